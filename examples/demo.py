@@ -1,0 +1,89 @@
+"""Encode, describe and decode a real video, and draw what was lost.
+
+python examples/demo.py [VIDEO] [--out demo] [--size 360]
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from vtok.codec.decode import DecodeOptions, decode_file
+from vtok.codec.encode import EncodeOptions, encode_file
+from vtok.codec.inspect import inspect_file
+from vtok.codec.result import Result
+from vtok.evaluation.metrics import Frames, psnr
+from vtok.evaluation.pictures import side_by_side
+from vtok.media.images import write_png
+from vtok.media.reader import VideoReader
+from vtok.model import Models, load_model
+
+
+def read(path: Path, size: str | None = None) -> Frames:
+    with VideoReader(path, size=size) as reader:
+        return np.concatenate(list(reader))
+
+
+def table(encoded: Result, decodes: dict[int, tuple[Result, float]]) -> Table:
+    rows = Table(title=f"{encoded.frames} frames of {encoded.width}x{encoded.height}")
+    columns = (
+        "bits a position",
+        "codes",
+        "bytes",
+        "bpp",
+        "PSNR dB",
+        "encode frames/s",
+        "decode frames/s",
+    )
+    for column in columns:
+        rows.add_column(column, justify="right")
+    for bits, (decoded, quality) in decodes.items():
+        rows.add_row(
+            str(bits),
+            f"{decoded.codes:,}",
+            f"{decoded.bytes:,}",
+            f"{decoded.bpp:.4f}",
+            f"{quality:.2f}",
+            f"{encoded.frames_per_second:.1f}",
+            f"{decoded.frames_per_second:.1f}",
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("video", nargs="?", type=Path, default=Path(__file__).parent / "bee.mp4")
+    parser.add_argument("--out", type=Path, default=Path("demo"))
+    parser.add_argument("--size", default="360", help="short side in pixels")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    original = read(args.video, args.size)
+    model, models = load_model(), Models("vtok-base")
+    columns, decodes = {"original": original}, {}
+    for bits in (18, 72):
+        code_file = args.out / f"{args.video.stem}.{bits}.vtok"
+        video = args.out / f"{args.video.stem}.{bits}.decoded.mp4"
+        options = EncodeOptions(size=args.size, num_bits=bits, overwrite=True)
+        encoded = encode_file(args.video, code_file, model=model, options=options)
+        facts = inspect_file(str(code_file))
+        console.print(
+            f"{code_file}: {facts['frames']} frames, codes {facts['codes']}, {facts['kbps']} kbit/s"
+        )
+        decoded = decode_file(
+            code_file, video, models=models, options=DecodeOptions(overwrite=True)
+        )
+        recon = read(video)
+        decodes[bits] = (decoded, psnr(recon, original))
+        columns[f"vtok, {bits} bits a position, {decoded.bpp:.3f} bpp"] = recon
+    picture = args.out / f"{args.video.stem}.png"
+    last = len(original) - 1
+    write_png(picture, side_by_side(columns, [0, last // 2, last]), overwrite=True)
+    console.print(table(encoded, decodes))
+    console.print(f"original and reconstructions side by side: {picture}")
+
+
+if __name__ == "__main__":
+    main()

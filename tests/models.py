@@ -1,0 +1,90 @@
+"""Small seeded tokenizers for tests: one of each kind of architecture."""
+
+import torch
+
+from vtok import VideoTokenizer
+from vtok.config import PRESETS, TokenizerConfig
+
+FAST = {
+    "codebook_size": 64,
+    "num_stages": 3,
+    "patch_size": 2,
+    "init_dim": 8,
+    "input_conv_kernel_size": (1, 3, 3),
+    "output_conv_kernel_size": (1, 3, 3),
+    "pad_mode": "constant",
+    "layers": (("fold", 16), ("separable_memory", 16), ("separable_memory", 16)),
+    "decoder_init_dim": 8,
+    "decoder_layers": (("separable", 8), ("fold", 16), ("separable_memory", 16)),
+}
+CLASSIC = {
+    "codebook_size": 256,
+    "num_codebooks": 2,
+    "init_dim": 8,
+    "input_conv_kernel_size": (3, 3, 3),
+    "layers": (
+        "residual",
+        ("compress_space", 12),
+        ("consecutive_residual", 2),
+        ("compress_time", 16),
+        "linear_attend_space",
+        ("compress_time", 16),
+        "attend_space",
+        "attend_time",
+        "gateloop_time",
+    ),
+}
+CONDITIONED = {
+    "codebook_size": 16,
+    "init_dim": 8,
+    "dim_cond": 4,
+    "input_conv_kernel_size": (3, 3, 3),
+    "layers": (
+        "cond_residual",
+        ("compress_space", 8),
+        "residual",  # a plain layer after a conditioned one
+        "cond_attend_space",
+        "cond_linear_attend_space",
+        ("compress_time", 8),
+        "cond_attend_time",
+    ),
+}
+ARCHITECTURES = {"fast": FAST, "classic": CLASSIC, "conditioned": CONDITIONED}
+
+
+def make_tokenizer(kind: str = "fast", seed: int = 0) -> VideoTokenizer:
+    """A tokenizer whose every weight matters: nothing is left at a zero initial value."""
+    torch.manual_seed(seed)
+    tokenizer = VideoTokenizer(**ARCHITECTURES[kind])
+    with torch.no_grad():
+        for parameter in tokenizer.parameters():
+            parameter.add_(0.15 * torch.randn_like(parameter))
+    return tokenizer.eval()
+
+
+def make_clip(frames: int, height: int = 32, width: int = 32, batch: int = 1, seed: int = 0):
+    """A random smooth clip [B, 3, T, H, W] in -1..1."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(batch, 3, frames, 4, 4, generator=generator)
+    clip = torch.nn.functional.interpolate(coarse, (frames, height, width), mode="trilinear")
+    return clip.clamp(-1, 1)
+
+
+def make_condition(kind: str, batch: int = 1):
+    """The condition that an architecture needs, or None."""
+    width = ARCHITECTURES[kind].get("dim_cond")
+    return (
+        None
+        if width is None
+        else torch.randn(batch, width, generator=torch.Generator().manual_seed(1))
+    )
+
+
+__all__ = [
+    "ARCHITECTURES",
+    "PRESETS",
+    "TokenizerConfig",
+    "make_clip",
+    "make_condition",
+    "make_tokenizer",
+]

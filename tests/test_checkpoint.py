@@ -1,0 +1,139 @@
+"""Checkpoints: what is saved is loaded, and every damage or misfit is an error that names it."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from models import make_tokenizer
+from safetensors.torch import load_file, save_file
+
+from vtok import VideoTokenizer
+from vtok.checkpoint import list_models, load_checkpoint, read_info, save_checkpoint
+from vtok.errors import CheckpointError, InputError
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.safetensors"
+    save_checkpoint(path, make_tokenizer(), "tiny")
+    return path
+
+
+def rewrite(path: Path, *, tensors=None, **changes) -> None:
+    """Save the checkpoint again with other fields or tensors, its digest made to fit."""
+    from safetensors import safe_open
+
+    from vtok.checkpoint import weights_digest
+
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["vtok"])
+    tensors = load_file(path) if tensors is None else tensors
+    about.update({"weights_sha256": weights_digest(tensors), **changes})
+    save_file(tensors, path, {"vtok": json.dumps(about)})
+
+
+def test_weights_and_config_come_back(saved: Path) -> None:
+    tokenizer, info = load_checkpoint(saved)
+    original = make_tokenizer()
+    assert tokenizer.config == original.config
+    assert not tokenizer.training
+    for key, tensor in original.state_dict().items():
+        assert torch.equal(tokenizer.state_dict()[key], tensor)
+    assert (info.name, info.path) == ("tiny", saved)
+    assert info.num_parameters == sum(p.numel() for p in original.parameters())
+
+
+def test_same_weights_are_the_same_bytes(saved: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again.safetensors"
+    save_checkpoint(again, make_tokenizer(), "tiny")
+    assert again.read_bytes() == saved.read_bytes()
+    save_checkpoint(again, make_tokenizer(seed=1), "tiny")
+    assert read_info(again).weights_sha256 != read_info(saved).weights_sha256
+
+
+def test_float16_weights_load_as_float32(tmp_path: Path) -> None:
+    path = tmp_path / "half.safetensors"
+    save_checkpoint(path, make_tokenizer(), "half", dtype=torch.float16)
+    tokenizer, _ = load_checkpoint(path)
+    for key, tensor in make_tokenizer().state_dict().items():
+        assert torch.equal(tokenizer.state_dict()[key], tensor.half().float())
+
+
+def test_loading_through_the_class(saved: Path) -> None:
+    assert VideoTokenizer.from_pretrained(str(saved)).config == make_tokenizer().config
+
+
+def test_shipped_checkpoints_load() -> None:
+    assert "vtok-base" in list_models()
+    for name in list_models():
+        tokenizer, info = load_checkpoint(name)
+        assert info.name == name
+        assert all(torch.isfinite(p).all() for p in tokenizer.parameters())
+        assert info.path.stat().st_size <= 25_000_000
+
+
+def test_unknown_name_lists_the_shipped_ones() -> None:
+    with pytest.raises(InputError, match=r"vtok-huge: no such checkpoint.*vtok-base"):
+        load_checkpoint("vtok-huge")
+
+
+def test_tensors_that_do_not_fit_are_named(saved: Path) -> None:
+    tensors = load_file(saved)
+    first = sorted(tensors)[0]
+    fewer = {key: t for key, t in tensors.items() if key != first}
+    rewrite(saved, tensors=fewer)
+    with pytest.raises(CheckpointError, match=f"missing tensors: {first}"):
+        load_checkpoint(saved)
+    rewrite(saved, tensors={**tensors, "spam": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match="unknown tensors: spam"):
+        load_checkpoint(saved)
+    rewrite(saved, tensors={**tensors, first: torch.zeros(7)})
+    with pytest.raises(CheckpointError, match=rf"tensor {first} has shape \[7\], expected"):
+        load_checkpoint(saved)
+
+
+def test_changed_values_are_noticed(saved: Path) -> None:
+    data = bytearray(saved.read_bytes())
+    data[-3] ^= 1
+    saved.write_bytes(data)
+    with pytest.raises(CheckpointError, match="do not match their SHA-256"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": 2}, "version 2, this vtok reads up to 1"),
+        ({"format": "other"}, "no checkpoint of vtok"),
+        ({"spam": 1}, "checkpoint fields"),
+        ({"config": 3}, "checkpoint fields"),
+    ],
+)
+def test_wrong_fields_are_named(saved: Path, changes: dict, message: str) -> None:
+    rewrite(saved, **changes)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(saved)
+
+
+def test_unknown_config_key_is_named(saved: Path) -> None:
+    config = dataclasses.asdict(make_tokenizer().config)
+    rewrite(saved, config={**config, "spam": 1})
+    with pytest.raises(CheckpointError, match="unknown config keys: spam"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\xff" * 64, b"\x00" * 8 + b"{}"])
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"odd\.safetensors"):
+        load_checkpoint(path)
+
+
+def test_foreign_safetensors_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "odd.safetensors"
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match="no checkpoint of vtok"):
+        read_info(path)

@@ -1,0 +1,246 @@
+"""VideoTokenizer: the documented calls, any shape, causality, streaming equal to the whole clip."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import ARCHITECTURES, make_clip, make_condition, make_tokenizer
+
+from vtok import StreamState, VideoTokenizer
+from vtok.config import LAYER_KINDS, PRESETS, TokenizerConfig
+from vtok.errors import ShapeError, UsageError
+
+KINDS = sorted(ARCHITECTURES)
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}  # float32; convolutions may sum in another order
+
+
+def test_documented_calls_run_as_written() -> None:
+    tokenizer = VideoTokenizer()
+    video = torch.randn(1, 3, 32, 32, 32)
+    with torch.no_grad():
+        tokens = tokenizer.encode(video, quantize=True)
+        assert tokens.dtype == torch.int64
+        assert tokens.shape == (1, 32, 32, 32)
+        assert tokenizer.decode(tokens).shape == video.shape
+        assert torch.equal(tokenizer(video, return_codes=True), tokens)
+    video_or_images = torch.randn(2, 3, 8, 8)
+    loss, breakdown = tokenizer(video, video_or_images, return_loss=True)
+    loss.backward()
+    assert loss.item() == pytest.approx(
+        (breakdown.recon_loss + breakdown.lfq_aux_loss).item(), rel=1e-6
+    )
+    assert all(p.grad is not None for p in tokenizer.parameters())
+    codes = tokenizer(video, video_or_images, return_codes=True)
+    assert codes.shape == (2, 1, 8, 8)  # images are clips of one frame
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    config = VideoTokenizer().config
+    assert config.layers == (("residual", 64),) * 3
+    assert (config.num_codebooks, config.codebook_size, config.channels) == (1, 8192, 3)
+    assert (config.init_dim, config.residual_conv_kernel_size) == (64, 3)
+    assert (config.input_conv_kernel_size, config.output_conv_kernel_size) == ((7, 7, 7), (3, 3, 3))
+    assert (config.pad_mode, config.lfq_entropy_loss_weight) == ("reflect", 0.1)
+    assert config.lfq_diversity_gamma == 1.0
+
+
+def test_every_layer_kind_is_exercised() -> None:
+    used = set()
+    for arguments in ARCHITECTURES.values():
+        for spec in (*arguments["layers"], *arguments.get("decoder_layers", ())):
+            used.add(spec if isinstance(spec, str) else spec[0])
+    assert used == set(LAYER_KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (5, 16, 24), (7, 17, 31), (2, 1, 1)])
+def test_any_size_and_length_comes_back(kind: str, shape: tuple[int, int, int]) -> None:
+    tokenizer, cond = make_tokenizer(kind), make_condition(kind, 2)
+    clip = make_clip(*shape, batch=2)
+    with torch.no_grad():
+        codes = tokenizer.encode(clip, quantize=True, cond=cond)
+        recon = tokenizer(clip, cond=cond)
+        latents = tokenizer.encode(clip, cond=cond)
+    t, space = tokenizer.temporal_compression, tokenizer.spatial_compression
+    grid = (1 + -(-(shape[0] - 1) // t), -(-shape[1] // space), -(-shape[2] // space))
+    assert codes.shape[-3:] == grid
+    assert latents.shape == (2, tokenizer.quantizer.dim, *grid)
+    assert recon.shape == clip.shape
+    assert torch.isfinite(recon).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_is_a_clip_of_one_frame(kind: str) -> None:
+    tokenizer, cond = make_tokenizer(kind), make_condition(kind)
+    image = make_clip(1)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            tokenizer(image[:, :, 0], cond=cond), tokenizer(image, cond=cond)[:, :, 0]
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("changed", [1, 4, 5, 8])
+def test_no_output_depends_on_a_later_frame(kind: str, changed: int) -> None:
+    tokenizer, cond = make_tokenizer(kind), make_condition(kind)
+    clip = make_clip(9)
+    other = clip.clone()
+    other[:, :, changed:] = -other[:, :, changed:]
+    step = 1 + (changed - 1) // tokenizer.temporal_compression  # the first one that may change
+    with torch.no_grad():
+        before, after = (tokenizer.encode(x, cond=cond) for x in (clip, other))
+        assert torch.equal(before[:, :, :step], after[:, :, :step])
+        assert not torch.equal(before[:, :, step], after[:, :, step])
+        later = before.clone()
+        later[:, :, step:] = -later[:, :, step:]
+        frames = 1 + (step - 1) * tokenizer.temporal_compression if step else 0
+        one, two = (tokenizer.decode(x, cond) for x in (before, later))
+        assert torch.equal(one[:, :, :frames], two[:, :, :frames])
+        assert not torch.equal(one[:, :, frames], two[:, :, frames])
+
+
+@settings(max_examples=12, deadline=None)
+@given(data=st.data(), kind=st.sampled_from(KINDS))
+def test_streaming_equals_the_whole_clip(data: st.DataObject, kind: str) -> None:
+    tokenizer, cond = make_tokenizer(kind), make_condition(kind)
+    temporal = tokenizer.temporal_compression
+    steps = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=4))
+    tail = data.draw(st.integers(0, temporal - 1))  # the last chunk may have any length
+    lengths = [n * temporal for n in steps]
+    lengths[0] -= temporal - 1
+    if tail:
+        lengths.append(tail)
+    clip = make_clip(sum(lengths), 16, 16)
+    with torch.no_grad():
+        whole = tokenizer.encode(clip, cond=cond)
+        state = StreamState()
+        parts = [tokenizer.encode(x, cond=cond, state=state) for x in clip.split(lengths, dim=2)]
+        torch.testing.assert_close(torch.cat(parts, dim=2), whole, **TOLERANCE)
+        recon = tokenizer.decode(whole, cond, num_frames=clip.shape[2])
+        state, left, frames = StreamState(), clip.shape[2], []
+        for part in whole.split([x.shape[2] for x in parts], dim=2):
+            frames.append(tokenizer.decode(part, cond, state=state, num_frames=left))
+            left -= frames[-1].shape[2]
+        torch.testing.assert_close(torch.cat(frames, dim=2), recon, **TOLERANCE)
+
+
+def test_cloned_state_is_independent() -> None:
+    tokenizer = make_tokenizer()
+    clip = make_clip(9)
+    state = StreamState()
+    with torch.no_grad():
+        tokenizer.encode(clip[:, :, :5], state=state)
+        kept = state.clone()
+        first = tokenizer.encode(clip[:, :, 5:], state=state)
+        tokenizer.encode(-clip[:, :, 5:], state=state)
+        assert torch.equal(tokenizer.encode(clip[:, :, 5:], state=kept), first)
+
+
+def test_decoder_reads_back_no_further_than_it_says() -> None:
+    tokenizer = make_tokenizer()
+    back = tokenizer.decoder_lookback
+    assert back == 1
+    latents = torch.randn(1, tokenizer.quantizer.dim, 6, 4, 4)
+    other = latents.clone()
+    other[:, :, : 5 - back] = 0
+    with torch.no_grad():
+        one, two = tokenizer.decode(latents), tokenizer.decode(other)
+        temporal = tokenizer.temporal_compression
+        torch.testing.assert_close(one[:, :, -temporal:], two[:, :, -temporal:])
+        assert not torch.allclose(one[:, :, -2 * temporal], two[:, :, -2 * temporal])
+    assert make_tokenizer("classic").decoder_lookback is None
+
+
+def test_fewer_stages_decode() -> None:
+    tokenizer = make_tokenizer()
+    clip = make_clip(5)
+    with torch.no_grad():
+        codes = tokenizer.encode(clip, quantize=True)
+        assert codes.shape[1] == 3
+        for stages in (1, 2, 3):
+            fewer = tokenizer.encode(clip, quantize=True, num_stages=stages)
+            assert torch.equal(fewer, codes[:, :stages])
+            assert tokenizer.decode(fewer).shape == clip.shape
+
+
+def test_condition_changes_the_result_and_is_required() -> None:
+    tokenizer = make_tokenizer("conditioned")
+    clip, cond = make_clip(3), make_condition("conditioned")
+    with torch.no_grad():
+        assert not torch.allclose(
+            tokenizer.encode(clip, cond=cond), tokenizer.encode(clip, cond=-cond)
+        )
+    with pytest.raises(ShapeError, match="pass cond="):
+        tokenizer.encode(clip)
+
+
+def test_modulated_convolution_equals_modulated_weights() -> None:
+    unit = make_tokenizer("conditioned").encoder.layers[1]
+    x, cond = torch.randn(1, 8, 3, 5, 5), torch.randn(1, 4)
+    from vtok.nn.streaming import Context
+
+    weight = unit.conv.conv.weight * (unit.to_scale(cond) + 1).view(1, 8, 1, 1, 1)
+    weight = weight / weight.square().sum((1, 2, 3, 4), keepdim=True).sqrt()
+    padded = torch.nn.functional.pad(x, (1, 1, 1, 1, 0, 0), mode="reflect")
+    padded = torch.nn.functional.pad(padded, (0, 0, 0, 0, 2, 0), mode="replicate")
+    hidden = torch.nn.functional.elu(
+        torch.nn.functional.conv3d(padded, weight, unit.conv.conv.bias)
+    )
+    expected = x + torch.nn.functional.elu(unit.pointwise(hidden, Context()))
+    torch.testing.assert_close(unit(x, Context(cond=cond)), expected)
+
+
+def test_preset_is_an_ordinary_tokenizer_within_its_budget() -> None:
+    tokenizer = VideoTokenizer.from_preset("vtok-base")
+    assert (tokenizer.temporal_compression, tokenizer.spatial_compression) == (4, 8)
+    assert tokenizer.quantizer.dim * tokenizer.config.num_stages == 72
+    assert VideoTokenizer.from_config(PRESETS["vtok-base"]).config == tokenizer.config
+
+
+@pytest.mark.parametrize(
+    ("video", "message"),
+    [
+        (torch.zeros(1, 4, 2, 8, 8), r"expected \[B, 3, T, H, W\]"),
+        (torch.zeros(3, 2, 8), "or images"),
+        (torch.zeros(1, 3, 0, 8, 8), r"\[1, 3, 0, 8, 8\]"),
+        (torch.zeros(1, 3, 2, 8, 8, dtype=torch.uint8), "expected floats"),
+    ],
+)
+def test_wrong_videos_are_refused(video: torch.Tensor, message: str) -> None:
+    with pytest.raises(ShapeError, match=message):
+        make_tokenizer().encode(video)
+
+
+def test_wrong_latents_are_refused() -> None:
+    with pytest.raises(ShapeError, match=r"expected \[B, 6, t, h, w\]"):
+        make_tokenizer().decode(torch.zeros(1, 5, 1, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"codebook_size": 1000}, "codebook_size=1000: expected a power of two"),
+        ({"layers": ("residul",)}, "'residul': expected one of residual"),
+        ({"layers": ("cond_residual",)}, "dim_cond=None"),
+        ({"pad_mode": "mirror"}, "pad_mode='mirror'"),
+        ({"num_stages": 0}, "num_stages=0: expected at least 1"),
+        ({"input_conv_kernel_size": (2, 3, 3)}, "three odd numbers"),
+        ({"layers": ("fold",), "decoder_layers": ("residual",)}, "the same compression"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        VideoTokenizer(**arguments)
+
+
+def test_config_survives_json() -> None:
+    import json
+
+    for config in (*PRESETS.values(), VideoTokenizer(**ARCHITECTURES["classic"]).config):
+        assert TokenizerConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    with pytest.raises(UsageError, match="unknown config keys: spam"):
+        TokenizerConfig.from_dict({**PRESETS["vtok-base"].to_dict(), "spam": 1})
+    data = PRESETS["vtok-base"].to_dict()
+    del data["layers"]
+    with pytest.raises(UsageError, match="missing config keys: layers"):
+        TokenizerConfig.from_dict(data)

@@ -1,0 +1,87 @@
+"""Small videos for tests, each frame carrying its own number as a barcode.
+
+The picture is a grid of 4 x 4 cells, black or white. The corners say which way is up (top left
+white, the others black); the twelve cells between them are the bits of the frame number. It
+survives lossy coding, resizing and odd sizes, and reads the same through every reader.
+"""
+
+import subprocess
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import numpy.typing as npt
+
+Frames = npt.NDArray[np.uint8]
+
+GRID = 4
+CORNERS = {(0, 0): 1, (0, 3): 0, (3, 0): 0, (3, 3): 0}
+BIT_CELLS = [(y, x) for y in range(GRID) for x in range(GRID) if (y, x) not in CORNERS]
+LOSSLESS = ("-c:v", "libx264", "-preset", "ultrafast", "-qp", "0", "-pix_fmt", "yuv420p")
+"""Output arguments for a fast, exact H.264 file."""
+
+
+def barcode_frame(number: int, width: int = 64, height: int = 48) -> Frames:
+    """Draw one frame with `number` (0 to 4095) in it, uint8 [height, width, 3]."""
+    cells = np.zeros((GRID, GRID), np.uint8)
+    for cell, value in CORNERS.items():
+        cells[cell] = value
+    for bit, cell in enumerate(BIT_CELLS):
+        cells[cell] = number >> bit & 1
+    rows, columns = np.arange(height) * GRID // height, np.arange(width) * GRID // width
+    gray = 30 + 195 * cells[rows][:, columns]
+    return np.repeat(gray[..., None], 3, axis=-1).astype(np.uint8)
+
+
+def barcode_frames(numbers: range, width: int = 64, height: int = 48) -> Frames:
+    """Draw frames with these numbers, uint8 [T, height, width, 3]."""
+    return np.stack([barcode_frame(number, width, height) for number in numbers])
+
+
+def read_barcode(frame: Frames) -> int:
+    """Read the number of one frame; fails where the picture is not upright."""
+    height, width = frame.shape[:2]
+    y = (2 * np.arange(GRID) + 1) * height // (2 * GRID)
+    x = (2 * np.arange(GRID) + 1) * width // (2 * GRID)
+    cells = frame[y][:, x].mean(axis=-1) > 127
+    assert all(cells[cell] == bool(value) for cell, value in CORNERS.items()), "frame not upright"
+    return sum(int(cells[cell]) << bit for bit, cell in enumerate(BIT_CELLS))
+
+
+def read_barcodes(frames: Frames) -> list[int]:
+    """Read the numbers of frames uint8 [T, H, W, 3]."""
+    return [read_barcode(frame) for frame in frames]
+
+
+def run_ffmpeg(*arguments: str | Path, data: bytes = b"") -> None:
+    """Run the ffmpeg program that imageio ships; its log is the message where it fails."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)]
+    done = subprocess.run(command, input=data, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
+
+
+def make_video(
+    path: Path,
+    num_frames: int = 30,
+    *,
+    width: int = 64,
+    height: int = 48,
+    fps: str = "30",
+    arguments: tuple[str, ...] = LOSSLESS,
+    inputs: tuple[str, ...] = (),
+) -> Path:
+    """Write a video of frames numbered from 0.
+
+    Args:
+        path: File to write; its suffix picks the container.
+        num_frames: Number of frames.
+        width: Width in pixels.
+        height: Height in pixels.
+        fps: Frame rate as ffmpeg takes it, such as "30" or "30000/1001".
+        arguments: ffmpeg output arguments: codec, filters, flags.
+        inputs: ffmpeg arguments of further inputs, such as a sound.
+    """
+    raw = barcode_frames(range(num_frames), width, height).tobytes()
+    source = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", fps)
+    run_ffmpeg(*source, "-i", "-", *inputs, *arguments, path, data=raw)
+    return path

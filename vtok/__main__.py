@@ -1,0 +1,5 @@
+"""`python -m vtok`."""
+
+from vtok.cli.app import main
+
+main()

@@ -1,0 +1,103 @@
+"""Which files a command works on, and where each one's output goes."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vtok.errors import InputError, UsageError
+
+VIDEO_SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "mts", "m2ts"),
+        *("mpg", "mpeg", "wmv", "flv", "ogv", "3gp", "gif"),
+    )
+)
+STREAM = "-"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and its output; `-` is standard input or output.
+
+    Attributes:
+        source: what to read.
+        output: what to write.
+    """
+
+    source: str
+    output: str
+
+
+def plan(
+    inputs: Sequence[str], output: str | None, suffix: str, suffixes: frozenset[str]
+) -> list[Job]:
+    """Every file to work on, sorted, with its output.
+
+    Args:
+        inputs: files, folders (searched through, for `suffixes`), glob patterns, or `-`.
+        output: a file for one input; a folder for several, in which folders are mirrored. Without
+            it an output lies beside its input, and that of standard input is standard output.
+        suffix: of outputs whose name is made from the input's.
+        suffixes: what counts in a folder.
+
+    Raises:
+        InputError: where an input is missing or a folder holds nothing.
+        UsageError: where two inputs have one output, or several are to go into one file.
+    """
+    if STREAM in inputs:
+        if len(inputs) > 1:
+            raise UsageError("- reads standard input: it cannot be one of several inputs")
+        return [Job(STREAM, output or STREAM)]
+    found = [pair for text in inputs for pair in _expand(text, suffixes)]
+    several = len(found) > 1 or any(Path(text).is_dir() for text in inputs)
+    into_folder = output is not None and (
+        several or output.endswith(os.sep) or Path(output).is_dir()
+    )
+    if output == STREAM and several:
+        raise UsageError("-o - takes one input: several would run into one another")
+    if several and output is not None and Path(output).is_file():
+        raise UsageError(f"-o {output}: is a file, several inputs need a folder")
+    jobs = []
+    for path, relative in found:
+        if into_folder:
+            target = str(Path(str(output)) / relative.with_suffix(suffix))
+        else:
+            target = output or str(path.with_suffix(suffix))
+        jobs.append(Job(str(path), target))
+    _refuse_collisions(jobs)
+    return jobs
+
+
+def _expand(text: str, suffixes: frozenset[str]) -> list[tuple[Path, Path]]:
+    """The files behind one argument, each with its path below the output folder."""
+    path = Path(text)
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+        if not files:
+            raise InputError(f"{text}: no file in this folder ends in {_some(suffixes)}")
+        return [(file, file.relative_to(path)) for file in files]
+    if path.exists() or not glob.has_magic(text):
+        return [(path, Path(path.name))]
+    # the function, not Path.glob: that one takes no absolute pattern
+    matches = sorted(Path(match) for match in glob.glob(text, recursive=True))  # noqa: PTH207
+    if not matches:
+        raise InputError(f"{text}: no file matches")
+    return [(match, Path(match.name)) for match in matches if not match.is_dir()]
+
+
+def _some(suffixes: frozenset[str]) -> str:
+    return ", ".join(sorted(suffixes)[:6]) + (" ..." if len(suffixes) > 6 else "")
+
+
+def _refuse_collisions(jobs: list[Job]) -> None:
+    seen: dict[str, str] = {}
+    for job in jobs:
+        key = os.path.normcase(Path(job.output).absolute())
+        if job.output != STREAM and key in seen:
+            raise UsageError(f"{seen[key]} and {job.source} would both become {job.output}")
+        seen[key] = job.source

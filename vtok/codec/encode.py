@@ -1,0 +1,236 @@
+"""encode_file: a video file to a code file or a tensor file."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import vtok
+from vtok.atomic import atomic_output
+from vtok.codec.result import (
+    CountingStream,
+    Counts,
+    Progress,
+    Result,
+    choose_stages,
+    make_result,
+)
+from vtok.codec.streams import CHUNK_STEPS, CodeChunk, encode_frames
+from vtok.codec.tensors import TENSOR_WRITERS, join_codes
+from vtok.codefile import (
+    CodeFileWriter,
+    CodeFormat,
+    Header,
+    ModelIdentity,
+    SourceVideo,
+    Transform,
+    source_name,
+)
+from vtok.errors import OutputError, UsageError, VtokError
+from vtok.media.reader import VideoReader
+from vtok.model import Model, load_model
+
+FORMATS = ("vtok", *TENSOR_WRITERS)
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How to encode one clip.
+
+    Attributes:
+        to: what to write: vtok, npy or safetensors.
+        size: short side "256" or "WIDTHxHEIGHT"; the source's own if None.
+        fps: frame rate to resample to; the source's own if None.
+        start_seconds: where in the source to begin.
+        duration_seconds: how much of it; up to its end if None.
+        num_stages: stages of codes to keep; all if None.
+        num_bits: in place of `num_stages`, as many stages as fit into so many bits a position.
+        overwrite: whether an existing output may be replaced.
+        timeout_seconds: how long the reader may go without giving frames.
+    """
+
+    to: str = "vtok"
+    size: str | None = None
+    fps: Fraction | None = None
+    start_seconds: float = 0.0
+    duration_seconds: float | None = None
+    num_stages: int | None = None
+    num_bits: int | None = None
+    overwrite: bool = False
+    timeout_seconds: float = 60.0
+
+
+def stages_for(model: Model, num_stages: int | None, num_bits: int | None) -> int:
+    """How many stages of `model` are asked for; see `choose_stages`."""
+    quantizer = model.tokenizer.quantizer
+    return choose_stages(num_stages, num_bits, quantizer.num_stages, quantizer.dim)
+
+
+def encode_file(
+    source: str | Path | BinaryIO,
+    output: str | Path | BinaryIO,
+    *,
+    model: Model | None = None,
+    options: EncodeOptions | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Encode one video file.
+
+    Args:
+        source: a video, or a picture; or a binary stream of one, which is saved to a temporary
+            file first, since most formats cannot be read front to back.
+        output: the file to write, or a binary stream.
+        model: encodes; `vtok-base` if None.
+        options: size, rate, part and format.
+        progress: called as it goes.
+
+    Raises:
+        InputError: if the source is missing or no readable video.
+        OutputError: if the output exists or cannot be written.
+        UsageError: for options that do not fit.
+    """
+    model, options = model or load_model(), options or EncodeOptions()
+    if options.to not in FORMATS:
+        raise UsageError(f"--to {options.to}: expected one of {', '.join(FORMATS)}")
+    begin, stages = time.perf_counter(), stages_for(model, options.num_stages, options.num_bits)
+    with (
+        _on_disk(source) as path,
+        _open_reader(path, options) as reader,
+        _open_output(output, options) as stream,
+    ):
+        header = _header(_name(source), reader, model, stages, options)
+        counts = Counts()
+        encoded = encode_frames(reader, model, stages)
+        chunks = counts.follow(encoded, progress, _expected(reader, options))
+        if options.to == "vtok":
+            _write_code_file(stream, header, chunks)
+        else:
+            _write_tensor(stream, header, chunks, options.to)
+        counts.bytes = stream.count
+    names = (_name(source) or "-", _name(output) or "-")
+    return make_result(names, header, stages, counts, time.perf_counter() - begin)
+
+
+def _name(end: str | Path | BinaryIO) -> str | None:
+    """The path of a source or an output; None for a stream."""
+    return str(end) if isinstance(end, (str, Path)) else None
+
+
+@contextmanager
+def _on_disk(source: str | Path | BinaryIO) -> Iterator[Path]:
+    """The path of a source; a stream is copied to a temporary file, and errors speak of it."""
+    if isinstance(source, (str, Path)):
+        yield Path(source)
+        return
+    with tempfile.TemporaryDirectory(prefix="vtok-") as folder:
+        path = Path(folder) / "standard input"
+        with path.open("wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+        try:
+            yield path
+        except VtokError as error:
+            raise type(error)(str(error).replace(str(path), path.name)) from error
+
+
+def _open_reader(source: Path, options: EncodeOptions) -> VideoReader:
+    return VideoReader(
+        source,
+        start_seconds=options.start_seconds,
+        duration_seconds=options.duration_seconds,
+        fps=options.fps,
+        size=options.size,
+        timeout_seconds=options.timeout_seconds,
+    )
+
+
+@contextmanager
+def _open_output(output: str | Path | BinaryIO, options: EncodeOptions) -> Iterator[CountingStream]:
+    if not isinstance(output, (str, Path)):
+        yield CountingStream(output)
+        return
+    with atomic_output(Path(output), options.overwrite) as temporary:
+        try:
+            with temporary.open("wb") as file:
+                yield CountingStream(file)
+        except OSError as exc:
+            raise OutputError(f"{output}: cannot be written ({exc.strerror})") from exc
+
+
+def _header(
+    name: str | None, reader: VideoReader, model: Model, stages: int, options: EncodeOptions
+) -> Header:
+    tokenizer, info = model.tokenizer, reader.info
+    width, height = reader.output_size
+    space = tokenizer.spatial_compression
+    return Header(
+        format=CodeFormat(
+            codebook_size=tokenizer.config.codebook_size,
+            num_codebooks=tokenizer.config.num_codebooks,
+            num_stages=stages,
+            temporal_compression=tokenizer.temporal_compression,
+            spatial_compression=space,
+            grid=(-(-height // space), -(-width // space)),
+            chunk_steps=CHUNK_STEPS,
+            decoder_lookback=tokenizer.decoder_lookback,
+        ),
+        model=ModelIdentity(
+            name=model.info.name,
+            config_sha256=model.info.config_sha256,
+            weights_sha256=model.info.weights_sha256,
+            dtype=model.dtype_name,
+            device=model.device.type,
+        ),
+        source=SourceVideo(
+            width=info.width,
+            height=info.height,
+            fps=info.fps,
+            num_frames=info.num_frames,
+            rotation=info.rotation,
+            variable_frame_rate=info.variable_frame_rate,
+            name=None if name is None else source_name(name),
+        ),
+        transform=Transform(
+            width=width,
+            height=height,
+            fps=reader.output_fps,
+            start=rational(options.start_seconds) if options.start_seconds else None,
+            duration=rational(options.duration_seconds),
+        ),
+        writer=f"vtok {vtok.__version__}",
+    )
+
+
+def rational(seconds: float | None) -> Fraction | None:
+    """Seconds as headers hold them, exact to the microsecond."""
+    return None if seconds is None else Fraction(seconds).limit_denominator(1_000_000)
+
+
+def _expected(reader: VideoReader, options: EncodeOptions) -> int | None:
+    """About how many frames there will be, for the time left."""
+    if reader.info.num_frames is None:
+        known = options.duration_seconds
+        return None if known is None else round(known * reader.output_fps)
+    seconds = float(reader.info.num_frames / reader.info.fps) - options.start_seconds
+    if options.duration_seconds is not None:
+        seconds = min(seconds, options.duration_seconds)
+    return max(1, round(seconds * reader.output_fps))
+
+
+def _write_code_file(stream: CountingStream, header: Header, chunks: Iterator[CodeChunk]) -> None:
+    with CodeFileWriter(cast(BinaryIO, stream), header) as writer:
+        for chunk in chunks:
+            writer.write(chunk.codes, chunk.num_frames)
+
+
+def _write_tensor(
+    stream: CountingStream, header: Header, chunks: Iterator[CodeChunk], to: str
+) -> None:
+    codes = join_codes(list(chunks), header.format.codebook_size)
+    TENSOR_WRITERS[to](cast(BinaryIO, stream), codes, header)

@@ -1,0 +1,135 @@
+"""Frames <-> codes, chunk by chunk, with memory that does not grow with the length of the video."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from vtok.model import Model
+from vtok.nn.streaming import StreamState
+
+Frames = npt.NDArray[np.uint8]
+CHUNK_STEPS = 8  # latent steps in a chunk of a code file: about a second of video
+PASS_PIXELS = 1_200_000  # of one pass through the model: 16 frames of 256x256 stay in cache
+
+
+@dataclass(frozen=True)
+class CodeChunk:
+    """Codes of a run of frames.
+
+    Attributes:
+        codes: int64 [stages, codebooks, t, h, w].
+        num_frames: frames that they cover, without padding.
+    """
+
+    codes: npt.NDArray[np.int64]
+    num_frames: int
+
+
+def encode_frames(
+    batches: Iterable[Frames], model: Model, num_stages: int | None = None
+) -> Iterator[CodeChunk]:
+    """Encode a stream of frames.
+
+    Args:
+        batches: uint8 [n, H, W, 3], any n, all of one size.
+        model: encodes them.
+        num_stages: how many stages of codes to give; all by default.
+
+    Yields:
+        Chunks of `CHUNK_STEPS` latent steps, the last one shorter.
+    """
+    tokenizer, state = model.tokenizer, StreamState()
+    temporal = tokenizer.temporal_compression
+    pending: list[Tensor] = []  # codes of the passes of the chunk under way
+    covered = steps = 0
+    for frames in _passes(batches, temporal):
+        clip = frames_to_clip(frames, model)
+        with torch.inference_mode():
+            codes = tokenizer.encode(clip, quantize=True, num_stages=num_stages, state=state)
+        pending.append(_with_stages(codes, model).cpu())
+        covered += len(frames)
+        steps += pending[-1].shape[2]
+        if steps >= CHUNK_STEPS:
+            yield CodeChunk(torch.cat(pending, dim=2).numpy(), covered)
+            pending, covered, steps = [], 0, 0
+    if pending:
+        yield CodeChunk(torch.cat(pending, dim=2).numpy(), covered)
+
+
+def decode_codes(
+    chunks: Iterable[CodeChunk], model: Model, size: tuple[int, int]
+) -> Iterator[Frames]:
+    """Decode a stream of codes.
+
+    Args:
+        chunks: of a video from its start.
+        model: decodes them.
+        size: (height, width) of the frames.
+
+    Yields:
+        uint8 [n, H, W, 3], as many frames as the chunks cover.
+    """
+    state = StreamState()
+    temporal = model.tokenizer.temporal_compression
+    for chunk in chunks:
+        codes = torch.from_numpy(chunk.codes)
+        left = chunk.num_frames
+        for part in torch.split(codes, _steps_per_pass(size[0] * size[1], temporal), dim=2):
+            flat = rearrange(part, "s k t h w -> 1 (s k) t h w").to(model.device)
+            with torch.inference_mode():
+                clip = model.tokenizer.decode(flat, size=size, state=state, num_frames=left)
+            frames = clip_to_frames(clip)
+            left -= len(frames)
+            yield frames
+
+
+def frames_to_clip(frames: Frames, model: Model) -> Tensor:
+    """uint8 [T, H, W, 3] -> [1, 3, T, H, W] in -1..1, on the model's device, in its type."""
+    video = torch.from_numpy(frames).to(model.device).permute(3, 0, 1, 2)
+    return video.unsqueeze(0).to(model.dtype).div_(127.5).sub_(1)
+
+
+def clip_to_frames(clip: Tensor) -> Frames:
+    """[1, 3, T, H, W] about -1..1 -> uint8 [T, H, W, 3], rounded and clamped."""
+    levels = clip.float().add(1).mul_(127.5).round_().clamp_(0, 255)
+    video = rearrange(levels.to(torch.uint8), "1 c t h w -> t h w c")
+    return video.contiguous().cpu().numpy()
+
+
+def _steps_per_pass(pixels: int, temporal: int) -> int:
+    """Latent steps that one pass takes: a power of two, so that passes fill chunks exactly."""
+    steps = CHUNK_STEPS
+    while steps > 1 and steps * temporal * pixels > PASS_PIXELS:
+        steps //= 2
+    return steps
+
+
+def _passes(batches: Iterable[Frames], temporal: int) -> Iterator[Frames]:
+    """Regroup frames into passes through the model; the first frame is a step of its own."""
+    held: list[Frames] = []
+    count, first = 0, True
+    for batch in batches:
+        held.append(batch)
+        count += len(batch)
+        step_frames = temporal * _steps_per_pass(batch.shape[1] * batch.shape[2], temporal)
+        wanted = step_frames - (temporal - 1 if first else 0)
+        while count >= wanted:
+            joined = np.concatenate(held)
+            yield joined[:wanted]
+            held, count = [joined[wanted:]], count - wanted
+            first, wanted = False, step_frames
+    if count:
+        yield np.concatenate(held)
+
+
+def _with_stages(codes: Tensor, model: Model) -> Tensor:
+    """[1, t, h, w] or [1, K, t, h, w] -> [stages, codebooks, t, h, w]."""
+    codes = codes.unsqueeze(1) if codes.ndim == 4 else codes
+    return rearrange(codes, "1 (s k) t h w -> s k t h w", k=model.tokenizer.quantizer.num_codebooks)

@@ -1,0 +1,60 @@
+"""Every error that vtok raises on purpose, and the exit code of each.
+
+VtokError                  1   nothing could be done
+├── UsageError             2   options that do not fit together
+├── PartialFailure         3   some inputs failed, the others were written
+├── CodeFileError          4   damaged or incompatible code file
+├── CheckpointError        4   damaged or incompatible checkpoint
+├── InputError             5   missing or unreadable input
+│   └── VideoError         5   a file that is no readable video
+├── OutputError            1   an output that cannot be written
+└── ShapeError             1   a tensor of the wrong shape or type (also a ValueError)
+"""
+
+
+class VtokError(Exception):
+    """Base of all errors that vtok raises on purpose; the message is one line for a person."""
+
+    exit_code = 1
+
+
+class UsageError(VtokError):
+    """Options that do not fit together."""
+
+    exit_code = 2
+
+
+class PartialFailure(VtokError):
+    """Some inputs failed while the others were written."""
+
+    exit_code = 3
+
+
+class CodeFileError(VtokError):
+    """A code file that is damaged, cut, or of a version or model that does not fit."""
+
+    exit_code = 4
+
+
+class CheckpointError(VtokError):
+    """A checkpoint that is damaged, unknown, or does not fit its config."""
+
+    exit_code = 4
+
+
+class InputError(VtokError):
+    """An input that is missing or cannot be read."""
+
+    exit_code = 5
+
+
+class VideoError(InputError):
+    """A file that is not a readable video."""
+
+
+class OutputError(VtokError):
+    """An output that exists already or cannot be written."""
+
+
+class ShapeError(VtokError, ValueError):
+    """A tensor whose shape, type or range does not fit."""

@@ -1,0 +1,140 @@
+"""The child process that decodes: a damaged file may crash or hang it, and nothing else.
+
+It reads one request, a line of JSON, from its standard input, then a byte for each batch that the
+parent has taken. It writes lines of JSON to its standard output: `info` once, `frames` for each
+batch in the shared ring, `alive` while it is busy without one, and `end` or `error` at last.
+"""
+
+import fcntl
+import io
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+from vtok.errors import VtokError
+from vtok.media.frames import Frames, resample
+from vtok.media.ring import NUM_SLOTS, RingShape, map_ring, ring_shape
+from vtok.media.source import Request, Source, open_source
+
+ALIVE_SECONDS = 1.0
+
+
+class Channel:
+    """Messages to the parent, and its answers."""
+
+    def __init__(self) -> None:
+        self._out = os.dup(1)
+        os.dup2(2, 1)  # whatever a library prints must not be taken for a message
+        self._last_sent = time.monotonic()
+
+    def send(self, kind: str, **fields: Any) -> None:
+        """Send one message; the parent being gone ends this process."""
+        line = json.dumps({"kind": kind, **fields}) + "\n"
+        os.write(self._out, line.encode())
+        self._last_sent = time.monotonic()
+
+    def alive(self) -> None:
+        """Tell the parent now and then that work goes on."""
+        if time.monotonic() - self._last_sent > ALIVE_SECONDS:
+            self.send("alive")
+
+    def wait_for_slot(self) -> None:
+        """Wait until the parent has taken a batch; the parent being gone ends this process."""
+        if not os.read(0, 1):
+            os._exit(0)
+
+
+def die_with_parent(lifeline: int) -> None:
+    """Have the system end this process and its children when the parent's end of a pipe closes.
+
+    The kernel sends SIGIO to the process group and the default action ends it, even while a
+    decoder hangs with the interpreter lock held, when no Python code could run.
+
+    Args:
+        lifeline: Read end of a pipe whose write end only the parent holds.
+    """
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    try:
+        if os.read(lifeline, 1) == b"":  # closed before the above took effect
+            os._exit(0)
+    except BlockingIOError:
+        pass
+
+
+def select(source: Source, request: Request, channel: Channel) -> Iterator[tuple[Fraction, Frames]]:
+    """Take the frames from the requested start to the requested end."""
+    end = None if request.duration is None else request.start + request.duration
+    for seconds, frame in source.frames:
+        channel.alive()
+        if end is not None and seconds >= end:
+            return
+        if seconds >= request.start:
+            yield seconds, frame
+
+
+def send_frames(frames: Iterator[Frames], memory: int, shape: RingShape, channel: Channel) -> None:
+    """Send frames through the ring, batch by batch, also those before an error."""
+    ring = map_ring(memory, shape)
+    batches = filled = 0
+    try:
+        for frame in frames:
+            if filled == 0 and batches >= NUM_SLOTS:
+                channel.wait_for_slot()
+            ring[batches % NUM_SLOTS, filled] = frame
+            filled += 1
+            if filled == shape.batch_frames:
+                channel.send("frames", slot=batches % NUM_SLOTS, count=filled)
+                batches, filled = batches + 1, 0
+    finally:
+        if filled:
+            channel.send("frames", slot=batches % NUM_SLOTS, count=filled)
+
+
+def serve(request: Request, memory: int, channel: Channel) -> None:
+    """Open the video and send it."""
+    source = open_source(request, channel.alive)
+    shape = ring_shape(source.width, source.height)
+    map_ring(memory, shape)  # so that the memory has its size before the parent maps it
+    fps = request.fps or source.info.fps
+    channel.send(
+        "info",
+        info=source.info_fields(),
+        fps=str(fps),
+        width=source.width,
+        height=source.height,
+        batch_frames=shape.batch_frames,
+    )
+    timed = select(source, request, channel)
+    frames: Iterator[Frames] = (frame for _, frame in timed)
+    if request.fps is not None:
+        frames = resample(timed, request.fps, source.last_seconds)
+    send_frames(frames, memory, shape, channel)
+    channel.send("end")
+
+
+def main() -> None:
+    """Serve one request; every failure becomes a message."""
+    channel = Channel()
+    line = io.FileIO(0, closefd=False).readline()
+    if not line:
+        return
+    message = json.loads(line)
+    die_with_parent(message["lifeline"])
+    try:
+        serve(Request.from_fields(message["request"]), message["memory"], channel)
+    except VtokError as exc:
+        channel.send("error", type=type(exc).__name__, message=str(exc))
+    except Exception as exc:  # a bug or an exhausted machine: the parent must hear of it
+        reason = f"{type(exc).__name__}: {exc}".partition("\n")[0]
+        path = message["request"]["path"]
+        channel.send("error", type="VideoError", message=f"{path}: reading failed ({reason})")
+
+
+if __name__ == "__main__":
+    main()

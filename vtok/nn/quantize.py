@@ -1,0 +1,161 @@
+"""Lookup-free quantization: latents <-> codes, with residual stages, and its losses.
+
+LFQ (MAGVIT-v2, arXiv 2310.05737) takes the sign of each latent dimension as one bit, so a codebook
+of 2^n entries has n dimensions and no table. Each further stage takes the sign of what the stages
+before it left, at half their scale: the stages are the bit planes of each latent.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from vtok.errors import ShapeError
+
+FIRST_SCALE = 0.8  # mean absolute value of a unit Gaussian: the best two-level approximation of it
+MAX_BITS_PER_CODE = 32
+
+
+@dataclass(frozen=True)
+class QuantizerLosses:
+    """The parts of the quantizer's loss, each a scalar.
+
+    Attributes:
+        per_sample_entropy: mean entropy of a bit given its latent, in nats; small is decided.
+        batch_entropy: entropy of a bit averaged over the batch, in nats; large is fully used.
+        commitment: mean squared distance of the latents to what they are quantized to.
+    """
+
+    per_sample_entropy: Tensor
+    batch_entropy: Tensor
+    commitment: Tensor
+
+
+class LFQ(nn.Module):
+    """Residual lookup-free quantizer without parameters.
+
+    Args:
+        codebook_size: entries of a codebook, a power of two.
+        num_codebooks: parallel codebooks, each on dimensions of its own.
+        num_stages: residual stages on all dimensions.
+
+    Attributes:
+        dim: latent dimensions, num_codebooks * log2(codebook_size).
+        codes_per_position: num_stages * num_codebooks.
+    """
+
+    def __init__(self, codebook_size: int, num_codebooks: int = 1, num_stages: int = 1) -> None:
+        super().__init__()
+        self.bits_per_code = int(math.log2(codebook_size))
+        self.codebook_size = codebook_size
+        self.num_codebooks = num_codebooks
+        self.num_stages = num_stages
+        self.dim = num_codebooks * self.bits_per_code
+        self.codes_per_position = num_stages * num_codebooks
+        self.scales = tuple(FIRST_SCALE / 2**stage for stage in range(num_stages))
+        place = 2 ** torch.arange(self.bits_per_code - 1, -1, -1)
+        self.register_buffer("place", place, persistent=False)
+        self.place: Tensor
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Bound raw encoder output to the range of the stages, [B, D, t, h, w] -> the same.
+
+        Non-affine on purpose: with a learned gain before the sign, usage collapses.
+        """
+        return 2 * FIRST_SCALE * torch.tanh(x)
+
+    def signs(self, latents: Tensor, num_stages: int | None = None) -> Tensor:
+        """Booleans [B, stages, D, t, h, w]: the sign of every stage's residual."""
+        residual, planes = latents, []
+        for scale in self.scales[:num_stages]:
+            plane = residual > 0
+            planes.append(plane)
+            residual = residual - torch.where(plane, scale, -scale)
+        return torch.stack(planes, dim=1)
+
+    def forward(self, latents: Tensor, num_stages: Tensor | None = None) -> Tensor:
+        """Quantize with gradients passed straight through.
+
+        Args:
+            latents: [B, D, t, h, w].
+            num_stages: how many stages each sample uses, int64 [B]; all of them if None.
+
+        Returns:
+            quantized [B, D, t, h, w].
+        """
+        values = self._stage_values(self.signs(latents), latents.dtype)
+        if num_stages is not None:
+            used = torch.arange(self.num_stages, device=latents.device) < num_stages[:, None]
+            values = values * rearrange(used, "b s -> b s 1 1 1 1")
+        return latents + (values.sum(1) - latents).detach()
+
+    def latents_to_codes(self, latents: Tensor, num_stages: int | None = None) -> Tensor:
+        """[B, D, t, h, w] -> int64 [B, t, h, w], or [B, K, t, h, w] where the quantizer has K > 1.
+
+        Raises:
+            ShapeError: for a number of stages that the quantizer does not have.
+        """
+        if num_stages is not None and not 0 < num_stages <= self.num_stages:
+            raise ShapeError(f"{num_stages} stages: expected 1 to {self.num_stages}")
+        signs = self.signs(latents, num_stages)
+        bits = rearrange(signs, "b s (k d) t h w -> b (s k) t h w d", k=self.num_codebooks)
+        codes = (bits * self.place).sum(-1)
+        return codes.squeeze(1) if self.codes_per_position == 1 else codes
+
+    def codes_to_quantized(self, codes: Tensor) -> Tensor:
+        """int64 codes of all stages or of the first few -> quantized float32 [B, D, t, h, w].
+
+        Raises:
+            ShapeError: for a wrong number of dimensions, stages or codes out of range.
+        """
+        if self.codes_per_position == 1 and codes.ndim == 4:
+            codes = codes.unsqueeze(1)
+        self._check(codes)
+        bits = (codes.unsqueeze(-1) & self.place) != 0
+        signs = rearrange(bits, "b (s k) t h w d -> b s (k d) t h w", k=self.num_codebooks)
+        return self._stage_values(signs, torch.float32).sum(1)
+
+    def _stage_values(self, signs: Tensor, dtype: torch.dtype) -> Tensor:
+        scales = torch.tensor(self.scales[: signs.shape[1]], dtype=dtype, device=signs.device)
+        scales = rearrange(scales, "s -> s 1 1 1 1")
+        return torch.where(signs, scales, -scales)
+
+    def _check(self, codes: Tensor) -> None:
+        if (
+            codes.ndim != 5
+            or codes.shape[1] % self.num_codebooks
+            or not (0 < codes.shape[1] <= self.codes_per_position)
+        ):
+            raise ShapeError(
+                f"codes of shape {list(codes.shape)}: expected [B, K, t, h, w] with K a multiple "
+                f"of {self.num_codebooks} up to {self.codes_per_position}"
+            )
+        if codes.numel() and not (int(codes.min()) >= 0 and int(codes.max()) < self.codebook_size):
+            raise ShapeError(
+                f"codes from {int(codes.min())} to {int(codes.max())}: "
+                f"expected 0 to {self.codebook_size - 1}"
+            )
+
+    def losses(self, latents: Tensor) -> QuantizerLosses:
+        """Entropy factorised per bit (BSQ, arXiv 2406.07548), averaged over the stages."""
+        residual, sample, batch = latents, [], []
+        for scale in self.scales:
+            p = torch.sigmoid(4 * residual / scale)
+            sample.append(_binary_entropy(p).mean())
+            batch.append(_binary_entropy(p.mean((0, 2, 3, 4))).mean())
+            residual = residual - torch.where(residual > 0, scale, -scale)
+        return QuantizerLosses(
+            per_sample_entropy=torch.stack(sample).mean(),
+            batch_entropy=torch.stack(batch).mean(),
+            commitment=residual.square().mean(),
+        )
+
+
+def _binary_entropy(p: Tensor) -> Tensor:
+    # clamped in float32: the logarithm of a float16 zero is how LFQ training meets its NaNs
+    p = p.float().clamp(1e-6, 1 - 1e-6)
+    return -(p * p.log() + (1 - p) * (1 - p).log())

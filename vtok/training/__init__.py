@@ -1,0 +1,1 @@
+"""Training: clips to learn from, optimizers, the loop."""
