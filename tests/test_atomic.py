@@ -33,9 +33,14 @@ def test_failure_leaves_the_old_file_and_nothing_else(
 ) -> None:
     target = tmp_path / "out.bin"
     target.write_bytes(b"old")
-    with pytest.raises(failure, match="stop"), atomic_output(target, overwrite=True) as temporary:
-        temporary.write_bytes(b"half")
-        raise failure("stop")
+
+    def write_and_stop() -> None:
+        with atomic_output(target, overwrite=True) as temporary:
+            temporary.write_bytes(b"half")
+            raise failure("stop")
+
+    with pytest.raises(failure, match="stop"):
+        write_and_stop()
     assert target.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["out.bin"]
 
@@ -52,9 +57,11 @@ def test_existing_file_is_refused_before_work_begins(tmp_path: Path) -> None:
 
 def test_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     target = tmp_path / "out.bin"
-    with pytest.raises(OutputError, match="exists already"), atomic_output(target) as temporary:
-        temporary.write_bytes(b"mine")
-        target.write_bytes(b"theirs")
+    output = atomic_output(target)
+    output.__enter__().write_bytes(b"mine")
+    target.write_bytes(b"theirs")
+    with pytest.raises(OutputError, match="exists already"):
+        output.__exit__(None, None, None)
     assert target.read_bytes() == b"theirs"
     assert len(list(tmp_path.iterdir())) == 1
 

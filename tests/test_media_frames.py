@@ -36,10 +36,11 @@ def test_parse_size(text: str, source: tuple[int, int], expected: tuple[int, int
 
 
 @pytest.mark.parametrize(
-    "text", ["", "0", "-5", "12x", "x12", "0x5", "1.5", "axb", "99999x99999", "9" * 40, "٣"]  # noqa: RUF001
+    "text",
+    ["", "0", "-5", "12x", "x12", "0x5", "1.5", "axb", "99999x99999", "9" * 40, "٣"],
 )
 def test_parse_size_refuses_nonsense(text: str) -> None:
-    with pytest.raises(UsageError, match="^size "):
+    with pytest.raises(UsageError, match=r"^size "):
         parse_size(text, 64, 48)
 
 
@@ -76,7 +77,7 @@ def test_parse_fps(text: str, expected: Fraction) -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1/0", "30/", "inf", "nan", "1e9", "1001", "1_0"])
 def test_parse_fps_refuses_nonsense(text: str) -> None:
-    with pytest.raises(UsageError, match="^fps "):
+    with pytest.raises(UsageError, match=r"^fps "):
         parse_fps(text)
 
 
@@ -151,7 +152,9 @@ def test_exact_rate_from_exact_time_stamps() -> None:
     assert (timeline.fps, timeline.variable) == (Fraction(30000, 1001), False)
     assert timeline.duration_seconds == 50 * Fraction(1001, 30000)
     assert timeline.time(7) == 7 * Fraction(1001, 30000)
-    odd = find_timeline(np.arange(40) * 384, np.full(40, 384), Fraction(1, 11456), Fraction("29.83"))
+    odd = find_timeline(
+        np.arange(40) * 384, np.full(40, 384), Fraction(1, 11456), Fraction("29.83")
+    )
     assert odd.fps == Fraction(11456, 384)
 
 
@@ -189,9 +192,7 @@ def test_variable_rate_is_the_mean() -> None:
 
 
 @pytest.mark.parametrize(("stated", "expected"), [(Fraction(30), 30), (None, 25)])
-def test_without_time_stamps_the_stated_rate_counts(
-    stated: Fraction | None, expected: int
-) -> None:
+def test_without_time_stamps_the_stated_rate_counts(stated: Fraction | None, expected: int) -> None:
     timeline = find_timeline(ticks(0, UNSET, 2), ticks(1, 1, 1), Fraction(1, 30), stated)
     assert (timeline.fps, timeline.num_frames, timeline.ticks) == (expected, 3, None)
 

@@ -100,7 +100,10 @@ CASES = {
     "bframes.mp4": Case(encoded(60, arguments=(*X264, "-bf", "3")), range(60), "decord"),
     "odd.mp4": Case(
         encoded(
-            20, width=69, height=47, arguments=("-c:v", "libx264", "-qp", "0", "-pix_fmt", "yuv444p")
+            20,
+            width=69,
+            height=47,
+            arguments=("-c:v", "libx264", "-qp", "0", "-pix_fmt", "yuv444p"),
         ),
         range(20),
         "decord",
@@ -213,6 +216,18 @@ def read_all(path: Path, **options: object) -> Frames:
         return np.concatenate(list(reader))
 
 
+def read_until_error(path: Path) -> tuple[list[int], str]:
+    """Read a damaged file; returns the numbers of the frames before the error, and the error."""
+    numbers: list[int] = []
+    with VideoReader(path) as reader:
+        try:
+            for frames in reader:
+                numbers += read_barcodes(frames)
+        except VideoError as exc:
+            return numbers, str(exc)
+    pytest.fail("no error")
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_every_frame_of_a_readable_file(name: str, built: Callable[[str], Path]) -> None:
     case = CASES[name]
@@ -227,7 +242,7 @@ def test_every_frame_of_a_readable_file(name: str, built: Callable[[str], Path])
     assert info.codec
     if case.fps is not None:
         assert info.fps == reader.output_fps == case.fps
-        assert info.duration_seconds == pytest.approx(len(numbers) / case.fps, abs=0.05)
+        assert info.duration_seconds == pytest.approx(len(numbers) / case.fps, abs=0.1)
 
 
 @pytest.mark.parametrize("name", ["uneven.mp4", "uneven.mkv", "live_uneven.mkv"])
@@ -300,6 +315,8 @@ def test_part_beyond_the_end_is_an_error(built: Callable[[str], Path]) -> None:
     "options",
     [
         {"start_seconds": -1.0},
+        {"start_seconds": float("nan")},
+        {"duration_seconds": float("inf")},
         {"duration_seconds": 0.0},
         {"fps": Fraction(0)},
         {"size": "big"},
@@ -307,7 +324,7 @@ def test_part_beyond_the_end_is_an_error(built: Callable[[str], Path]) -> None:
     ],
 )
 def test_arguments_out_of_range(tmp_path: Path, options: dict[str, object]) -> None:
-    with pytest.raises(UsageError, match="start|duration|fps|size"):
+    with pytest.raises(UsageError, match=r"start|duration|fps|size"):
         VideoReader(tmp_path / "not even looked for", **options)
 
 
@@ -407,12 +424,8 @@ def test_cut_file_tells_how_much_could_be_read(
     whole = make_video(tmp_path / f"whole_{name}", 60, arguments=arguments).read_bytes()
     path = tmp_path / name
     path.write_bytes(whole[: len(whole) * 6 // 10])
-    numbers: list[int] = []
-    with pytest.raises(VideoError, match="damaged or cut short: [0-9]+ frames could") as caught:
-        with VideoReader(path) as reader:
-            for frames in reader:
-                numbers += read_barcodes(frames)
-    assert f" {len(numbers)} frames could be read" in str(caught.value)
+    numbers, error = read_until_error(path)
+    assert error.startswith(f"{path}: damaged or cut short: {len(numbers)} frames could be read (")
     assert 15 < len(numbers) < 45
     assert numbers == list(range(len(numbers)))
 
@@ -423,10 +436,8 @@ def test_damage_in_the_middle_gives_the_frames_before_it(tmp_path: Path) -> None
     middle = len(data) // 2
     data[middle : middle + 400] = np.random.default_rng(0).bytes(400)
     path.write_bytes(data)
-    numbers: list[int] = []
-    with pytest.raises(VideoError, match="damaged or cut short"), VideoReader(path) as reader:
-        for frames in reader:
-            numbers += read_barcodes(frames)
+    numbers, error = read_until_error(path)
+    assert "damaged or cut short" in error
     assert numbers == list(range(len(numbers)))
     assert len(numbers) > 50
     before = read_all(path, duration_seconds=1)  # what is sound can still be had

@@ -12,7 +12,6 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-import vtok
 from vtok.media.ffmpeg import ffmpeg_path
 
 
@@ -55,7 +54,7 @@ class DecodingChild:
         finally:
             os.close(lifeline)
         self.pid = self._process.pid
-        self._end = weakref.finalize(self, _end_process, self._process, held)
+        self._end = weakref.finalize(self, _end_process, self._process, held, os.getpid())
         self._unread = b""
         self._write(json.dumps({"request": request, "memory": memory, "lifeline": lifeline}))
 
@@ -99,6 +98,7 @@ class DecodingChild:
                     raise ChildTimeout
                 received = self._process.stdout.read(65536)
                 if not received:
+                    _kill_group(self._process)  # the child itself has ended, not all it started
                     raise ChildDied(_describe_end(self._process.wait()))
                 self._unread += received
         line, _, self._unread = self._unread.partition(b"\n")
@@ -107,7 +107,7 @@ class DecodingChild:
 
 def _environment() -> dict[str, str]:
     """The environment of the child: the modules of this process, and one thread per library."""
-    package_folder = str(Path(vtok.__file__).parent.parent)
+    package_folder = str(Path(__file__).absolute().parents[2])
     modules = [package_folder, *(folder for folder in sys.path if folder)]
     return {
         **os.environ,
@@ -119,16 +119,23 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _end_process(process: "subprocess.Popen[bytes]", held: int) -> None:
+def _end_process(process: "subprocess.Popen[bytes]", held: int, owner: int) -> None:
     """Kill a child and its group, and free what belongs to it."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+    if os.getpid() != owner:  # a fork of this process ends: the child is not its own
+        return
+    _kill_group(process)
     process.wait()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             pipe.close()
     os.close(held)
+
+
+def _kill_group(process: "subprocess.Popen[bytes]") -> None:
+    """Kill all processes in the group of a child, unless its number may be another's by now."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _describe_end(status: int) -> str:

@@ -21,9 +21,10 @@ from vtok.errors import OutputError
 from vtok.media.ffmpeg import QUIET, ffmpeg_path, parse_log_line
 from vtok.media.frames import Frames
 
-BT709 = ("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709")
-"""Tags of the colours that players assume of HD video, and that the conversion below makes."""
 TO_BT709 = "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_inp"
+"""Conversion to the colours that players assume of HD video."""
+BT709 = "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"
+"""The tags that say so; as options of ffmpeg, not all of them would reach the file."""
 GIF_FILTER = (
     "split[a][b];[a]palettegen=stats_mode=single[p];"
     "[b][p]paletteuse=new=1:dither=bayer:bayer_scale=5"
@@ -54,8 +55,8 @@ class Encoding:
             return ["-vf", GIF_FILTER, "-c:v", "gif", "-f", self.container]
         odd = self.width % 2 or self.height % 2  # 4:2:0 halves both sides
         pixels = "yuv444p" if odd else "yuv420p"
-        colours = ["-vf", f"{TO_BT709},format={pixels}", *BT709, "-color_range", "tv"]
-        return [*colours, "-c:v", self.codec, *self._quality(), *self._container()]
+        colours = f"{TO_BT709},format={pixels},{BT709}"
+        return ["-vf", colours, "-c:v", self.codec, *self._quality(), *self._container()]
 
     def _quality(self) -> list[str]:
         """Arguments of the encoder."""
@@ -85,7 +86,7 @@ class Encoder:
             name: What to call the output in errors.
             output: File to write, or a binary stream that takes a fragmented mp4.
         """
-        self._name, self._shape = name, (encoding.height, encoding.width, 3)
+        self._name = name
         size = f"{encoding.width}x{encoding.height}"
         source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", str(encoding.fps)]
         to_file = isinstance(output, Path)
@@ -110,13 +111,8 @@ class Encoder:
             frames: uint8 [T, H, W, 3] RGB, of the size of the video.
 
         Raises:
-            OutputError: The frames do not fit, or ffmpeg has failed.
+            OutputError: ffmpeg has failed.
         """
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != self._shape:
-            raise OutputError(
-                f"{self._name}: frames of {frames.dtype} {list(frames.shape)} do not fit"
-                f" uint8 [T, {self._shape[0]}, {self._shape[1]}, 3]"
-            )
         assert self._process.stdin is not None
         try:
             for frame in frames:

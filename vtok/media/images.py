@@ -1,8 +1,10 @@
-"""Pictures: one read as a clip of one frame, one frame written as a picture."""
+"""Pictures: one read as a clip of one frame, one frame written as a picture.
+
+imageio is imported where it is used: whoever reads a video should not wait for it.
+"""
 
 from pathlib import Path
 
-import imageio.v3 as iio
 import numpy as np
 from PIL import Image
 
@@ -39,6 +41,8 @@ def read_picture(path: Path) -> Frames:
     Raises:
         VideoError: The picture is damaged or too large.
     """
+    import imageio.v3 as iio
+
     try:
         with Image.open(path) as image:
             (width, height), mode = image.size, image.mode
@@ -82,6 +86,8 @@ def save_picture(path: Path, image: Frames, overwrite: bool) -> None:
     Raises:
         OutputError: The file exists or cannot be written.
     """
+    import imageio.v3 as iio
+
     suffix = path.suffix.lower()
     encoded = iio.imwrite(  # a PNG takes no notice of the quality
         "<bytes>", image, plugin="pillow", extension=suffix, quality=JPEG_QUALITY

@@ -6,6 +6,7 @@ packets before the cut are marked to be decoded but not shown.
 """
 
 import re
+import signal
 import subprocess
 import tempfile
 from array import array
@@ -26,7 +27,7 @@ DISCARD = 0x4
 """Packet flag of ffmpeg: decode, but do not show."""
 DAMAGE = ("partial file", "File ended prematurely", "Packet corrupt")
 """What demuxers log where a file ends before its own index says so."""
-ALIVE_EVERY = 4096
+ALIVE_EVERY = 64
 """Packets between two calls of the progress function."""
 
 
@@ -87,6 +88,9 @@ def read_index(path: Path, on_progress: Callable[[], None] = lambda: None) -> Vi
             packets = _read_packets(process.stdout, on_progress)
         log.seek(0)
         lines = log.read().decode(errors="replace").splitlines()
+    if process.returncode < 0:
+        crash = signal.Signals(-process.returncode).name
+        raise VideoError(f"{path}: ffmpeg crashed while opening it ({crash})")
     header = _parse_header(map(parse_log_line, lines))
     if not header.count("Video"):
         raise VideoError(f"{path}: {_why_no_video(header)}")
@@ -150,7 +154,7 @@ def _parse_input_line(text: str, header: _Header) -> None:
         rate = re.search(r", ([0-9.]+) fps", match[3])
         if rate and float(rate[1]) and header.count("Video") == 1:
             header.stated_fps = header.stated_fps or Fraction(rate[1])
-    elif match := re.match(r"\s+Display Matrix: rotation of (-?[0-9.]+) degrees", text):
+    elif match := re.match(r"(?i)\s+Display ?Matrix: rotation of (-?[0-9.]+) degrees", text):
         in_first_video = [*header.streams.values()].count("Video") == 1
         if in_first_video and [*header.streams.values()][-1] == "Video":
             header.rotation = round(-float(match[1]) / 90) * 90 % 360

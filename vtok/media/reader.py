@@ -7,12 +7,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from vtok import errors
 from vtok.errors import InputError, UsageError, VideoError, VtokError
 from vtok.media.child import ChildDied, ChildTimeout, DecodingChild
 from vtok.media.frames import Frames, VideoInfo, parse_size
 from vtok.media.ring import RingShape, create_memory, map_ring
 from vtok.media.source import Request
+
+ERRORS = {kind.__name__: kind for kind in (VtokError, UsageError, InputError, VideoError)}
+"""Errors that the child may report, by name."""
 
 
 class VideoReader:
@@ -147,8 +149,7 @@ class VideoReader:
         except ChildDied as exc:
             raise VideoError(f"{self._path}: {exc} after {self.frames_read} frames") from exc
         if message["kind"] == "error":
-            kind: type[VtokError] = getattr(errors, message["type"])
-            raise kind(message["message"])
+            raise ERRORS[message["type"]](message["message"])
         assert message["kind"] in (expected, "end")
         return message
 
@@ -181,18 +182,23 @@ def _make_request(
     size: tuple[int, int] | str | None,
 ) -> Request:
     """Check the arguments of a reader."""
-    start = Fraction(str(start_seconds))  # the decimal that was meant, not its binary neighbour
-    duration = None if duration_seconds is None else Fraction(str(duration_seconds))
-    if start < 0:
-        raise UsageError(f"start {start_seconds} s: must not be before the beginning")
-    if duration is not None and duration <= 0:
-        raise UsageError(f"duration {duration_seconds} s: must be above 0")
+    start = _to_seconds("start", start_seconds)
+    duration = None if duration_seconds is None else _to_seconds("duration", duration_seconds)
+    if duration == 0:
+        raise UsageError("duration 0 s: must be above 0")
     if fps is not None and not 0 < fps <= 1000:
         raise UsageError(f"fps {fps}: must be above 0 and at most 1000")
     text = size if size is None or isinstance(size, str) else f"{size[0]}x{size[1]}"
     if text is not None:
         parse_size(text, 16, 9)  # nonsense is an error before any file is opened
     return Request(path, start, duration, fps, text)
+
+
+def _to_seconds(name: str, seconds: float | Fraction) -> Fraction:
+    """Take a time as the decimal that was meant, not as its binary neighbour."""
+    if not 0 <= seconds < float("inf"):
+        raise UsageError(f"{name} {seconds} s: must not be below 0")
+    return Fraction(str(seconds))
 
 
 def _check_file(path: Path) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol
 
+import numpy as np
+
 from vtok.atomic import atomic_output, check_output
-from vtok.errors import OutputError, UsageError, VideoError
+from vtok.errors import OutputError, ShapeError, UsageError, VideoError
 from vtok.media.encoder import Encoder, Encoding
 from vtok.media.frames import Frames
 from vtok.media.images import PICTURE_SUFFIXES, save_picture
@@ -69,6 +71,8 @@ class VideoWriter:
             raise UsageError(f"cannot write {width}x{height} at {fps} frames/s with crf {crf}")
         suffix = output.suffix.lower() if isinstance(output, Path) else ".mp4"
         self._name = str(output) if isinstance(output, Path) else "<stream>"
+        self._shape = (height, width, 3)
+        self._closed = False
         self.frames_written = 0
         self._sink: _Sink
         if isinstance(output, Path) and suffix in PICTURE_SUFFIXES:
@@ -88,17 +92,26 @@ class VideoWriter:
             frames: uint8 [T, H, W, 3] RGB.
 
         Raises:
-            OutputError: The frames do not fit, or writing failed.
+            ShapeError: The frames are of another size or type.
+            OutputError: Writing failed.
         """
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != self._shape:
+            raise ShapeError(
+                f"{self._name}: frames of {frames.dtype} {list(frames.shape)} do not fit"
+                f" uint8 [T, {self._shape[0]}, {self._shape[1]}, 3]"
+            )
         self._sink.write(frames)
         self.frames_written += len(frames)
 
     def close(self) -> None:
-        """Finish the file, check it, and give it its name.
+        """Finish the file, check it, and give it its name. Closing twice is fine.
 
         Raises:
             OutputError: Writing failed, no frame was given, or the file does not hold the frames.
         """
+        if self._closed:
+            return
+        self._closed = True
         try:
             if self.frames_written == 0:
                 raise OutputError(f"{self._name}: there is no frame to write")
@@ -109,6 +122,7 @@ class VideoWriter:
 
     def abort(self) -> None:
         """Stop, leaving nothing behind."""
+        self._closed = True
         self._sink.abort()
 
     def __enter__(self) -> "VideoWriter":

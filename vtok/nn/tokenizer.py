@@ -78,9 +78,8 @@ class VideoTokenizer(nn.Module):
     ) -> None:
         super().__init__()
         given = dict(locals())
-        self.config = config = TokenizerConfig(
-            **{field.name: given[field.name] for field in dataclasses.fields(TokenizerConfig)}
-        )
+        fields = dataclasses.fields(TokenizerConfig)
+        self.config = config = TokenizerConfig(**{f.name: given[f.name] for f in fields})
         rungs = resolve(config.layers, config.init_dim)
         mirror = rungs
         if config.decoder_layers is not None:
@@ -96,9 +95,7 @@ class VideoTokenizer(nn.Module):
     @classmethod
     def from_config(cls, config: TokenizerConfig) -> VideoTokenizer:
         """A tokenizer with fresh weights."""
-        return cls(
-            **{field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-        )
+        return cls(**{f.name: getattr(config, f.name) for f in dataclasses.fields(config)})
 
     @classmethod
     def from_pretrained(cls, name_or_path: str) -> VideoTokenizer:
@@ -223,14 +220,10 @@ class VideoTokenizer(nn.Module):
     ) -> Tensor:
         """Encode and decode: [B, C, T, H, W] (or images [B, C, H, W]) to the same shape."""
         codes = self.encode(video, quantize=True, cond=cond, num_stages=num_stages)
-        images = video.ndim == 4
-        recon = self.decode(
-            codes,
-            cond,
-            num_frames=1 if images else video.shape[2],
-            size=(video.shape[-2], video.shape[-1]),
-        )
-        return recon.squeeze(2) if images else recon
+        clip = self._as_clip(video)
+        _, _, frames, height, width = clip.shape
+        recon = self.decode(codes, cond, num_frames=frames, size=(height, width))
+        return recon.squeeze(2) if video.ndim == 4 else recon
 
     def loss(
         self, video: Tensor, cond: Tensor | None = None, num_stages: Tensor | None = None
@@ -248,9 +241,8 @@ class VideoTokenizer(nn.Module):
         clip = self._as_clip(video)
         latents = self.encode_latents(clip, cond)
         quantized = self.quantizer(latents, num_stages)
-        recon = self.decode(
-            quantized, cond, num_frames=clip.shape[2], size=(clip.shape[-2], clip.shape[-1])
-        )
+        _, _, frames, height, width = clip.shape
+        recon = self.decode(quantized, cond, num_frames=frames, size=(height, width))
         parts = self.quantizer.losses(latents)
         config = self.config
         entropy = parts.per_sample_entropy - config.lfq_diversity_gamma * parts.batch_entropy

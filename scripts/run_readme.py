@@ -1,0 +1,82 @@
+#!/usr/bin/env python
+"""Run every command and Python block of README.md; compare its output, or write it anew.
+
+    scripts/run_readme.py           fails where the README shows something else
+    scripts/run_readme.py --write   puts the real output in
+
+Blocks marked `console` hold commands after `$ ` and what they print; all run in one folder that
+holds examples/bee.mp4. Speeds differ from run to run and are not compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCK = re.compile(r"```(console|python)\n(.*?)```", re.DOTALL)
+SPEED = re.compile(r"\d+(\.\d+)? frames/s")
+
+
+def run_console(block: str, folder: Path) -> str:
+    """The block again, with what its commands print now."""
+    lines = []
+    for command in re.findall(r"^\$ (.*)$", block, re.MULTILINE):
+        done = run(["bash", "-o", "pipefail", "-c", command], folder)
+        lines += [f"$ {command}", *done.stdout.rstrip().splitlines()]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command with the interpreter's own vtok on the path; stderr goes with stdout."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}")
+    return done
+
+
+def refresh(text: str, folder: Path) -> str:
+    """The text with the real output of every block."""
+
+    def replace(match: re.Match[str]) -> str:
+        kind, block = match.groups()
+        if kind == "python":
+            run([sys.executable, "-c", block], folder)
+            return match.group(0)
+        return f"```console\n{run_console(block, folder)}```"
+
+    return BLOCK.sub(replace, text)
+
+
+def main() -> None:
+    """Compare or write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true")
+    write = parser.parse_args().write
+    readme = ROOT / "README.md"
+    old = readme.read_text()
+    with tempfile.TemporaryDirectory() as name:
+        shutil.copy(ROOT / "examples" / "bee.mp4", name)
+        new = refresh(old, Path(name))
+    if write:
+        readme.write_text(new)
+        return
+    shown, real = (SPEED.sub("N frames/s", text).splitlines() for text in (old, new))
+    if difference := "\n".join(difflib.unified_diff(shown, real, "README.md", "real", lineterm="")):
+        raise SystemExit(f"{difference}\nscripts/run_readme.py --write puts the real output in")
+
+
+if __name__ == "__main__":
+    main()
