@@ -27,16 +27,10 @@ def read(path: Path, size: str | None = None) -> Frames:
 
 
 def table(encoded: Result, decodes: dict[int, tuple[Result, float]]) -> Table:
-    rows = Table(title=f"{encoded.frames} frames of {encoded.width}x{encoded.height}")
-    columns = (
-        "bits a position",
-        "codes",
-        "bytes",
-        "bpp",
-        "PSNR dB",
-        "encode frames/s",
-        "decode frames/s",
+    rows = Table(
+        title=f"{encoded.frames} frames of {encoded.width}x{encoded.height}, bits a position"
     )
+    columns = ("bits", "codes", "bytes", "bpp", "PSNR dB", "encode f/s", "decode f/s")
     for column in columns:
         rows.add_column(column, justify="right")
     for bits, (decoded, quality) in decodes.items():

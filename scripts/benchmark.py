@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import vtok
 from vtok.codec.decode import DecodeOptions, decode_file
@@ -114,6 +115,19 @@ def peak_memory(folder: Path) -> dict[str, float]:
     return peaks
 
 
+def operations() -> dict[str, float]:
+    """Multiply-adds a pixel of the encoder and the decoder, in thousands."""
+    tokenizer = load_model(device="cpu", dtype="float32").tokenizer
+    clip = torch.zeros(1, 3, 129, 64, 64)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        latents = tokenizer.encode(clip)
+    encoding = counter.get_total_flops()
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        tokenizer.decode(latents)
+    flops = {"encoder": encoding, "decoder": counter.get_total_flops()}
+    return {name: count / 2 / 1000 / (129 * 64 * 64) for name, count in flops.items()}
+
+
 def help_seconds(runs: int) -> float:
     """Median wall seconds of `vtok --help`."""
     seconds = []
@@ -162,6 +176,7 @@ def main() -> None:
         "decode file / slower of model and writer": speeds["decode file"] / slower_decode,
         **{f"{key} (peak MB)": value for key, value in peaks.items()},
         "memory of ten times the length": long / short,
+        **{f"{key} (kMAC/pixel)": value for key, value in operations().items()},
         "vtok --help (s)": help_seconds(args.runs),
     }
     if args.json:

@@ -1,4 +1,4 @@
-"""LFQ: codes and vectors are one to one, gradients pass, stages refine, losses mean what they say."""
+"""LFQ: codes and vectors are one to one, gradients pass, stages refine, losses are right."""
 
 import math
 

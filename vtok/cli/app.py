@@ -12,11 +12,13 @@ import typer
 from typer.core import TyperGroup
 
 import vtok
+from vtok.cli import options as opt
 from vtok.cli.console import say_error
 from vtok.cli.decode import decode
 from vtok.cli.encode import encode
+from vtok.cli.failures import as_vtok_error
 from vtok.cli.info import info
-from vtok.errors import OutputError, VtokError
+from vtok.errors import OutputError
 
 EPILOG = """
 Exit codes: 0 all done, 1 nothing could be done, 2 wrong usage, 3 some inputs failed, 4 damaged
@@ -30,30 +32,29 @@ class ErrorBoundary(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
-        if ctx.params.get("debug"):
-            return super().invoke(ctx)
         try:
             return super().invoke(ctx)
-        except VtokError as error:
-            say_error(str(error))
-            raise typer.Exit(error.exit_code) from error
+        except (typer.Exit, typer.Abort):
+            raise
         except BrokenPipeError as error:
             # whoever reads our output went away; python must not complain at exit as well
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(OutputError.exit_code) from error
         except KeyboardInterrupt as error:
             raise typer.Exit(128 + signal.SIGINT) from error
-        except (typer.Exit, typer.Abort, SystemExit):
-            raise
-        except MemoryError as error:
-            say_error("out of memory: try a smaller --size")
-            raise typer.Exit(1) from error
+        except Exception as error:  # the last line of defence: nothing may become a traceback
+            if hasattr(error, "format_message") or ctx.meta.get(opt.DEBUG):
+                raise  # wrong usage, which Typer words, or asked for
+            known = as_vtok_error(error)
+            say_error(str(known))
+            raise typer.Exit(known.exit_code) from error
 
 
 app = typer.Typer(
     cls=ErrorBoundary,
     no_args_is_help=True,
     epilog=EPILOG,
+    rich_markup_mode=None,  # plain help keeps the examples as they are laid out, and starts sooner
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -70,7 +71,7 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: opt.Debug = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
@@ -82,6 +83,7 @@ def options(
       vtok info clip.vtok               says what is in it
       vtok decode clip.vtok             writes clip.decoded.mp4
       vtok encode - < a.mp4 | vtok decode - -o b.mp4
+      vtok encode --help                all about one command
     """
 
 
@@ -92,5 +94,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     """The `vtok` command."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup has hang-ups ignored
+            signal.signal(number, _terminate)
     app()

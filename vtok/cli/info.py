@@ -6,12 +6,12 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from vtok.cli import options as opt
-from vtok.cli.console import print_json
+from vtok.cli.console import one_line, print_json
+from vtok.cli.failures import as_vtok_error, raise_failures, report_failure
 from vtok.cli.inputs import STREAM
+from vtok.errors import UsageError, VtokError
 
 
 def info(
@@ -19,10 +19,12 @@ def info(
         list[str],
         typer.Argument(
             metavar="FILE",
+            show_default=False,
             help="Videos, code files, checkpoints or names of shipped ones; or -.",
         ),
     ],
     as_json: opt.Json = False,
+    debug: opt.Debug = False,
 ) -> None:
     """Say what a video, a code file or a checkpoint holds.
 
@@ -31,29 +33,39 @@ def info(
       vtok info clip.vtok --json | jq .bpp
       vtok encode clip.mp4 -o - | vtok info -
     """
-    from vtok.codec.inspect import inspect_code_file, inspect_file
-
+    failures: list[VtokError] = []
     for number, name in enumerate(files):
-        if name == STREAM:
-            facts = inspect_code_file(sys.stdin.buffer, "standard input", None)
-        else:
-            facts = inspect_file(name)
+        try:
+            facts = _inspect(name)
+        except Exception as error:  # whatever one file brings about, the others are still shown
+            known = as_vtok_error(error, name)
+            known.__cause__ = None if known is error else error  # for --debug
+            failures.append(known)
+            report_failure({"name": name}, known, as_json=as_json, silent=len(files) == 1)
+            continue
         if as_json:
-            print_json(facts)
+            print_json({**facts, "status": "ok"})
         else:
-            _print_table(facts, spaced=number > 0)
+            _print_facts(facts, spaced=number > 0)
+    raise_failures(failures, len(files))
 
 
-def _print_table(facts: dict[str, Any], *, spaced: bool) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+def _inspect(name: str) -> dict[str, Any]:
+    from vtok.codec.inspect import inspect_file, inspect_stream
+
+    if name != STREAM:
+        return inspect_file(name)
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("standard input is no file and no pipe: give a file")
+    return inspect_stream(sys.stdin.buffer)
+
+
+def _print_facts(facts: dict[str, Any], *, spaced: bool) -> None:
+    width = max(map(len, facts)) + 2
     if spaced:
-        console.print()
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
+        typer.echo()
     for key, value in facts.items():
-        table.add_row(key.replace("_", " "), _text(value))
-    console.print(table)
+        typer.echo(key.replace("_", " ").ljust(width) + one_line(_text(value)))
 
 
 def _text(value: Any) -> str:

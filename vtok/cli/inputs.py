@@ -49,9 +49,13 @@ def plan(
         InputError: where an input is missing or a folder holds nothing.
         UsageError: where two inputs have one output, or several are to go into one file.
     """
+    if "" in inputs or output == "":
+        raise UsageError("an empty name: give a file or a folder (. is this one)")
     if STREAM in inputs:
         if len(inputs) > 1:
             raise UsageError("- reads standard input: it cannot be one of several inputs")
+        if output is not None and (output.endswith(os.sep) or Path(output).is_dir()):
+            raise UsageError(f"-o {output}: is a folder, standard input needs the name of a file")
         return [Job(STREAM, output or STREAM)]
     found = [pair for text in inputs for pair in _expand(text, suffixes)]
     several = len(found) > 1 or any(Path(text).is_dir() for text in inputs)
@@ -84,10 +88,11 @@ def _expand(text: str, suffixes: frozenset[str]) -> list[tuple[Path, Path]]:
     if path.exists() or not glob.has_magic(text):
         return [(path, Path(path.name))]
     # the function, not Path.glob: that one takes no absolute pattern
-    matches = sorted(Path(match) for match in glob.glob(text, recursive=True))  # noqa: PTH207
+    found = (Path(match) for match in glob.glob(text, recursive=True))  # noqa: PTH207
+    matches = sorted(match for match in found if not match.is_dir())
     if not matches:
         raise InputError(f"{text}: no file matches")
-    return [(match, Path(match.name)) for match in matches if not match.is_dir()]
+    return [(match, Path(match.name)) for match in matches]
 
 
 def _some(suffixes: frozenset[str]) -> str:
@@ -95,9 +100,19 @@ def _some(suffixes: frozenset[str]) -> str:
 
 
 def _refuse_collisions(jobs: list[Job]) -> None:
+    """Refuse two inputs with one output, and an output that is itself an input."""
+    sources = {_identity(job.source) for job in jobs}
     seen: dict[str, str] = {}
     for job in jobs:
-        key = os.path.normcase(Path(job.output).absolute())
-        if job.output != STREAM and key in seen:
+        if job.output == STREAM:
+            continue
+        key = _identity(job.output)
+        if key in sources:
+            raise UsageError(f"{job.output}: is an input, it cannot be the output of {job.source}")
+        if key in seen:
             raise UsageError(f"{seen[key]} and {job.source} would both become {job.output}")
         seen[key] = job.source
+
+
+def _identity(name: str) -> str:
+    return os.path.normcase(os.path.realpath(name))

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""The options of the commands: what they are called, and what the help says of them."""
 
 from __future__ import annotations
 
@@ -6,35 +6,118 @@ from typing import Annotated
 
 import typer
 
+DEBUG = "vtok.debug"
+"""Key in the context's `meta` under which `--debug` is kept."""
+
+
+def _keep_debug(context: typer.Context, asked: bool) -> bool:
+    if asked:
+        context.meta[DEBUG] = True
+    return asked
+
+
+Debug = Annotated[
+    bool,
+    typer.Option("--debug", callback=_keep_debug, help="Show the traceback of an error."),
+]
+"""Works by its callback: the commands themselves make no use of it."""
 Inputs = Annotated[
     list[str],
-    typer.Argument(metavar="INPUT", help="Files, folders, quoted globs, or - for standard input."),
+    typer.Argument(
+        metavar="INPUT",
+        show_default=False,
+        help="Files, folders, quoted globs, or - for standard input.",
+    ),
 ]
 Output = Annotated[
     str | None,
     typer.Option(
-        "--output", "-o", help="File, or a folder for several inputs; - for standard output."
+        *("--output", "-o"),
+        metavar="PATH",
+        help="File, or a folder for several inputs; - for standard output.",
     ),
 ]
 Stages = Annotated[
     int | None,
-    typer.Option("--stages", min=1, help="Use the first so many stages of codes. [default: all]"),
+    typer.Option(
+        "--stages", metavar="N", help="Use the first N stages of codes. [default: all of them]"
+    ),
 ]
 Bits = Annotated[
     int | None,
-    typer.Option("--bits", min=1, help="As many stages as fit into so many bits a position."),
+    typer.Option(
+        "--bits", metavar="N", help="Instead, as many stages as fit into N bits a position."
+    ),
+]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--to",
+        metavar="FORMAT",
+        help="vtok, npy or safetensors. [default: by the name that -o gives, else vtok]",
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="SIZE",
+        help="Short side (256) or WIDTHxHEIGHT. [default: the source's own]",
+    ),
+]
+Rate = Annotated[
+    str | None,
+    typer.Option(
+        "--fps",
+        metavar="RATE",
+        help="Frame rate, such as 10 or 30000/1001. [default: the source's own]",
+    ),
+]
+Start = Annotated[float, typer.Option("--start", metavar="SECONDS", help="How much to skip.")]
+Duration = Annotated[
+    float | None,
+    typer.Option("--duration", metavar="SECONDS", help="How much to encode. [default: to the end]"),
+]
+Timeout = Annotated[
+    float,
+    typer.Option(
+        "--timeout", metavar="SECONDS", help="How long to wait for a video's next frames."
+    ),
+]
+Crf = Annotated[
+    int,
+    typer.Option(
+        "--crf", metavar="N", help="Quality of the video written, from 0 (lossless) to 51."
+    ),
+]
+Salvage = Annotated[
+    bool, typer.Option("--salvage", help="Decode the whole part of a cut or damaged file.")
 ]
 ModelName = Annotated[
-    str | None, typer.Option("--model", help="Shipped checkpoint by name, or a file.")
+    str, typer.Option("--model", metavar="NAME", help="A shipped checkpoint's name, or a file.")
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps ...")]
-Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a clip on standard output.")]
+ModelInstead = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="A shipped checkpoint's name, or a file. [default: what each code file names]",
+    ),
+]
+Device = Annotated[
+    str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps ...")
+]
+Dtype = Annotated[
+    str, typer.Option("--dtype", metavar="NAME", help="auto, float32, bfloat16 or float16.")
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a file on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
 SkipExisting = Annotated[
     bool,
     typer.Option(
-        "--skip-existing", help="Leave outputs that are there, whole, and made the same way."
+        "--skip-existing",
+        help="Keep outputs that are there, whole, and as far as they tell made the same way; "
+        "replace the others.",
     ),
 ]

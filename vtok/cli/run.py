@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from vtok.cli.console import frames_progress, print_json, say, say_error, say_warning
+from vtok.atomic import check_output
+from vtok.cli.console import print_json, say, say_warning
+from vtok.cli.failures import as_vtok_error, raise_failures, report_failure
 from vtok.cli.inputs import STREAM, Job
-from vtok.errors import OutputError, PartialFailure, UsageError, VtokError
+from vtok.errors import InputError, OutputError, UsageError, VtokError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,10 +47,27 @@ class Manner:
         if any(job.output == STREAM for job in jobs):
             if self.as_json:
                 raise UsageError("--json and the output both want standard output: give -o FILE")
-            if sys.stdout.isatty():
-                raise UsageError("standard output is a terminal: give -o FILE, or a pipe")
-        if any(job.source == STREAM for job in jobs) and sys.stdin.isatty():
-            raise UsageError("standard input is a terminal: give a file, or a pipe")
+            if sys.stdout is None or sys.stdout.isatty():
+                raise UsageError("standard output is no file and no pipe: give -o FILE")
+        if any(job.source == STREAM for job in jobs) and (sys.stdin is None or sys.stdin.isatty()):
+            raise UsageError("standard input is no file and no pipe: give a file")
+        if len(jobs) == 1:
+            self._check_only(jobs[0])
+
+    @contextmanager
+    def waiting(self, label: str) -> Iterator[None]:
+        """Show that something is under way, unless nothing is to be said."""
+        from vtok.cli.progress import waiting
+
+        with waiting(label, quiet=self.quiet):
+            yield
+
+    def _check_only(self, job: Job) -> None:
+        """Find out early what would fail for want of a file; of several, each fails alone."""
+        if job.source != STREAM and not Path(job.source).exists():
+            raise InputError(f"{job.source}: no such file")
+        if job.output != STREAM and Path(job.output).exists():
+            check_output(Path(job.output), self.overwrite or self.skip_existing)
 
 
 def run_jobs(
@@ -58,27 +77,29 @@ def run_jobs(
 
     Raises:
         VtokError: of the only job.
-        PartialFailure: if some of several failed; if all did, the error of the last.
+        PartialFailure: if some of several failed; if all did alike, an error of their kind.
     """
     failures: list[VtokError] = []
-    for job in jobs:
+    for number, job in enumerate(jobs, start=1):
+        place = f"{number}/{len(jobs)} " if len(jobs) > 1 else ""
         try:
-            _run_job(job, work, manner, is_done)
-        except VtokError as error:
-            if len(jobs) == 1:
-                _report_failure(job, error, manner, silent=True)
-                raise
-            failures.append(error)
-            _report_failure(job, error, manner, silent=False)
-    if failures:
-        counts = f"{len(failures)} of {len(jobs)} inputs failed"
-        codes = {error.exit_code for error in failures}
-        if len(failures) < len(jobs) or len(codes) > 1:
-            raise PartialFailure(counts)
-        raise type(failures[0])(counts)
+            _run_job(job, place + Path(job.source).name, work, manner, is_done)
+        except BrokenPipeError:
+            raise  # nobody listens any more
+        except Exception as error:  # whatever one clip brings about, the others are still done
+            known = as_vtok_error(error, job.source)
+            known.__cause__ = None if known is error else error  # for --debug
+            failures.append(known)
+            names = {"input": job.source, "output": job.output}
+            report_failure(names, known, as_json=manner.as_json, silent=len(jobs) == 1)
+    raise_failures(failures, len(jobs))
 
 
-def _run_job(job: Job, work: Work, manner: Manner, is_done: Callable[[Path, Path], bool]) -> None:
+def _run_job(
+    job: Job, label: str, work: Work, manner: Manner, is_done: Callable[[Path, Path], bool]
+) -> None:
+    from vtok.cli.progress import frames_progress
+
     if (
         manner.skip_existing
         and job.output != STREAM
@@ -91,7 +112,7 @@ def _run_job(job: Job, work: Work, manner: Manner, is_done: Callable[[Path, Path
     with _end(job.source, sys.stdin) as source, _end(job.output, sys.stdout) as output:
         if isinstance(output, Path):
             _make_folder(output)
-        with frames_progress(Path(job.source).name, quiet=manner.quiet) as progress:
+        with frames_progress(label, quiet=manner.quiet) as progress:
             result = work(source, output, progress)
     if result.lost:
         say_warning(f"{result.input}: {result.lost}; {result.frames} frames were saved")
@@ -119,19 +140,3 @@ def _line(result: Result) -> str:
         f"{result.codes:,} codes, {result.bytes:,} bytes, {result.bpp:.4f} bpp, "
         f"{result.frames_per_second:.0f} frames/s"
     )
-
-
-def _report_failure(job: Job, error: VtokError, manner: Manner, *, silent: bool) -> None:
-    if manner.as_json:
-        print_json(
-            {
-                "input": job.source,
-                "output": job.output,
-                "status": "failed",
-                "error": type(error).__name__,
-                "message": str(error),
-                "exit_code": error.exit_code,
-            }
-        )
-    if not silent:
-        say_error(str(error))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -65,17 +66,17 @@ def decode_file(
     with _open_input(source) as stream:
         reader = CodeFileReader(stream, name=name, salvage=options.salvage)
         header = reader.header
-        model = (models or Models()).get(header.model.name)
-        check_model(header, model, name)
+        model = _model(header, models or Models(), name)
         stages = _stages(header, options)
         reader.limit_stages(stages)
         counts = Counts()
         codes = (CodeChunk(chunk.codes, chunk.num_frames) for chunk in reader)
-        chunks = counts.follow(codes, progress, reader.num_frames)
+        first = next(codes, None)  # so that no video is begun where there is nothing to put in
+        if first is None:
+            raise CodeFileError(f"{name}: {reader.lost or 'the file is whole'}; it holds no frames")
+        chunks = counts.follow(chain([first], codes), progress, reader.num_frames)
         size = (header.transform.height, header.transform.width)
         _write_video(output, header, decode_codes(chunks, model, size), options)
-        if not counts.frames:
-            raise CodeFileError(f"{name}: holds no frames")
     names = (
         str(source) if isinstance(source, (str, Path)) else "-",
         str(output) if isinstance(output, (str, Path)) else "-",
@@ -83,6 +84,15 @@ def decode_file(
     seconds = time.perf_counter() - begin
     counts.bytes, counts.lost = reader.bytes_read, reader.lost
     return make_result(names, header, stages, counts, seconds)
+
+
+def _model(header: Header, models: Models, name: str) -> Model:
+    try:
+        model = models.get(header.model.name)
+    except InputError as exc:
+        raise InputError(f"{name}: {exc}") from exc
+    check_model(header, model, name)
+    return model
 
 
 def _stages(header: Header, options: DecodeOptions) -> int:
@@ -120,6 +130,8 @@ def _open_input(source: str | Path | BinaryIO) -> Iterator[BinaryIO]:
         raise InputError(f"{source}: no such file") from exc
     except IsADirectoryError as exc:
         raise InputError(f"{source}: is a folder, not a code file") from exc
+    except OSError as exc:
+        raise InputError(f"{source}: cannot be read ({exc.strerror})") from exc
 
 
 def check_model(header: Header, model: Model, name: str) -> None:

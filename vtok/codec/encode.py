@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from vtok.codec.result import (
     choose_stages,
     make_result,
 )
+from vtok.codec.spool import on_disk
 from vtok.codec.streams import CHUNK_STEPS, CodeChunk, encode_frames
 from vtok.codec.tensors import TENSOR_WRITERS, join_codes
 from vtok.codefile import (
@@ -33,11 +32,13 @@ from vtok.codefile import (
     Transform,
     source_name,
 )
-from vtok.errors import OutputError, UsageError, VtokError
+from vtok.errors import OutputError, UsageError
+from vtok.media.frames import parse_size
 from vtok.media.reader import VideoReader
 from vtok.model import Model, load_model
 
 FORMATS = ("vtok", *TENSOR_WRITERS)
+MAX_SECONDS = 1e9  # 31 years; headers hold no more
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,23 @@ class EncodeOptions:
     num_bits: int | None = None
     overwrite: bool = False
     timeout_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no source and no model could make sense of.
+
+        Raises:
+            UsageError: naming the option.
+        """
+        if self.to not in FORMATS:
+            raise UsageError(f"--to {self.to}: expected one of {', '.join(FORMATS)}")
+        if not 0 <= self.start_seconds <= MAX_SECONDS:
+            raise UsageError(f"--start {self.start_seconds:g}: expected 0 or more seconds")
+        if self.duration_seconds is not None and not 0 < self.duration_seconds <= MAX_SECONDS:
+            raise UsageError(f"--duration {self.duration_seconds:g}: expected more than 0 seconds")
+        if not 0 < self.timeout_seconds <= MAX_SECONDS:
+            raise UsageError(f"--timeout {self.timeout_seconds:g}: expected more than 0 seconds")
+        if self.size is not None:
+            parse_size(self.size, 16, 9)  # of no source in particular
 
 
 def stages_for(model: Model, num_stages: int | None, num_bits: int | None) -> int:
@@ -97,11 +115,9 @@ def encode_file(
         UsageError: for options that do not fit.
     """
     model, options = model or load_model(), options or EncodeOptions()
-    if options.to not in FORMATS:
-        raise UsageError(f"--to {options.to}: expected one of {', '.join(FORMATS)}")
     begin, stages = time.perf_counter(), stages_for(model, options.num_stages, options.num_bits)
     with (
-        _on_disk(source) as path,
+        on_disk(source) as path,
         _open_reader(path, options) as reader,
         _open_output(output, options) as stream,
     ):
@@ -123,22 +139,6 @@ def _name(end: str | Path | BinaryIO) -> str | None:
     return str(end) if isinstance(end, (str, Path)) else None
 
 
-@contextmanager
-def _on_disk(source: str | Path | BinaryIO) -> Iterator[Path]:
-    """The path of a source; a stream is copied to a temporary file, and errors speak of it."""
-    if isinstance(source, (str, Path)):
-        yield Path(source)
-        return
-    with tempfile.TemporaryDirectory(prefix="vtok-") as folder:
-        path = Path(folder) / "standard input"
-        with path.open("wb") as file:
-            shutil.copyfileobj(source, file, 1 << 20)
-        try:
-            yield path
-        except VtokError as error:
-            raise type(error)(str(error).replace(str(path), path.name)) from error
-
-
 def _open_reader(source: Path, options: EncodeOptions) -> VideoReader:
     return VideoReader(
         source,
@@ -153,14 +153,19 @@ def _open_reader(source: Path, options: EncodeOptions) -> VideoReader:
 @contextmanager
 def _open_output(output: str | Path | BinaryIO, options: EncodeOptions) -> Iterator[CountingStream]:
     if not isinstance(output, (str, Path)):
-        yield CountingStream(output)
+        stream = CountingStream(output, "standard output")
+        yield stream
+        stream.flush()
         return
     with atomic_output(Path(output), options.overwrite) as temporary:
         try:
-            with temporary.open("wb") as file:
-                yield CountingStream(file)
+            file = temporary.open("wb")
         except OSError as exc:
             raise OutputError(f"{output}: cannot be written ({exc.strerror})") from exc
+        with file:
+            stream = CountingStream(file, str(output))
+            yield stream
+            stream.flush()
 
 
 def _header(
@@ -200,7 +205,7 @@ def _header(
             width=width,
             height=height,
             fps=reader.output_fps,
-            start=rational(options.start_seconds) if options.start_seconds else None,
+            start=rational(options.start_seconds) or None,
             duration=rational(options.duration_seconds),
         ),
         writer=f"vtok {vtok.__version__}",

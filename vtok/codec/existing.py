@@ -4,25 +4,42 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
 from vtok.codec.encode import EncodeOptions, rational, stages_for
-from vtok.codefile import CodeFileReader, Header
+from vtok.codefile import CodeFileReader, Header, source_name
 from vtok.errors import VtokError
 from vtok.media.frames import parse_size
 from vtok.media.reader import probe
 from vtok.model import Model
 
 
-def is_encoded(output: Path, model: Model, options: EncodeOptions) -> bool:
-    """Whether `output` is a whole and undamaged file, made by `model` with these options."""
-    if options.to != "vtok":
-        return output.is_file() and output.stat().st_size > 0
+def is_encoded(output: Path, source: Path, model: Model, options: EncodeOptions) -> bool:
+    """Whether `output` is whole, undamaged, and made of a `source` of that name in the same way.
+
+    A .npy file does not tell what it was made from: being whole is enough there.
+    """
     try:
-        with output.open("rb") as stream:
-            reader = CodeFileReader(stream)
-            reader.verify()
-            return _same_options(reader.header, model, options)
-    except (OSError, VtokError):
+        if options.to == "npy":
+            np.load(output, mmap_mode="r", allow_pickle=False)
+            return True
+        header = _read_header(output, options.to)
+    except (OSError, ValueError, EOFError, SafetensorError, VtokError):
         return False
+    names = (None, source_name(str(source)))  # a stream has none
+    return header.source.name in names and _same_options(header, model, options)
+
+
+def _read_header(output: Path, to: str) -> Header:
+    """The header of a code file or of a safetensors file, which is checked for being whole."""
+    if to == "safetensors":
+        with safe_open(output, framework="np") as file:
+            return Header.from_json((file.metadata() or {}).get("vtok", "").encode())
+    with output.open("rb") as stream:
+        reader = CodeFileReader(stream)
+        reader.verify()
+        return reader.header
 
 
 def _same_options(header: Header, model: Model, options: EncodeOptions) -> bool:

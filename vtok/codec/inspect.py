@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vtok.checkpoint import list_models, read_info
+from vtok.codec.spool import on_disk
 from vtok.codefile import CodeFileReader
 from vtok.codefile.container import MAGIC
 from vtok.errors import InputError
@@ -26,29 +27,30 @@ def inspect_file(name: str) -> Facts:
         CheckpointError: for a damaged checkpoint.
     """
     path = Path(name)
-    if name in list_models() or (path.suffix == ".safetensors" and path.is_file()):
+    if path.suffix == ".safetensors" or not path.exists():
         return inspect_checkpoint(name)
     try:
-        with path.open("rb") as stream:
-            if stream.read(len(MAGIC)) == MAGIC:
-                stream.seek(0)
-                return inspect_code_file(stream, name, path.stat().st_size)
-    except FileNotFoundError as exc:
-        raise InputError(f"{name}: no such file") from exc
+        if path.is_file():  # a pipe is not to be tried: what was read of it is gone
+            with path.open("rb") as stream:
+                if stream.read(len(MAGIC)) == MAGIC:
+                    stream.seek(0)
+                    return inspect_code_file(stream, name)
     except OSError as exc:
         raise InputError(f"{name}: cannot be read ({exc.strerror})") from exc
     return inspect_video(path)
 
 
-def inspect_code_file(stream: BinaryIO, name: str, size: int | None) -> Facts:
-    """Facts about a code file; a pipe is read to its end."""
+def inspect_stream(stream: BinaryIO) -> Facts:
+    """Facts about a video or a code file that comes as a stream; see `inspect_file`."""
+    with on_disk(stream) as path:
+        return {**inspect_file(str(path)), "name": "-"}
+
+
+def inspect_code_file(stream: BinaryIO, name: str) -> Facts:
+    """Facts about a code file that can be sought in, by its header and its index."""
     reader = CodeFileReader(stream, name=name)
-    if not stream.seekable():
-        for _ in reader:  # of a pipe, the number of frames is known at its end
-            pass
-    frames = reader.num_frames or 0
-    size = reader.bytes_read if size is None else size
-    header = reader.header
+    frames, header = reader.num_frames or 0, reader.header
+    size = stream.seek(0, os.SEEK_END)
     layout, shape, model = header.format, header.transform, header.model
     steps = sum(entry.num_steps for entry in reader.chunks)
     space = layout.spatial_compression
@@ -82,6 +84,12 @@ def inspect_code_file(stream: BinaryIO, name: str, size: int | None) -> Facts:
 
 def inspect_checkpoint(name: str) -> Facts:
     """Facts about a checkpoint."""
+    from vtok.checkpoint import list_models, read_info  # needs torch, which the others do not
+
+    if not Path(name).exists() and name not in list_models():
+        raise InputError(
+            f"{name}: no such file, and no shipped checkpoint ({', '.join(list_models())})"
+        )
     info = read_info(name)
     config = info.config
     return {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, BinaryIO
 
 from vtok.codec.streams import CodeChunk
 from vtok.codefile import Header
-from vtok.errors import UsageError
+from vtok.errors import OutputError, UsageError
 
 Progress = Callable[[int, int | None], None]
 """Called with the frames done so far, and with all frames where their number is known."""
@@ -162,18 +163,34 @@ def choose_stages(
 
 
 class CountingStream:
-    """A writable binary stream that counts what goes through."""
+    """A writable binary stream that counts what goes through, and names itself where it fails."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self.stream = stream
+    def __init__(self, stream: BinaryIO, name: str) -> None:
+        self.stream, self.name = stream, name
         self.count = 0
 
     def write(self, data: Any) -> int:
-        """Write, and count what was taken."""
-        taken = self.stream.write(data)
+        """Write, and count what was taken.
+
+        Raises:
+            BrokenPipeError: if nobody reads the stream any more.
+            OutputError: for any other reason.
+        """
+        with self._naming():
+            taken = self.stream.write(data)
         self.count += taken
         return taken
 
     def flush(self) -> None:
-        """Flush the stream."""
-        self.stream.flush()
+        """Flush the stream; raises as `write` does."""
+        with self._naming():
+            self.stream.flush()
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as exc:
+            raise OutputError(f"{self.name}: cannot be written ({exc.strerror})") from exc

@@ -71,7 +71,7 @@ class ClipSampler:
         window = video[start:, top : top + side, left : left + side][
             : stride * self.frames : stride
         ]
-        clip = torch.from_numpy(np.ascontiguousarray(window)).permute(0, 3, 1, 2).float()
+        clip = torch.from_numpy(np.array(window)).permute(0, 3, 1, 2).float()
         if side != self.crop:
             clip = F.interpolate(clip, (self.crop, self.crop), mode="bilinear", antialias=True)
         return clip.transpose(0, 1)

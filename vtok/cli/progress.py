@@ -1,0 +1,73 @@
+"""What a person watches: how far a clip has come, drawn on stderr where that is a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from vtok.cli.console import one_line
+
+LABEL_WIDTH = 24
+
+
+class FrameRate(ProgressColumn):
+    """Frames per second so far."""
+
+    def render(self, task: Task) -> Text:
+        """As `93 frames/s`."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.0f} frames/s", style="cyan")
+
+
+@contextmanager
+def frames_progress(
+    label: str, *, quiet: bool
+) -> Iterator[Callable[[int, int | None], None] | None]:
+    """Show how far one clip has come; gives a function to call with (done, total or None).
+
+    Off a terminal nothing is drawn, and None is given: a line a clip is said at its end anyway.
+    """
+    console = Console(stderr=True, highlight=False)
+    if quiet or not console.is_terminal:
+        yield None
+        return
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        FrameRate(),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=console,
+        transient=True,
+        expand=True,
+    ) as progress:
+        task = progress.add_task(_shortened(one_line(label)), total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def waiting(label: str, *, quiet: bool) -> Iterator[None]:
+    """Show that something is under way whose length nobody knows."""
+    console = Console(stderr=True, highlight=False)
+    if quiet or not console.is_terminal:
+        yield
+        return
+    with console.status(label):
+        yield
+
+
+def _shortened(label: str) -> str:
+    return label if len(label) <= LABEL_WIDTH else label[: LABEL_WIDTH - 1] + "…"
