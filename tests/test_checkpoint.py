@@ -94,6 +94,35 @@ def test_tensors_that_do_not_fit_are_named(saved: Path) -> None:
         load_checkpoint(saved)
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.complex64])
+def test_weights_of_other_types_are_refused(saved: Path, dtype: torch.dtype) -> None:
+    tensors = load_file(saved)
+    first = sorted(tensors)[0]
+    rewrite(saved, tensors={**tensors, first: tensors[first].to(dtype)})
+    with pytest.raises(CheckpointError, match=f"tensor {first} has type"):
+        load_checkpoint(saved)
+
+
+def test_weights_that_are_not_finite_are_refused(saved: Path) -> None:
+    tensors = load_file(saved)
+    first = sorted(tensors)[0]
+    rewrite(saved, tensors={**tensors, first: tensors[first] / 0})
+    with pytest.raises(CheckpointError, match=f"tensor {first} holds infinities or NaN"):
+        load_checkpoint(saved)
+
+
+def test_sizes_in_the_config_are_compared_before_memory_is_taken(saved: Path) -> None:
+    config = make_tokenizer().config.to_dict()
+    huge = {**config, "init_dim": 65536, "layers": ["residual"], "decoder_layers": None}
+    rewrite(saved, config={**huge, "decoder_init_dim": None})  # 464 GB in one tensor
+    with pytest.raises(CheckpointError, match="unknown tensors"):
+        load_checkpoint(saved)
+    wide = [["fold", 65536], "separable_memory", "separable_memory"]
+    rewrite(saved, config={**config, "layers": wide})  # 51 GB
+    with pytest.raises(CheckpointError, match=r"has shape \[.*16.*\], expected \[.*65536"):
+        load_checkpoint(saved)
+
+
 def test_changed_values_are_noticed(saved: Path) -> None:
     data = bytearray(saved.read_bytes())
     data[-3] ^= 1
@@ -106,6 +135,10 @@ def test_changed_values_are_noticed(saved: Path) -> None:
     ("changes", "message"),
     [
         ({"version": 2}, "version 2, this vtok reads up to 1"),
+        ({"version": True}, "no checkpoint of vtok"),
+        ({"version": -1}, "no checkpoint of vtok"),
+        ({"name": ["tiny"]}, "a name and weights_sha256 that are text"),
+        ({"name": "tiny\n"}, "a name and weights_sha256 that are text"),
         ({"format": "other"}, "no checkpoint of vtok"),
         ({"spam": 1}, "checkpoint fields"),
         ({"config": 3}, "checkpoint fields"),
@@ -122,6 +155,34 @@ def test_unknown_config_key_is_named(saved: Path) -> None:
     rewrite(saved, config={**config, "spam": 1})
     with pytest.raises(CheckpointError, match="unknown config keys: spam"):
         load_checkpoint(saved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"init_dim": 3.5}, "init_dim=3.5: expected a whole number"),
+        ({"num_stages": [1]}, r"num_stages=\[1\]: expected a whole number"),
+        ({"layers": [[]]}, r"layers=\(\): expected entries"),
+        ({"layers": ["residual"]}, "the same compression"),
+        ({"lfq_entropy_loss_weight": float("nan")}, "lfq_entropy_loss_weight=nan"),
+    ],
+)
+def test_configs_of_no_tokenizer_are_refused(saved: Path, changes: dict, message: str) -> None:
+    rewrite(saved, config={**make_tokenizer().config.to_dict(), **changes})
+    with pytest.raises(CheckpointError, match=rf"tiny\.safetensors: .*{message}"):
+        load_checkpoint(saved)
+
+
+def test_json_nested_too_deep_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "odd.safetensors"
+    save_file({"x": torch.zeros(1)}, path, {"vtok": "[" * 200_000})
+    with pytest.raises(CheckpointError, match="no checkpoint of vtok"):
+        read_info(path)
+
+
+def test_paths_that_cannot_be_are_missing_inputs() -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        read_info("x" * 5000)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\xff" * 64, b"\x00" * 8 + b"{}"])

@@ -50,6 +50,16 @@ def test_each_stage_brings_quantized_nearer(seed: int, used: int) -> None:
     assert fewer <= 0.8 / 2 ** (used - 1) + 1e-6
 
 
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32, torch.uint64]
+)
+def test_codes_of_any_integer_type_are_taken(dtype: torch.dtype) -> None:
+    codes = torch.arange(64).view(1, 1, 1, 8, 8)
+    quantizer = LFQ(64)
+    expected = quantizer.codes_to_quantized(codes)
+    assert torch.equal(quantizer.codes_to_quantized(codes.to(dtype)), expected)
+
+
 def test_prefix_of_codes_is_fewer_stages() -> None:
     quantizer = LFQ(16, num_codebooks=2, num_stages=3)
     latents = quantizer.normalize(torch.randn(2, 8, 2, 3, 3))
@@ -91,6 +101,14 @@ def test_entropies_by_hand() -> None:
     assert undecided.per_sample_entropy.item() == pytest.approx(math.log(2), abs=1e-4)
 
 
+def test_commitment_pulls_latents_to_what_they_are_quantized_to() -> None:
+    quantizer = LFQ(8, num_stages=2)
+    latents = quantizer.normalize(torch.randn(2, 3, 1, 2, 2)).requires_grad_()
+    quantizer.losses(latents).commitment.backward()
+    quantized = quantizer(latents).detach()
+    torch.testing.assert_close(latents.grad, 2 * (latents - quantized).detach() / latents.numel())
+
+
 def test_losses_stay_finite_in_half_precision() -> None:
     losses = LFQ(8, num_stages=2).losses(torch.full((1, 3, 1, 1, 1), 60.0, dtype=torch.float16))
     assert torch.isfinite(losses.per_sample_entropy)
@@ -105,6 +123,7 @@ def test_losses_stay_finite_in_half_precision() -> None:
         (torch.zeros(1, 1, 1, dtype=torch.long), r"expected \[B, K, t, h, w\]"),
         (torch.full((1, 2, 1, 1, 1), 8), "expected 0 to 7"),
         (torch.full((1, 2, 1, 1, 1), -1), "expected 0 to 7"),
+        (torch.zeros(1, 2, 1, 1, 1), "codes of type torch.float32: expected integers"),
     ],
 )
 def test_wrong_codes_are_refused(codes: torch.Tensor, message: str) -> None:

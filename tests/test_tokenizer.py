@@ -124,6 +124,35 @@ def test_streaming_equals_the_whole_clip(data: st.DataObject, kind: str) -> None
         torch.testing.assert_close(torch.cat(frames, dim=2), recon, **TOLERANCE)
 
 
+@pytest.mark.parametrize("layer", ["compress_time", "fold"])
+def test_decoder_that_remembers_nothing_streams(layer: str) -> None:
+    tokenizer = VideoTokenizer(layers=(layer,), init_dim=4, output_conv_kernel_size=(1, 3, 3))
+    assert tokenizer.decoder_lookback == 0
+    latents = torch.randn(1, tokenizer.quantizer.dim, 4, 4, 4)
+    state = StreamState()
+    with torch.no_grad():
+        parts = [tokenizer.decode(part, state=state) for part in latents.split([1, 2, 1], dim=2)]
+        torch.testing.assert_close(torch.cat(parts, dim=2), tokenizer.decode(latents), **TOLERANCE)
+
+
+@pytest.mark.parametrize("kernel", [5, 7])
+def test_chunks_shorter_than_the_kernel_stream(kernel: int) -> None:
+    tokenizer = VideoTokenizer(
+        layers=("residual",),
+        init_dim=4,
+        input_conv_kernel_size=(kernel, 3, 3),
+        output_conv_kernel_size=(kernel, 3, 3),
+        residual_conv_kernel_size=5,
+    )
+    clip, state, back = make_clip(6, 8, 8), StreamState(), StreamState()
+    with torch.no_grad():
+        parts = [tokenizer.encode(frame, state=state) for frame in clip.split(1, dim=2)]
+        latents = tokenizer.encode(clip)
+        torch.testing.assert_close(torch.cat(parts, dim=2), latents, **TOLERANCE)
+        parts = [tokenizer.decode(step, state=back) for step in latents.split(1, dim=2)]
+        torch.testing.assert_close(torch.cat(parts, dim=2), tokenizer.decode(latents), **TOLERANCE)
+
+
 def test_cloned_state_is_independent() -> None:
     tokenizer = make_tokenizer()
     clip = make_clip(9)
@@ -151,6 +180,34 @@ def test_decoder_reads_back_no_further_than_it_says() -> None:
     assert make_tokenizer("classic").decoder_lookback is None
 
 
+@pytest.mark.parametrize(
+    ("layers", "kernel", "back"),
+    [
+        (("residual", "compress_time", "separable_memory", "fold"), 3, 1),  # 4/8 + 1/4
+        (("fold", "residual", "compress_time", "separable_memory"), 5, 3),  # 4/8 + 2/2 + 1
+        (("fold", "compress_space"), 7, 2),  # 6/4
+        (("residual",), 1, 2),
+    ],
+)
+def test_a_decoder_started_as_far_back_as_it_reads_is_exact(
+    layers: tuple[str, ...], kernel: int, back: int
+) -> None:
+    torch.manual_seed(0)
+    tokenizer = VideoTokenizer(
+        layers=layers, init_dim=4, codebook_size=16, output_conv_kernel_size=(kernel, 3, 3)
+    )
+    with torch.no_grad():
+        for parameter in tokenizer.parameters():
+            parameter.add_(0.15 * torch.randn_like(parameter))
+        latents = torch.randn(1, 4, back + 4, 2, 2)
+        whole = tokenizer.decode(latents)
+        for step in range(back, back + 4):
+            late = tokenizer.decode(latents[:, :, step - back :])
+            frames = (back + 4 - step) * tokenizer.temporal_compression
+            torch.testing.assert_close(late[:, :, -frames:], whole[:, :, -frames:], **TOLERANCE)
+    assert tokenizer.decoder_lookback == back
+
+
 def test_fewer_stages_decode() -> None:
     tokenizer = make_tokenizer()
     clip = make_clip(5)
@@ -163,6 +220,39 @@ def test_fewer_stages_decode() -> None:
             assert tokenizer.decode(fewer).shape == clip.shape
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_inputs_of_any_float_type_are_taken_in_that_of_the_weights(
+    kind: str, dtype: torch.dtype
+) -> None:
+    tokenizer, cond = make_tokenizer(kind).to(dtype), make_condition(kind)
+    clip = make_clip(5, 16, 16)
+    with torch.no_grad():
+        latents = tokenizer.encode(clip, cond=cond)
+        recon = tokenizer.decode(latents.float(), cond)
+    assert (latents.dtype, recon.dtype) == (dtype, dtype)
+    assert torch.isfinite(recon).all()
+
+
+def test_decode_crops_to_what_there_is() -> None:
+    tokenizer = make_tokenizer()
+    latents = torch.randn(1, 6, 2, 2, 2)
+    with torch.no_grad():
+        assert tokenizer.decode(latents, num_frames=3, size=(7, 5)).shape == (1, 3, 3, 7, 5)
+        assert tokenizer.decode(latents, num_frames=9).shape[2] == 5
+        for size in ((9, 8), (8, 0), (-1, 8)):
+            with pytest.raises(ShapeError, match="expected 1 x 1 to 8 x 8"):
+                tokenizer.decode(latents, size=size)
+        with pytest.raises(ShapeError, match="-1 frames: expected 0 or more"):
+            tokenizer.decode(latents, num_frames=-1)
+
+
+def test_attention_over_time_takes_a_single_channel() -> None:
+    tokenizer = VideoTokenizer(layers=("attend_time",), init_dim=1)
+    clip = make_clip(3, 4, 4)
+    assert tokenizer(clip).shape == clip.shape
+
+
 def test_condition_changes_the_result_and_is_required() -> None:
     tokenizer = make_tokenizer("conditioned")
     clip, cond = make_clip(3), make_condition("conditioned")
@@ -172,6 +262,9 @@ def test_condition_changes_the_result_and_is_required() -> None:
         )
     with pytest.raises(ShapeError, match="pass cond="):
         tokenizer.encode(clip)
+    for wrong in (torch.zeros(1, 5), torch.zeros(4)):
+        with pytest.raises(ShapeError, match=r"cond of shape .*expected a tensor \[B, 4\]"):
+            tokenizer.encode(clip, cond=wrong)
 
 
 def test_modulated_convolution_equals_modulated_weights() -> None:
@@ -223,7 +316,25 @@ def test_wrong_latents_are_refused() -> None:
         ({"layers": ("residul",)}, "'residul': expected one of residual"),
         ({"layers": ("cond_residual",)}, "dim_cond=None"),
         ({"pad_mode": "mirror"}, "pad_mode='mirror'"),
-        ({"num_stages": 0}, "num_stages=0: expected at least 1"),
+        ({"num_stages": 0}, "num_stages=0: expected a whole number from 1 to 16"),
+        ({"num_codebooks": True}, "num_codebooks=True: expected a whole number"),
+        ({"init_dim": 8.0}, "init_dim=8.0: expected a whole number"),
+        ({"channels": "3"}, "channels='3': expected a whole number"),
+        ({"init_dim": 10**9}, "from 1 to 65536"),
+        ({"codebook_size": 512.0}, "codebook_size=512.0: expected a power of two"),
+        ({"lfq_entropy_loss_weight": float("nan")}, "lfq_entropy_loss_weight=nan"),
+        ({"lfq_diversity_gamma": "1"}, "lfq_diversity_gamma='1'"),
+        ({"residual_conv_kernel_size": -1}, "residual_conv_kernel_size=-1: expected an odd"),
+        ({"input_conv_kernel_size": (-1, 3, 3)}, "three odd numbers from 1"),
+        ({"output_conv_kernel_size": 3}, "output_conv_kernel_size=3: expected three odd"),
+        ({"layers": None}, "layers=None: expected a tuple"),
+        ({"layers": ("residual", 64)}, r"layers=64: expected entries kind or \(kind, number\)"),
+        ({"layers": (("residual", 0),)}, "a whole number from 1 to 65536 beside the kind"),
+        ({"layers": (("consecutive_residual", -1),)}, "a whole number from 1 to 65536"),
+        ({"layers": (("consecutive_residual", 5000),)}, "5000: expected at most 1000 layers"),
+        ({"layers": ("compress_space",) * 20}, "compress_space leads to 131072 channels"),
+        ({"layers": ("cond_residual",), "dim_cond": 0}, "dim_cond=0: expected a whole number"),
+        ({"decoder_init_dim": 8}, "decoder_init_dim=8: expected decoder_layers with it"),
         ({"input_conv_kernel_size": (2, 3, 3)}, "three odd numbers"),
         ({"layers": ("fold",), "decoder_layers": ("residual",)}, "the same compression"),
     ],
@@ -231,6 +342,12 @@ def test_wrong_latents_are_refused() -> None:
 def test_wrong_arguments_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         VideoTokenizer(**arguments)
+
+
+def test_lists_are_as_good_as_tuples() -> None:
+    given = TokenizerConfig(layers=[["residual", 8]], input_conv_kernel_size=[3, 3, 3])
+    assert given == TokenizerConfig(layers=(("residual", 8),), input_conv_kernel_size=(3, 3, 3))
+    hash(given)
 
 
 def test_config_survives_json() -> None:

@@ -6,8 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vtok.codec.decode import decode_file
-    from vtok.codec.encode import encode_file
+    from vtok.codec.decode import DecodeOptions, decode_file
+    from vtok.codec.encode import EncodeOptions, encode_file
     from vtok.nn.streaming import StreamState
     from vtok.nn.token_learner import (
         TokenFuser,
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "DecodeOptions",
+    "EncodeOptions",
     "StreamState",
     "TokenFuser",
     "TokenLearner",
@@ -31,6 +33,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "DecodeOptions": "vtok.codec.decode",
+    "EncodeOptions": "vtok.codec.encode",
     "StreamState": "vtok.nn.streaming",
     "TokenFuser": "vtok.nn.token_learner",
     "TokenLearner": "vtok.nn.token_learner",

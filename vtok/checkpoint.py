@@ -21,6 +21,7 @@ from vtok.errors import CheckpointError, InputError, UsageError
 from vtok.nn.tokenizer import VideoTokenizer
 
 FORMAT, VERSION = "vtok.checkpoint", 1
+WEIGHT_TYPES = ("F64", "F32", "F16", "BF16")  # as safetensors spells them
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 
 
@@ -60,8 +61,11 @@ def resolve_path(name_or_path: str | Path) -> Path:
     if str(name_or_path) in list_models():
         return shipped
     path = Path(name_or_path)
-    if path.is_file():
-        return path
+    try:
+        if path.is_file():
+            return path
+    except OSError as exc:
+        raise InputError(f"{name_or_path}: cannot be read ({exc.strerror})") from exc
     names = ", ".join(list_models()) or "none"
     raise InputError(f"{name_or_path}: no such checkpoint: pass a file or a shipped name ({names})")
 
@@ -120,19 +124,22 @@ def load_checkpoint(name_or_path: str | Path) -> tuple[VideoTokenizer, Checkpoin
 
     Raises:
         InputError: if there is no such file.
-        CheckpointError: for unknown, missing, wrongly shaped or changed tensors, unknown config
-            keys and later versions, each by name.
+        CheckpointError: for unknown, missing, wrongly shaped or changed tensors, numbers that are
+            not finite, configs that no tokenizer can have and later versions, each by name.
     """
     info = read_info(name_or_path)
     with _open(info.path) as file:
+        _check_tensors(info, file)
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     if weights_digest(tensors) != info.weights_sha256:
         raise CheckpointError(
             f"{info.path}: the weights do not match their SHA-256: fetch it again"
         )
     tokenizer = VideoTokenizer.from_config(info.config)
-    _check_tensors(info.path, tensors, tokenizer.state_dict())
     tokenizer.load_state_dict(tensors, strict=True)
+    for key, tensor in tokenizer.state_dict().items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{info.path}: tensor {key} holds infinities or NaN")
     return tokenizer.eval(), info
 
 
@@ -179,9 +186,9 @@ def _about(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
     try:
         about = json.loads((metadata or {})["vtok"])
         version = about["version"]
-    except (KeyError, ValueError, TypeError) as exc:
+    except (KeyError, ValueError, TypeError, RecursionError) as exc:
         raise CheckpointError(f"{path}: a safetensors file, but no checkpoint of vtok") from exc
-    if about.get("format") != FORMAT or not isinstance(version, int):
+    if about.get("format") != FORMAT or type(version) is not int or version < 1:
         raise CheckpointError(f"{path}: a safetensors file, but no checkpoint of vtok")
     if version > VERSION:
         raise CheckpointError(
@@ -192,24 +199,44 @@ def _about(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: checkpoint fields {sorted(about)}: expected {sorted(expected)}"
         )
+    name, digest = about["name"], about["weights_sha256"]
+    if not (isinstance(name, str) and name.isprintable() and isinstance(digest, str)):
+        raise CheckpointError(f"{path}: expected a name and weights_sha256 that are text")
     return about  # type: ignore[no-any-return]
 
 
 def _config(path: Path, data: dict[str, Any]) -> TokenizerConfig:
     try:
         return TokenizerConfig.from_dict(data)
-    except (UsageError, TypeError) as exc:
+    except UsageError as exc:
         raise CheckpointError(f"{path}: {exc}") from exc
 
 
-def _check_tensors(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def _check_tensors(info: CheckpointInfo, file: Any) -> None:
+    """Compare what the file says of its tensors with the config, before memory is taken."""
+    expected = _expected_shapes(info)
+    found = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
     if unknown := sorted(set(found) - set(expected)):
-        raise CheckpointError(f"{path}: unknown tensors: {', '.join(unknown[:5])}")
+        raise CheckpointError(f"{info.path}: unknown tensors: {', '.join(unknown[:5])}")
     if missing := sorted(set(expected) - set(found)):
-        raise CheckpointError(f"{path}: missing tensors: {', '.join(missing[:5])}")
+        raise CheckpointError(f"{info.path}: missing tensors: {', '.join(missing[:5])}")
     for key, tensor in found.items():
-        if tensor.shape != expected[key].shape:
+        if tensor.get_shape() != expected[key]:
             raise CheckpointError(
-                f"{path}: tensor {key} has shape {list(tensor.shape)}, "
-                f"expected {list(expected[key].shape)}"
+                f"{info.path}: tensor {key} has shape {tensor.get_shape()}, "
+                f"expected {expected[key]}"
             )
+        if tensor.get_dtype() not in WEIGHT_TYPES:
+            raise CheckpointError(
+                f"{info.path}: tensor {key} has type {tensor.get_dtype()}, "
+                f"expected one of {', '.join(WEIGHT_TYPES)}"
+            )
+
+
+def _expected_shapes(info: CheckpointInfo) -> dict[str, list[int]]:
+    try:
+        with torch.device("meta"):  # shapes without numbers: the config may ask for any size
+            tokenizer = VideoTokenizer.from_config(info.config)
+    except UsageError as exc:
+        raise CheckpointError(f"{info.path}: {exc}") from exc
+    return {key: list(tensor.shape) for key, tensor in tokenizer.state_dict().items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,13 @@ LAYER_KINDS = (
     "linear_attend_space", "attend_time", "gateloop_time", *COND_KINDS,
     "separable", "separable_memory", "fold",
 )  # fmt: skip
+KERNELS = ("input_conv_kernel_size", "output_conv_kernel_size")
+WEIGHTS = ("lfq_entropy_loss_weight", "lfq_commitment_loss_weight", "lfq_diversity_gamma")
+# A config comes from a file that nobody vouches for: what it may ask for is bounded.
+MAX_WIDTH, MAX_KERNEL, MAX_LAYERS, MAX_WEIGHT = 1 << 16, 63, 1000, 10**6
+LARGEST = {
+    "num_codebooks": 255, "channels": 64, "init_dim": MAX_WIDTH, "num_stages": 16, "patch_size": 64,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,46 +57,63 @@ class TokenizerConfig:
         Raises:
             UsageError: naming the field, the value found and what is expected.
         """
-        size = self.codebook_size
-        _require(
-            1 < size <= 2**32 and size & (size - 1) == 0,
-            "codebook_size",
-            size,
-            "a power of two from 2 to 2^32",
-        )
-        for name in ("num_codebooks", "channels", "init_dim", "num_stages", "patch_size"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        _require(self.num_stages <= 16, "num_stages", self.num_stages, "at most 16")
-        _require(
-            self.pad_mode in PAD_MODES, "pad_mode", self.pad_mode, f"one of {', '.join(PAD_MODES)}"
-        )
-        for name in ("input_conv_kernel_size", "output_conv_kernel_size"):
+        for name in ("layers", "decoder_layers", *KERNELS):  # JSON has lists
+            object.__setattr__(self, name, _as_tuples(getattr(self, name)))
+        self._check_numbers()
+        for name in KERNELS:
             kernel = getattr(self, name)
-            _require(
-                len(kernel) == 3 and all(k % 2 == 1 for k in kernel),
-                name,
-                kernel,
-                "three odd numbers",
-            )
-        _require(
-            self.residual_conv_kernel_size % 2 == 1,
-            "residual_conv_kernel_size",
-            self.residual_conv_kernel_size,
-            "an odd number",
-        )
-        for spec in (*self.layers, *(self.decoder_layers or ())):
-            self._check_layer(spec)
+            valid = isinstance(kernel, tuple) and len(kernel) == 3 and all(map(_is_odd, kernel))
+            _require(valid, name, kernel, f"three odd numbers from 1 to {MAX_KERNEL}")
+        modes = ", ".join(PAD_MODES)
+        _require(self.pad_mode in PAD_MODES, "pad_mode", self.pad_mode, f"one of {modes}")
+        self._check_layers("layers", self.layers)
+        mirrors = self.decoder_layers is None
+        if not mirrors:
+            self._check_layers("decoder_layers", self.decoder_layers)
+        width = self.decoder_init_dim
+        _require(not mirrors or width is None, "decoder_init_dim", width, "decoder_layers with it")
 
-    def _check_layer(self, spec: LayerSpec) -> None:
-        kind = spec if isinstance(spec, str) else spec[0]
-        _require(kind in LAYER_KINDS, "layers", kind, f"one of {', '.join(LAYER_KINDS)}")
-        if kind in COND_KINDS:
-            _require(
-                self.dim_cond is not None,
-                "dim_cond",
-                self.dim_cond,
-                f"a number, for the layer {kind}",
-            )
+    def _check_numbers(self) -> None:
+        for name, most in LARGEST.items():
+            value = getattr(self, name)
+            _require(_is_integer(value, most), name, value, f"a whole number from 1 to {most}")
+        for name in ("dim_cond", "decoder_init_dim"):
+            value = getattr(self, name)
+            valid = value is None or _is_integer(value, MAX_WIDTH)
+            _require(valid, name, value, f"a whole number from 1 to {MAX_WIDTH}")
+        size = self.codebook_size
+        valid = _is_integer(size, 2**32) and size > 1 and size & (size - 1) == 0
+        _require(valid, "codebook_size", size, "a power of two from 2 to 2^32")
+        size = self.residual_conv_kernel_size
+        expected = f"an odd number from 1 to {MAX_KERNEL}"
+        _require(_is_odd(size), "residual_conv_kernel_size", size, expected)
+        for name in WEIGHTS:
+            value = getattr(self, name)
+            valid = type(value) in (int, float) and abs(value) <= MAX_WEIGHT  # no NaN either
+            _require(valid, name, value, f"a number of at most {MAX_WEIGHT}")
+
+    def _check_layers(self, name: str, layers: object) -> None:
+        _require(isinstance(layers, tuple), name, layers, "a tuple of entries")
+        assert isinstance(layers, tuple)
+        units = 0
+        for spec in layers:
+            kind, number = self._check_layer(name, spec)
+            units += (number or 1) if kind == "consecutive_residual" else 1
+        _require(units <= MAX_LAYERS, name, units, f"at most {MAX_LAYERS} layers")
+
+    def _check_layer(self, name: str, spec: object) -> tuple[str, int | None]:
+        entry = (spec, None) if isinstance(spec, str) else spec
+        pair = isinstance(entry, tuple) and len(entry) == 2
+        _require(pair, name, spec, "entries kind or (kind, number)")
+        assert isinstance(entry, tuple)
+        kind, number = entry
+        _require(kind in LAYER_KINDS, name, kind, f"one of {', '.join(LAYER_KINDS)}")
+        valid = number is None or _is_integer(number, MAX_WIDTH)
+        _require(valid, name, spec, f"a whole number from 1 to {MAX_WIDTH} beside the kind")
+        conditioned = kind in COND_KINDS
+        expected = f"a number, for the layer {kind}"
+        _require(not conditioned or self.dim_cond is not None, "dim_cond", None, expected)
+        return kind, number
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -103,19 +128,30 @@ class TokenizerConfig:
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(data) - known):
-            raise UsageError(f"unknown config keys: {', '.join(unknown)}")
+            raise UsageError(f"unknown config keys: {', '.join(unknown[:5])}")
         if missing := sorted(known - set(data)):
             raise UsageError(f"missing config keys: {', '.join(missing)}")
-        return cls(**{key: _as_tuples(value) for key, value in data.items()})
+        return cls(**data)
 
 
 def _require(valid: bool, name: str, value: object, expected: str) -> None:
     if not valid:
-        raise UsageError(f"{name}={value!r}: expected {expected}")
+        raise UsageError(f"{name}={reprlib.repr(value)}: expected {expected}")
+
+
+def _is_integer(value: object, most: int) -> bool:
+    return type(value) is int and 1 <= value <= most  # a bool is no number here
+
+
+def _is_odd(value: object) -> bool:
+    return type(value) is int and 1 <= value <= MAX_KERNEL and value % 2 == 1
 
 
 def _as_tuples(value: Any) -> Any:
-    return tuple(_as_tuples(item) for item in value) if isinstance(value, list) else value
+    """A list of entries that may be lists themselves, as tuples; anything else as it is."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    return tuple(tuple(item) if isinstance(item, list) else item for item in value)
 
 
 PRESETS: dict[str, TokenizerConfig] = {

@@ -70,7 +70,7 @@ def pick_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as exc:  # torch asserts where it was built without CUDA
         reason = str(exc).splitlines()[0]
         raise UsageError(f"--device {name}: not usable here ({reason}); try --device cpu") from exc

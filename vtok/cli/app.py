@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from types import FrameType
 from typing import Annotated, Any
 
@@ -43,8 +44,10 @@ class ErrorBoundary(TyperGroup):
         except KeyboardInterrupt as error:
             raise typer.Exit(128 + signal.SIGINT) from error
         except Exception as error:  # the last line of defence: nothing may become a traceback
-            if hasattr(error, "format_message") or ctx.meta.get(opt.DEBUG):
-                raise  # wrong usage, which Typer words, or asked for
+            if hasattr(error, "format_message"):
+                raise  # wrong usage, which Typer words
+            if ctx.meta.get(opt.DEBUG):
+                traceback.print_exception(error)
             known = as_vtok_error(error)
             say_error(str(known))
             raise typer.Exit(known.exit_code) from error

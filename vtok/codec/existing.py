@@ -11,6 +11,8 @@ from vtok.codec.encode import EncodeOptions, rational, stages_for
 from vtok.codefile import CodeFileReader, Header, source_name
 from vtok.errors import VtokError
 from vtok.media.frames import parse_size
+from vtok.media.images import PICTURE_SUFFIXES
+from vtok.media.index import read_index
 from vtok.media.reader import probe
 from vtok.model import Model
 
@@ -58,9 +60,22 @@ def _same_options(header: Header, model: Model, options: EncodeOptions) -> bool:
 
 
 def is_decoded(output: Path, source: Path) -> bool:
-    """Whether `output` is a readable video with as many frames as the code file `source`."""
+    """Whether `output` is a whole video with the size and the frames of the code file `source`.
+
+    A video does not tell what it was made from: which stages were used, and how well it was
+    compressed, is not looked at.
+    """
     try:
         with source.open("rb") as stream:
-            return probe(output).num_frames == CodeFileReader(stream).num_frames
+            reader = CodeFileReader(stream)
+            shape, frames = reader.header.transform, reader.num_frames
+        if output.suffix.lower() in PICTURE_SUFFIXES:
+            picture = probe(output)
+            found = (picture.width, picture.height, picture.num_frames)
+        else:
+            index = read_index(output)
+            whole = index.timeline.num_frames if index.damage is None else None
+            found = (index.width, index.height, whole)
     except (OSError, VtokError):
         return False
+    return found == (shape.width, shape.height, frames)

@@ -93,7 +93,7 @@ def decode_codes(
 def frames_to_clip(frames: Frames, model: Model) -> Tensor:
     """uint8 [T, H, W, 3] -> [1, 3, T, H, W] in -1..1, on the model's device, in its type."""
     video = torch.from_numpy(frames).to(model.device).permute(3, 0, 1, 2)
-    return video.unsqueeze(0).to(model.dtype).div_(127.5).sub_(1)
+    return video.unsqueeze(0).float().div_(127.5).sub_(1).to(model.dtype)
 
 
 def clip_to_frames(clip: Tensor) -> Frames:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from vtok.nn.layers import condition, per_channel
+from vtok.nn.layers import modulation, per_channel
 from vtok.nn.streaming import CausalLayer, Context
 
 DIM_HEAD, HEADS = 32, 8
@@ -32,7 +32,7 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """[B, dim, T, H, W] -> the same shape."""
-        gain = self.to_gain(condition(context)) if self.conditioned else self.gain[None]
+        gain = modulation(self.to_gain, context) if self.conditioned else self.gain[None]
         scaled = F.normalize(x, dim=1) * x.shape[1] ** 0.5
         return scaled * per_channel(gain)
 
@@ -143,7 +143,7 @@ class TokenShift(CausalLayer):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """[B, dim, T, H, W] -> the same shape."""
-        here, shifted = x.chunk(2, dim=1)
+        here, shifted = x.tensor_split(2, dim=1)
         past = context.past(self)
         first = torch.zeros_like(shifted[:, :, :1]) if past is None else past
         context.remember(self, shifted[:, :, -1:])

@@ -23,6 +23,21 @@ def pad_space(x: Tensor, amounts: tuple[int, int], mode: str) -> Tensor:
     return F.pad(x, (amounts[1], amounts[1], amounts[0], amounts[0], 0, 0), mode=mode)
 
 
+def crop(clip: Tensor, num_frames: int | None, size: tuple[int, int] | None) -> Tensor:
+    """At most the first `num_frames` of [B, C, T, H, W], and the top left (height, width) of each.
+
+    Raises:
+        ShapeError: for a negative number of frames, or a size that the frames do not have.
+    """
+    if num_frames is not None and num_frames < 0:
+        raise ShapeError(f"{num_frames} frames: expected 0 or more")
+    height, width = size or clip.shape[-2:]
+    if not (0 < height <= clip.shape[-2] and 0 < width <= clip.shape[-1]):
+        most = " x ".join(map(str, clip.shape[-2:]))
+        raise ShapeError(f"size {height} x {width}: expected 1 x 1 to {most}")
+    return clip[:, :, :num_frames, :height, :width]
+
+
 class CausalConv3d(CausalLayer):
     """3-D convolution that sees no later frame.
 
@@ -145,9 +160,9 @@ class CondResidualUnit(CausalLayer):
         """[B, dim, T, H, W] -> the same shape.
 
         Raises:
-            ShapeError: where the tokenizer was given no condition.
+            ShapeError: where the tokenizer was given no condition, or one of another width.
         """
-        scale = self.to_scale(condition(context)) + 1  # [B, dim]
+        scale = modulation(self.to_scale, context) + 1  # [B, dim]
         power = self.conv.conv.weight.square().sum((2, 3, 4))  # [dim_out, dim]
         demodulate = (scale.square() @ power.T).clamp(min=1e-8).rsqrt()
         hidden = self.conv(x * per_channel(scale), context)
@@ -158,15 +173,19 @@ class CondResidualUnit(CausalLayer):
         return x + F.elu(self.pointwise(hidden, context))
 
 
-def condition(context: Context) -> Tensor:
-    """The condition vectors [B, dim_cond].
+def modulation(linear: nn.Linear, context: Context) -> Tensor:
+    """What `linear` makes of the condition vectors [B, dim_cond]: one number a channel.
 
     Raises:
-        ShapeError: where there are none.
+        ShapeError: where there are none, or of another width.
     """
-    if context.cond is None:
-        raise ShapeError("this tokenizer is conditioned: pass cond=, a tensor [B, dim_cond]")
-    return context.cond
+    cond, expected = context.cond, f"a tensor [B, {linear.in_features}]"
+    if cond is None:
+        raise ShapeError(f"this tokenizer is conditioned: pass cond=, {expected}")
+    if cond.ndim != 2 or cond.shape[1] != linear.in_features:
+        raise ShapeError(f"cond of shape {list(cond.shape)}: expected {expected}")
+    out: Tensor = linear(cond.to(linear.weight.dtype))
+    return out
 
 
 def per_channel(values: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from vtok.errors import ShapeError
 
 FIRST_SCALE = 0.8  # mean absolute value of a unit Gaussian: the best two-level approximation of it
-MAX_BITS_PER_CODE = 32
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class LFQ(nn.Module):
         self.dim = num_codebooks * self.bits_per_code
         self.codes_per_position = num_stages * num_codebooks
         self.scales = tuple(FIRST_SCALE / 2**stage for stage in range(num_stages))
-        place = 2 ** torch.arange(self.bits_per_code - 1, -1, -1)
+        place = torch.tensor([2**bit for bit in reversed(range(self.bits_per_code))])
         self.register_buffer("place", place, persistent=False)
         self.place: Tensor
 
@@ -107,14 +106,14 @@ class LFQ(nn.Module):
         return codes.squeeze(1) if self.codes_per_position == 1 else codes
 
     def codes_to_quantized(self, codes: Tensor) -> Tensor:
-        """int64 codes of all stages or of the first few -> quantized float32 [B, D, t, h, w].
+        """Integers of all stages or of the first few -> quantized float32 [B, D, t, h, w].
 
         Raises:
-            ShapeError: for a wrong number of dimensions, stages or codes out of range.
+            ShapeError: for a wrong type or number of dimensions or stages, or codes out of range.
         """
         if self.codes_per_position == 1 and codes.ndim == 4:
             codes = codes.unsqueeze(1)
-        self._check(codes)
+        codes = self._check(codes)
         bits = (codes.unsqueeze(-1) & self.place) != 0
         signs = rearrange(bits, "b (s k) t h w d -> b s (k d) t h w", k=self.num_codebooks)
         return self._stage_values(signs, torch.float32).sum(1)
@@ -124,7 +123,10 @@ class LFQ(nn.Module):
         scales = rearrange(scales, "s -> s 1 1 1 1")
         return torch.where(signs, scales, -scales)
 
-    def _check(self, codes: Tensor) -> None:
+    def _check(self, codes: Tensor) -> Tensor:
+        if codes.is_floating_point() or codes.is_complex():
+            raise ShapeError(f"codes of type {codes.dtype}: expected integers")
+        codes = codes.long()  # little works on the unsigned types that codes are stored in
         if (
             codes.ndim != 5
             or codes.shape[1] % self.num_codebooks
@@ -139,6 +141,7 @@ class LFQ(nn.Module):
                 f"codes from {int(codes.min())} to {int(codes.max())}: "
                 f"expected 0 to {self.codebook_size - 1}"
             )
+        return codes
 
     def losses(self, latents: Tensor) -> QuantizerLosses:
         """Entropy factorised per bit (BSQ, arXiv 2406.07548), averaged over the stages."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from vtok.config import LayerSpec, TokenizerConfig
+from vtok.config import MAX_WIDTH, LayerSpec, TokenizerConfig
+from vtok.errors import UsageError
 from vtok.nn.attention import AttendSpace, AttendTime, GateLoopTime
 from vtok.nn.layers import (
     CausalConv3d,
@@ -44,7 +45,11 @@ COMPRESSION = {"compress_space": (1, 2), "compress_time": (2, 1), "fold": (FOLD_
 
 
 def resolve(layers: Sequence[LayerSpec], dim: int) -> list[Rung]:
-    """The rungs of `layers` from the pixel side, starting with `dim` channels."""
+    """The rungs of `layers` from the pixel side, starting with `dim` channels.
+
+    Raises:
+        UsageError: where doubling makes a layer too wide.
+    """
     rungs: list[Rung] = []
     for spec in layers:
         kind, value = (spec, None) if isinstance(spec, str) else spec
@@ -57,6 +62,10 @@ def resolve(layers: Sequence[LayerSpec], dim: int) -> list[Rung]:
                 rungs.append(Rung("project", dim, value))
             rungs.append(Rung(kind, value or dim, value or dim))
         dim = rungs[-1].dim_out
+        if dim > MAX_WIDTH:
+            raise UsageError(
+                f"layers: {kind} leads to {dim} channels: expected at most {MAX_WIDTH}"
+            )
     return rungs
 
 
@@ -81,6 +90,8 @@ class CausalStack(nn.Module):
         """Apply all layers to one chunk."""
         for layer in self.layers:
             x = layer(x, context)
+        # marks the stream as started even where no layer has anything to remember
+        context.remember(self, x.new_zeros(()))
         return x
 
 

@@ -53,7 +53,7 @@ class CausalLayer(nn.Module):
     """A layer on [B, C, T, H, W] whose output never depends on later frames.
 
     Attributes:
-        lookback: how many steps of its own output grid back it reads; None where unbounded.
+        lookback: how many steps of the finer of its grids back it reads; None where unbounded.
     """
 
     lookback: int | None = 0

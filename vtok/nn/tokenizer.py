@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vtok.config import PRESETS, LayerSpec, TokenizerConfig
 from vtok.errors import ShapeError, UsageError
+from vtok.nn.layers import crop
 from vtok.nn.losses import LossBreakdown, reconstruction_loss
 from vtok.nn.quantize import LFQ
 from vtok.nn.stack import build_decoder, build_encoder, compression, resolve
@@ -37,8 +38,8 @@ class VideoTokenizer(nn.Module):
         dim_cond: width of the condition vectors that the `cond_` layers take.
         input_conv_kernel_size: of the first convolution, over time, height and width.
         output_conv_kernel_size: of the last.
-        pad_mode: constant, reflect or replicate; in space. In time `constant` pads zeros before
-            the first frame, the others repeat it.
+        pad_mode: of the first, last and residual convolutions, in space: constant, reflect or
+            replicate. In time `constant` pads zeros before the first frame, the others repeat it.
         lfq_entropy_loss_weight: of the quantizer's entropy loss.
         lfq_commitment_loss_weight: of its commitment loss.
         lfq_diversity_gamma: weight of the batch entropy within the entropy loss.
@@ -123,6 +124,11 @@ class VideoTokenizer(nn.Module):
         return cls.from_config(PRESETS[name])
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights, in which clips are encoded and decoded."""
+        return next(self.parameters()).dtype
+
+    @property
     def decoder_lookback(self) -> int | None:
         """How many latent steps before a frame its pixels depend on; None where all of them."""
         return self.decoder.lookback
@@ -154,11 +160,8 @@ class VideoTokenizer(nn.Module):
         Raises:
             ShapeError: for a wrong shape, type or number of stages.
         """
-        if quantize:
-            return self.quantizer.latents_to_codes(
-                self.encode_latents(video, cond, state), num_stages
-            )
-        return self.encode_latents(video, cond, state)
+        latents = self.encode_latents(video, cond, state)
+        return self.quantizer.latents_to_codes(latents, num_stages) if quantize else latents
 
     def encode_latents(
         self, video: Tensor, cond: Tensor | None = None, state: StreamState | None = None
@@ -166,7 +169,7 @@ class VideoTokenizer(nn.Module):
         """Clip [B, C, T, H, W] to latents [B, D, t, h, w]; see `encode`."""
         clip = self._pad(self._as_clip(video), first=state is None or not state.started)
         p = self.config.patch_size
-        patches = rearrange(clip, "b c t (h p) (w q) -> b (p q c) t h w", p=p, q=p)
+        patches = rearrange(clip.to(self.dtype), "b c t (h p) (w q) -> b (p q c) t h w", p=p, q=p)
         patches = patches.contiguous(memory_format=torch.channels_last_3d)
         return self.quantizer.normalize(self.encoder(patches, Context(state, cond)))
 
@@ -185,27 +188,26 @@ class VideoTokenizer(nn.Module):
             codes_or_latents: integers as `encode` gives them, of all stages or the first few; or
                 floats [B, D, t, h, w].
             cond: condition vectors [B, dim_cond], for conditioned layers.
-            num_frames: frames to keep; all by default.
-            size: (height, width) to keep; all by default.
+            num_frames: frames to keep at most; all by default.
+            size: (height, width) to keep, no larger than there is; all by default.
             state: memory of a stream, where this is its next chunk.
 
         Returns:
             The clip [B, C, T, H, W], about -1..1, not clamped.
 
         Raises:
-            ShapeError: for a wrong shape or codes out of range.
+            ShapeError: for a wrong shape or size, or codes out of range.
         """
         floating = codes_or_latents.is_floating_point()
         quantized = codes_or_latents if floating else self.dequantize(codes_or_latents)
         self._check_latents(quantized)
         first = state is None or not state.started
-        patches = quantized.contiguous(memory_format=torch.channels_last_3d)
+        patches = quantized.to(self.dtype).contiguous(memory_format=torch.channels_last_3d)
         patches = self.decoder(patches, Context(state, cond))
         skip = self.temporal_compression - 1 if first else 0  # what stands before the first frame
         p = self.config.patch_size
         clip = rearrange(patches[:, :, skip:], "b (p q c) t h w -> b c t (h p) (w q)", p=p, q=p)
-        height, width = size or clip.shape[-2:]
-        return clip[:, :, :num_frames, :height, :width]
+        return crop(clip, num_frames, size)
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Codes to quantized [B, D, t, h, w] in the weights' type.
@@ -213,7 +215,7 @@ class VideoTokenizer(nn.Module):
         Raises:
             ShapeError: for a wrong shape or codes out of range.
         """
-        return self.quantizer.codes_to_quantized(codes).to(next(self.decoder.parameters()).dtype)
+        return self.quantizer.codes_to_quantized(codes).to(self.dtype)
 
     def reconstruct(
         self, video: Tensor, cond: Tensor | None = None, num_stages: int | None = None
@@ -284,10 +286,8 @@ class VideoTokenizer(nn.Module):
 
     def _check_latents(self, quantized: Tensor) -> None:
         if quantized.ndim != 5 or quantized.shape[1] != self.quantizer.dim or 0 in quantized.shape:
-            raise ShapeError(
-                f"latents of shape {list(quantized.shape)}: "
-                f"expected [B, {self.quantizer.dim}, t, h, w]"
-            )
+            expected = f"[B, {self.quantizer.dim}, t, h, w]"
+            raise ShapeError(f"latents of shape {list(quantized.shape)}: expected {expected}")
 
     def _pad(self, clip: Tensor, *, first: bool) -> Tensor:
         """Repeat the last frame and the edges up to whole latent steps."""

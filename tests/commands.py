@@ -1,0 +1,41 @@
+"""Running commands in this process, as a shell would, on small videos and a tiny model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from models import make_tokenizer
+from typer.testing import CliRunner, Result
+
+from vtok.checkpoint import save_checkpoint
+from vtok.cli.app import app
+from vtok.codec.encode import EncodeOptions, encode_file
+from vtok.model import Model, load_model
+
+
+def vtok(*arguments: str | Path, data: bytes | None = None) -> Result:
+    """Run `vtok` with these arguments, and `data` on its standard input."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=data)
+
+
+def rows(result: Result) -> list[dict[str, Any]]:
+    """The lines of JSON that a command wrote."""
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def tiny_checkpoint(folder: Path, name: str = "tiny", seed: int = 0) -> Path:
+    """Write the checkpoint of a tiny tokenizer with three stages of 6 bits."""
+    path = folder / f"{name}.safetensors"
+    save_checkpoint(path, make_tokenizer("fast", seed), name)
+    return path
+
+
+def tiny_model(folder: Path) -> Model:
+    """The tiny tokenizer, loaded in the usual way."""
+    return load_model(tiny_checkpoint(folder))
+
+
+def encode(source: Path, output: Path, model: Model, **options: Any) -> Path:
+    """Encode a file; returns where its codes are."""
+    encode_file(source, output, model=model, options=EncodeOptions(**options))
+    return output
