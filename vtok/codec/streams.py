@@ -16,7 +16,7 @@ from vtok.nn.streaming import StreamState
 
 Frames = npt.NDArray[np.uint8]
 CHUNK_STEPS = 8  # latent steps in a chunk of a code file: about a second of video
-PASS_PIXELS = 1_200_000  # of one pass through the model: 16 frames of 256x256 stay in cache
+PASS_PIXELS = 600_000  # of one pass through the model: 8 frames of 256x256 stay in cache
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,47 @@
+"""Choosing what a checkpoint runs on."""
+
+import pytest
+import torch
+
+from vtok import model
+from vtok.errors import InputError, UsageError
+from vtok.model import Models, pick_device, pick_dtype
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("cuda", "expected"), [(True, "cuda"), (False, "cpu")])
+def test_auto_takes_cuda_where_there_is_one(monkeypatch, cuda: bool, expected: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    assert pick_device("auto").type == expected
+
+
+@pytest.mark.parametrize(("fast", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_computes_in_bfloat16_where_the_hardware_does(
+    monkeypatch, fast: bool, expected: torch.dtype
+) -> None:
+    for name in model._BFLOAT16_PROBES:
+        monkeypatch.setattr(torch.cpu, name, lambda: fast)
+    assert pick_dtype("auto", CPU) == expected
+    assert pick_dtype("float16", CPU) == torch.float16
+
+
+@pytest.mark.parametrize("name", ["tpu", "cuda:99", "meta"])
+def test_unusable_device_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=f"--device {name}: not usable here .*try --device cpu"):
+        pick_device(name)
+
+
+def test_unknown_dtype_is_refused() -> None:
+    with pytest.raises(UsageError, match="--dtype float8: expected auto, float32"):
+        pick_dtype("float8", CPU)
+
+
+def test_a_file_cannot_name_a_path() -> None:
+    with pytest.raises(InputError, match=r"the model \.\./evil is not shipped"):
+        Models().get("../evil")
+
+
+def test_each_model_is_loaded_once() -> None:
+    models = Models(dtype="float32")
+    assert models.get("vtok-base") is models.get("vtok-base")
