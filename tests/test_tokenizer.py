@@ -286,7 +286,7 @@ def test_modulated_convolution_equals_modulated_weights() -> None:
 def test_preset_is_an_ordinary_tokenizer_within_its_budget() -> None:
     tokenizer = VideoTokenizer.from_preset("vtok-base")
     assert (tokenizer.temporal_compression, tokenizer.spatial_compression) == (4, 8)
-    assert tokenizer.quantizer.dim * tokenizer.config.num_stages == 72
+    assert tokenizer.quantizer.bits_per_stage * tokenizer.config.num_stages == 72
     assert VideoTokenizer.from_config(PRESETS["vtok-base"]).config == tokenizer.config
 
 

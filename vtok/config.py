@@ -19,10 +19,12 @@ LAYER_KINDS = (
 )  # fmt: skip
 KERNELS = ("input_conv_kernel_size", "output_conv_kernel_size")
 WEIGHTS = ("lfq_entropy_loss_weight", "lfq_commitment_loss_weight", "lfq_diversity_gamma")
+ADDED = {"stage_groups"}  # since checkpoints were first written
 # A config comes from a file that nobody vouches for: what it may ask for is bounded.
 MAX_WIDTH, MAX_KERNEL, MAX_LAYERS, MAX_WEIGHT = 1 << 16, 63, 1000, 10**6
 LARGEST = {
-    "num_codebooks": 255, "channels": 64, "init_dim": MAX_WIDTH, "num_stages": 16, "patch_size": 64,
+    "num_codebooks": 255, "channels": 64, "init_dim": MAX_WIDTH, "num_stages": 16,
+    "stage_groups": 16, "patch_size": 64,
 }  # fmt: skip
 
 
@@ -47,6 +49,7 @@ class TokenizerConfig:
     lfq_commitment_loss_weight: float = 0.25
     lfq_diversity_gamma: float = 1.0
     num_stages: int = 1
+    stage_groups: int = 1
     patch_size: int = 1
     decoder_layers: tuple[LayerSpec, ...] | None = None
     decoder_init_dim: int | None = None
@@ -66,6 +69,8 @@ class TokenizerConfig:
             _require(valid, name, kernel, f"three odd numbers from 1 to {MAX_KERNEL}")
         modes = ", ".join(PAD_MODES)
         _require(self.pad_mode in PAD_MODES, "pad_mode", self.pad_mode, f"one of {modes}")
+        groups = self.stage_groups
+        _require(self.num_stages % groups == 0, "stage_groups", groups, "a divisor of num_stages")
         self._check_layers("layers", self.layers)
         mirrors = self.decoder_layers is None
         if not mirrors:
@@ -124,12 +129,13 @@ class TokenizerConfig:
         """From plain JSON types.
 
         Raises:
-            UsageError: for unknown or missing keys, each named.
+            UsageError: for unknown or missing keys, each named. (Those that the first release did
+                not have may be missing.)
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(data) - known):
             raise UsageError(f"unknown config keys: {', '.join(unknown[:5])}")
-        if missing := sorted(known - set(data)):
+        if missing := sorted(known - set(data) - ADDED):
             raise UsageError(f"missing config keys: {', '.join(missing)}")
         return cls(**data)
 
@@ -158,6 +164,7 @@ PRESETS: dict[str, TokenizerConfig] = {
     "vtok-base": TokenizerConfig(
         codebook_size=512,
         num_stages=8,
+        stage_groups=4,
         patch_size=4,
         init_dim=64,
         input_conv_kernel_size=(1, 3, 3),

@@ -88,7 +88,7 @@ class EncodeOptions:
 def stages_for(model: Model, num_stages: int | None, num_bits: int | None) -> int:
     """How many stages of `model` are asked for; see `choose_stages`."""
     quantizer = model.tokenizer.quantizer
-    return choose_stages(num_stages, num_bits, quantizer.num_stages, quantizer.dim)
+    return choose_stages(num_stages, num_bits, quantizer.num_stages, quantizer.bits_per_stage)
 
 
 def encode_file(

@@ -1,8 +1,9 @@
 """Lookup-free quantization: latents <-> codes, with residual stages, and its losses.
 
 LFQ (MAGVIT-v2, arXiv 2310.05737) takes the sign of each latent dimension as one bit, so a codebook
-of 2^n entries has n dimensions and no table. Each further stage takes the sign of what the stages
-before it left, at half their scale: the stages are the bit planes of each latent.
+of 2^n entries has n dimensions and no table. A further stage takes the sign of what the stages
+before it left, at half their scale, so that stages are the bit planes of each latent; or it starts
+on dimensions of its own, where the stages come in groups.
 """
 
 from __future__ import annotations
@@ -40,22 +41,33 @@ class LFQ(nn.Module):
     Args:
         codebook_size: entries of a codebook, a power of two.
         num_codebooks: parallel codebooks, each on dimensions of its own.
-        num_stages: residual stages on all dimensions.
+        num_stages: residual stages.
+        stage_groups: how many groups the stages come in, each on dimensions of its own; divides
+            num_stages. One group refines few numbers; more groups add numbers to decode from.
 
     Attributes:
-        dim: latent dimensions, num_codebooks * log2(codebook_size).
+        bits_per_stage: num_codebooks * log2(codebook_size), also the dimensions of a group.
+        dim: latent dimensions, stage_groups * bits_per_stage.
         codes_per_position: num_stages * num_codebooks.
     """
 
-    def __init__(self, codebook_size: int, num_codebooks: int = 1, num_stages: int = 1) -> None:
+    def __init__(
+        self,
+        codebook_size: int,
+        num_codebooks: int = 1,
+        num_stages: int = 1,
+        stage_groups: int = 1,
+    ) -> None:
         super().__init__()
         self.bits_per_code = int(math.log2(codebook_size))
         self.codebook_size = codebook_size
         self.num_codebooks = num_codebooks
         self.num_stages = num_stages
-        self.dim = num_codebooks * self.bits_per_code
+        self.stage_groups = stage_groups
+        self.bits_per_stage = num_codebooks * self.bits_per_code
+        self.dim = stage_groups * self.bits_per_stage
         self.codes_per_position = num_stages * num_codebooks
-        self.scales = tuple(FIRST_SCALE / 2**stage for stage in range(num_stages))
+        self.scales = tuple(FIRST_SCALE / 2**depth for depth in range(num_stages // stage_groups))
         place = torch.tensor([2**bit for bit in reversed(range(self.bits_per_code))])
         self.register_buffer("place", place, persistent=False)
         self.place: Tensor
@@ -67,30 +79,37 @@ class LFQ(nn.Module):
         """
         return 2 * FIRST_SCALE * torch.tanh(x)
 
-    def signs(self, latents: Tensor, num_stages: int | None = None) -> Tensor:
-        """Booleans [B, stages, D, t, h, w]: the sign of every stage's residual."""
-        residual, planes = latents, []
-        for scale in self.scales[:num_stages]:
+    def signs(self, latents: Tensor) -> Tensor:
+        """[B, D, t, h, w] -> booleans [B, stages, dimensions of a group, t, h, w].
+
+        Each is the sign of what the stages before it in its group left.
+        """
+        residual, planes = self._grouped(latents), []
+        for scale in self.scales:
             plane = residual > 0
             planes.append(plane)
             residual = residual - torch.where(plane, scale, -scale)
-        return torch.stack(planes, dim=1)
+        return torch.stack(planes, dim=2).flatten(1, 2)
 
     def forward(self, latents: Tensor, num_stages: Tensor | None = None) -> Tensor:
-        """Quantize with gradients passed straight through.
+        """Quantize with gradients passed straight through, to the dimensions that are used.
 
         Args:
             latents: [B, D, t, h, w].
             num_stages: how many stages each sample uses, int64 [B]; all of them if None.
 
         Returns:
-            quantized [B, D, t, h, w].
+            quantized [B, D, t, h, w]; zero in groups that are not used.
         """
         values = self._stage_values(self.signs(latents), latents.dtype)
-        if num_stages is not None:
-            used = torch.arange(self.num_stages, device=latents.device) < num_stages[:, None]
-            values = values * rearrange(used, "b s -> b s 1 1 1 1")
-        return latents + (values.sum(1) - latents).detach()
+        if num_stages is None:
+            return latents + (self._sum_stages(values) - latents).detach()
+        stages = torch.arange(self.num_stages, device=latents.device)
+        used = rearrange(stages < num_stages[:, None], "b s -> b s 1 1 1 1")
+        quantized = self._sum_stages(values * used)
+        first = used[:, :: len(self.scales)].expand(-1, -1, self.bits_per_stage, -1, -1, -1)
+        passed = latents * first.flatten(1, 2)
+        return passed + (quantized - passed).detach()
 
     def latents_to_codes(self, latents: Tensor, num_stages: int | None = None) -> Tensor:
         """[B, D, t, h, w] -> int64 [B, t, h, w], or [B, K, t, h, w] where the quantizer has K > 1.
@@ -100,7 +119,7 @@ class LFQ(nn.Module):
         """
         if num_stages is not None and not 0 < num_stages <= self.num_stages:
             raise ShapeError(f"{num_stages} stages: expected 1 to {self.num_stages}")
-        signs = self.signs(latents, num_stages)
+        signs = self.signs(latents)[:, :num_stages]
         bits = rearrange(signs, "b s (k d) t h w -> b (s k) t h w d", k=self.num_codebooks)
         codes = (bits * self.place).sum(-1)
         return codes.squeeze(1) if self.codes_per_position == 1 else codes
@@ -116,12 +135,21 @@ class LFQ(nn.Module):
         codes = self._check(codes)
         bits = (codes.unsqueeze(-1) & self.place) != 0
         signs = rearrange(bits, "b (s k) t h w d -> b s (k d) t h w", k=self.num_codebooks)
-        return self._stage_values(signs, torch.float32).sum(1)
+        return self._sum_stages(self._stage_values(signs, torch.float32))
+
+    def _grouped(self, latents: Tensor) -> Tensor:
+        return rearrange(latents, "b (g d) t h w -> b g d t h w", g=self.stage_groups)
 
     def _stage_values(self, signs: Tensor, dtype: torch.dtype) -> Tensor:
-        scales = torch.tensor(self.scales[: signs.shape[1]], dtype=dtype, device=signs.device)
-        scales = rearrange(scales, "s -> s 1 1 1 1")
+        scales = torch.tensor(self.scales * self.stage_groups, dtype=dtype, device=signs.device)
+        scales = rearrange(scales[: signs.shape[1]], "s -> s 1 1 1 1")
         return torch.where(signs, scales, -scales)
+
+    def _sum_stages(self, values: Tensor) -> Tensor:
+        """Values of all stages or of the first few -> [B, D, t, h, w]; missing ones count zero."""
+        groups = [part.sum(1) for part in values.split(len(self.scales), dim=1)]
+        missing = self.stage_groups - len(groups)
+        return torch.cat(groups + [torch.zeros_like(groups[0])] * missing, dim=1)
 
     def _check(self, codes: Tensor) -> Tensor:
         if codes.is_floating_point() or codes.is_complex():
@@ -145,11 +173,11 @@ class LFQ(nn.Module):
 
     def losses(self, latents: Tensor) -> QuantizerLosses:
         """Entropy factorised per bit (BSQ, arXiv 2406.07548), averaged over the stages."""
-        residual, sample, batch = latents, [], []
+        residual, sample, batch = self._grouped(latents), [], []
         for scale in self.scales:
             p = torch.sigmoid(4 * residual / scale)
             sample.append(_binary_entropy(p).mean())
-            batch.append(_binary_entropy(p.mean((0, 2, 3, 4))).mean())
+            batch.append(_binary_entropy(p.mean((0, 3, 4, 5))).mean())
             residual = residual - torch.where(residual > 0, scale, -scale)
         return QuantizerLosses(
             per_sample_entropy=torch.stack(sample).mean(),
