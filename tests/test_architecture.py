@@ -21,11 +21,11 @@ LEVELS = {
     "codefile": 2,
     "checkpoint": 3,
     "model": 4,
-    "evaluation": 4,
-    "training": 4,
-    "codec": 5,
-    "cli": 6,
-    "__main__": 7,
+    "evaluation": 5,
+    "training": 5,
+    "codec": 6,
+    "cli": 7,
+    "__main__": 8,
 }
 # one call documented on a class of the model needs files: VideoTokenizer.from_pretrained
 UPWARD = {("nn/tokenizer.py", "checkpoint")}
@@ -34,10 +34,13 @@ OWNERS = {
     "decord": {"media"},
     "imageio": {"media"},
     "imageio_ffmpeg": {"media"},
-    "PIL": {"media", "evaluation"},
+    "PIL": {"media"},
     "typer": {"cli"},
     "rich": {"cli"},
-    "safetensors": {"checkpoint", "codec"},
+    "safetensors": {"checkpoint", "codec", "training"},
+    "accelerate": {"training"},
+    "tensorboard": {"training"},
+    "matplotlib": {"training"},
     "torch": {"nn", "checkpoint", "model", "codec", "training"},
     "einops": {"nn", "codec"},
 }

@@ -147,7 +147,7 @@ class LFQ(nn.Module):
 
     def _sum_stages(self, values: Tensor) -> Tensor:
         """Values of all stages or of the first few -> [B, D, t, h, w]; missing ones count zero."""
-        groups = [part.sum(1) for part in values.split(len(self.scales), dim=1)]
+        groups = [part.sum(1) for part in torch.split(values, len(self.scales), dim=1)]
         missing = self.stage_groups - len(groups)
         return torch.cat(groups + [torch.zeros_like(groups[0])] * missing, dim=1)
 

@@ -1,127 +1,211 @@
-"""Clips to learn from: random windows of videos, and photos seen by a moving virtual camera."""
+"""Clips to learn from: random windows of videos, and photos seen by a moving virtual camera.
+
+Everything here is a pure function of the pixels and of a random generator, and does without
+torch: the processes that make clips start faster and are smaller without it.
+"""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
+import numpy.typing as npt
 from numpy.random import Generator
-from torch import Tensor
+
+from vtok.errors import UsageError
+from vtok.media.frames import Frames, resize_frames
+from vtok.training.sources import Kind
+
+Clip = npt.NDArray[np.float32]
+"""float32 [3, T, H, W] in -1..1: one clip as the model takes it, but not yet a tensor."""
+Places = npt.NDArray[np.float32]
+"""float32 [2, ...]: x and y in pixels."""
+Planes = npt.NDArray[np.float32]
+"""float32 [3, ...] in 0..255."""
+Indices = npt.NDArray[np.intp]
+
+FLIP_SHARE, SLOW_SHARE, SHARP_SHARE = 0.5, 0.25, 0.5
+"""Shares of clips that are mirrored, take every second frame, and are cut without scaling."""
+MOST_SHRINK = 2.0
+"""The most that a crop is scaled down."""
 
 
-class ClipSampler:
-    """Random training clips from a folder of arrays.
-
-    `folder/video/*.npy` hold uint8 [T, H, W, 3], `folder/photo/*.npy` uint8 [H, W, 3]. Sampling is
-    by file, not by second: else two long shots of one wall would be half of what is seen.
+@dataclass(frozen=True)
+class ClipSpec:
+    """What clips to draw.
 
     Args:
-        folder: as `prepare_corpus` leaves it.
-        frames: frames a clip.
-        crop: height and width of a clip in pixels.
-        photo_share: share of clips made from photos.
-        exclude: beginnings of video names to leave out, for validation.
+        frames: frames in a clip, from 1.
+        crop: height and width of a clip in pixels, from 1.
+        photo_share: share of clips made from photos, 0..1; where there are only videos or only
+            photos they are all that is drawn.
+        seed: of everything random, from 0.
+
+    Raises:
+        UsageError: a value is out of range.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        frames: int,
-        crop: int,
-        photo_share: float = 0.5,
-        exclude: tuple[str, ...] = (),
-    ) -> None:
-        self.frames, self.crop, self.photo_share = frames, crop, photo_share
-        videos = [
-            p
-            for p in sorted((folder / "video").glob("*.npy"))
-            if not p.name.startswith(exclude or ("\0",))
-        ]
-        self.sources: dict[str, list[np.ndarray]] = {}
-        for path in videos:
-            self.sources.setdefault(path.name.split(".")[0], []).append(
-                np.load(path, mmap_mode="r")
-            )
-        self.names = sorted(self.sources)
-        self.weights = _source_weights(self.names)
-        self.photos = [np.load(p) for p in sorted((folder / "photo").glob("*.npy"))]
+    frames: int
+    crop: int
+    photo_share: float
+    seed: int
 
-    def batch(self, size: int, rng: Generator) -> Tensor:
-        """float [size, 3, frames, crop, crop] in -1..1."""
-        return torch.stack([self.clip(rng) for _ in range(size)])
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name, least in (("frames", 1), ("crop", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} {getattr(self, name)}: must be at least {least}")
+        if not 0 <= self.photo_share <= 1:
+            raise UsageError(f"photo_share {self.photo_share}: must be from 0 to 1")
 
-    def clip(self, rng: Generator) -> Tensor:
-        """float [3, frames, crop, crop] in -1..1."""
-        clip = self._photo(rng) if rng.random() < self.photo_share else self._video(rng)
-        if rng.random() < 0.5:
-            clip = clip.flip(-1)
-        return clip.clamp(0, 255) / 127.5 - 1
-
-    def _video(self, rng: Generator) -> Tensor:
-        segments = self.sources[rng.choice(self.names, p=self.weights)]
-        video = segments[rng.integers(len(segments))]
-        stride = 2 if rng.random() < 0.25 and len(video) > 2 * self.frames else 1
-        start = rng.integers(len(video) - stride * (self.frames - 1))
-        side = self._side(rng, min(video.shape[1:3]))
-        top, left = (rng.integers(n - side + 1) for n in video.shape[1:3])
-        window = video[start:, top : top + side, left : left + side][
-            : stride * self.frames : stride
-        ]
-        clip = torch.from_numpy(np.array(window)).permute(0, 3, 1, 2).float()
-        if side != self.crop:
-            clip = F.interpolate(clip, (self.crop, self.crop), mode="bilinear", antialias=True)
-        return clip.transpose(0, 1)
-
-    def _side(self, rng: Generator, limit: int) -> int:
-        """How many source pixels a crop covers: half the time one to one, else scaled down."""
-        scale = 1.0 if rng.random() < 0.5 else rng.uniform(1.0, 2.0)
-        return min(limit, round(self.crop * scale))
-
-    def _photo(self, rng: Generator) -> Tensor:
-        photo = torch.from_numpy(self.photos[rng.integers(len(self.photos))])
-        image = photo.permute(2, 0, 1)[None].float()
-        grid = camera_path(self.frames, self.crop, image.shape[-2:], rng)
-        flat = grid.reshape(1, self.frames * self.crop, self.crop, 2)
-        seen = F.grid_sample(
-            image, flat, mode="bilinear", padding_mode="reflection", align_corners=False
-        )
-        return seen.view(3, self.frames, self.crop, self.crop)
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Shape of one clip, [3, frames, crop, crop]."""
+        return 3, self.frames, self.crop, self.crop
 
 
-def camera_path(frames: int, crop: int, size: torch.Size, rng: Generator) -> Tensor:
-    """Where a panning, zooming, slightly turning camera looks: [frames, crop, crop, 2] in -1..1."""
+def random_clip(kind: Kind, pixels: Frames, spec: ClipSpec, rng: Generator) -> Clip:
+    """Draw one clip.
+
+    Args:
+        kind: what the pixels are from.
+        pixels: uint8 [T, H, W, 3], of at least `spec.frames` frames for a video and one for a
+            photo, no side below `spec.crop`.
+        spec: size of the clip.
+        rng: decides on everything random.
+
+    Returns:
+        float32 [3, frames, crop, crop] in -1..1.
+    """
+    seen = _film(pixels[0], spec, rng) if kind == "photo" else _cut(pixels, spec, rng)
+    return _to_clip(seen[..., ::-1] if rng.random() < FLIP_SHARE else seen)
+
+
+def middle_clip(pixels: Frames, spec: ClipSpec) -> Clip:
+    """The clip that validation looks at: the centre, scaled down by at most `MOST_SHRINK`.
+
+    Args:
+        pixels: uint8 [T, H, W, 3], no side below `spec.crop`; the last of fewer than `spec.frames`
+            frames stands still.
+        spec: size of the clip.
+
+    Returns:
+        float32 [3, frames, crop, crop] in -1..1.
+    """
+    height, width = pixels.shape[1:3]
+    side = min(height, width, round(spec.crop * MOST_SHRINK))
+    top, left = (height - side) // 2, (width - side) // 2
+    chosen = np.minimum(np.arange(spec.frames), len(pixels) - 1)
+    window = pixels[chosen, top : top + side, left : left + side]
+    return _to_clip(_planes(resize_frames(window, spec.crop, spec.crop)))
+
+
+def camera_path(frames: int, crop: int, size: tuple[int, int], rng: Generator) -> Places:
+    """Where a panning, zooming, slightly turning camera looks.
+
+    Args:
+        frames: number of positions.
+        crop: height and width of the picture that it takes, in pixels.
+        size: height and width of the photo in pixels.
+        rng: decides on the path.
+
+    Returns:
+        float32 [2, frames, crop, crop], x and y in pixels of the photo, whole at their centres;
+        they may lie outside it.
+    """
     height, width = size
     still = rng.random() < 0.1
-    steps = torch.zeros(frames) if still else torch.linspace(0, 1, frames)
+    steps = np.zeros(frames) if still else np.linspace(0, 1, frames)
     if rng.random() < 0.3:
-        steps = (1 - torch.cos(steps * math.pi)) / 2
+        steps = (1 - np.cos(steps * math.pi)) / 2
     zoom = _ramp(steps, *np.exp(rng.uniform(-0.35, 0.25) + np.array([0, rng.normal(0, 0.08)])))
     angle = _ramp(steps, 0.0, rng.normal(0, 0.06)) + rng.normal(0, 0.1)
     speed, heading = rng.exponential(2.0) * frames, rng.uniform(0, 2 * math.pi)
     margin = crop / 2
     x0 = rng.uniform(margin, max(margin + 1, width - margin))
     y0 = rng.uniform(margin, max(margin + 1, height - margin))
-    x = _ramp(steps, x0, x0 + speed * math.cos(heading))
-    y = _ramp(steps, y0, y0 + speed * math.sin(heading))
-    offsets = torch.arange(crop) - (crop - 1) / 2
-    v, u = torch.meshgrid(offsets, offsets, indexing="ij")
-    cos, sin = (f(angle)[:, None, None] / zoom[:, None, None] for f in (torch.cos, torch.sin))
-    px = x[:, None, None] + cos * u - sin * v
-    py = y[:, None, None] + sin * u + cos * v
-    return torch.stack((2 * px / width - 1, 2 * py / height - 1), dim=-1).float()
+    x = _ramp(steps, x0, x0 + speed * math.cos(heading)) - 0.5
+    y = _ramp(steps, y0, y0 + speed * math.sin(heading)) - 0.5
+    offsets = np.arange(crop, dtype=np.float32) - (crop - 1) / 2
+    u, v = offsets[None, None, :], offsets[None, :, None]
+    cos, sin = ((f(angle) / zoom).astype(np.float32)[:, None, None] for f in (np.cos, np.sin))
+    places = np.empty((2, frames, crop, crop), np.float32)
+    places[0] = x.astype(np.float32)[:, None, None] + cos * u - sin * v
+    places[1] = y.astype(np.float32)[:, None, None] + sin * u + cos * v
+    return places
 
 
-def _source_weights(names: list[str]) -> np.ndarray:
-    """Chances of each clip: a source with many alike clips counts as the root of their number."""
-    prefixes = [name.split("__")[0] for name in names]
-    weights = np.array([prefixes.count(prefix) ** -0.5 for prefix in prefixes])
-    share: np.ndarray = weights / weights.sum()
-    return share
+def sample(photo: Frames, places: Places) -> Planes:
+    """Look a photo up between its pixels, bilinearly; beyond its edges it is mirrored.
+
+    Args:
+        photo: uint8 [H, W, 3].
+        places: float32 [2, T, ...], x and y in pixels, whole at their centres.
+
+    Returns:
+        float32 [3, T, ...] in 0..255.
+    """
+    planes = np.ascontiguousarray(photo.transpose(2, 0, 1))
+    seen = np.empty((3, *places.shape[1:]), np.float32)
+    for number in range(places.shape[1]):  # one after the other: what is at work fits the cache
+        _look_up(planes, places[:, number], seen[:, number])
+    return seen
 
 
-def _ramp(steps: Tensor, start: float, end: float) -> Tensor:
+def _look_up(planes: Frames, places: Places, target: Planes) -> None:
+    """Fill [3, ...] with the values of planes [3, H, W] at places [2, ...]."""
+    height, width = planes.shape[1:]
+    left, right, x = _neighbours(places[0], width)
+    top, bottom, y = _neighbours(places[1], height)
+    corners = [row * width + column for row in (top, bottom) for column in (left, right)]
+    for plane, values in zip(planes.reshape(3, -1), target, strict=True):
+        a, b, c, d = (plane.take(corner).astype(np.float32) for corner in corners)
+        upper, lower = a + x * (b - a), c + x * (d - c)
+        values[...] = upper + y * (lower - upper)
+
+
+def _neighbours(
+    place: npt.NDArray[np.float32], size: int
+) -> tuple[Indices, Indices, npt.NDArray[np.float32]]:
+    """The pixels before and after a place along one side, and how far it is to the second."""
+    if place.min() < 0 or place.max() > size - 1:
+        turned = np.mod(place + np.float32(0.5), np.float32(2 * size))
+        place = np.minimum(turned, 2 * size - turned) - np.float32(0.5)
+        place = place.clip(0, size - 1)
+    before = place.astype(np.intp)
+    return before, np.minimum(before + 1, size - 1), place - before.astype(np.float32)
+
+
+def _cut(video: Frames, spec: ClipSpec, rng: Generator) -> Planes:
+    """A window of a video, float32 [3, frames, crop, crop] in 0..255."""
+    span = 2 * (spec.frames - 1) + 1
+    stride = 2 if rng.random() < SLOW_SHARE and len(video) >= span else 1
+    start = rng.integers(len(video) - stride * (spec.frames - 1))
+    scale = 1.0 if rng.random() < SHARP_SHARE else rng.uniform(1.0, MOST_SHRINK)
+    side = min(*video.shape[1:3], round(spec.crop * scale))
+    top, left = (rng.integers(n - side + 1) for n in video.shape[1:3])
+    chosen = slice(start, start + stride * (spec.frames - 1) + 1, stride)
+    window = video[chosen, top : top + side, left : left + side]
+    return _planes(resize_frames(window, spec.crop, spec.crop))
+
+
+def _film(photo: Frames, spec: ClipSpec, rng: Generator) -> Planes:
+    """A photo [H, W, 3] through the moving camera, float32 [3, frames, crop, crop] in 0..255."""
+    places = camera_path(spec.frames, spec.crop, (photo.shape[0], photo.shape[1]), rng)
+    return sample(photo, places)
+
+
+def _planes(frames: Frames) -> Planes:
+    """Frames, uint8 [T, H, W, 3], as float32 [3, T, H, W] in 0..255."""
+    return np.ascontiguousarray(frames.transpose(3, 0, 1, 2)).astype(np.float32)
+
+
+def _to_clip(planes: Planes) -> Clip:
+    """From 0..255 to -1..1."""
+    clip: Clip = (planes / np.float32(127.5) - 1).clip(-1, 1)
+    return clip
+
+
+def _ramp(steps: npt.NDArray[np.float64], start: float, end: float) -> npt.NDArray[np.float64]:
     return start + (end - start) * steps

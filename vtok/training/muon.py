@@ -24,13 +24,15 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
     """
     a, b, c = NEWTON_SCHULZ
     x = matrix / (matrix.norm() + 1e-7)
+    if x.is_cuda:
+        x = x.bfloat16()  # the iteration mends its own rounding, and runs several times faster
     if tall := x.shape[0] > x.shape[1]:
         x = x.T
     for _ in range(steps):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
     result: Tensor = x.T if tall else x
-    return result
+    return result.to(matrix.dtype)
 
 
 class Muon(torch.optim.Optimizer):
@@ -40,10 +42,17 @@ class Muon(torch.optim.Optimizer):
         params: weights with at least two dimensions.
         lr: step size, as a share of each matrix's spectral scale.
         momentum: of the Nesterov kind.
+        weight_decay: share of each weight taken off in a step of rate 1, decoupled as in AdamW.
     """
 
-    def __init__(self, params: Iterable[Tensor], lr: float = 0.02, momentum: float = 0.95) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum})
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -51,6 +60,7 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
+                    weight.mul_(1 - group["lr"] * group["weight_decay"])
                     self._update(weight, weight.grad, group["lr"], group["momentum"])
 
     def _update(self, weight: Tensor, grad: Tensor, lr: float, momentum: float) -> None:

@@ -1,0 +1,57 @@
+"""The script behind the shipped weights: its recipes fit, and its two phases run and resume."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from training import tiny_data
+
+from vtok.checkpoint import load_checkpoint
+from vtok.config import PRESETS
+from vtok.training.config import TrainingConfig
+from vtok.training.configfile import read_config
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+FEW = (
+    "steps=2", "batch=1", "frames=5", "crop=32", "warm_up=1", "validate_every=9", "save_every=1",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("accelerated", [False, True])
+def test_the_recipes_fit(accelerated: bool) -> None:
+    first, second = (
+        TrainingConfig.from_dict(
+            read_config(SCRIPTS / "recipes" / f"base-{n}.toml", accelerated=accelerated)
+        )
+        for n in (1, 2)
+    )
+    assert first.tokenizer.stage_groups == 1
+    assert second.tokenizer == PRESETS["vtok-base"]
+    assert first.decay_from < first.steps
+    if accelerated:
+        assert {(c.frames, c.crop) for c in (first, second)} == {(17, 256)}
+
+
+@pytest.mark.slow
+def test_the_script_trains_two_phases_and_goes_on(tmp_path: Path) -> None:
+    settings = [argument for setting in FEW for argument in ("--set", setting)]
+    command = [SCRIPTS / "train_base", tiny_data(tmp_path / "data"), "--", "--threads", "1",
+               *settings]  # fmt: skip
+
+    def run() -> str:
+        done = subprocess.run(
+            [*map(str, command)], capture_output=True, text=True, check=False, timeout=900,
+            env={**os.environ, "RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    assert "widened: encoder.layers.5.conv.weight" in run()
+    (tmp_path / "runs" / "base-2" / "states" / "step-00000002.safetensors").unlink()
+    said = run()
+    assert "base-1: finished at step 2" in said
+    assert "base-2: going on from step 1" in said
+    _, info = load_checkpoint(tmp_path / "runs" / "vtok-base.safetensors")
+    assert (info.name, info.config) == ("vtok-base", PRESETS["vtok-base"])
+    assert (tmp_path / "runs" / "vtok-base.safetensors").stat().st_size < 25e6

@@ -1,0 +1,220 @@
+"""The configuration of a training run: a frozen dataclass, validated once."""
+
+from __future__ import annotations
+
+import dataclasses
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vtok.config import PRESETS, TokenizerConfig
+from vtok.errors import UsageError
+
+SCHEDULES, PRECISIONS = ("cosine", "linear"), ("auto", "float32", "bfloat16")
+# A run that is taken up again may change these: they have no say in what a step does.
+FREE = frozenset(
+    {"steps", "validate_every", "save_every", "keep", "workers", "cache", "cache_gib"}
+)  # fmt: skip
+MOST = 10**9
+WINDOW = 11  # pixels, of MS-SSIM
+RECONSTRUCTION = ("l1", "mse", "rmse", "ms_ssim")
+COUNTS = {  # whole numbers and the least that each may be
+    "steps": 1, "batch": 1, "accumulate": 1, "frames": 1, "crop": 8, "warm_up": 0, "decay_from": 0,
+    "entropy_steps": 0, "base_stages": 1, "adversarial_from": 0, "validate_every": 1,
+    "save_every": 1, "keep": 1, "seed": 0, "workers": 0,
+}  # fmt: skip
+SHARES = ("photo_share", "final_rate", "base_share", "all_share")
+AMOUNTS = (
+    "learning_rate", "adamw_learning_rate", "weight_decay", "clip_gradients", "l1", "mse", "rmse",
+    "ms_ssim", "entropy", "entropy_start", "commitment", "adversarial", "cache_gib",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything that decides what a training run does, but its data.
+
+    Args:
+        preset: architecture to train, of `vtok.config.PRESETS`.
+        model: fields of `TokenizerConfig` that replace the preset's.
+        init: checkpoint to start from, by name or file; tensors that are larger here are widened
+            (see `vtok.training.widen`). Empty: fresh weights.
+        steps: optimizer steps in all; the rates fall to the end of them.
+        batch: clips of one forward pass, over which the entropy of a bit is taken.
+        accumulate: forward passes whose gradients make one step, in each process.
+        frames, crop: length, and height and width, of a clip.
+        photo_share: share of clips that a moving camera makes from photos, 0..1.
+        learning_rate: of Muon, for the matrices inside.
+        adamw_learning_rate: of AdamW, for everything else.
+        weight_decay: share of each matrix taken off at learning rate 1, decoupled.
+        warm_up: steps over which the rates rise.
+        decay_from: step at which the rates begin to fall.
+        schedule: how they fall, `cosine` or `linear`.
+        final_rate: what they end at, as a share of the full rate, 0..1.
+        clip_gradients: largest norm of the gradient; 0 leaves it as it is.
+        ema: decay of the running mean of the weights, which is then what is measured and kept;
+            0 is none.
+        precision: what forward passes compute in: `float32`, `bfloat16`, or `auto`, which is
+            bfloat16 where the hardware has it.
+        l1, mse: weights of the mean absolute and squared error, pixels in -1..1.
+        rmse: weight of the root of each clip's mean squared error.
+        ms_ssim: weight of 1 - MS-SSIM.
+        entropy: weight of the quantizer's entropy loss.
+        entropy_start, entropy_steps: the weight falls linearly from `entropy_start` over this
+            many steps; 0 steps for the same weight throughout.
+        commitment: weight of the quantizer's commitment loss.
+        base_stages, base_share: a clip uses `base_stages` stages with chance `base_share`,
+        all_share: all of them with this chance, else any number.
+        adversarial: weight of the adversarial loss; 0 is none.
+        adversarial_from: step at which it begins.
+        validate_every, save_every: steps between validations, and between saved states.
+        keep: how many of the last states are kept.
+        seed: of the first weights and of everything drawn.
+        workers: processes that read data; 0 picks a number.
+        cache: folder for decoded frames; empty is one inside the run.
+        cache_gib: the most space it takes, in GiB; 0 for none at all.
+    """
+
+    preset: str = "vtok-base"
+    model: Mapping[str, Any] = field(default_factory=dict)
+    init: str = ""
+    steps: int = 3000
+    batch: int = 4
+    accumulate: int = 1
+    frames: int = 9
+    crop: int = 128
+    photo_share: float = 0.5
+    learning_rate: float = 0.01
+    adamw_learning_rate: float = 0.002
+    weight_decay: float = 0.0
+    warm_up: int = 50
+    decay_from: int = 0
+    schedule: str = "cosine"
+    final_rate: float = 0.002
+    clip_gradients: float = 1.0
+    ema: float = 0.0
+    precision: str = "auto"
+    l1: float = 0.25
+    mse: float = 0.0
+    rmse: float = 1.0
+    ms_ssim: float = 0.0
+    entropy: float = 0.02
+    entropy_start: float = 0.1
+    entropy_steps: int = 200
+    commitment: float = 0.05
+    base_stages: int = 2
+    base_share: float = 0.4
+    all_share: float = 0.3
+    adversarial: float = 0.0
+    adversarial_from: int = 0
+    validate_every: int = 500
+    save_every: int = 100
+    keep: int = 3
+    seed: int = 0
+    workers: int = 0
+    cache: str = ""
+    cache_gib: float = 8.0
+
+    def __post_init__(self) -> None:
+        """Validate every field.
+
+        Raises:
+            UsageError: naming the field, the value found and what is expected.
+        """
+        for name, least in COUNTS.items():
+            value = getattr(self, name)
+            valid = type(value) is int and least <= value <= MOST
+            _require(valid, name, value, f"a whole number from {least} to {MOST}")
+        for name in (*SHARES, *AMOUNTS, "ema"):
+            value = getattr(self, name)
+            most = 1.0 if name in SHARES else float(MOST)
+            valid = type(value) in (int, float) and 0 <= value <= most  # no NaN either
+            _require(valid, name, value, f"a number from 0 to {most:g}")
+            object.__setattr__(self, name, float(value))  # TOML files say 1 for 1.0
+        _require(self.ema < 1, "ema", self.ema, "a number from 0 to below 1")
+        self._check_choices()
+        self._check_model()
+
+    def _check_choices(self) -> None:
+        for name in ("init", "cache"):
+            _require(isinstance(getattr(self, name), str), name, getattr(self, name), "a text")
+        for name, known in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
+            value = getattr(self, name)
+            _require(value in known, name, value, f"one of {', '.join(known)}")
+        if not any(getattr(self, name) for name in RECONSTRUCTION):
+            raise UsageError(f"expected a weight above 0 for one of {', '.join(RECONSTRUCTION)}")
+        share = self.base_share + self.all_share
+        _require(share <= 1, "all_share", self.all_share, "at most 1 together with base_share")
+        fits = self.crop >= WINDOW or not self.ms_ssim
+        _require(fits, "crop", self.crop, f"at least {WINDOW}, which ms_ssim needs")
+
+    def _check_model(self) -> None:
+        _require(self.preset in PRESETS, "preset", self.preset, f"one of {', '.join(PRESETS)}")
+        _require(isinstance(self.model, Mapping), "model", self.model, "a table")
+        # what a TOML file gives and what it was written from must compare equal
+        object.__setattr__(self, "model", {key: plain(v) for key, v in self.model.items()})
+        _require(None not in self.model.values(), "model", None, "values that TOML has")
+        for name, expected in (("dim_cond", None), ("channels", 3)):  # clips are all there is
+            value = getattr(self.tokenizer, name)
+            _require(value == expected, f"model.{name}", value, f"{expected}, for training")
+
+    @property
+    def tokenizer(self) -> TokenizerConfig:
+        """The architecture: the preset with what `model` replaces.
+
+        Raises:
+            UsageError: for a key or value that no tokenizer has.
+        """
+        try:
+            return TokenizerConfig.from_dict({**PRESETS[self.preset].to_dict(), **self.model})
+        except UsageError as exc:
+            raise UsageError(f"model: {exc}") from exc
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrainingConfig:
+        """From plain types; what is missing has its default.
+
+        Raises:
+            UsageError: for unknown keys and bad values, each named.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(data) - known):
+            raise UsageError(f"unknown training keys: {', '.join(unknown[:5])}")
+        return cls(**data)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain types."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def check_resumes(self, begun: TrainingConfig, where: str) -> None:
+        """Refuse to go on with a run that another config began.
+
+        Args:
+            begun: the config that the run was begun with.
+            where: the run.
+
+        Raises:
+            UsageError: naming the keys that differ and may not.
+        """
+        ours, theirs = self.to_dict(), begun.to_dict()
+        differing = [key for key in ours if key not in FREE and ours[key] != theirs[key]]
+        if differing:
+            named = ", ".join(
+                f"{key} ({reprlib.repr(theirs[key])}, now {reprlib.repr(ours[key])})"
+                for key in differing
+            )
+            raise UsageError(
+                f"{where}: was begun with another config: {named}; leave these as they were, "
+                "or give another --out"
+            )
+
+
+def plain(value: Any) -> Any:
+    """A value with its tuples made lists, as TOML and JSON give them."""
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _require(valid: bool, name: str, value: object, expected: str) -> None:
+    if not valid:
+        raise UsageError(f"{name}={reprlib.repr(value)}: expected {expected}")

@@ -1,0 +1,216 @@
+"""The model, its optimizers and all else that a step changes, and the step itself."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vtok.model import has_fast_bfloat16
+from vtok.nn.discriminator import PatchDiscriminator
+from vtok.nn.tokenizer import VideoTokenizer
+from vtok.training.config import TrainingConfig
+from vtok.training.devices import Processes
+from vtok.training.losses import (
+    hinge_loss,
+    loss_parts,
+    squared_errors,
+    weighted_sum,
+    weights_at,
+)
+from vtok.training.meters import StepTotals, entries_seen
+from vtok.training.optimizers import (
+    load_optimizer_tensors,
+    make_critic_optimizer,
+    make_optimizers,
+    optimizer_tensors,
+    parameter_names,
+    set_rates,
+)
+from vtok.training.schedule import rate_share
+
+Sums = dict[str, Tensor]
+
+
+class Learner:
+    """A tokenizer that learns.
+
+    Args:
+        config: of the run.
+        processes: this one among all; each holds the same weights and takes the same steps.
+
+    Attributes:
+        model: the tokenizer, with fresh weights by the config's seed.
+        averaged: a running mean of its weights, or None.
+        critic: the discriminator, or None.
+    """
+
+    def __init__(self, config: TrainingConfig, processes: Processes) -> None:
+        self.config, self.processes = config, processes
+        torch.manual_seed(config.seed)
+        self.model = VideoTokenizer.from_config(config.tokenizer).to(processes.device)
+        self.averaged = copy.deepcopy(self.model) if config.ema else None
+        self.critic: nn.Module | None = None
+        self.optimizers = make_optimizers(self.model, config)
+        self._critic_optimizers: list[torch.optim.Optimizer] = []
+        if config.adversarial:
+            channels = config.tokenizer.channels
+            self.critic = PatchDiscriminator(channels).to(processes.device)
+            self._critic_optimizers = [make_critic_optimizer(self.critic, config)]
+        self._names = parameter_names(model=self.model, critic=self.critic)
+        auto = config.precision == "auto" and has_fast_bfloat16(processes.device)
+        self._bfloat16 = auto or config.precision == "bfloat16"
+
+    @property
+    def best(self) -> VideoTokenizer:
+        """The weights to measure and to keep."""
+        return self.averaged or self.model
+
+    def step(
+        self, step: int, clips: Sequence[Tensor], used: Sequence[Tensor], factor: float = 1.0
+    ) -> StepTotals:
+        """Take one step; where the loss or the gradient is not finite, take none.
+
+        Args:
+            step: its number, from 0.
+            clips: of this process, float [B, 3, T, H, W] in -1..1, each for one pass.
+            used: how many stages each clip uses, int64 [B] for each pass.
+            factor: learning rates are this share of the schedule's.
+        """
+        share = 1 / (len(clips) * self.processes.count)
+        self.model.train()
+        self._zero_gradients()
+        sums: Sums = {}
+        for clip, stages in zip(clips, used, strict=True):
+            found = self._pass(
+                step, clip.to(self.processes.device, non_blocking=True), stages, share
+            )
+            sums = {name: value + sums.get(name, 0) for name, value in found.items()}
+        for module in (self.model, self.critic):
+            if module is not None:
+                self._sum_gradients(module)
+        most = self.config.clip_gradients or float("inf")
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), most)
+        totals = self._totals(self._summed(sums), float(norm))
+        if totals.finite:
+            self._update(step, factor)
+        return totals
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that steps change."""
+        modules = {"model": self.model, "averaged": self.averaged, "critic": self.critic}
+        named = {
+            f"{prefix}.{name}": tensor
+            for prefix, module in modules.items()
+            if module is not None
+            for name, tensor in module.state_dict().items()
+        }
+        optimizers = [*self.optimizers, *self._critic_optimizers]
+        return named | optimizer_tensors(optimizers, self._names)
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `tensors` gave."""
+        modules = {"model": self.model, "averaged": self.averaged, "critic": self.critic}
+        for prefix, module in modules.items():
+            if module is not None:
+                start = f"{prefix}."
+                module.load_state_dict(
+                    {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}
+                )
+        optimizers = [*self.optimizers, *self._critic_optimizers]
+        load_optimizer_tensors(optimizers, self._names, tensors)
+
+    def _pass(self, step: int, clip: Tensor, used: Tensor, share: float) -> Sums:
+        """Add the gradients of one batch; gives what is summed up over passes and processes."""
+        weights = weights_at(step, self.config)
+        quantizer, device = self.model.quantizer, self.processes.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._bfloat16):
+            latents = self.model.encode_latents(clip).float()
+            quantized = quantizer(latents, used.to(device))
+            size = (clip.shape[3], clip.shape[4])
+            recon = self.model.decode(quantized, num_frames=clip.shape[2], size=size).float()
+        gamma = self.model.config.lfq_diversity_gamma
+        parts = loss_parts(recon, clip, quantizer.losses(latents), gamma, weights)
+        watched = dict(parts)
+        if self.critic is not None and step >= self.config.adversarial_from:
+            watched["critic"] = self._teach_critic(self.critic, clip, recon, share)
+            parts["adversarial"] = watched["adversarial"] = -self._score(self.critic, recon)
+        loss = weighted_sum({k: part for k, part in parts.items() if k in weights}, weights)
+        (share * loss).backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            sums = {f"part.{name}": share * part.detach() for name, part in watched.items()}
+            sums["loss"] = share * loss.detach()
+            sums["bits"] = share * quantizer.signs(latents).float().mean((0, 3, 4, 5))
+            sums["seen"] = entries_seen(quantizer, latents).float()
+            sums |= _psnr_sums(squared_errors(recon, clip), used.to(device), quantizer.num_stages)
+        return sums
+
+    def _teach_critic(self, critic: nn.Module, clip: Tensor, recon: Tensor, share: float) -> Tensor:
+        """Add the discriminator's gradients; gives its loss."""
+        critic.requires_grad_(True)
+        loss = hinge_loss(critic(clip), critic(recon.detach()))
+        (share * loss).backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    def _score(self, critic: nn.Module, recon: Tensor) -> Tensor:
+        critic.requires_grad_(False)  # the tokenizer's gradients pass through it and end nowhere
+        return critic(recon).mean()
+
+    def _update(self, step: int, factor: float) -> None:
+        config = self.config
+        share = factor * rate_share(step, config)
+        optimizers = [*self.optimizers]
+        if self.critic is not None and step >= config.adversarial_from:
+            optimizers += self._critic_optimizers
+        set_rates(optimizers, share)
+        for optimizer in optimizers:
+            optimizer.step()
+        if self.averaged is not None:
+            decay = min(config.ema, (1 + step) / (10 + step))  # fresh weights are soon forgotten
+            with torch.no_grad():
+                pairs = zip(self.averaged.parameters(), self.model.parameters(), strict=True)
+                for mean, weight in pairs:
+                    mean.lerp_(weight, 1 - decay)
+
+    def _zero_gradients(self) -> None:
+        for optimizer in (*self.optimizers, *self._critic_optimizers):
+            optimizer.zero_grad(set_to_none=True)
+
+    def _sum_gradients(self, module: nn.Module) -> None:
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        if self.processes.count > 1 and gradients:
+            flat = self.processes.sum(torch.cat([g.flatten() for g in gradients]))
+            parts = torch.split(flat, [g.numel() for g in gradients])
+            for gradient, part in zip(gradients, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+    def _summed(self, sums: Sums) -> Sums:
+        """The sums over all processes, by one exchange."""
+        flat = self.processes.sum(torch.cat([value.flatten() for value in sums.values()]))
+        parts = torch.split(flat.cpu(), [value.numel() for value in sums.values()])
+        return {k: p.view(v.shape) for (k, v), p in zip(sums.items(), parts, strict=True)}
+
+    def _totals(self, sums: Sums, norm: float) -> StepTotals:
+        clips = sums["clips"].int().tolist()
+        decibels = (sums["decibels"] / sums["clips"].clamp(min=1)).tolist()
+        starts = "part."
+        return StepTotals(
+            loss=float(sums["loss"]),
+            parts={k.removeprefix(starts): float(v) for k, v in sums.items() if starts in k},
+            psnr={k: (decibels[k], n) for k, n in enumerate(clips) if n},
+            seen=sums["seen"] > 0,
+            bits=sums["bits"],
+            gradient_norm=norm,
+        )
+
+
+def _psnr_sums(errors: Tensor, used: Tensor, stages: int) -> Sums:
+    """By number of used stages: the sum of the clips' PSNR in dB, and of how many."""
+    decibels = 10 * torch.log10(4 / errors.clamp(min=1e-10))  # pixels span 2
+    zeros = torch.zeros(stages + 1, device=errors.device)
+    return {
+        "decibels": zeros.index_add(0, used, decibels),
+        "clips": zeros.index_add(0, used, torch.ones_like(decibels)),
+    }

@@ -1,0 +1,216 @@
+"""A pool of processes that make clips ahead of the training that uses them."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
+from itertools import chain, cycle
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vtok.errors import InputError, UsageError
+from vtok.training.cache import Cache
+from vtok.training.clips import Clip, ClipSpec, middle_clip
+from vtok.training.draws import note_skipped, steps_a_part, why_nothing
+from vtok.training.lane import Lane
+from vtok.training.parts import PartStore
+from vtok.training.sources import Source
+
+__all__ = ["ClipPool", "ClipSpec"]
+
+T = TypeVar("T")
+Job = Callable[[], Future[T]]
+
+
+class ClipPool:
+    """Clips from sources, made by worker processes; a context manager.
+
+    A clip is a function of the sources, the spec, its step and its number in the step, whatever
+    the number of workers, the cache, and what was asked for before.
+
+    Args:
+        sources: to draw from.
+        spec: what clips to draw.
+        workers: number of processes, from 1.
+        cache: folder for decoded parts, shared with other pools of the same sources; None
+            decodes again what memory does not hold.
+        cache_bytes: the most space that the folder takes.
+        skipped: what was found unreadable before, name to reason.
+
+    Raises:
+        InputError: there is no source.
+        UsageError: `workers` is out of range.
+        OutputError: the cache cannot be made.
+    """
+
+    skipped: dict[str, str]
+    """Why sources could not be read, by name; "name (part 2 of 5)" where it is but a part."""
+    waited_seconds: float
+    """How long `batches` has waited for clips."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        spec: ClipSpec,
+        *,
+        workers: int,
+        cache: Path | None,
+        cache_bytes: int,
+        skipped: Mapping[str, str] = {},
+    ) -> None:
+        if not sources:
+            raise InputError("nothing to train on: no video or photo was given")
+        if workers < 1:
+            raise UsageError(f"workers {workers}: must be at least 1")
+        self.skipped, self.waited_seconds = dict(skipped), 0.0
+        self._sources, self._spec = sources, spec
+        self._steps_a_part = steps_a_part(sources)
+        if cache is not None:
+            Cache(cache, cache_bytes).tidy(sources)
+        self._scratch = _scratch() if any(source.member for source in sources) else None
+        start = {
+            "sources": [[s.name, str(s.path.absolute()), s.member, s.kind] for s in sources],
+            "spec": dataclasses.asdict(spec),
+            "cache": None if cache is None else str(cache.absolute()),
+            "cache_bytes": cache_bytes,
+            "scratch": self._scratch.name if self._scratch else "",
+        }
+        self._lanes = [Lane(start, spec, self.skipped) for _ in range(workers)]
+
+    def __enter__(self) -> ClipPool:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def batches(self, steps: range, indices: Sequence[range]) -> Iterator[Tensor]:
+        """The clips of some steps, made ahead while what was given before is used.
+
+        Args:
+            steps: numbers of the steps.
+            indices: for each batch of a step, the numbers of its clips within the step.
+
+        Yields:
+            For each step, for each range in `indices`: float32
+            [len(range), 3, frames, crop, crop] in -1..1.
+
+        Raises:
+            InputError: nothing that could be drawn is readable.
+            VtokError: worker processes died again and again.
+        """
+        per_step = sum(map(len, indices))
+        jobs = (self._batch(step, indices) for step in steps)
+        ahead = 2 * per_step + 2 * len(self._lanes)
+        for futures in _ahead(chain.from_iterable(jobs), ahead):
+            begin = time.perf_counter()
+            batch = torch.empty(len(futures), *self._spec.shape)
+            for target, future in zip(batch, futures, strict=True):
+                target.copy_(torch.from_numpy(future.result()))
+            self.waited_seconds += time.perf_counter() - begin
+            yield batch
+
+    def prepare(self) -> Iterator[tuple[int, int]]:
+        """Decode the parts of all sources into the cache, until they are there or it is full.
+
+        Training does not need it: it decodes what it draws. What is in the cache already costs
+        next to nothing.
+
+        Yields:
+            How many sources are done, and how many there are.
+        """
+        total, lanes = len(self._sources), cycle(self._lanes)
+        jobs: Iterator[list[Job[bool]]] = (
+            [partial(next(lanes).prepare, position)] for position in range(total)
+        )
+        for done, futures in enumerate(_ahead(jobs, 2 * len(self._lanes)), 1):
+            if futures[0].result():
+                return
+            yield done, total
+
+    def fixed(self, sources: Sequence[Source], count: int) -> Tensor:
+        """Clips for validation: the middle of each source, in order, the centre of the picture.
+
+        Args:
+            sources: where from; one that cannot be read is noted in `skipped` and left out.
+            count: the most clips.
+
+        Returns:
+            float32 [n, 3, frames, crop, crop] in -1..1, n from 1 to `count`.
+
+        Raises:
+            InputError: none of the sources can be read.
+        """
+        clips: list[Clip] = []
+        reasons: dict[str, str] = {}
+        with _scratch() as scratch:
+            store = PartStore(self._spec, 1, None, Path(scratch))
+            for source in sources:
+                if len(clips) == count:
+                    break
+                try:
+                    clips.append(middle_clip(store.middle(source), self._spec))
+                except InputError as exc:
+                    reasons[source.name] = str(exc).removeprefix(f"{source.name}: ")
+        if not clips:
+            raise InputError(why_nothing(reasons))
+        for name, reason in reasons.items():  # it may still be fit for training
+            note_skipped(self.skipped, f"{name} (middle)", reason)
+        return torch.from_numpy(np.stack(clips))
+
+    def close(self) -> None:
+        """End all processes. Closing twice is fine."""
+        for lane in self._lanes:
+            lane.close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
+    def _batch(self, step: int, indices: Sequence[range]) -> Iterator[list[Job[Clip]]]:
+        """The jobs of one step; those that share a part go to one worker, which may hold it."""
+        turn = step // self._steps_a_part
+        number = turn * sum(map(len, indices))
+        for clips in indices:
+            jobs: list[Job[Clip]] = []
+            for index in clips:
+                lane = self._lanes[number % len(self._lanes)]
+                jobs.append(partial(lane.clip, step, index))
+                number += 1
+            yield jobs
+
+
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder where members of shards are unpacked one by one."""
+    return tempfile.TemporaryDirectory(prefix="vtok-clips-")
+
+
+def _ahead(jobs: Iterator[list[Job[T]]], count: int) -> Iterator[list[Future[T]]]:
+    """Start jobs in order, about `count` of them before they are asked for."""
+    waiting: deque[list[Future[T]]] = deque()
+    try:
+        while True:
+            while sum(max(1, len(futures)) for futures in waiting) < count:
+                group = next(jobs, None)
+                if group is None:
+                    break
+                waiting.append([job() for job in group])
+            if not waiting:
+                return
+            yield waiting.popleft()
+    finally:
+        for futures in waiting:
+            for future in futures:
+                future.cancel()
