@@ -1,6 +1,6 @@
-"""Write tests/golden/v1.vtok: a code file of fixed integers that every later reader must read.
+"""Write tests/golden/*.vtok: code files of fixed integers that every later reader must read.
 
-Run it on purpose only, when version 1 of the format is first fixed: a golden file that follows
+Run it on purpose only, when a version of the format is first fixed: a golden file that follows
 the code proves nothing.
 """
 
@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,17 @@ from vtok.codefile import (
 )
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden" / "v1.vtok"
+GOLDEN_SEGMENTS = GOLDEN.with_name("v1.1.vtok")
+# of version 1.1, of each chunk: frames dropped where a segment is opened, latent steps, frames
+# shown, stages; nothing is opened before the first one, and the second segment begins unshown
+SEGMENTS = (
+    (None, 2, 5, 3),
+    (None, 2, 2, 1),
+    (7, 2, 0, 2),
+    (None, 2, 6, 3),
+    (None, 1, 1, 1),
+    (0, 1, 1, 2),
+)
 FRAMES_AND_STEPS = ((5, 2), (8, 2), (3, 1))  # of each chunk; the last one lacks a frame
 
 
@@ -51,21 +62,41 @@ def golden_chunks() -> Iterator[tuple[npt.NDArray[np.int64], int]]:
     """Codes `[3, 2, t, 3, 4]` and frames of each chunk: code n is the top 9 bits of a hash of n."""
     first = 0
     for num_frames, num_steps in FRAMES_AND_STEPS:
-        shape = (3, 2, num_steps, 3, 4)
-        count = int(np.prod(shape))
-        numbers = np.arange(first, first + count, dtype=np.int64)
-        yield ((numbers * 2654435761 % 2**32) >> 23).reshape(shape), num_frames
-        first += count
+        codes = golden_codes(first, (3, 2, num_steps, 3, 4))
+        yield codes, num_frames
+        first += codes.size
+
+
+def golden_codes(first: int, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Codes from number `first` on."""
+    numbers = np.arange(first, first + int(np.prod(shape)), dtype=np.int64)
+    return ((numbers * 2654435761 % 2**32) >> 23).reshape(shape)
+
+
+def write_segments(stream: BinaryIO) -> None:
+    """Write the golden file of version 1.1."""
+    first = 0
+    with CodeFileWriter(stream, golden_header(), version=(1, 1)) as writer:
+        for drop, num_steps, num_frames, stages in SEGMENTS:
+            if drop is not None:
+                writer.open_segment(drop)
+            codes = golden_codes(first, (stages, 2, num_steps, 3, 4))
+            writer.write(codes, num_frames)
+            first += codes.size
 
 
 def main() -> None:
-    """Write the file, over the old one only with `--overwrite`."""
+    """Write the files that are not there; over old ones only with `--overwrite`."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--overwrite", action="store_true")
-    mode: Literal["wb", "xb"] = "wb" if parser.parse_args().overwrite else "xb"
-    with GOLDEN.open(mode) as stream, CodeFileWriter(stream, golden_header()) as writer:
-        for codes, num_frames in golden_chunks():
-            writer.write(codes, num_frames)
+    overwrite = parser.parse_args().overwrite
+    if overwrite or not GOLDEN.exists():
+        with GOLDEN.open("wb") as stream, CodeFileWriter(stream, golden_header()) as writer:
+            for codes, num_frames in golden_chunks():
+                writer.write(codes, num_frames)
+    if overwrite or not GOLDEN_SEGMENTS.exists():
+        with GOLDEN_SEGMENTS.open("wb") as stream:
+            write_segments(stream)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def measure(model: Model, frames: Frames) -> dict[int, float]:
                 num_frames=len(frames),
                 size=frames.shape[1:3],
             )
-            result[stages * tokenizer.quantizer.dim] = psnr(clip_to_frames(clip), frames)
+            result[stages * tokenizer.quantizer.bits_per_stage] = psnr(clip_to_frames(clip), frames)
     return result
 
 

@@ -89,7 +89,12 @@ def test_json_says_the_same_and_nothing_else_is_said(here: Path, checkpoint: Pat
         "bytes": size,
         "bpp": round(8 * size / (10 * 64 * 48), 6),
         "raw_bpp": round(6 * 3 * 4 * 12 * 16 / (10 * 64 * 48), 6),
+        "chunk_stages": {"3": 1},
+        "chunk_bits": 8 * size,
+        "psnr": None,
         "lost": None,
+        "lost_frames": None,
+        "note": None,
     }
 
 

@@ -91,3 +91,33 @@ def test_a_second_reader_reads_the_same() -> None:
     assert header["metadata"] == {"caption": "a bee, 蜂", "id": "7"}
     expected = [codes.reshape(-1).tolist() for codes, _ in SCRIPT["golden_chunks"]()]
     assert chunks == expected
+
+
+SEGMENTS = SCRIPT["GOLDEN_SEGMENTS"]
+
+
+def test_the_golden_file_of_version_1_1_is_the_one_that_was_fixed() -> None:
+    digest = "26fd690a9092eb4cc57efda1285b2a6d06e2bb403032614fd3128c479336802a"
+    assert hashlib.sha256(SEGMENTS.read_bytes()).hexdigest() == digest
+
+
+def test_it_is_written_byte_for_byte_in_version_1_1() -> None:
+    stream = io.BytesIO()
+    SCRIPT["write_segments"](stream)
+    assert stream.getvalue() == SEGMENTS.read_bytes()
+
+
+def test_it_reads_in_version_1_1() -> None:
+    with SEGMENTS.open("rb") as stream:
+        reader = CodeFileReader(stream)
+        assert reader.version == (1, 1)
+        assert reader.header == SCRIPT["golden_header"]()
+        first, opens = 0, [0, None, 7, None, None, 0]
+        for chunk, row, drop in zip(reader, SCRIPT["SEGMENTS"], opens, strict=True):
+            _, num_steps, num_frames, stages = row
+            codes = SCRIPT["golden_codes"](first, (stages, 2, num_steps, 3, 4))
+            np.testing.assert_array_equal(chunk.codes, codes)
+            assert (chunk.num_frames, chunk.opens) == (num_frames, drop)
+            first += codes.size
+        assert reader.num_frames == 15
+        reader.verify()

@@ -15,9 +15,9 @@ README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.slow
-def test_readme_commands_print_what_it_shows() -> None:
+def test_commands_print_what_the_pages_show() -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "run_readme.py"],
+        [sys.executable, ROOT / "scripts" / "run_docs.py"],
         capture_output=True,
         text=True,
         check=False,
@@ -30,7 +30,9 @@ def test_readme_names_only_files_that_exist() -> None:
         assert (ROOT / name).exists(), name
 
 
-@pytest.mark.parametrize("name", ["encode", "decode", "info"])
+@pytest.mark.parametrize(
+    "name", ["encode", "decode", "info", "cut", "cat", "verify", "dump", "pack", "train"]
+)
 def test_every_command_teaches_by_example(name: str) -> None:
     shown = CliRunner().invoke(app, [name, "--help"])
     assert shown.exit_code == 0
@@ -43,8 +45,8 @@ def test_scripts_explain_themselves() -> None:
         "quality.py",
         "benchmark.py",
         "make_golden.py",
-        "run_readme.py",
-        "train_base.py",
+        "run_docs.py",
+        "fetch_corpus",
     ):
         done = subprocess.run(
             [sys.executable, ROOT / "scripts" / script, "--help"],

@@ -41,8 +41,8 @@ def write_moving_clip(path: Path) -> None:
 def test_one_clip_is_learned_to_above_30_db(tmp_path: Path) -> None:
     write_moving_clip(tmp_path / "one.mkv")
     config = TrainingConfig(
-        model=SMALL, steps=160, frames=9, crop=SIZE, base_stages=8, base_share=1.0, all_share=0.0, workers=1,
-        learning_rate=0.02, adamw_learning_rate=0.004, warm_up=20, validate_every=80,
+        model=SMALL, steps=160, frames=9, crop=SIZE, base_stages=8, base_share=1.0, all_share=0.0,
+        workers=1, learning_rate=0.02, adamw_learning_rate=0.004, warm_up=20, validate_every=80,
         precision="float32",
     )  # fmt: skip
     notes = Notes()

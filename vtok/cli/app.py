@@ -14,11 +14,16 @@ from typer.core import TyperGroup
 
 import vtok
 from vtok.cli import options as opt
+from vtok.cli.cat import cat
 from vtok.cli.console import say_error
+from vtok.cli.cut import cut
 from vtok.cli.decode import decode
+from vtok.cli.dump import dump, pack
 from vtok.cli.encode import encode
 from vtok.cli.failures import as_vtok_error
 from vtok.cli.info import info
+from vtok.cli.train import train
+from vtok.cli.verify import verify
 from vtok.errors import OutputError
 
 EPILOG = """
@@ -64,6 +69,12 @@ app = typer.Typer(
 app.command()(encode)
 app.command()(decode)
 app.command()(info)
+app.command()(cut)
+app.command()(cat)
+app.command()(verify)
+app.command()(dump)
+app.command()(pack)
+app.command()(train)
 
 
 def _version(asked: bool) -> None:
@@ -86,6 +97,7 @@ def options(
       vtok info clip.vtok               says what is in it
       vtok decode clip.vtok             writes clip.decoded.mp4
       vtok encode - < a.mp4 | vtok decode - -o b.mp4
+      vtok train videos/ --out run      trains a model on your own
       vtok encode --help                all about one command
     """
 

@@ -15,6 +15,8 @@ def decode(
     output: opt.Output = None,
     stages: opt.Stages = None,
     bits: opt.Bits = None,
+    start: opt.Start = 0.0,
+    duration: opt.Duration = None,
     crf: opt.Crf = 16,
     salvage: opt.Salvage = False,
     model: opt.ModelInstead = None,
@@ -29,11 +31,13 @@ def decode(
     """Decode code files to videos of the size, frame rate and length that were encoded.
 
     An output lies beside its input, as clip.decoded.mp4, unless -o says otherwise. The suffix of
-    -o chooses the format: mp4, mkv, mov, webm, gif; png or jpg for one frame.
+    -o chooses the format: mp4, mkv, mov, webm, gif; png or jpg for one frame. With --start and
+    --duration no more is read and decoded than those frames need.
 
     \b
       vtok decode clip.vtok                       writes clip.decoded.mp4
       vtok decode clip.vtok -o clip.webm --bits 18
+      vtok decode clip.vtok --start 60 --duration 2
       vtok decode codes/ -o videos/               a whole folder, tree mirrored
       vtok decode - < clip.vtok > clip.mp4
     """
@@ -47,7 +51,15 @@ def decode(
         from vtok.codec.existing import is_decoded
         from vtok.model import Models, pick_device, pick_dtype
 
-        how = DecodeOptions(stages, bits, crf, overwrite or skip_existing, salvage)
+        how = DecodeOptions(
+            num_stages=stages,
+            num_bits=bits,
+            crf=crf,
+            overwrite=overwrite or skip_existing,
+            salvage=salvage,
+            start_seconds=start,
+            duration_seconds=duration,
+        )
         # an error of usage comes once, not for every input
         pick_dtype(dtype, pick_device(device))
         models = Models(model, device=device, dtype=dtype)
@@ -57,4 +69,4 @@ def decode(
     def work(source: Any, target: Any, progress: Any) -> Any:
         return decode_file(source, target, models=models, options=how, progress=progress)
 
-    run_jobs(jobs, work, manner, is_decoded)
+    run_jobs(jobs, work, manner, lambda made, source: is_decoded(made, source, how))

@@ -19,6 +19,8 @@ def encode(
     to: opt.Format = None,
     stages: opt.Stages = None,
     bits: opt.Bits = None,
+    min_psnr: opt.MinPsnr = None,
+    max_bpp: opt.MaxBpp = None,
     size: opt.Size = None,
     fps: opt.Rate = None,
     start: opt.Start = 0.0,
@@ -38,6 +40,7 @@ def encode(
     \b
       vtok encode clip.mp4                         writes clip.vtok
       vtok encode clip.mp4 --bits 18 -o small.vtok
+      vtok encode clip.mp4 --min-psnr 28         bits where the picture needs them
       vtok encode clip.mp4 --start 60 --duration 5 --fps 10 --size 256
       vtok encode videos/ -o codes/ --size 256     a whole folder, tree mirrored
       vtok encode 'raw/*.mkv' -o codes/ --to npy   arrays [K, t, h, w]
@@ -63,6 +66,8 @@ def encode(
             duration_seconds=duration,
             num_stages=stages,
             num_bits=bits,
+            min_psnr=min_psnr,
+            max_bpp=max_bpp,
             overwrite=overwrite or skip_existing,  # what is left to do replaces what does not fit
             timeout_seconds=timeout,
         )

@@ -49,6 +49,22 @@ Bits = Annotated[
         "--bits", metavar="N", help="Instead, as many stages as fit into N bits a position."
     ),
 ]
+MinPsnr = Annotated[
+    float | None,
+    typer.Option(
+        "--min-psnr",
+        metavar="DB",
+        help="Choose for each chunk the fewest stages that reach DB: decodes up to once a stage.",
+    ),
+]
+MaxBpp = Annotated[
+    float | None,
+    typer.Option(
+        "--max-bpp",
+        metavar="X",
+        help="Choose for each chunk the most stages that keep the file to X bits a pixel.",
+    ),
+]
 Format = Annotated[
     str | None,
     typer.Option(
@@ -76,7 +92,7 @@ Rate = Annotated[
 Start = Annotated[float, typer.Option("--start", metavar="SECONDS", help="How much to skip.")]
 Duration = Annotated[
     float | None,
-    typer.Option("--duration", metavar="SECONDS", help="How much to encode. [default: to the end]"),
+    typer.Option("--duration", metavar="SECONDS", help="How much to take. [default: to the end]"),
 ]
 Timeout = Annotated[
     float,

@@ -40,14 +40,14 @@ class Manner:
     as_json: bool
     quiet: bool
 
-    def check(self, jobs: Sequence[Job]) -> None:
-        """Refuse what does not fit together, before anything is done."""
+    def check(self, jobs: Sequence[Job], *, binary: bool = True) -> None:
+        """Refuse what does not fit together, before anything is done; binary data on a terminal."""
         if self.overwrite and self.skip_existing:
             raise UsageError("--overwrite and --skip-existing exclude each other")
         if any(job.output == STREAM for job in jobs):
             if self.as_json:
                 raise UsageError("--json and the output both want standard output: give -o FILE")
-            if sys.stdout is None or sys.stdout.isatty():
+            if sys.stdout is None or (binary and sys.stdout.isatty()):
                 raise UsageError("standard output is no file and no pipe: give -o FILE")
         if any(job.source == STREAM for job in jobs) and (sys.stdin is None or sys.stdin.isatty()):
             raise UsageError("standard input is no file and no pipe: give a file")
@@ -95,6 +95,11 @@ def run_jobs(
     raise_failures(failures, len(jobs))
 
 
+def never_done(output: Path, source: Path) -> bool:
+    """For outputs of which none is skipped: making one anew takes no longer than checking it."""
+    return False
+
+
 def _run_job(
     job: Job, label: str, work: Work, manner: Manner, is_done: Callable[[Path, Path], bool]
 ) -> None:
@@ -114,8 +119,17 @@ def _run_job(
             _make_folder(output)
         with frames_progress(label, quiet=manner.quiet) as progress:
             result = work(source, output, progress)
+    report(result, manner)
+
+
+def report(result: Result, manner: Manner) -> None:
+    """Say what one clip became."""
     if result.lost:
-        say_warning(f"{result.input}: {result.lost}; {result.frames} frames were saved")
+        lost = "nobody knows how many were" if result.lost_frames is None else result.lost_frames
+        saved = f"{result.frames} frames were saved, {lost} lost"
+        say_warning(f"{result.input}: {result.lost}; {saved}")
+    if result.note:
+        say_warning(f"{result.input}: {result.note}")
     if manner.as_json:
         print_json({**result.to_json(), "status": "ok"})
     say(_line(result), quiet=manner.quiet or manner.as_json)
@@ -134,9 +148,10 @@ def _make_folder(output: Path) -> None:
 
 
 def _line(result: Result) -> str:
+    psnr = "" if result.psnr is None else f"{result.psnr:.2f} dB, "
     return (
         f"{result.input} -> {result.output}: "
         f"{result.frames} frames {result.width}x{result.height}, "
-        f"{result.codes:,} codes, {result.bytes:,} bytes, {result.bpp:.4f} bpp, "
+        f"{result.codes:,} codes, {result.bytes:,} bytes, {result.bpp:.4f} bpp, {psnr}"
         f"{result.frames_per_second:.0f} frames/s"
     )

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
+from vtok.checkpoint import CheckpointInfo
+from vtok.codec.files import STANDARD_INPUT, name_of, open_input
 from vtok.codec.result import Counts, Progress, Result, choose_stages, make_result
+from vtok.codec.seek import read_codes, read_frames
 from vtok.codec.streams import CodeChunk, Frames, decode_codes
 from vtok.codefile import CodeFileReader, Header
+from vtok.codefile.pieces import expected_frames, frames_between
 from vtok.errors import CodeFileError, InputError
 from vtok.media.writer import VideoWriter
 from vtok.model import Model, Models
@@ -28,6 +31,10 @@ class DecodeOptions:
         crf: quality of the written video's own compression, 0 (lossless) to 51.
         overwrite: whether an existing output may be replaced.
         salvage: decode the complete part of a cut or damaged file instead of refusing it.
+        start_seconds: where in the video to begin. Only what is needed is read and decoded, and
+            the frames are those that a decode of the whole file gives; a model that looks back
+            without bound is decoded from the start.
+        duration_seconds: how much of it; up to its end if None.
     """
 
     num_stages: int | None = None
@@ -35,6 +42,13 @@ class DecodeOptions:
     crf: int = 16
     overwrite: bool = False
     salvage: bool = False
+    start_seconds: float = 0.0
+    duration_seconds: float | None = None
+
+    @property
+    def is_part(self) -> bool:
+        """Whether less than the whole video is asked for."""
+        return self.start_seconds != 0 or self.duration_seconds is not None
 
 
 def decode_file(
@@ -62,28 +76,43 @@ def decode_file(
         UsageError: for options that do not fit.
     """
     begin, options = time.perf_counter(), options or DecodeOptions()
-    name = str(source) if isinstance(source, (str, Path)) else "standard input"
-    with _open_input(source) as stream:
+    name = name_of(source) or STANDARD_INPUT
+    with open_input(source, seekable=options.is_part) as stream:
         reader = CodeFileReader(stream, name=name, salvage=options.salvage)
         header = reader.header
         model = _model(header, models or Models(), name)
         stages = _stages(header, options)
         reader.limit_stages(stages)
-        counts = Counts()
-        codes = (CodeChunk(chunk.codes, chunk.num_frames) for chunk in reader)
+        size, counts = (header.transform.height, header.transform.width), Counts()
+        codes, total = _codes(reader, model, options)
         first = next(codes, None)  # so that no video is begun where there is nothing to put in
-        if first is None:
+        if first is None or total == 0:
             raise CodeFileError(f"{name}: {reader.lost or 'the file is whole'}; it holds no frames")
-        chunks = counts.follow(chain([first], codes), progress, reader.num_frames)
-        size = (header.transform.height, header.transform.width)
+        chunks = counts.follow(chain([first], codes), progress, total)
         _write_video(output, header, decode_codes(chunks, model, size), options)
-    names = (
-        str(source) if isinstance(source, (str, Path)) else "-",
-        str(output) if isinstance(output, (str, Path)) else "-",
-    )
     seconds = time.perf_counter() - begin
     counts.bytes, counts.lost = reader.bytes_read, reader.lost
-    return make_result(names, header, stages, counts, seconds)
+    if reader.lost and total is not None:
+        counts.lost_frames = max(0, total - counts.frames)
+    if options.start_seconds and model.tokenizer.decoder_lookback is None:
+        counts.note = f"{model.info.name} looks back without bound: decoded from the start"
+    names = (name_of(source) or "-", name_of(output) or "-")
+    return make_result(names, header, counts, seconds)
+
+
+def _codes(
+    reader: CodeFileReader, model: Model, options: DecodeOptions
+) -> tuple[Iterator[CodeChunk], int | None]:
+    """The codes to decode, and how many frames there should be, where that is known."""
+    total, header = reader.num_frames, reader.header
+    if reader.lost:  # the index was lost too: the header may still tell
+        whole = expected_frames(header)
+        total = None if whole is None else max(whole, total or 0)
+    if not options.is_part:
+        return read_codes(reader), total
+    held = reader.index.num_frames
+    frames = frames_between(header, held, options.start_seconds, options.duration_seconds)
+    return read_frames(reader, model, frames), frames[1] - frames[0]
 
 
 def _model(header: Header, models: Models, name: str) -> Model:
@@ -118,34 +147,27 @@ def _write_video(
             writer.write(batch)
 
 
-@contextmanager
-def _open_input(source: str | Path | BinaryIO) -> Iterator[BinaryIO]:
-    if not isinstance(source, (str, Path)):
-        yield source
-        return
-    try:
-        with Path(source).open("rb") as file:
-            yield file
-    except FileNotFoundError as exc:
-        raise InputError(f"{source}: no such file") from exc
-    except IsADirectoryError as exc:
-        raise InputError(f"{source}: is a folder, not a code file") from exc
-    except OSError as exc:
-        raise InputError(f"{source}: cannot be read ({exc.strerror})") from exc
+def check_fingerprint(header: Header, info: CheckpointInfo, name: str) -> None:
+    """Refuse a model with weights other than those that encoded.
+
+    Raises:
+        CodeFileError: naming both models.
+    """
+    theirs = header.model
+    if info.weights_sha256 != theirs.weights_sha256 or info.config_sha256 != theirs.config_sha256:
+        raise CodeFileError(
+            f"{name}: made with the model {theirs.name} (weights {theirs.weights_sha256[:12]}), "
+            f"not with {info.name} (weights {info.weights_sha256[:12]}): pass --model"
+        )
 
 
 def check_model(header: Header, model: Model, name: str) -> None:
     """Refuse to decode with weights other than those that encoded.
 
     Raises:
-        CodeFileError: naming both models.
+        CodeFileError: naming both models, or if the codes are none of this model's.
     """
-    ours, theirs = model.info, header.model
-    if ours.weights_sha256 != theirs.weights_sha256 or ours.config_sha256 != theirs.config_sha256:
-        raise CodeFileError(
-            f"{name}: made with the model {theirs.name} (weights {theirs.weights_sha256[:12]}), "
-            f"not with {ours.name} (weights {ours.weights_sha256[:12]}): pass --model"
-        )
+    check_fingerprint(header, model.info, name)
     tokenizer, layout = model.tokenizer, header.format
     expected = (
         tokenizer.config.codebook_size,
@@ -160,4 +182,6 @@ def check_model(header: Header, model: Model, name: str) -> None:
         layout.spatial_compression,
     )
     if found != expected or layout.num_stages > tokenizer.config.num_stages:
-        raise CodeFileError(f"{name}: its codes are not laid out as those of {ours.name}: damaged")
+        raise CodeFileError(
+            f"{name}: its codes are not laid out as those of {model.info.name}: damaged"
+        )

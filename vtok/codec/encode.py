@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import vtok
-from vtok.atomic import atomic_output
-from vtok.codec.result import (
-    CountingStream,
-    Counts,
-    Progress,
-    Result,
-    choose_stages,
-    make_result,
-)
+from vtok.codec.files import CountingStream, name_of, open_output
+from vtok.codec.rate import Rate, RateControl
+from vtok.codec.result import Counts, Progress, Result, choose_stages, make_result
 from vtok.codec.spool import on_disk
 from vtok.codec.streams import CHUNK_STEPS, CodeChunk, encode_frames
 from vtok.codec.tensors import TENSOR_WRITERS, join_codes
 from vtok.codefile import (
+    PLAIN,
+    VERSION,
     CodeFileWriter,
     CodeFormat,
     Header,
@@ -32,7 +27,8 @@ from vtok.codefile import (
     Transform,
     source_name,
 )
-from vtok.errors import OutputError, UsageError
+from vtok.codefile.pieces import rational
+from vtok.errors import UsageError
 from vtok.media.frames import parse_size
 from vtok.media.reader import VideoReader
 from vtok.model import Model, load_model
@@ -53,6 +49,8 @@ class EncodeOptions:
         duration_seconds: how much of it; up to its end if None.
         num_stages: stages of codes to keep; all if None.
         num_bits: in place of `num_stages`, as many stages as fit into so many bits a position.
+        min_psnr: choose for each chunk the fewest stages that give its frames this PSNR in dB.
+        max_bpp: choose for each chunk the most stages that keep the file to so many bits a pixel.
         overwrite: whether an existing output may be replaced.
         timeout_seconds: how long the reader may go without giving frames.
     """
@@ -64,8 +62,15 @@ class EncodeOptions:
     duration_seconds: float | None = None
     num_stages: int | None = None
     num_bits: int | None = None
+    min_psnr: float | None = None
+    max_bpp: float | None = None
     overwrite: bool = False
     timeout_seconds: float = 60.0
+
+    @property
+    def rate(self) -> Rate:
+        """What chooses the number of stages chunk by chunk; false where nothing does."""
+        return Rate(self.min_psnr, self.max_bpp)
 
     def __post_init__(self) -> None:
         """Refuse what no source and no model could make sense of.
@@ -81,6 +86,8 @@ class EncodeOptions:
             raise UsageError(f"--duration {self.duration_seconds:g}: expected more than 0 seconds")
         if not 0 < self.timeout_seconds <= MAX_SECONDS:
             raise UsageError(f"--timeout {self.timeout_seconds:g}: expected more than 0 seconds")
+        if self.rate and self.to != "vtok":
+            raise UsageError(f"--to {self.to}: an array has the same stages everywhere")
         if self.size is not None:
             parse_size(self.size, 16, 9)  # of no source in particular
 
@@ -119,24 +126,21 @@ def encode_file(
     with (
         on_disk(source) as path,
         _open_reader(path, options) as reader,
-        _open_output(output, options) as stream,
+        open_output(output, options.overwrite) as stream,
     ):
-        header = _header(_name(source), reader, model, stages, options)
+        header = _header(name_of(source), reader, model, stages, options)
         counts = Counts()
-        encoded = encode_frames(reader, model, stages)
+        control = RateControl(model, header, options.rate)
+        every = encode_frames(reader, model, stages)
+        encoded = control.encode(reader) if options.rate else every
         chunks = counts.follow(encoded, progress, _expected(reader, options))
         if options.to == "vtok":
-            _write_code_file(stream, header, chunks)
+            _write_code_file(stream, header, chunks, VERSION if options.rate else PLAIN)
         else:
             _write_tensor(stream, header, chunks, options.to)
-        counts.bytes = stream.count
-    names = (_name(source) or "-", _name(output) or "-")
-    return make_result(names, header, stages, counts, time.perf_counter() - begin)
-
-
-def _name(end: str | Path | BinaryIO) -> str | None:
-    """The path of a source or an output; None for a stream."""
-    return str(end) if isinstance(end, (str, Path)) else None
+        counts.bytes, counts.psnr = stream.count, control.psnr
+    names = (name_of(source) or "-", name_of(output) or "-")
+    return make_result(names, header, counts, time.perf_counter() - begin)
 
 
 def _open_reader(source: Path, options: EncodeOptions) -> VideoReader:
@@ -148,24 +152,6 @@ def _open_reader(source: Path, options: EncodeOptions) -> VideoReader:
         size=options.size,
         timeout_seconds=options.timeout_seconds,
     )
-
-
-@contextmanager
-def _open_output(output: str | Path | BinaryIO, options: EncodeOptions) -> Iterator[CountingStream]:
-    if not isinstance(output, (str, Path)):
-        stream = CountingStream(output, "standard output")
-        yield stream
-        stream.flush()
-        return
-    with atomic_output(Path(output), options.overwrite) as temporary:
-        try:
-            file = temporary.open("wb")
-        except OSError as exc:
-            raise OutputError(f"{output}: cannot be written ({exc.strerror})") from exc
-        with file:
-            stream = CountingStream(file, str(output))
-            yield stream
-            stream.flush()
 
 
 def _header(
@@ -209,12 +195,8 @@ def _header(
             duration=rational(options.duration_seconds),
         ),
         writer=f"vtok {vtok.__version__}",
+        metadata={"rate": str(options.rate)} if options.rate else {},
     )
-
-
-def rational(seconds: float | None) -> Fraction | None:
-    """Seconds as headers hold them, exact to the microsecond."""
-    return None if seconds is None else Fraction(seconds).limit_denominator(1_000_000)
 
 
 def _expected(reader: VideoReader, options: EncodeOptions) -> int | None:
@@ -228,10 +210,15 @@ def _expected(reader: VideoReader, options: EncodeOptions) -> int | None:
     return max(1, round(seconds * reader.output_fps))
 
 
-def _write_code_file(stream: CountingStream, header: Header, chunks: Iterator[CodeChunk]) -> None:
-    with CodeFileWriter(cast(BinaryIO, stream), header) as writer:
+def _write_code_file(
+    stream: CountingStream, header: Header, chunks: Iterator[CodeChunk], version: tuple[int, int]
+) -> None:
+    with CodeFileWriter(cast(BinaryIO, stream), header, version=version) as writer:
         for chunk in chunks:
-            writer.write(chunk.codes, chunk.num_frames)
+            if chunk.parts is None:
+                writer.write(chunk.codes, chunk.num_frames)
+            else:
+                writer.write_parts(chunk.parts, chunk.codes.shape[2], chunk.num_frames)
 
 
 def _write_tensor(

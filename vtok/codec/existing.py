@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from vtok.codec.encode import EncodeOptions, rational, stages_for
+from vtok.codec.decode import DecodeOptions
+from vtok.codec.encode import EncodeOptions, stages_for
 from vtok.codefile import CodeFileReader, Header, source_name
+from vtok.codefile.pieces import frames_between, rational
 from vtok.errors import VtokError
 from vtok.media.frames import parse_size
 from vtok.media.images import PICTURE_SUFFIXES
@@ -52,6 +54,7 @@ def _same_options(header: Header, model: Model, options: EncodeOptions) -> bool:
     return (
         header.model.weights_sha256 == model.info.weights_sha256
         and header.format.num_stages == stages_for(model, options.num_stages, options.num_bits)
+        and header.metadata.get("rate", "") == str(options.rate)
         and (shape.width, shape.height) == size
         and shape.fps == (options.fps or source.fps)
         and shape.start == (rational(options.start_seconds) or None)
@@ -59,7 +62,7 @@ def _same_options(header: Header, model: Model, options: EncodeOptions) -> bool:
     )
 
 
-def is_decoded(output: Path, source: Path) -> bool:
+def is_decoded(output: Path, source: Path, options: DecodeOptions) -> bool:
     """Whether `output` is a whole video with the size and the frames of the code file `source`.
 
     A video does not tell what it was made from: which stages were used, and how well it was
@@ -68,7 +71,11 @@ def is_decoded(output: Path, source: Path) -> bool:
     try:
         with source.open("rb") as stream:
             reader = CodeFileReader(stream)
-            shape, frames = reader.header.transform, reader.num_frames
+            shape, frames = reader.header.transform, reader.index.num_frames
+            if options.is_part:
+                part = (options.start_seconds, options.duration_seconds)
+                first, end = frames_between(reader.header, frames, *part)
+                frames = end - first
         if output.suffix.lower() in PICTURE_SUFFIXES:
             picture = probe(output)
             found = (picture.width, picture.height, picture.num_frames)

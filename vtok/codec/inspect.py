@@ -49,10 +49,10 @@ def inspect_stream(stream: BinaryIO) -> Facts:
 def inspect_code_file(stream: BinaryIO, name: str) -> Facts:
     """Facts about a code file that can be sought in, by its header and its index."""
     reader = CodeFileReader(stream, name=name)
-    frames, header = reader.num_frames or 0, reader.header
+    index, header = reader.index, reader.header
+    frames = index.num_frames
     size = stream.seek(0, os.SEEK_END)
     layout, shape, model = header.format, header.transform, header.model
-    steps = sum(entry.num_steps for entry in reader.chunks)
     space = layout.spatial_compression
     position_bits = layout.num_stages * layout.num_codebooks * layout.bits_per_code
     pixels = max(1, frames * shape.width * shape.height)
@@ -65,12 +65,14 @@ def inspect_code_file(stream: BinaryIO, name: str) -> Facts:
         "fps": _rate(shape.fps),
         "frames": frames,
         "seconds": round(float(frames / shape.fps), 3),
-        "codes": [layout.num_stages * layout.num_codebooks, steps, *layout.grid],
+        "codes": [layout.num_stages * layout.num_codebooks, index.num_steps, *layout.grid],
         "codebook_size": layout.codebook_size,
         "stages": layout.num_stages,
         "bits_per_position": position_bits,
         "compression": f"{layout.temporal_compression}x{space}x{space}",
-        "chunks": len(reader.chunks),
+        "chunks": len(index),
+        "chunk_bytes": dict(zip(("least", "mean", "most"), index.chunk_bytes(size), strict=True)),
+        "segments": index.num_segments,
         "bytes": size,
         "bpp": round(8 * size / pixels, 6),
         "kbps": round(8 * size / 1000 / max(1e-9, float(frames / shape.fps)), 2),

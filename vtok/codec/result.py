@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
-from vtok.codec.streams import CodeChunk
 from vtok.codefile import Header
-from vtok.errors import OutputError, UsageError
+from vtok.errors import UsageError
+
+if TYPE_CHECKING:  # torch takes seconds to import, and copying needs none
+    from vtok.codec.streams import CodeChunk
 
 Progress = Callable[[int, int | None], None]
 """Called with the frames done so far, and with all frames where their number is known."""
@@ -24,11 +26,16 @@ class Result:
         input, output: names, `-` for a stream.
         width, height, fps: of the clip.
         frames: of the clip.
-        code_shape: [stages * codebooks, t, h, w].
+        code_shape: [stages * codebooks, t, h, w], of the most stages that a chunk has.
+        codes: integers in all.
         bytes: of the codes' file; without those of stages that were not used.
         seconds: of wall time.
         bits_per_code: log2 of the codebook's size.
         lost: of a salvaged file, what was wrong where it ended; None where it was whole.
+        lost_frames: how many frames it held beyond that, where that is known.
+        note: what else a person should know, in one line; None where there is nothing.
+        stages: how many chunks have so many stages, by their number.
+        psnr: mean over the frames as they will be decoded, in dB; None where it was not measured.
     """
 
     input: str
@@ -38,16 +45,15 @@ class Result:
     fps: Fraction
     frames: int
     code_shape: tuple[int, int, int, int]
+    codes: int
     bytes: int
     seconds: float
     bits_per_code: int
     lost: str | None = None
-
-    @property
-    def codes(self) -> int:
-        """Integers in all."""
-        k, t, h, w = self.code_shape
-        return k * t * h * w
+    lost_frames: int | None = None
+    note: str | None = None
+    stages: dict[int, int] = field(default_factory=dict)
+    psnr: float | None = None
 
     @property
     def pixels(self) -> int:
@@ -87,6 +93,11 @@ class Result:
             "seconds": round(self.seconds, 3),
             "frames_per_second": round(self.frames_per_second, 2),
             "lost": self.lost,
+            "lost_frames": self.lost_frames,
+            "note": self.note,
+            "chunk_stages": {str(stages): self.stages[stages] for stages in sorted(self.stages)},
+            "chunk_bits": round(8 * self.bytes / max(1, sum(self.stages.values()))),
+            "psnr": None if self.psnr is None else round(self.psnr, 3),
         }
 
 
@@ -96,14 +107,24 @@ class Counts:
 
     Attributes:
         frames, steps: of video, and of latents.
+        codes: integers.
         bytes: of the codes' file, set at its end.
-        lost: what was wrong where a salvaged file ended, set at its end.
+        lost, lost_frames: what was wrong where a salvaged file ended, and how many frames it
+            held beyond that, set at its end.
+        note: what else a person should know.
+        stages: chunks by the number of their stages.
+        psnr: mean over frames in dB, where it was measured.
     """
 
     frames: int = 0
     steps: int = 0
+    codes: int = 0
     bytes: int = 0
     lost: str | None = None
+    lost_frames: int | None = None
+    note: str | None = None
+    stages: Counter[int] = field(default_factory=Counter)
+    psnr: float | None = None
 
     def follow(
         self, chunks: Iterable[CodeChunk], progress: Progress | None, total: int | None
@@ -111,16 +132,21 @@ class Counts:
         """Pass chunks on and count each when the next one is asked for."""
         for chunk in chunks:
             yield chunk
-            self.frames += chunk.num_frames
-            self.steps += chunk.codes.shape[2]
+            stages, _, steps, *_ = chunk.codes.shape
+            self.add(chunk.num_frames, steps, stages, chunk.codes.size)
             if progress is not None:
                 progress(self.frames, total)
 
+    def add(self, frames: int, steps: int, stages: int, codes: int) -> None:
+        """Count one chunk."""
+        self.frames += frames
+        self.steps += steps
+        self.codes += codes
+        self.stages[stages] += 1
 
-def make_result(
-    names: tuple[str, str], header: Header, stages: int, counts: Counts, seconds: float
-) -> Result:
-    """A result from a code file's header, the stages used, and the counts at its end."""
+
+def make_result(names: tuple[str, str], header: Header, counts: Counts, seconds: float) -> Result:
+    """A result from a code file's header and the counts at its end."""
     layout = header.format
     return Result(
         input=names[0],
@@ -129,11 +155,20 @@ def make_result(
         height=header.transform.height,
         fps=header.transform.fps,
         frames=counts.frames,
-        code_shape=(stages * layout.num_codebooks, counts.steps, *layout.grid),
+        code_shape=(
+            max(counts.stages, default=0) * layout.num_codebooks,
+            counts.steps,
+            *layout.grid,
+        ),
+        codes=counts.codes,
         bytes=counts.bytes,
         seconds=seconds,
         bits_per_code=layout.bits_per_code,
         lost=counts.lost,
+        lost_frames=counts.lost_frames,
+        note=counts.note,
+        stages=dict(counts.stages),
+        psnr=counts.psnr,
     )
 
 
@@ -160,37 +195,3 @@ def choose_stages(
     if num_stages is not None and not 1 <= num_stages <= available:
         raise UsageError(f"--stages {num_stages}: there are 1 to {available}")
     return num_stages or available
-
-
-class CountingStream:
-    """A writable binary stream that counts what goes through, and names itself where it fails."""
-
-    def __init__(self, stream: BinaryIO, name: str) -> None:
-        self.stream, self.name = stream, name
-        self.count = 0
-
-    def write(self, data: Any) -> int:
-        """Write, and count what was taken.
-
-        Raises:
-            BrokenPipeError: if nobody reads the stream any more.
-            OutputError: for any other reason.
-        """
-        with self._naming():
-            taken = self.stream.write(data)
-        self.count += taken
-        return taken
-
-    def flush(self) -> None:
-        """Flush the stream; raises as `write` does."""
-        with self._naming():
-            self.stream.flush()
-
-    @contextmanager
-    def _naming(self) -> Iterator[None]:
-        try:
-            yield
-        except BrokenPipeError:
-            raise
-        except OSError as exc:
-            raise OutputError(f"{self.name}: cannot be written ({exc.strerror})") from exc

@@ -11,6 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from vtok.codefile import CodedPart
 from vtok.model import Model
 from vtok.nn.streaming import StreamState
 
@@ -25,11 +26,17 @@ class CodeChunk:
 
     Attributes:
         codes: int64 [stages, codebooks, t, h, w].
-        num_frames: frames that they cover, without padding.
+        num_frames: frames that they show, without padding.
+        restart: whether the decoder starts afresh with them.
+        skip: frames to drop of what they decode to, before those shown.
+        parts: as they are to be written, where that was found out already.
     """
 
     codes: npt.NDArray[np.int64]
     num_frames: int
+    restart: bool = False
+    skip: int = 0
+    parts: tuple[CodedPart, ...] | None = None
 
 
 def encode_frames(
@@ -69,25 +76,37 @@ def decode_codes(
     """Decode a stream of codes.
 
     Args:
-        chunks: of a video from its start.
+        chunks: of a video from its start, or from where the decoder may start afresh.
         model: decodes them.
         size: (height, width) of the frames.
 
     Yields:
-        uint8 [n, H, W, 3], as many frames as the chunks cover.
+        uint8 [n, H, W, 3], as many frames as the chunks show.
     """
     state = StreamState()
-    temporal = model.tokenizer.temporal_compression
     for chunk in chunks:
-        codes = torch.from_numpy(chunk.codes)
-        left = chunk.num_frames
-        for part in torch.split(codes, _steps_per_pass(size[0] * size[1], temporal), dim=2):
-            flat = rearrange(part, "s k t h w -> 1 (s k) t h w").to(model.device)
-            with torch.inference_mode():
-                clip = model.tokenizer.decode(flat, size=size, state=state, num_frames=left)
-            frames = clip_to_frames(clip)
-            left -= len(frames)
-            yield frames
+        if chunk.restart:
+            state = StreamState()
+        yield from decode_chunk(chunk, model, size, state)
+
+
+def decode_chunk(
+    chunk: CodeChunk, model: Model, size: tuple[int, int], state: StreamState
+) -> Iterator[Frames]:
+    """Decode one chunk of a stream, in as many passes as memory wants; see `decode_codes`."""
+    skip, left = chunk.skip, chunk.num_frames
+    passes = steps_per_pass(model, size)
+    for part in torch.split(torch.from_numpy(chunk.codes), passes, dim=2):
+        if not skip + left:
+            return  # the rest is shown by nobody, and nothing follows it
+        flat = rearrange(part, "s k t h w -> 1 (s k) t h w").to(model.device)
+        with torch.inference_mode():
+            clip = model.tokenizer.decode(flat, size=size, state=state, num_frames=skip + left)
+        shown = clip[:, :, skip:]
+        skip = max(0, skip - clip.shape[2])
+        left -= shown.shape[2]
+        if shown.shape[2]:
+            yield clip_to_frames(shown)
 
 
 def frames_to_clip(frames: Frames, model: Model) -> Tensor:
@@ -101,6 +120,11 @@ def clip_to_frames(clip: Tensor) -> Frames:
     levels = clip.float().add(1).mul_(127.5).round_().clamp_(0, 255)
     video = rearrange(levels.to(torch.uint8), "1 c t h w -> t h w c")
     return video.contiguous().cpu().numpy()
+
+
+def steps_per_pass(model: Model, size: tuple[int, int]) -> int:
+    """Latent steps that the decoder takes at a time, for frames of (height, width)."""
+    return _steps_per_pass(size[0] * size[1], model.tokenizer.temporal_compression)
 
 
 def _steps_per_pass(pixels: int, temporal: int) -> int:

@@ -1,7 +1,8 @@
 """Codes to bytes and back: the `.vtok` file, described to the byte in docs/format.md."""
 
 from vtok.codefile.checks import source_name
-from vtok.codefile.container import IndexEntry
+from vtok.codefile.chunk import Chunk, StoredChunk
+from vtok.codefile.container import PLAIN, VERSION, IndexEntry
 from vtok.codefile.header import (
     CodeFormat,
     Header,
@@ -9,20 +10,28 @@ from vtok.codefile.header import (
     SourceVideo,
     Transform,
 )
+from vtok.codefile.index import Index
 from vtok.codefile.packing import pack, packed_length, unpack
-from vtok.codefile.reader import Chunk, CodeFileReader
+from vtok.codefile.parts import CodedPart, encode_parts
+from vtok.codefile.reader import CodeFileReader
 from vtok.codefile.writer import CodeFileWriter
 
 __all__ = [
+    "PLAIN",
+    "VERSION",
     "Chunk",
     "CodeFileReader",
     "CodeFileWriter",
     "CodeFormat",
+    "CodedPart",
     "Header",
+    "Index",
     "IndexEntry",
     "ModelIdentity",
     "SourceVideo",
+    "StoredChunk",
     "Transform",
+    "encode_parts",
     "pack",
     "packed_length",
     "source_name",

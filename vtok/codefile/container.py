@@ -10,17 +10,22 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from vtok.codefile.header import MAX_HEADER_BYTES, Header
 from vtok.codefile.source import ByteSource, Damage
 from vtok.errors import CodeFileError
 
-VERSION = (1, 0)
+PLAIN = (1, 0)  # one segment, every chunk with all stages: what every reader reads
+VERSION = (1, 1)  # the newest that is known: segments, and chunks of fewer stages
 # A byte that is no ASCII, CR LF and LF: each is changed by some transfer in text mode.
 MAGIC = b"\x89VTOK\r\n\n"
 TRAILER = b"\x89VEND\r\n\n"
 CODE = b"CODE"
+SEGMENT = b"SEGM"
 FOOT = b"FOOT"
 PACKED = 0  # the coder that is plain packing
 
@@ -28,9 +33,11 @@ _PREAMBLE = struct.Struct("<8sHHI")  # magic, major, minor, length of the header
 _HEAD = struct.Struct("<4sBQII")  # type, parts, first frame, frames, latent steps
 _PART = struct.Struct("<BII")  # coder, length, CRC-32
 _FOOT = struct.Struct("<4sIQ")  # type, chunks, frames of all
-_ENTRY = struct.Struct("<QQII")  # offset, first frame, frames, latent steps
 _CRC = struct.Struct("<I")
 _TAIL = struct.Struct("<Q8s")  # length of the footer, trailer
+# a row of the index: offset, first frame, frames, latent steps
+ROW = np.dtype([("offset", "<u8"), ("first_frame", "<u8"), ("frames", "<u4"), ("steps", "<u4")])
+Rows = npt.NDArray[Any]  # [n] of `ROW`
 _DIGEST_BYTES = 32
 FOOTER_BYTES = _FOOT.size + _DIGEST_BYTES + _CRC.size + _TAIL.size  # of a file without chunks
 
@@ -44,12 +51,15 @@ class Part(NamedTuple):
 
 
 class IndexEntry(NamedTuple):
-    """Where a chunk of codes is, and what it holds.
+    """A row of the index: where a chunk of codes is, and what it holds.
+
+    Of a segment it says where the segment is opened: `num_frames` are the frames that a decoder
+    drops at its start, and `num_steps` is 0.
 
     Attributes:
         offset: bytes from the start of the file to the chunk.
         first_frame: number of its first frame, from 0.
-        num_frames: frames that it covers.
+        num_frames: frames that it shows.
         num_steps: latent steps t that it holds.
     """
 
@@ -59,7 +69,7 @@ class IndexEntry(NamedTuple):
     num_steps: int
 
 
-def preamble_to_bytes(header: Header, version: tuple[int, int] = VERSION) -> bytes:
+def preamble_to_bytes(header: Header, version: tuple[int, int] = PLAIN) -> bytes:
     """Magic, version and header."""
     text = header.to_json()
     return _sealed(_PREAMBLE.pack(MAGIC, *version, len(text)) + text)
@@ -113,8 +123,13 @@ class ChunkHead:
         """Whether a reader that does not know the type may pass over the chunk."""
         return self.kind[:1].islower()
 
+    @staticmethod
+    def length(parts: int) -> int:
+        """Bytes of a head with so many parts."""
+        return _HEAD.size + parts * _PART.size + _CRC.size
+
     def at(self, offset: int) -> IndexEntry:
-        """The index entry of this chunk."""
+        """The row of the index for this chunk."""
         return IndexEntry(offset, self.first_frame, self.num_frames, self.num_steps)
 
     def to_bytes(self) -> bytes:
@@ -138,44 +153,42 @@ class ChunkHead:
         return cls(kind, first_frame, num_frames, num_steps, parts)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Footer:
     """What stands at the end of a whole file.
 
     Attributes:
-        chunks: the index: every chunk of codes.
+        rows: the index: every chunk of codes and every opening of a segment, `[n]` of `ROW`.
         digest: SHA-256 of all bytes before the footer.
     """
 
-    chunks: tuple[IndexEntry, ...]
+    rows: Rows
     digest: bytes
 
     def to_bytes(self) -> bytes:
         """The footer as it stands in the file."""
-        start = _FOOT.pack(FOOT, len(self.chunks), count_frames(self.chunks))
-        table = b"".join(_ENTRY.pack(*entry) for entry in self.chunks)
-        footer = _sealed(start + table + self.digest)
+        start = _FOOT.pack(FOOT, len(self.rows), count_frames(self.rows))
+        footer = _sealed(start + self.rows.tobytes() + self.digest)
         return footer + _TAIL.pack(len(footer) + _TAIL.size, TRAILER)
 
     @classmethod
-    def read(cls, source: ByteSource, most_chunks: int) -> "Footer":
-        """Read a footer whose type was read already, of at most `most_chunks`.
+    def read(cls, source: ByteSource, most_rows: int) -> "Footer":
+        """Read a footer whose type was read already, of at most `most_rows`.
 
         Raises:
             Damage: if anything in it is wrong.
         """
         start = FOOT + source.read(_FOOT.size - len(FOOT))
         _, count, num_frames = _FOOT.unpack(start)
-        if count > most_chunks:
-            raise Damage(f"the index lists {count} chunks, the file has at most {most_chunks}")
-        table = source.read(count * _ENTRY.size)
+        if count > most_rows:
+            raise Damage(f"the index lists {count} chunks, the file has at most {most_rows}")
+        table = source.read(count * ROW.itemsize)
         digest = source.read(_DIGEST_BYTES)
         _check_seal(start + table + digest, source, "index")
-        footer = cls(tuple(IndexEntry(*fields) for fields in _ENTRY.iter_unpack(table)), digest)
-        length = FOOTER_BYTES + len(table)
-        if num_frames != count_frames(footer.chunks):
+        footer = cls(np.frombuffer(table, ROW), digest)
+        if num_frames != count_frames(footer.rows):
             raise Damage("the index does not add up to its number of frames")
-        if source.read(_TAIL.size) != _TAIL.pack(length, TRAILER):
+        if source.read(_TAIL.size) != _TAIL.pack(FOOTER_BYTES + len(table), TRAILER):
             raise Damage("the last 16 bytes are wrong")
         return footer
 
@@ -194,15 +207,23 @@ class Footer:
         start = source.at(size - length)
         if start.read(len(FOOT)) != FOOT:
             raise Damage("the index does not begin where the last bytes say")
-        footer = cls.read(start, (length - FOOTER_BYTES) // _ENTRY.size)
+        footer = cls.read(start, (length - FOOTER_BYTES) // ROW.itemsize)
         if start.offset != size:
             raise Damage("the index does not end where the file does")
         return footer
 
 
-def count_frames(chunks: Sequence[IndexEntry]) -> int:
-    """Frames that chunks in a row cover, from the first frame of the video."""
-    return chunks[-1].first_frame + chunks[-1].num_frames if chunks else 0
+def make_rows(entries: Sequence[IndexEntry]) -> Rows:
+    """Rows of the index as they lie in the file."""
+    return np.array([tuple(entry) for entry in entries], ROW)
+
+
+def count_frames(rows: Rows) -> int:
+    """Frames that all these rows show."""
+    if not len(rows):
+        return 0
+    last = IndexEntry(*rows[-1].tolist())
+    return last.first_frame + (last.num_frames if last.num_steps else 0)
 
 
 def _sealed(record: bytes) -> bytes:

@@ -1,42 +1,21 @@
 """Bytes to codes: a code file read front to back from anything, or by chunk from a file."""
 
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import BinaryIO
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import BinaryIO, NoReturn, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
-from vtok.codefile.container import (
-    CODE,
-    FOOT,
-    PACKED,
-    ChunkHead,
-    Footer,
-    IndexEntry,
-    count_frames,
-    read_preamble,
-)
-from vtok.codefile.packing import unpack
-from vtok.codefile.rules import check_footer, check_stages, why_not_next
+from vtok.codefile.chunk import Chunk, StoredChunk
+from vtok.codefile.container import CODE, ChunkHead, Footer, IndexEntry, read_preamble
+from vtok.codefile.header import Header
+from vtok.codefile.index import Index
+from vtok.codefile.parts import CodedPart, check_coder, decode_parts
+from vtok.codefile.rules import Place, check_stages
 from vtok.codefile.source import ByteSource, Damage
+from vtok.codefile.walk import Walk
 from vtok.errors import CodeFileError, UsageError
 
-
-@dataclass(frozen=True, eq=False)
-class Chunk:
-    """The codes of a run of frames.
-
-    Attributes:
-        first_frame: number of the first one, from 0.
-        num_frames: frames that the codes cover, without padding.
-        codes: int64 `[stages, num_codebooks, t, h, w]`, 0 <= code < codebook_size.
-    """
-
-    first_frame: int
-    num_frames: int
-    codes: npt.NDArray[np.int64]
+T = TypeVar("T")
 
 
 class CodeFileReader:
@@ -50,6 +29,7 @@ class CodeFileReader:
     Attributes:
         version: (major, minor) of the format.
         header: of the file.
+        salvage: whether it stops without an error where the file is cut or damaged.
         complete: whether a read of the whole file has met its end and found nothing wrong.
         lost: with `salvage`, in one line what was wrong where reading stopped; else None.
     """
@@ -75,25 +55,27 @@ class CodeFileReader:
             UsageError: if the file has fewer stages.
         """
         self._name = name
-        self._salvage = salvage
+        self.salvage = salvage
         self._source = ByteSource(stream)
         try:
             self.version, self.header = read_preamble(self._source)
         except CodeFileError as exc:
-            raise CodeFileError(f"{name}: {exc}") from exc
+            self._fail(exc)
         self._stages = self.header.format.num_stages
         if stages is not None:
             self.limit_stages(stages)
         self._reading = self._source
-        self._index: tuple[IndexEntry, ...] | None = None
+        self._picked = 0  # bytes of chunks that were read by number
+        self._index: Index | None = None
         self._begun = False
         self.complete = False
         self.lost: str | None = None
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of the file that the last read took so far, without those of unused stages."""
-        return self._reading.offset - self._reading.skipped
+        """Bytes read so far: of the last read from the front, without those of unused stages, and
+        of chunks read by number."""
+        return self._reading.offset - self._reading.skipped + self._picked
 
     @property
     def num_frames(self) -> int | None:
@@ -104,11 +86,11 @@ class CodeFileReader:
         """
         if self._index is None and not self._source.seekable:
             return None
-        return count_frames(self.chunks)
+        return self.index.num_frames
 
     @property
-    def chunks(self) -> tuple[IndexEntry, ...]:
-        """The index: where each chunk is, and which frames it covers.
+    def index(self) -> Index:
+        """Where each chunk is, and which frames it shows.
 
         Of a cut file, with `salvage`, it lists the chunks that are there in full.
 
@@ -118,6 +100,17 @@ class CodeFileReader:
         if self._index is None:
             self._index = self._find_index()
         return self._index
+
+    @property
+    def chunks(self) -> tuple[IndexEntry, ...]:
+        """The rows of the index; raises as `index` does."""
+        return self.index.entries
+
+    @property
+    def limited_header(self) -> Header:
+        """The header of a file of the stages that are read."""
+        layout = replace(self.header.format, num_stages=self._stages)
+        return replace(self.header, format=layout)
 
     def limit_stages(self, stages: int) -> None:
         """Read the first so many stages only; to be called before reading.
@@ -131,19 +124,20 @@ class CodeFileReader:
         self._stages = stages
 
     def __iter__(self) -> Iterator[Chunk]:
-        source = self._begin()
-        whole: list[IndexEntry] = []
-        try:
-            for head in self._heads(source, whole):
-                yield Chunk(head.first_frame, head.num_frames, self._codes(source, head))
-        except Damage as exc:
-            if not self._salvage:
-                raise self._cut_short(exc, whole) from exc
-            self.lost = str(exc)
-            if self._index is None:
-                self._index = tuple(whole)
-        else:
-            self._index, self.complete = tuple(whole), True
+        return self._each(self._chunk, self.salvage)
+
+    def stored(self) -> Iterator[StoredChunk]:
+        """The chunks as they lie in the file, checked as those that iterating gives."""
+        return self._each(self._stored, self.salvage)
+
+    def verify(self) -> None:
+        """Read every byte and check all CRCs, the index and the SHA-256; decode nothing.
+
+        Raises:
+            CodeFileError: at the first thing wrong, whether `salvage` is on or not.
+        """
+        for _ in self._each(_check, salvage=False):
+            pass
 
     def read_chunk(self, index: int) -> Chunk:
         """Read one chunk of a seekable file.
@@ -154,146 +148,131 @@ class CodeFileReader:
         Raises:
             CodeFileError: if there is no such chunk, it is damaged, or the stream is a pipe.
         """
+        return self._pick(index, self._chunk)
+
+    def read_stored(self, index: int) -> StoredChunk:
+        """Read one chunk of a seekable file as it lies there; see `read_chunk`."""
+        return self._pick(index, self._stored)
+
+    def read_head(self, index: int) -> ChunkHead:
+        """Read the head of a chunk of a seekable file; see `read_chunk`."""
+        return self._pick(index, lambda source, head, place: head)
+
+    def _each(
+        self, read: Callable[[ByteSource, ChunkHead, Place], T], salvage: bool
+    ) -> Iterator[T]:
+        """What `read` makes of each chunk of codes, front to back."""
+        if self._begun and not self._source.seekable:
+            raise CodeFileError(f"{self._name}: a pipe can be read once only")
+        self._begun = True
+        self._reading = source = self._source.copy()
+        walk = Walk(source, self.header, self.version)
+        try:
+            for head, place in walk:
+                yield read(source, head, place)
+        except Damage as exc:
+            if not salvage:
+                self._fail(exc, walk)
+            self.lost = str(exc)
+            if self._index is None:
+                self._index = self._index_of(walk)
+        except CodeFileError as exc:
+            self._fail(exc)
+        else:
+            self._index, self.complete = self._index_of(walk), True
+
+    def _pick(self, number: int, read: Callable[[ByteSource, ChunkHead, Place], T]) -> T:
+        """What `read` makes of one chunk of codes."""
         if not self._source.seekable:
             raise CodeFileError(f"{self._name}: a pipe cannot be read by chunk, save it to a file")
-        if not 0 <= index < len(self.chunks):
-            raise CodeFileError(f"{self._name}: no chunk {index}, it has {len(self.chunks)}")
-        entry = self.chunks[index]
+        if not 0 <= number < len(self.index):
+            raise CodeFileError(f"{self._name}: no chunk {number}, it has {len(self.index)}")
+        entry = self.index[number]
         source = self._source.at(entry.offset)
+        skipped = source.skipped
         try:
             kind = source.read(len(CODE))
             head = ChunkHead.read(kind, source)
             if kind != CODE or head.at(entry.offset) != entry:
                 raise Damage("the index does not match it")
-            check_stages(self.header.format, head)
-            return Chunk(head.first_frame, head.num_frames, self._codes(source, head))
+            check_stages(self.header.format, self.version, head)
+            result = read(source, head, self.index.place(number))
         except Damage as exc:
-            raise CodeFileError(f"{self._name}: chunk {index} is damaged: {exc}") from exc
+            raise CodeFileError(f"{self._name}: chunk {number} is damaged: {exc}") from exc
+        except CodeFileError as exc:
+            self._fail(exc)
+        self._picked += source.offset - entry.offset - (source.skipped - skipped)
+        return result
 
-    def verify(self) -> None:
-        """Read every byte and check all CRCs, the index and the SHA-256; decode nothing.
-
-        Raises:
-            CodeFileError: at the first thing wrong, whether `salvage` is on or not.
-        """
-        source = self._begin()
-        whole: list[IndexEntry] = []
-        try:
-            for head in self._heads(source, whole):
-                for part in head.parts:
-                    source.check(part.length, part.crc)
-        except Damage as exc:
-            raise self._cut_short(exc, whole) from exc
-        self._index, self.complete = tuple(whole), True
-
-    def _begin(self) -> ByteSource:
-        """The source, just after the header."""
-        if self._begun and not self._source.seekable:
-            raise CodeFileError(f"{self._name}: a pipe can be read once only")
-        self._begun = True
-        self._reading = self._source.copy()
-        return self._reading
-
-    def _heads(self, source: ByteSource, whole: list[IndexEntry]) -> Iterator[ChunkHead]:
-        """Walk the chunks of codes, to and through the footer.
-
-        Whoever takes a head must move the source over its parts before the next one. A chunk
-        passed in full is added to `whole`.
-        """
-        while True:
-            offset, digest = source.offset, source.digest()
-            kind = source.read_up_to(len(CODE))
-            if len(kind) < len(CODE):
-                raise Damage("no index at its end: it was cut or is not finished")
-            if kind == FOOT:
-                check_footer(Footer.read(source, len(whole)), whole, digest)
-                if source.read_up_to(1):
-                    raise Damage("more bytes after its end")
-                return
-            head = ChunkHead.read(kind, source)
-            if head.kind != CODE:
-                self._pass_over(source, head)
-                continue
-            entry = head.at(offset)
-            if why := why_not_next(self.header.format, whole[-1] if whole else None, entry):
-                raise Damage(f"chunk {len(whole)} {why}")
-            check_stages(self.header.format, head)
-            yield head
-            whole.append(entry)
-
-    def _pass_over(self, source: ByteSource, head: ChunkHead) -> None:
-        if not head.optional:
-            kind = str(head.kind)[1:]
-            raise CodeFileError(
-                f"{self._name}: has a chunk of type {kind}, which this vtok does not know: "
-                "update it"
-            )
-        for part in head.parts:
-            source.check(part.length, part.crc)
-
-    def _codes(self, source: ByteSource, head: ChunkHead) -> npt.NDArray[np.int64]:
-        """Read the parts of a chunk: the stages asked for, then over the others."""
-        layout = self.header.format
-        used, unused = head.parts[: self._stages], head.parts[self._stages :]
-        for part in used:
-            if part.coder != PACKED:
-                raise CodeFileError(
-                    f"{self._name}: coded by coder {part.coder}, which this vtok does not know: "
-                    "update it"
-                )
-        stages = []
-        for number, part in enumerate(used, start=1):
-            stages.append(source.read(part.length))
-            if zlib.crc32(stages[-1]) != part.crc:
-                raise Damage(f"stage {number} at frame {head.first_frame} does not match its CRC")
-        source.skip(sum(part.length for part in unused))
+    def _chunk(self, source: ByteSource, head: ChunkHead, place: Place) -> Chunk:
+        for part in head.parts[: self._stages]:
+            check_coder(part.coder)
+        parts = self._parts(source, head)
         # Only now, when the bytes have come, is memory taken for what they become.
-        shape = (layout.num_codebooks, head.num_steps, *layout.grid)  # [K, t, h, w]
-        codes = np.empty((len(stages), *shape), np.int64)
-        for stage, data in zip(codes, stages, strict=True):
-            stage[...] = unpack(data, layout.bits_per_code, stage.size).reshape(shape)
-        return codes
+        codes = decode_parts(parts, head.num_steps, self.header.format)
+        coders = tuple(part.coder for part in parts)
+        return Chunk(head.first_frame, head.num_frames, codes, *place, coders)
 
-    def _find_index(self) -> tuple[IndexEntry, ...]:
+    def _stored(self, source: ByteSource, head: ChunkHead, place: Place) -> StoredChunk:
+        parts = self._parts(source, head)
+        return StoredChunk(head.num_frames, head.num_steps, parts, place.opens)
+
+    def _parts(self, source: ByteSource, head: ChunkHead) -> tuple[CodedPart, ...]:
+        """Read the parts of a chunk: the stages asked for, then over the others."""
+        parts = []
+        for number, part in enumerate(head.parts[: self._stages], start=1):
+            parts.append(CodedPart(part.coder, source.read(part.length)))
+            if zlib.crc32(parts[-1].data) != part.crc:
+                raise Damage(f"stage {number} at frame {head.first_frame} does not match its CRC")
+        source.skip(sum(part.length for part in head.parts[self._stages :]))
+        return tuple(parts)
+
+    def _find_index(self) -> Index:
         """The index at the end of a seekable file, or by a scan where it has none."""
         if self._source.size is None:
             raise CodeFileError(f"{self._name}: the index of a pipe is known when it has been read")
         try:
-            return self._footer_index(self._source.size)
+            footer = Footer.find(self._source, self._source.size)
+            return Index(self.header.format, self.version, footer.rows)
         except Damage as exc:
-            whole = self._scan()
-            if not self._salvage:
-                raise self._cut_short(exc, whole) from exc
+            walk = self._scan()
+            if not self.salvage:
+                self._fail(exc, walk)
             self.lost = str(exc)
-            return tuple(whole)
+            return self._index_of(walk)
 
-    def _footer_index(self, size: int) -> tuple[IndexEntry, ...]:
-        chunks = Footer.find(self._source, size).chunks
-        previous = None
-        for number, entry in enumerate(chunks):
-            if why := why_not_next(self.header.format, previous, entry):
-                raise Damage(f"in the index, chunk {number} {why}")
-            previous = entry
-        return chunks
-
-    def _scan(self) -> list[IndexEntry]:
-        """The chunks that lie in full between the header and the first damage."""
-        source = self._source.copy()
-        whole: list[IndexEntry] = []
+    def _scan(self) -> Walk:
+        """A walk to the first damage: what it has passed lies there in full."""
+        walk = Walk(self._source.copy(), self.header, self.version)
         try:
-            for head in self._heads(source, whole):
-                source.skip(sum(part.length for part in head.parts))
+            for head, _ in walk:
+                walk.source.skip(sum(part.length for part in head.parts))
         except Damage:
             pass  # it is where the scan ends
-        return whole
+        except CodeFileError as exc:
+            self._fail(exc)
+        return walk
 
-    def _cut_short(self, exc: Damage, whole: list[IndexEntry]) -> CodeFileError:
-        if not whole:
-            return CodeFileError(f"{self._name}: {exc}; no chunk before that is complete")
-        return CodeFileError(
-            f"{self._name}: {exc}; complete before that: {_count(len(whole), 'chunk')}, "
-            f"{_count(count_frames(whole), 'frame')}; --salvage reads the complete part"
-        )
+    def _index_of(self, walk: Walk) -> Index:
+        return Index(self.header.format, self.version, walk.rows)
+
+    def _fail(self, exc: CodeFileError, walk: Walk | None = None) -> NoReturn:
+        """Raise what is wrong, with the name of the file and what a walk has passed before it."""
+        left = ""
+        if walk is not None:
+            left = "; no chunk before that is complete"
+            if walk.num_chunks:
+                left = (
+                    f"; complete before that: {_count(walk.num_chunks, 'chunk')}, "
+                    f"{_count(walk.num_frames, 'frame')}; --salvage reads the complete part"
+                )
+        raise CodeFileError(f"{self._name}: {exc}{left}") from exc
+
+
+def _check(source: ByteSource, head: ChunkHead, place: Place) -> None:
+    """Read over the parts of a chunk, whose CRCs must match."""
+    for part in head.parts:
+        source.check(part.length, part.crc)
 
 
 def _count(number: int, word: str) -> str:

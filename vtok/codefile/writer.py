@@ -2,24 +2,26 @@
 
 import hashlib
 import zlib
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import numpy.typing as npt
 
 from vtok.codefile.container import (
     CODE,
-    PACKED,
+    PLAIN,
+    SEGMENT,
     ChunkHead,
     Footer,
     IndexEntry,
     Part,
-    count_frames,
+    make_rows,
     preamble_to_bytes,
 )
 from vtok.codefile.header import Header
-from vtok.codefile.packing import pack
-from vtok.codefile.rules import why_not_next
+from vtok.codefile.parts import CodedPart, encode_parts
+from vtok.codefile.rules import Order
 from vtok.errors import OutputError, ShapeError
 
 
@@ -35,12 +37,16 @@ class CodeFileWriter:
                 writer.write(codes, num_frames)
     """
 
-    def __init__(self, stream: BinaryIO, header: Header) -> None:
+    def __init__(
+        self, stream: BinaryIO, header: Header, *, version: tuple[int, int] = PLAIN
+    ) -> None:
         """Write the header.
 
         Args:
             stream: binary, writable.
             header: of the file.
+            version: (major, minor) of the format: 1.0, or 1.1 for segments and for chunks of
+                fewer stages than the header says.
 
         Raises:
             CodeFileError: if the header is too long.
@@ -48,21 +54,50 @@ class CodeFileWriter:
         """
         self.header = header
         self._stream = stream
+        self._version = version
         self._hash = hashlib.sha256()
         self._offset = 0
-        self._chunks: list[IndexEntry] = []
+        self._order = Order(header.format, version)
+        self._rows: list[IndexEntry] = []
+        self._num_chunks = 0
         self._open = True
-        self._emit(preamble_to_bytes(header))
+        self._emit(preamble_to_bytes(header, version))
+
+    def open_segment(self, drop: int = 0) -> None:
+        """Let the next chunk begin a segment: what a decoder makes of it with a fresh state.
+
+        The first chunk of a file needs none, unless frames are to be dropped.
+
+        Args:
+            drop: frames to drop at the start of the segment, for they were decoded only so that
+                those after them come out right.
+
+        Raises:
+            ShapeError: if no segment can begin here.
+            OutputError, OSError: as `write`.
+        """
+        row = IndexEntry(self._offset, self._order.num_frames, drop, 0)
+        why = self._order.why_not_open(row)
+        if self._version == PLAIN:
+            why = "needs version 1.1 of the format"
+        elif not 0 <= drop < 2**32:
+            why = f"drops {drop} frames, not 0..{2**32 - 1}"
+        if why:
+            raise ShapeError(f"the segment before chunk {self._num_chunks} {why}")
+        self._emit(ChunkHead(SEGMENT, *row[1:], ()).to_bytes())
+        self._order.open(row)
+        self._rows.append(row)
 
     def write(self, codes: npt.NDArray[Any], num_frames: int) -> None:
         """Write one chunk.
 
         Args:
             codes: integers `[num_stages, num_codebooks, t, h, w]`, 0 <= code < codebook_size,
-                1 <= t <= chunk_steps.
+                1 <= t <= chunk_steps; in version 1.1 of 1 to num_stages stages.
             num_frames: frames that these latent steps cover, without padding: of t steps
                 `t * temporal_compression`, in the first chunk `temporal_compression - 1` fewer,
-                and in the last chunk up to `temporal_compression - 1` fewer.
+                and in the last chunk up to `temporal_compression - 1` fewer. In version 1.1,
+                those that are not dropped, and in the last chunk of a segment as few as 1.
 
         Raises:
             ShapeError: for codes or a number of frames that do not fit the header; nothing was
@@ -71,20 +106,25 @@ class CodeFileWriter:
             OSError: if the stream takes no more.
         """
         layout = self.header.format
-        expected = (layout.num_stages, layout.num_codebooks, *layout.grid)
-        if codes.ndim != 5 or (*codes.shape[:2], *codes.shape[3:]) != expected:
-            raise ShapeError(
-                f"codes are {list(codes.shape)}, the header says [{expected[0]}, {expected[1]}, t, "
-                f"{expected[2]}, {expected[3]}]"
-            )
-        entry = IndexEntry(self._offset, count_frames(self._chunks), num_frames, codes.shape[2])
-        if why := why_not_next(layout, self._chunks[-1] if self._chunks else None, entry):
-            raise ShapeError(f"chunk {len(self._chunks)} {why}")
-        stages = [pack(stage.reshape(-1), layout.bits_per_code) for stage in codes]
-        parts = tuple(Part(PACKED, len(stage), zlib.crc32(stage)) for stage in stages)
-        head = ChunkHead(CODE, entry.first_frame, num_frames, entry.num_steps, parts)
-        self._emit(head.to_bytes() + b"".join(stages))
-        self._chunks.append(entry)
+        expected = (layout.num_codebooks, *layout.grid)
+        shape = codes.shape
+        if codes.ndim != 5 or (shape[1], *shape[3:]) != expected or not self._fits(shape[0]):
+            self._refuse_shape(codes)
+        row = self._row(num_frames, codes.shape[2])
+        self._write_parts(encode_parts(codes, layout), row)
+
+    def write_parts(self, parts: Sequence[CodedPart], num_steps: int, num_frames: int) -> None:
+        """Write one chunk whose stages are coded already; raises as `write`.
+
+        Args:
+            parts: as `encode_parts` made them, or a reader of a file of the same layout gave them.
+            num_steps: latent steps t that they hold.
+            num_frames: as for `write`.
+        """
+        if not self._fits(len(parts)):
+            most = self.header.format.num_stages
+            raise ShapeError(f"{len(parts)} stages, the header says {most}")
+        self._write_parts(parts, self._row(num_frames, num_steps))
 
     def close(self) -> None:
         """Write the footer, once; after a write that failed there is none to write.
@@ -93,7 +133,7 @@ class CodeFileWriter:
             OSError: if the stream takes no more.
         """
         if self._open:
-            self._emit(Footer(tuple(self._chunks), self._hash.digest()).to_bytes())
+            self._emit(Footer(make_rows(self._rows), self._hash.digest()).to_bytes())
             self._open = False
 
     def __enter__(self) -> "CodeFileWriter":
@@ -107,6 +147,30 @@ class CodeFileWriter:
     ) -> None:
         if kind is None:
             self.close()
+
+    def _fits(self, stages: int) -> bool:
+        most = self.header.format.num_stages
+        return stages == most or (self._version != PLAIN and 1 <= stages < most)
+
+    def _refuse_shape(self, codes: npt.NDArray[Any]) -> NoReturn:
+        layout = self.header.format
+        expected = f"{layout.num_stages}, {layout.num_codebooks}, t, "
+        expected += ", ".join(map(str, layout.grid))
+        raise ShapeError(f"codes are {list(codes.shape)}, the header says [{expected}]")
+
+    def _row(self, num_frames: int, num_steps: int) -> IndexEntry:
+        row = IndexEntry(self._offset, self._order.num_frames, num_frames, num_steps)
+        if why := self._order.why_not_next(row):
+            raise ShapeError(f"chunk {self._num_chunks} {why}")
+        return row
+
+    def _write_parts(self, parts: Sequence[CodedPart], row: IndexEntry) -> None:
+        table = tuple(Part(coder, len(data), zlib.crc32(data)) for coder, data in parts)
+        head = ChunkHead(CODE, *row[1:], table)
+        self._emit(head.to_bytes() + b"".join(part.data for part in parts))
+        self._order.add(row)
+        self._rows.append(row)
+        self._num_chunks += 1
 
     def _emit(self, data: bytes) -> None:
         """Write all of `data`; while it is not all written, the writer counts as closed."""

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Run every command and Python block of README.md; compare its output, or write it anew.
+"""Run every command and Python block of the README and docs; compare the output, or write it anew.
 
-    scripts/run_readme.py           fails where the README shows something else
-    scripts/run_readme.py --write   puts the real output in
+    scripts/run_docs.py           fails where a page shows something else
+    scripts/run_docs.py --write   puts the real output in
 
-Blocks marked `console` hold commands after `$ ` and what they print; all run in one folder that
-holds examples/bee.mp4. Speeds differ from run to run and are not compared.
+Blocks marked `console` hold commands after `$ ` and what they print; all of a page run in one
+folder that holds examples/bee.mp4. Speeds differ from run to run and are not compared.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"```(console|python)\n(.*?)```", re.DOTALL)
+PAGES = ("README.md", "docs/training.md")
 SPEED = re.compile(r"\d+(\.\d+)? frames/s")
 
 
@@ -60,22 +61,28 @@ def refresh(text: str, folder: Path) -> str:
     return BLOCK.sub(replace, text)
 
 
+def check(page: Path, write: bool) -> str:
+    """Run one page; returns how it differs from what it shows, empty if it does not."""
+    old = page.read_text()
+    with tempfile.TemporaryDirectory() as name:
+        shutil.copy(ROOT / "examples" / "bee.mp4", name)
+        new = refresh(old, Path(name))
+    if write:
+        page.write_text(new)
+        return ""
+    shown, real = (SPEED.sub("N frames/s", text).splitlines() for text in (old, new))
+    return "\n".join(difflib.unified_diff(shown, real, page.name, "real", lineterm=""))
+
+
 def main() -> None:
     """Compare or write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true")
     write = parser.parse_args().write
-    readme = ROOT / "README.md"
-    old = readme.read_text()
-    with tempfile.TemporaryDirectory() as name:
-        shutil.copy(ROOT / "examples" / "bee.mp4", name)
-        new = refresh(old, Path(name))
-    if write:
-        readme.write_text(new)
-        return
-    shown, real = (SPEED.sub("N frames/s", text).splitlines() for text in (old, new))
-    if difference := "\n".join(difflib.unified_diff(shown, real, "README.md", "real", lineterm="")):
-        raise SystemExit(f"{difference}\nscripts/run_readme.py --write puts the real output in")
+    differences = [check(ROOT / page, write) for page in PAGES]
+    if any(differences):
+        shown = "\n".join(filter(None, differences))
+        raise SystemExit(f"{shown}\nscripts/run_docs.py --write puts the real output in")
 
 
 if __name__ == "__main__":

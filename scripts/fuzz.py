@@ -1,0 +1,300 @@
+"""Feed damaged code files and dumps to all that read them.
+
+Each gives either the right codes or a named error: no other exception, nothing that takes 2
+seconds, nothing that takes 200 MB. Mutations are numbered, and each number is the same mutation
+on every machine, so that a failure can be repeated with --first.
+
+    scripts/fuzz                      100,000 mutations
+    scripts/fuzz --first 4711 --count 1
+    scripts/fuzz --atheris corpus/    guided by coverage, until stopped (pip install atheris)
+"""
+
+import argparse
+import io
+import resource
+import signal
+import struct
+import sys
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from vtok.codefile import VERSION, CodeFileReader, CodeFileWriter
+from vtok.codefile.copying import check_alike, cut, join
+from vtok.codefile.dump import FORMATS, dump
+from vtok.codefile.load import DumpReader
+from vtok.errors import VtokError
+
+MAX_SECONDS, MAX_MEGABYTES = 2.0, 200
+GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
+INTERESTING = (0, 1, 2, 127, 128, 255, 256, 2**16 - 1, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**63)
+WORDS = (b"CODE", b"SEGM", b"FOOT", b"note", b"NEXT", b"null", b"-1", b"1e9", b"99999999", b"{}")
+
+
+class Pipe(io.BytesIO):
+    """Bytes that cannot be sought."""
+
+    def seekable(self) -> bool:
+        """As of a pipe."""
+        return False
+
+
+def seeds() -> list[bytes]:
+    """Whole code files and dumps of them."""
+    files = [path.read_bytes() for path in sorted(GOLDEN.glob("*.vtok"))]
+    files += [small_file(bits, smooth) for bits in (6, 18) for smooth in (False, True)]
+    return files + [dumped(data, kind) for data in files[:2] for kind in FORMATS]
+
+
+def small_file(bits: int, smooth: bool) -> bytes:
+    """A file of version 1.1 of codes that are random, or that stay."""
+    golden = CodeFileReader(io.BytesIO((GOLDEN / "v1.vtok").read_bytes())).header
+    layout = replace(golden.format, codebook_size=2**bits, num_codebooks=1, chunk_steps=8)
+    header = replace(golden, format=layout)
+    rng, stream = np.random.default_rng(bits), io.BytesIO()
+    with CodeFileWriter(stream, header, version=VERSION) as writer:
+        for number, frames in enumerate((29, 32, 7)):
+            codes = rng.integers(0, 2**bits, (3 - number, 1, 8 if frames > 7 else 2, 3, 4))
+            if smooth:
+                codes[:, :, 1:] = codes[:, :, :1]
+            writer.write(codes, frames)
+    return stream.getvalue()
+
+
+def dumped(data: bytes, kind: str) -> bytes:
+    """A dump of a code file."""
+    out = io.BytesIO()
+    for _ in dump(CodeFileReader(io.BytesIO(data)), out, kind):
+        pass
+    return out.getvalue()
+
+
+def mutate(data: bytes, rng: np.random.Generator) -> bytes:
+    """The data with one to three changes."""
+    out = bytearray(data)
+    for _ in range(rng.integers(1, 4)):
+        change(out, rng)
+    return bytes(out)
+
+
+def change(out: bytearray, rng: np.random.Generator) -> None:
+    """One change of bytes in place."""
+    place = int(rng.integers(0, len(out) + 1))
+    length = int(rng.integers(1, 1 + min(64, len(out) - place))) if place < len(out) else 0
+    kind = rng.integers(0, 8)
+    if kind == 0 and place < len(out):
+        out[place] ^= 1 << int(rng.integers(0, 8))
+    elif kind == 1:
+        out[place : place + length] = rng.bytes(length)
+    elif kind == 2:
+        del out[place : place + length]
+    elif kind == 3:
+        out[place:place] = out[place : place + length]
+    elif kind == 4:
+        del out[place:]
+    elif kind == 5:
+        value, form = INTERESTING[rng.integers(0, len(INTERESTING))], "BHIQ"[rng.integers(0, 4)]
+        data = struct.pack("<" + form, value % 256 ** struct.calcsize(form))
+        out[place : place + len(data)] = data
+    elif kind == 6:
+        word = WORDS[rng.integers(0, len(WORDS))]
+        out[place : place + (len(word) if rng.random() < 0.5 else 0)] = word
+    elif digits := [i for i, byte in enumerate(out[:1000]) if 48 <= byte <= 57]:
+        out[digits[rng.integers(0, len(digits))]] = 48 + int(rng.integers(0, 10))
+
+
+def reseal(data: bytes) -> bytes:
+    """The data with the CRC of every record that can be found made to match."""
+    out = bytearray(data)
+
+    def seal(start: int, end: int) -> None:
+        if end + 4 <= len(out):
+            struct.pack_into("<I", out, end, zlib.crc32(out[start:end]))
+
+    if len(out) < 16:
+        return data
+    place = 16 + int.from_bytes(out[12:16], "little")
+    seal(0, place)
+    place += 4
+    while place + 21 <= len(out) and out[place : place + 4] != b"FOOT":
+        table, end = place + 21, place + 21 + 9 * out[place + 4]
+        part = end + 4
+        for row in range(table, min(end, len(out) - 9), 9):
+            length = int.from_bytes(out[row + 1 : row + 5], "little")
+            struct.pack_into("<I", out, row + 5, zlib.crc32(out[part : part + length]))
+            part += length
+        seal(place, end)
+        place = part
+    if place + 16 <= len(out):
+        seal(place, place + 16 + 24 * int.from_bytes(out[place + 4 : place + 8], "little") + 32)
+    return bytes(out)
+
+
+def read_front(stream: BinaryIO, salvage: bool) -> None:
+    """Read a file front to back, and every code of it must be one."""
+    reader = CodeFileReader(stream, salvage=salvage)
+    for chunk in reader:
+        if chunk.codes.min() < 0 or chunk.codes.max() >= reader.header.format.codebook_size:
+            raise AssertionError("a code that is none")
+
+
+def check_codes(data: bytes, seed: bytes) -> None:
+    """A file that was changed, but not resealed, gives the codes that it had, or fewer."""
+    chunks = CodeFileReader(io.BytesIO(data), salvage=True)
+    for chunk, expected in zip(chunks, CodeFileReader(io.BytesIO(seed)), strict=False):
+        if not np.array_equal(chunk.codes, expected.codes):
+            raise AssertionError("wrong codes, and nobody noticed")
+
+
+def read_picked(stream: BinaryIO) -> None:
+    """Read a file by its index."""
+    reader = CodeFileReader(stream, salvage=True)
+    for number in range(min(3, len(reader.chunks))):
+        reader.read_chunk(number)
+
+
+def cut_middle(stream: BinaryIO) -> None:
+    """Cut a part of a file, of two stages at most, and read that."""
+    reader, out = CodeFileReader(stream), io.BytesIO()
+    frames = reader.index.num_frames
+    if frames:
+        stages = min(2, reader.header.format.num_stages)
+        for _ in cut(reader, out, frames=(frames // 2, frames), stages=stages, max_bytes=10**6):
+            pass
+        if CodeFileReader(io.BytesIO(out.getvalue())).index.num_frames != frames - frames // 2:
+            raise AssertionError("a cut of other frames")
+
+
+def join_twice(data: bytes) -> None:
+    """Join a file with itself."""
+    readers = [CodeFileReader(io.BytesIO(data)), CodeFileReader(Pipe(data))]
+    headers = [reader.header for reader in readers]
+    check_alike(*headers, "a", "b")
+    for _ in join(headers, readers, io.BytesIO()):
+        pass
+
+
+def pack(stream: BinaryIO) -> None:
+    """Make a code file of a dump."""
+    for _ in DumpReader(stream).write(io.BytesIO()):
+        pass
+
+
+def dump_all(data: bytes) -> None:
+    """Dump a file in every form."""
+    for kind in FORMATS:
+        dumped(data, kind)
+
+
+USES: dict[str, Callable[[bytes], None]] = {
+    "read": lambda data: read_front(io.BytesIO(data), False),
+    "read a pipe": lambda data: read_front(Pipe(data), False),
+    "salvage": lambda data: read_front(io.BytesIO(data), True),
+    "salvage a pipe": lambda data: read_front(Pipe(data), True),
+    "verify": lambda data: CodeFileReader(Pipe(data)).verify(),
+    "read by index": lambda data: read_picked(io.BytesIO(data)),
+    "cut": lambda data: cut_middle(io.BytesIO(data)),
+    "join": join_twice,
+    "dump": dump_all,
+    "pack": lambda data: pack(io.BytesIO(data)),
+}
+
+
+def check(data: bytes, use: str) -> str:
+    """Use a file in one way; gives what came of it.
+
+    Raises:
+        AssertionError: for anything but success or a named error, in time and memory.
+    """
+    begin, before = time.perf_counter(), peak_megabytes()
+    signal.setitimer(signal.ITIMER_REAL, 5 * MAX_SECONDS)  # for what never ends
+    try:
+        USES[use](data)
+        outcome = "whole"
+    except VtokError as error:
+        if "\n" in str(error):
+            raise AssertionError("an error of several lines") from error
+        outcome = type(error).__name__
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    if (seconds := time.perf_counter() - begin) > MAX_SECONDS:
+        raise AssertionError(f"took {seconds:.1f} s")
+    if peak_megabytes() - before > MAX_MEGABYTES:
+        raise AssertionError("took too much memory")
+    return outcome
+
+
+def run(first: int, count: int) -> Counter[str]:
+    """Check mutations by number; gives how often each outcome came.
+
+    Raises:
+        AssertionError: naming the number of the one that failed.
+    """
+    corpus, outcomes = seeds(), Counter[str]()
+    for number in range(first, first + count):
+        seed = corpus[(rng := np.random.default_rng(number)).integers(0, len(corpus))]
+        use = "pack" if seed[:1] != b"\x89" else list(USES)[rng.integers(0, len(USES))]
+        data, resealed = mutate(seed, rng), rng.random() < 0.5
+        if resealed:
+            data = reseal(data)
+        try:
+            outcomes[outcome := check(data, use)] += 1
+            if not resealed and outcome == "whole" and use != "pack":
+                check_codes(data, seed)
+        except Exception as error:
+            raise AssertionError(f"mutation {number} ({use}): {error!r}") from error
+    return outcomes
+
+
+def peak_megabytes() -> float:
+    """The most memory that this process has had so far."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def guided(arguments: Sequence[str]) -> None:
+    """Let atheris choose the mutations, by the lines of code that they reach."""
+    import atheris
+
+    def one(data: bytes) -> None:
+        if data:
+            check(reseal(data[1:]), list(USES)[data[0] % len(USES)])
+
+    atheris.instrument_all()
+    atheris.Setup([sys.argv[0], *arguments], one)
+    atheris.Fuzz()
+
+
+def main() -> None:
+    """Parse, run, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--first", type=int, default=0, help="number of the first mutation")
+    parser.add_argument("--count", type=int, default=100_000, help="how many")
+    parser.add_argument("--atheris", nargs=argparse.REMAINDER, help="arguments for atheris")
+    options = parser.parse_args()
+    signal.signal(signal.SIGALRM, hang)
+    if options.atheris is not None:
+        return guided(options.atheris)
+    begin = time.perf_counter()
+    outcomes = run(options.first, options.count)
+    seconds = time.perf_counter() - begin
+    print(f"{options.count} mutations in {seconds:.0f} s, peak {peak_megabytes():.0f} MB")
+    for outcome, times in outcomes.most_common():
+        print(f"{times:8} {outcome}")
+
+
+def hang(number: int, frame: Any) -> None:
+    """A use does not end."""
+    raise AssertionError("does not end")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Code files of random codes for a tiny tokenizer: nothing is encoded, so they are made at once."""
+
+import io
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from models import make_tokenizer
+
+from vtok.checkpoint import save_checkpoint
+from vtok.codec.streams import decode_codes
+from vtok.codefile import (
+    PLAIN,
+    CodeFileReader,
+    CodeFileWriter,
+    CodeFormat,
+    Header,
+    ModelIdentity,
+    SourceVideo,
+    Transform,
+)
+from vtok.model import Model, load_model
+
+WIDTH, HEIGHT, FPS = 30, 20, Fraction(25)
+
+
+def load_tiny(folder: Path, kind: str = "fast") -> Model:
+    """A tiny tokenizer of one of the kinds of tests/models.py."""
+    path = folder / f"{kind}.safetensors"
+    save_checkpoint(path, make_tokenizer(kind), "tiny")
+    return load_model(path)
+
+
+def header_for(model: Model, num_frames: int | None = None, stages: int | None = None) -> Header:
+    """The header of a video of 30x20 pixels at 25 frames a second."""
+    tokenizer, space = model.tokenizer, model.tokenizer.spatial_compression
+    return Header(
+        format=CodeFormat(
+            codebook_size=tokenizer.config.codebook_size,
+            num_codebooks=tokenizer.config.num_codebooks,
+            num_stages=stages or tokenizer.config.num_stages,
+            temporal_compression=tokenizer.temporal_compression,
+            spatial_compression=space,
+            grid=(-(-HEIGHT // space), -(-WIDTH // space)),
+            chunk_steps=8,
+            decoder_lookback=tokenizer.decoder_lookback,
+        ),
+        model=ModelIdentity(
+            "tiny", model.info.config_sha256, model.info.weights_sha256, "float32", "cpu"
+        ),
+        source=SourceVideo(WIDTH, HEIGHT, FPS, num_frames, name="a.mp4"),
+        transform=Transform(WIDTH, HEIGHT, FPS),
+        writer="vtok test",
+    )
+
+
+def random_file(
+    model: Model, num_frames: int, seed: int = 0, stages: list[int] | None = None
+) -> bytes:
+    """A code file of random codes.
+
+    Args:
+        model: that it is for.
+        num_frames: of the video; chunks have 8 steps.
+        seed: of the codes.
+        stages: of each chunk, over and over; all that the model has by default.
+    """
+    header, rng, stream = header_for(model, num_frames), np.random.default_rng(seed), io.BytesIO()
+    layout, number = header.format, 0
+    version = PLAIN if stages is None else (1, 1)
+    with CodeFileWriter(stream, header, version=version) as writer:
+        left = num_frames
+        while left:
+            first = layout.temporal_compression - 1 if left == num_frames else 0
+            frames = min(left, 8 * layout.temporal_compression - first)
+            steps = -(-(frames + first) // layout.temporal_compression)
+            count = stages[number % len(stages)] if stages else layout.num_stages
+            shape = (count, layout.num_codebooks, steps, *layout.grid)
+            writer.write(rng.integers(0, layout.codebook_size, shape), frames)
+            left, number = left - frames, number + 1
+    return stream.getvalue()
+
+
+def all_frames(data: bytes, model: Model) -> npt.NDArray[np.uint8]:
+    """What a decode of a whole code file gives."""
+    shown = decode_codes(CodeFileReader(io.BytesIO(data)), model, (HEIGHT, WIDTH))
+    return np.concatenate(list(shown))

@@ -1,0 +1,51 @@
+"""A short run of scripts/fuzz: damaged files give the right codes or a named error."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vtok.errors import CodeFileError
+
+FUZZ = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "fuzz.py"))
+
+
+def test_the_whole_files_are_whole_in_every_use() -> None:
+    for seed in FUZZ["seeds"]():
+        code_file = seed.startswith(b"\x89")
+        for use in FUZZ["USES"]:
+            expected = "whole" if code_file != (use == "pack") else "CodeFileError"
+            assert FUZZ["check"](seed, use) == expected
+        if code_file:
+            assert FUZZ["reseal"](seed) == seed
+
+
+def test_mutations_by_number() -> None:
+    outcomes = FUZZ["run"](0, 500)
+    assert outcomes["CodeFileError"] > 250
+    assert outcomes["whole"] > 10  # the CRCs were made to match, so some are read to the end
+    assert set(outcomes) <= {"CodeFileError", "UsageError", "whole"}
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(10**6, 2**60))
+def test_mutations_of_any_number(number: int) -> None:
+    FUZZ["run"](number, 1)
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [(RuntimeError("spam"), "RuntimeError"), (CodeFileError("two\nlines"), "several lines")],
+)
+def test_what_must_not_be_is_found_and_numbered(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception, message: str
+) -> None:
+    def fail(data: bytes) -> None:
+        raise failure
+
+    for use in FUZZ["USES"]:
+        monkeypatch.setitem(FUZZ["USES"], use, fail)
+    with pytest.raises(AssertionError, match=rf"^mutation 7 \(.*{message}"):
+        FUZZ["run"](7, 1)
