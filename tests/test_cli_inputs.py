@@ -11,8 +11,9 @@ from commands import vtok
 
 import vtok as package
 from vtok.cli.console import one_line
-from vtok.cli.inputs import VIDEO_SUFFIXES, Job, plan
+from vtok.cli.inputs import Job, plan
 from vtok.errors import InputError, UsageError
+from vtok.media.kinds import VIDEO_SUFFIXES
 
 
 def touch(folder: Path, *names: str) -> list[Path]:

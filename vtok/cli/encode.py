@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from vtok.cli import options as opt
-from vtok.cli.inputs import VIDEO_SUFFIXES, plan
+from vtok.cli.inputs import plan
 from vtok.cli.run import Manner, run_jobs
 from vtok.errors import UsageError
+from vtok.media.kinds import VIDEO_SUFFIXES
 
 SUFFIXES = {"vtok": ".vtok", "npy": ".npy", "safetensors": ".safetensors"}
 

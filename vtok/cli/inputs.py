@@ -10,13 +10,6 @@ from pathlib import Path
 
 from vtok.errors import InputError, UsageError
 
-VIDEO_SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        *("mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "mts", "m2ts"),
-        *("mpg", "mpeg", "wmv", "flv", "ogv", "3gp", "gif"),
-    )
-)
 STREAM = "-"
 
 

@@ -17,19 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vtok.errors import InputError
+from vtok.media.kinds import PHOTO_SUFFIXES, VIDEO_SUFFIXES
 
 Kind = Literal["video", "photo"]
 
-VIDEO_SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        *("mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "mts", "m2ts"),
-        *("mpg", "mpeg", "wmv", "flv", "ogv", "3gp", "gif"),
-    )
-)
-PHOTO_SUFFIXES = frozenset(
-    f".{name}" for name in ("png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff")
-)
 SHARD_SUFFIX = ".tar"
 FAMILY_MARK = "__"
 """What ends the name of a family in the name of a file, as in `opencv__fruits.jpg`."""
