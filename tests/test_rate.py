@@ -139,3 +139,17 @@ def test_the_options_of_the_command(tmp_path: Path, video: Path, model: Model) -
         result = vtok(*arguments[:4], *options, "--model", checkpoint, "--overwrite")
         assert result.exit_code == 2
         assert result.stderr.startswith(message)
+
+
+def test_compressed_files_hold_the_same_codes_in_fewer_bytes(video: Path, model: Model) -> None:
+    packed, _ = encode(video, model)
+    coded, row = encode(video, model, compress=True)
+    assert len(coded) < 0.9 * len(packed)
+    assert row["bytes"] == len(coded)
+    for ours, theirs in zip(*(CodeFileReader(io.BytesIO(d)) for d in (coded, packed)), strict=True):
+        assert np.array_equal(ours.codes, theirs.codes)
+    most = 8 * len(coded) / (FRAMES * 48 * 32)
+    spent = [sum(stages(encode(video, model, compress=c, max_bpp=most)[0])) for c in (True, False)]
+    assert spent[0] > spent[1]  # what is saved buys stages
+    with pytest.raises(UsageError, match="--compress is for code files"):
+        EncodeOptions(to="npy", compress=True)

@@ -22,6 +22,7 @@ def encode(
     bits: opt.Bits = None,
     min_psnr: opt.MinPsnr = None,
     max_bpp: opt.MaxBpp = None,
+    compress: opt.Compress = False,
     size: opt.Size = None,
     fps: opt.Rate = None,
     start: opt.Start = 0.0,
@@ -40,7 +41,7 @@ def encode(
 
     \b
       vtok encode clip.mp4                         writes clip.vtok
-      vtok encode clip.mp4 --bits 18 -o small.vtok
+      vtok encode clip.mp4 --bits 18 --compress -o small.vtok
       vtok encode clip.mp4 --min-psnr 28         bits where the picture needs them
       vtok encode clip.mp4 --start 60 --duration 5 --fps 10 --size 256
       vtok encode videos/ -o codes/ --size 256     a whole folder, tree mirrored
@@ -69,6 +70,7 @@ def encode(
             num_bits=bits,
             min_psnr=min_psnr,
             max_bpp=max_bpp,
+            compress=compress,
             overwrite=overwrite or skip_existing,  # what is left to do replaces what does not fit
             timeout_seconds=timeout,
         )

@@ -57,6 +57,9 @@ MinPsnr = Annotated[
         help="Choose for each chunk the fewest stages that reach DB: decodes up to once a stage.",
     ),
 ]
+Compress = Annotated[
+    bool, typer.Option("--compress", help="Entropy-code the codes: half the bytes, more time.")
+]
 MaxBpp = Annotated[
     float | None,
     typer.Option(

@@ -25,6 +25,7 @@ from vtok.codefile import (
     ModelIdentity,
     SourceVideo,
     Transform,
+    encode_parts,
     source_name,
 )
 from vtok.codefile.pieces import rational
@@ -51,6 +52,7 @@ class EncodeOptions:
         num_bits: in place of `num_stages`, as many stages as fit into so many bits a position.
         min_psnr: choose for each chunk the fewest stages that give its frames this PSNR in dB.
         max_bpp: choose for each chunk the most stages that keep the file to so many bits a pixel.
+        compress: entropy-code the codes of a code file: smaller, and slower.
         overwrite: whether an existing output may be replaced.
         timeout_seconds: how long the reader may go without giving frames.
     """
@@ -64,6 +66,7 @@ class EncodeOptions:
     num_bits: int | None = None
     min_psnr: float | None = None
     max_bpp: float | None = None
+    compress: bool = False
     overwrite: bool = False
     timeout_seconds: float = 60.0
 
@@ -88,6 +91,8 @@ class EncodeOptions:
             raise UsageError(f"--timeout {self.timeout_seconds:g}: expected more than 0 seconds")
         if self.rate and self.to != "vtok":
             raise UsageError(f"--to {self.to}: an array has the same stages everywhere")
+        if self.compress and self.to != "vtok":
+            raise UsageError(f"--to {self.to}: --compress is for code files")
         if self.size is not None:
             parse_size(self.size, 16, 9)  # of no source in particular
 
@@ -130,12 +135,12 @@ def encode_file(
     ):
         header = _header(name_of(source), reader, model, stages, options)
         counts = Counts()
-        control = RateControl(model, header, options.rate)
+        control = RateControl(model, header, options.rate, options.compress)
         every = encode_frames(reader, model, stages)
         encoded = control.encode(reader) if options.rate else every
         chunks = counts.follow(encoded, progress, _expected(reader, options))
         if options.to == "vtok":
-            _write_code_file(stream, header, chunks, VERSION if options.rate else PLAIN)
+            _write_code_file(stream, header, chunks, options)
         else:
             _write_tensor(stream, header, chunks, options.to)
         counts.bytes, counts.psnr = stream.count, control.psnr
@@ -211,14 +216,15 @@ def _expected(reader: VideoReader, options: EncodeOptions) -> int | None:
 
 
 def _write_code_file(
-    stream: CountingStream, header: Header, chunks: Iterator[CodeChunk], version: tuple[int, int]
+    stream: CountingStream, header: Header, chunks: Iterator[CodeChunk], options: EncodeOptions
 ) -> None:
+    version = VERSION if options.rate else PLAIN
     with CodeFileWriter(cast(BinaryIO, stream), header, version=version) as writer:
         for chunk in chunks:
-            if chunk.parts is None:
-                writer.write(chunk.codes, chunk.num_frames)
-            else:
-                writer.write_parts(chunk.parts, chunk.codes.shape[2], chunk.num_frames)
+            parts = chunk.parts
+            if parts is None:
+                parts = encode_parts(chunk.codes, header.format, compress=options.compress)
+            writer.write_parts(parts, chunk.codes.shape[2], chunk.num_frames)
 
 
 def _write_tensor(

@@ -53,7 +53,8 @@ class RateControl:
             does not ask for it.
     """
 
-    def __init__(self, model: Model, header: Header, rate: Rate) -> None:
+    def __init__(self, model: Model, header: Header, rate: Rate, compress: bool = False) -> None:
+        self._compress = compress
         self._model, self._header, self._rate = model, header, rate
         self._state = StreamState()  # of a decoder of what was chosen so far
         self._bytes = len(preamble_to_bytes(header)) + FOOTER_BYTES
@@ -87,7 +88,7 @@ class RateControl:
             )
 
     def _choose(self, chunk: CodeChunk, frames: Frames) -> CodeChunk:
-        parts = encode_parts(chunk.codes, self._header.format)
+        parts = encode_parts(chunk.codes, self._header.format, compress=self._compress)
         self._frames += len(frames)
         sizes = [ChunkHead.length(1 + k) + ROW.itemsize for k in range(len(parts))]
         sizes = [

@@ -27,7 +27,7 @@ TRAILER = b"\x89VEND\r\n\n"
 CODE = b"CODE"
 SEGMENT = b"SEGM"
 FOOT = b"FOOT"
-PACKED = 0  # the coder that is plain packing
+PACKED, MODELLED = 0, 1  # coders: plain packing; an adaptive model of the bits, see `entropy`
 
 _PREAMBLE = struct.Struct("<8sHHI")  # magic, major, minor, length of the header
 _HEAD = struct.Struct("<4sBQII")  # type, parts, first frame, frames, latent steps

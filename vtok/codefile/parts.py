@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vtok.codefile.container import PACKED
+from vtok.codefile.container import MODELLED, PACKED
+from vtok.codefile.entropy import decode_stage, encode_stage, fits
 from vtok.codefile.header import CodeFormat
 from vtok.codefile.packing import pack, unpack
+from vtok.codefile.source import Damage
 from vtok.errors import CodeFileError
 
 
@@ -20,24 +22,40 @@ class CodedPart(NamedTuple):
 
 
 def encode_parts(
-    codes: npt.NDArray[Any], layout: CodeFormat, coders: Sequence[int] | None = None
+    codes: npt.NDArray[Any],
+    layout: CodeFormat,
+    coders: Sequence[int] | None = None,
+    *,
+    compress: bool = False,
 ) -> tuple[CodedPart, ...]:
     """The parts of a chunk.
 
     Args:
         codes: integers `[stages, num_codebooks, t, h, w]`, 0 <= code < codebook_size.
         layout: of the file.
-        coders: of each stage; that which takes the fewest bytes if None.
+        coders: of each stage; if None, packed, or with `compress` what takes the fewest bytes.
+        compress: whether to spend the time that an entropy coder takes.
 
     Raises:
         ShapeError: for codes that are no such integers.
-        CodeFileError: for coders that are not known.
+        CodeFileError: for coders that are not known, or do not make a stage any shorter.
     """
     for coder in coders or ():
         check_coder(coder)
-    return tuple(
-        CodedPart(PACKED, pack(stage.reshape(-1), layout.bits_per_code)) for stage in codes
-    )
+    parts = []
+    for number, stage in enumerate(codes):
+        packed = pack(stage.reshape(-1), layout.bits_per_code)  # checks the codes too
+        wanted = coders[number] if coders else None if compress else PACKED
+        coded = b""
+        if wanted != PACKED and fits(stage.shape, layout.bits_per_code):
+            coded = encode_stage(stage, layout.bits_per_code, list(codes[:number]))
+        if coded and len(coded) < len(packed):
+            parts.append(CodedPart(MODELLED, coded))
+        elif wanted == MODELLED:
+            raise CodeFileError(f"coder {MODELLED} does not make stage {number + 1} any shorter")
+        else:
+            parts.append(CodedPart(PACKED, packed))
+    return tuple(parts)
 
 
 def decode_parts(
@@ -47,11 +65,21 @@ def decode_parts(
 
     Returns:
         codes int64 `[len(parts), num_codebooks, t, h, w]`.
+
+    Raises:
+        Damage: for bytes that no coder makes of so many codes.
     """
     shape = (layout.num_codebooks, num_steps, *layout.grid)  # [K, t, h, w]
     codes = np.empty((len(parts), *shape), np.int64)
-    for stage, part in zip(codes, parts, strict=True):
-        stage[...] = unpack(part.data, layout.bits_per_code, stage.size).reshape(shape)
+    bits = layout.bits_per_code
+    for number, part in enumerate(parts):
+        if part.coder == PACKED:
+            stage = unpack(part.data, bits, codes[number].size).reshape(shape)
+        elif fits(shape, bits):
+            stage = decode_stage(part.data, shape, bits, list(codes[:number]))
+        else:
+            raise Damage(f"a stage of {codes[number].size} codes by coder {part.coder}")
+        codes[number] = stage
     return codes
 
 
@@ -61,5 +89,5 @@ def check_coder(coder: int) -> None:
     Raises:
         CodeFileError: if so.
     """
-    if coder != PACKED:
+    if coder not in (PACKED, MODELLED):
         raise CodeFileError(f"coded by coder {coder}, which this vtok does not know: update it")

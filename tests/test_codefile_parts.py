@@ -1,0 +1,114 @@
+"""Parts of chunks: the coder that is asked for, never more bytes than packed, damage by name."""
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vtok.codefile import CodeFormat
+from vtok.codefile.container import MODELLED, PACKED
+from vtok.codefile.entropy import decode_stage, encode_stage, fits
+from vtok.codefile.parts import CodedPart, decode_parts, encode_parts
+from vtok.codefile.source import Damage
+from vtok.errors import CodeFileError
+
+Codes = npt.NDArray[np.int64]
+
+
+def moving_codes(stages: int = 2, steps: int = 4, side: int = 12, bits: int = 6) -> Codes:
+    """A pattern that moves: [stages, 1, steps, side, side]."""
+    step, y, x = np.mgrid[:steps, :side, :side]
+    planes = [((x + step) // 3 + y // 4 * (k + 2)) % 2**bits for k in range(stages)]
+    return np.stack(planes)[:, None].astype(np.int64)
+
+
+def layout_of(codes: Codes, codebook_size: int) -> CodeFormat:
+    """A format that codes [stages, K, t, h, w] fit."""
+    stages, books, steps, *grid = codes.shape
+    return CodeFormat(
+        codebook_size=codebook_size, num_codebooks=books, num_stages=stages,
+        temporal_compression=4, spatial_compression=8, grid=(grid[0], grid[1]),
+        chunk_steps=steps, decoder_lookback=1,
+    )  # fmt: skip
+
+
+@st.composite
+def stacks(draw: st.DrawFn) -> tuple[Codes, int]:
+    """Codes [stages, K, t, h, w] of all kinds, and their bits."""
+    bits, stages, books = draw(st.integers(1, 16)), draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    shape = (stages, books, *(draw(st.integers(1, most)) for most in (3, 19, 19)))
+    rng = np.random.default_rng(draw(st.integers(0, 1000)))
+    kind = draw(st.sampled_from(["random", "constant", "alternating"]))
+    if kind == "random":
+        return rng.integers(0, 2**bits, shape), bits
+    if kind == "constant":
+        return np.full(shape, int(rng.integers(0, 2**bits))), bits
+    return np.where(np.indices(shape).sum(0) % 2, 2**bits - 1, 0), bits
+
+
+@settings(max_examples=40)
+@given(stacks(), st.booleans())
+def test_what_goes_in_comes_out(stack: tuple[Codes, int], compress: bool) -> None:
+    codes, bits = stack
+    layout = layout_of(codes, 2**bits)
+    parts = encode_parts(codes, layout, compress=compress)
+    for stages in range(1, len(codes) + 1):  # each without those above it
+        decoded = decode_parts(parts[:stages], codes.shape[2], layout)
+        assert np.array_equal(decoded, codes[:stages])
+
+
+def test_parts_are_never_longer_than_packed() -> None:
+    codes = moving_codes(stages=3)
+    layout = layout_of(codes, 64)
+    packed, coded = encode_parts(codes, layout), encode_parts(codes, layout, compress=True)
+    assert {part.coder for part in packed} == {PACKED}
+    assert {part.coder for part in coded} == {MODELLED}
+    sizes = [sum(len(part.data) for part in parts) for parts in (coded, packed)]
+    assert sizes[0] < 0.7 * sizes[1]
+    noise = np.random.default_rng(1).integers(0, 64, codes.shape)
+    assert {part.coder for part in encode_parts(noise, layout, compress=True)} == {PACKED}
+
+
+def test_coders_that_a_dump_names_are_used_or_refused() -> None:
+    codes = moving_codes()
+    layout = layout_of(codes, 64)
+    mixed = encode_parts(codes, layout, [PACKED, MODELLED])
+    assert [part.coder for part in mixed] == [PACKED, MODELLED]
+    noise = np.random.default_rng(1).integers(0, 64, codes.shape)
+    with pytest.raises(CodeFileError, match="does not make stage 1 any shorter"):
+        encode_parts(noise, layout, [MODELLED, PACKED])
+
+
+def test_the_bytes_are_fixed_by_the_format() -> None:
+    codes = moving_codes(stages=2)
+    parts = encode_parts(codes, layout_of(codes, 64), compress=True)
+    digest = hashlib.sha256(b"".join(part.data for part in parts)).hexdigest()
+    assert digest == "cd418ccc0f2f935a91f4484e8e8287cd454a519dc038f5c0d97bf0eb914e6d08"
+
+
+def test_cut_and_changed_bytes_are_damage() -> None:
+    codes = moving_codes(stages=1)[0]
+    data = encode_stage(codes, 6)
+    for cut in range(len(data)):
+        with pytest.raises(Damage):
+            decode_stage(data[:cut], codes.shape, 6)
+    with pytest.raises(Damage, match="does not end"):
+        decode_stage(data + b"\0\0", codes.shape, 6)
+    rng = np.random.default_rng(2)
+    for _ in range(40):
+        noise = rng.integers(0, 256, len(data), dtype=np.uint8).tobytes()
+        with pytest.raises(Damage):
+            decode_stage(noise, codes.shape, 6)
+
+
+def test_what_would_take_too_long_is_not_coded_and_not_decoded() -> None:
+    for shape in ((1, 1, 1, 1 << 14), (1, 1, 1 << 13, 1 << 13), (255, 1 << 12, 8, 8)):
+        assert not fits(shape, 9)
+    codes = np.zeros((1, 1, 1, 1, 1 << 14), np.int64)
+    layout = layout_of(codes, 2)
+    assert encode_parts(codes, layout, compress=True)[0].coder == PACKED
+    with pytest.raises(Damage, match="by coder 1"):
+        decode_parts([CodedPart(MODELLED, b"\0" * 8)], 1, layout)
