@@ -43,6 +43,7 @@ def test_every_command_teaches_by_example(name: str) -> None:
 def test_scripts_explain_themselves() -> None:
     for script in (
         "quality.py",
+        "sizes.py",
         "benchmark.py",
         "make_golden.py",
         "run_docs.py",

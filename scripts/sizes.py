@@ -1,0 +1,91 @@
+#!/usr/bin/env python
+"""Bytes of the codes of videos: packed, entropy-coded, and as others store them.
+
+The first 89 frames of each video, its short side scaled down to at most 256. Seconds are those that
+coding and decoding take of the model's own time, encoding and decoding, on one thread each.
+
+    scripts/sizes.py validation/* --bits 18
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import zstandard
+
+from vtok.codec.encode import EncodeOptions, encode_file
+from vtok.codec.streams import CodeChunk, decode_codes
+from vtok.codefile import CodeFileReader, encode_parts
+from vtok.codefile.parts import decode_parts
+from vtok.media.reader import probe
+from vtok.model import Model, load_model
+
+FRAMES, SHORT_SIDE = 89, 256
+
+
+def measure(path: Path, model: Model, bits: int) -> dict[str, float]:
+    """Bytes and seconds of one video."""
+    info = probe(path)
+    size = str(SHORT_SIDE) if min(info.width, info.height) > SHORT_SIDE else None
+    # half a frame less, so that rounding cannot add one
+    options = EncodeOptions(size=size, num_bits=bits, duration_seconds=(FRAMES - 0.5) / info.fps)
+    stream = io.BytesIO()
+    begin = time.perf_counter()
+    encode_file(path, stream, model=model, options=options)
+    seconds = {"model": time.perf_counter() - begin}
+    reader = CodeFileReader(io.BytesIO(stream.getvalue()))
+    layout, chunks = reader.header.format, list(reader)
+    begin = time.perf_counter()
+    shown = (CodeChunk(chunk.codes, chunk.num_frames) for chunk in chunks)
+    shape = reader.header.transform
+    for _ in decode_codes(shown, model, (shape.height, shape.width)):
+        pass
+    seconds["model"] += time.perf_counter() - begin
+    packed = [encode_parts(chunk.codes, layout) for chunk in chunks]
+    begin = time.perf_counter()
+    coded = [encode_parts(chunk.codes, layout, compress=True) for chunk in chunks]
+    for parts, chunk in zip(coded, chunks, strict=True):
+        assert np.array_equal(decode_parts(parts, chunk.codes.shape[2], layout), chunk.codes)
+    seconds["coder"] = time.perf_counter() - begin
+    plain = np.concatenate([chunk.codes.reshape(-1) for chunk in chunks])
+    payload, whole = (sum(len(p.data) for parts in c for p in parts) for c in (coded, packed))
+    return {
+        "int64 .npy": plain.nbytes + 128,
+        "int64, zstd": len(zstandard.compress(plain.tobytes(), 19)),
+        "packed": whole,
+        "coded": payload,
+        "coded / packed": payload / whole,
+        "coder / model seconds": seconds["coder"] / seconds["model"],
+    }
+
+
+def main() -> None:
+    """Print a Markdown table, or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("videos", nargs="+", type=Path)
+    parser.add_argument("--model", default="vtok-base")
+    parser.add_argument("--bits", type=int, default=18)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    model = load_model(args.model, dtype="float32")
+    rows = {path.name: measure(path, model, args.bits) for path in args.videos}
+    columns = list(next(iter(rows.values())))
+    rows["mean"] = {c: float(np.mean([row[c] for row in rows.values()])) for c in columns}
+    if args.json:
+        print(json.dumps(rows))
+        return
+    print("| clip | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
+    for name, row in rows.items():
+        shown = (f"{row[c]:.3f}" if "/" in c else f"{row[c]:,.0f}" for c in columns)
+        print(f"| {name} | " + " | ".join(shown) + " |")
+
+
+if __name__ == "__main__":
+    main()
