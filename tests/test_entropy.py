@@ -178,8 +178,8 @@ def test_damage_is_named_or_gives_other_codes(kind: str) -> None:
         ((1, 1, 7, 9), 9, False),  # too few positions
         ((1, 1, 1, 8192), 9, True),
         ((1, 1, 1, 8193), 9, False),  # too wide
-        ((255, 8, 8, 8), 1, True),
-        ((255, 16, 8, 8), 1, False),  # too many planes
+        ((32, 8, 8, 8), 1, True),
+        ((33, 8, 8, 8), 1, False),  # too many passes
         ((1, 8, 512, 512), 8, True),
         ((1, 8, 512, 512), 9, False),  # too many bits
     ],

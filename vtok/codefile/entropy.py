@@ -19,7 +19,7 @@ CodePass = Callable[[Mixer, Numbers, Numbers, Numbers], Numbers]
 MIN_POSITIONS = 64  # of a step: with fewer, most of the time would go into little
 MAX_WIDTH = 1 << 13  # positions in a row: bounds a pass, which has at least one row
 MAX_BITS = 1 << 24  # of a part when packed: bounds time and memory
-MAX_PLANES = 1 << 14  # bit planes of all passes: bounds the time of many passes over few bits
+MAX_WORK = 1 << 14  # of all passes, their bits and 8: bounds the time of many over little
 MAX_BELOW = 8  # stages below that are looked at, the nearest ones
 
 
@@ -31,7 +31,8 @@ def fits(shape: tuple[int, int, int, int], bits: int) -> bool:
         return False
     if books * steps * positions * bits > MAX_BITS:
         return False
-    return books * steps * bits * len(make_passes(height, width)) <= MAX_PLANES
+    # a pass takes about as long as 8 bit planes of it, if they are small
+    return books * steps * len(make_passes(height, width)) * (bits + 8) <= MAX_WORK
 
 
 def encode_stage(codes: Codes, bits: int, below: Sequence[Codes] = ()) -> bytes:
