@@ -1,0 +1,139 @@
+"""All metrics at once, streaming: by hand, in any batches, and against ffmpeg's own VMAF."""
+
+import math
+import re
+import subprocess
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from test_similarity import noisy, smooth
+
+import vtok.evaluation.quality
+from vtok.errors import ShapeError, UsageError
+from vtok.evaluation.metrics import psnr
+from vtok.evaluation.quality import METRICS, QualityMeter, check_metrics, usual_metrics
+from vtok.evaluation.similarity import ssim_per_frame
+from vtok.evaluation.usage import CodeUsage
+from vtok.evaluation.vmaf import Vmaf
+
+
+def measure(frames: np.ndarray, reference: np.ndarray, batch: int = 100, metrics=None) -> dict:
+    height, width = frames.shape[1:3]
+    with QualityMeter(width, height, metrics) as meter:
+        for k in range(0, len(frames), batch):
+            meter.add(frames[k : k + batch], reference[k : k + batch])
+        return meter.finish()
+
+
+def test_is_the_mean_of_each_metric_over_frames() -> None:
+    reference = smooth(40, 64, 5)
+    frames = noisy(reference)
+    quality = measure(frames, reference)
+    assert set(quality) == set(METRICS)
+    assert quality["psnr"] == pytest.approx(psnr(frames, reference))
+    assert quality["ssim"] == pytest.approx(ssim_per_frame(frames, reference).mean())
+
+
+def test_batches_do_not_matter() -> None:
+    reference = smooth(40, 64, 5)
+    frames = noisy(reference)
+    whole = measure(frames, reference)
+    for batch in (1, 2):
+        parts = measure(frames, reference, batch)
+        assert {k: v for k, v in parts.items() if v} == pytest.approx(
+            {k: v for k, v in whole.items() if v}
+        )
+
+
+def test_flicker_is_the_change_of_the_error() -> None:
+    reference = np.full((4, 12, 12, 3), 100, np.uint8)
+    reference[2] = 200  # what moves in the original is no flicker
+    frames = reference + np.uint8(7)  # nor is an error that stays
+    assert measure(frames, reference, 2, ("flicker",)) == {"flicker": 0.0}
+    frames[3] -= np.uint8(10)  # 7, 7, 7, -3: changes of 0, 0 and 10
+    assert measure(frames, reference, 3, ("flicker",))["flicker"] == pytest.approx(10 / 3)
+
+
+def test_what_cannot_be_measured_is_none() -> None:
+    frame = smooth(16, 16, 1)
+    quality = measure(frame, frame)
+    assert (quality["psnr"], quality["ssim"]) == (100.0, pytest.approx(1))
+    assert quality["flicker"] is quality["ms_ssim"] is quality["vmaf"] is None
+
+
+def test_frames_below_the_window_are_refused_unless_it_is_not_asked_for() -> None:
+    with pytest.raises(ShapeError, match="SSIM needs 11 pixels"):
+        QualityMeter(10, 64)
+    tiny = smooth(4, 4, 2)
+    assert measure(tiny, tiny, metrics=("psnr", "flicker")) == {"psnr": 100.0, "flicker": 0.0}
+
+
+def test_names_are_checked() -> None:
+    assert check_metrics(["ssim", "psnr"]) == ("psnr", "ssim")
+    for names in (["lpips"], []):
+        with pytest.raises(UsageError, match="expected some of psnr, ssim"):
+            check_metrics(names)
+
+
+def test_without_libvmaf(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vtok.evaluation.quality, "has_vmaf", lambda: False)
+    assert "vmaf" not in usual_metrics()
+    with pytest.raises(UsageError, match="no libvmaf"):
+        check_metrics(["vmaf"])
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (49, 65)])
+def test_vmaf_is_that_of_ffmpeg_on_two_files(tmp_path: Path, height: int, width: int) -> None:
+    reference = smooth(height, width, 4)
+    frames = noisy(reference, 25)
+    inputs = []
+    for name, data in (("a", frames), ("b", reference)):
+        (tmp_path / name).write_bytes(data.tobytes())
+        raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
+        inputs += [*raw, "-i", tmp_path / name]
+    luma = "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd,format=yuv444p"
+    done = subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), *inputs, "-f", "null", "-lavfi",
+         f"[0]{luma}[x];[1]{luma}[y];[x][y]libvmaf", "-"],
+        capture_output=True, check=True, text=True,
+    )  # fmt: skip
+    theirs = float(re.findall(r"VMAF score: ([\d.]+)", done.stderr)[-1])
+    assert 1 < theirs < 99
+    assert measure(frames, reference, 3, ("vmaf",))["vmaf"] == pytest.approx(theirs, abs=0.05)
+
+
+def test_a_meter_that_is_left_leaves_no_process() -> None:
+    with pytest.raises(RuntimeError), QualityMeter(64, 64, ("vmaf",)) as meter:
+        raise RuntimeError
+    process = meter._vmaf._process
+    assert process.poll() is not None
+    vmaf = Vmaf(64, 64)
+    vmaf.close()
+    vmaf.close()
+
+
+def test_usage_by_hand() -> None:
+    usage = CodeUsage(8)
+    assert (usage.codes, usage.used, usage.perplexity) == (0, 0, 0)
+    usage.add(np.array([[1, 1], [5, 5]]))
+    assert (usage.codes, usage.used, usage.perplexity) == (4, 0.25, 2)
+    usage.add(np.array([5, 7]))  # 2, 3 and 1 of 6
+    entropy = -sum(n / 6 * math.log2(n / 6) for n in (2, 3, 1))
+    assert usage.used == 3 / 8
+    assert usage.perplexity == pytest.approx(2**entropy)
+
+
+def test_usage_adds_up_and_leaves_its_parts_alone() -> None:
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 2**20, 1000)
+    parts = [CodeUsage(2**20), CodeUsage(2**20)]
+    whole = CodeUsage(2**20)
+    whole.add(codes)
+    parts[0].add(codes[:300])
+    parts[1].add(codes[300:])
+    total = parts[0] + parts[1]
+    assert np.array_equal(total.entries, whole.entries)
+    assert np.array_equal(total.counts, whole.counts)
+    assert parts[0].codes == 300
