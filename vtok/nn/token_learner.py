@@ -94,13 +94,14 @@ class _PaperTokenLearner(nn.Module):
         self.reduction = reduction
         self.norm = nn.LayerNorm(dim, eps=_NORM_EPS)
 
-    def maps(self, x: Tensor) -> Tensor:
+    def maps(self, x: Tensor, first: int | None = None) -> Tensor:
         """Computes the weights of the positions of x, float in 0..1; x and errors as in `forward`.
 
-        Returns `[B, S, N]`, `[B, S, H, W]` or `[B, T, S, H, W]` with `S = num_tokens`.
+        Returns `[B, S, N]`, `[B, S, H, W]` or `[B, T, S, H, W]`, S all tokens or the `first` few.
         """
         frames, grid = _sizes(x)
-        return self._attend(x)[1].reshape(*frames, self.num_tokens, *grid)
+        weights = self._attend(x, first)[1]
+        return weights.reshape(*frames, weights.shape[1], *grid)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pools x into tokens; each frame of a video is pooled alone.
@@ -120,15 +121,15 @@ class _PaperTokenLearner(nn.Module):
             tokens = tokens / positions.shape[1]
         return tokens.reshape(*_sizes(x)[0], self.num_tokens, self.dim)
 
-    def _attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _attend(self, x: Tensor, first: int | None = None) -> tuple[Tensor, Tensor]:
         """Positions `[n, p, dim]` of x and their weights `[n, S, p]`."""
         positions = _to_positions(type(self).__name__, x, self.dim)
-        if positions.shape[1] < self.num_tokens:
+        if positions.shape[1] < (first or self.num_tokens):
             raise ShapeError(
                 f"{type(self).__name__}: x {list(x.shape)} has {positions.shape[1]} positions "
-                f"for {self.num_tokens} tokens; pass a larger grid or fewer tokens"
+                f"for {first or self.num_tokens} tokens; pass a larger grid or fewer tokens"
             )
-        return positions, self._weights(positions, _sizes(x)[1])
+        return positions, self._weights(positions, _sizes(x)[1])[:, :first]
 
     def _weights(self, positions: Tensor, grid: Size) -> Tensor:
         raise NotImplementedError

@@ -1,0 +1,216 @@
+"""`vtok tokens train` and `show`, and `vtok encode` where learned tokens are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vtok.cli import options as opt
+from vtok.cli.console import print_json, say
+from vtok.cli.run import Manner, Work
+from vtok.errors import UsageError
+
+if TYPE_CHECKING:
+    from vtok.codec.encode import EncodeOptions
+    from vtok.model import Model
+
+tokens = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Train learners of a few tokens a frame, and see what the tokens look at.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@dataclass(frozen=True)
+class TokenChoice:
+    """What `vtok encode` was asked to do with learned tokens.
+
+    Attributes:
+        as_floats: write them themselves; else their bits, in a code file.
+        count: of each latent step; 8 if None.
+        learner: a name or a file; v11 if None.
+    """
+
+    as_floats: bool
+    count: int | None
+    learner: str | None
+
+
+def token_work(
+    model: Model, how: EncodeOptions, asked: TokenChoice, manner: Manner
+) -> tuple[Work, Manner, Callable[[Path, Path], bool]]:
+    """What `run_jobs` needs to encode to learned tokens."""
+    from vtok.codec.existing import are_tokens_encoded
+    from vtok.codec.token_codes import encode_token_codes_file
+    from vtok.codec.token_encode import check_token_options, encode_tokens_file
+    from vtok.codec.token_model import DEFAULT_LEARNER, DEFAULT_TOKENS, load_token_model
+
+    check_token_options(how)
+    loaded = load_token_model(asked.learner or DEFAULT_LEARNER, model=model)
+    count = DEFAULT_TOKENS if asked.count is None else asked.count
+    loaded.check_count(count)
+    encode = encode_tokens_file if asked.as_floats else encode_token_codes_file
+
+    def work(source: Any, target: Any, progress: Any) -> Any:
+        return encode(
+            source, target, model=loaded, num_tokens=count, options=how, progress=progress
+        )
+
+    def is_done(made: Path, source: Path) -> bool:
+        return are_tokens_encoded(made, source, loaded, count, how)
+
+    return work, manner, is_done
+
+
+@tokens.command()
+def train(
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DATA",
+            show_default=False,
+            help="Videos and photos: files, folders, quoted globs, tar shards.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            *("--out", "-o"),
+            metavar="RUN",
+            show_default=False,
+            help="Folder of the run; one that was stopped goes on.",
+        ),
+    ],
+    learner: Annotated[
+        str,
+        typer.Option(
+            "--learner",
+            metavar="NAME",
+            help="v10, v11, grouped; or to compare with: average, average_lifted.",
+        ),
+    ] = "v11",
+    model: opt.ModelName = "vtok-base",
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache",
+            metavar="FOLDER",
+            help="Of latents and decoded frames; runs may share one. [default: RUN/cache]",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", metavar="N", help="On latents. [default: 3000]")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Set anything of the run; may be given again."
+        ),
+    ] = None,
+    device: opt.Device = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", metavar="N", help="Threads on the CPU. [default: torch's own]"),
+    ] = None,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Train a token learner for a model; the same command goes on with a stopped run.
+
+    The model stays as it is. Its latents of random clips are computed once and kept; the learner
+    learns to give them back, and at the end to give back pixels through the model's decoder.
+    RUN/tokens.safetensors is for `vtok encode --token-learner`.
+
+    \b
+      vtok tokens train videos/ photos/ --out run
+      vtok tokens train videos/ --out run --learner v10 --steps 6000
+      vtok tokens train videos/ --out run --set batch=16 --set pipeline.dim=384
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"--threads {threads}: expected 1 or more")
+    with Manner(False, False, False, quiet).waiting("loading the model"):
+        from vtok.model import load_model
+        from vtok.training.configfile import parse_settings
+        from vtok.training.token_learning import TokenTraining
+        from vtok.training.token_trainer import train_tokens
+
+        loaded = load_model(model, device=device, dtype="float32")
+    over = parse_settings(settings or []) | ({} if steps is None else {"steps": steps})
+    config = TokenTraining.from_settings(loaded.tokenizer.quantizer.dim, learner, over)
+
+    def tell(line: str) -> None:
+        say(line, quiet=quiet)
+
+    made = train_tokens(data, out, config, loaded, cache=cache, threads=threads, say=tell)
+    tell(f"{made}: the weights")
+
+
+@tokens.command()
+def show(
+    video: Annotated[Path, typer.Argument(metavar="VIDEO", show_default=False)],
+    output: Annotated[
+        Path,
+        typer.Option(
+            *("--output", "-o"),
+            metavar="PATH",
+            show_default=False,
+            help="A picture (png, jpg) of the frame at --start, or a video (mp4, webm, gif ...).",
+        ),
+    ],
+    num_tokens: Annotated[
+        int, typer.Option("--num-tokens", metavar="S", help="Tokens of a latent step, 1 to 64.")
+    ] = 8,
+    token_learner: opt.TokenLearner = None,
+    size: opt.Size = "256",
+    fps: opt.Rate = None,
+    start: opt.Start = 0.0,
+    duration: opt.Duration = None,
+    model: opt.ModelName = "vtok-base",
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "auto",
+    overwrite: opt.Overwrite = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Draw which parts of the frame each learned token looks at.
+
+    The first picture is the frame; each other one is the frame in gray, in colour where a token
+    looks: the brighter, the more. Its caption says on what share of the frame half of the token's
+    attention lies.
+
+    \b
+      vtok tokens show clip.mp4 -o maps.png --start 2
+      vtok tokens show clip.mp4 -o maps.mp4 --num-tokens 16
+    """
+    manner = Manner(overwrite, False, as_json, quiet)
+    with manner.waiting("loading the model"):  # torch alone takes seconds to import
+        from vtok.codec.encode import EncodeOptions
+        from vtok.codec.token_model import DEFAULT_LEARNER, load_token_model
+        from vtok.codec.token_show import show_tokens
+        from vtok.media.frames import parse_fps
+        from vtok.model import load_model
+
+        how = EncodeOptions(
+            size=size,
+            fps=None if fps is None else parse_fps(fps),
+            start_seconds=start,
+            duration_seconds=duration,
+            overwrite=overwrite,
+        )
+        loaded = load_model(model, device=device, dtype=dtype)
+        pipeline = load_token_model(token_learner or DEFAULT_LEARNER, model=loaded)
+    from vtok.cli.progress import frames_progress
+
+    with frames_progress(video.name, quiet=quiet) as progress:
+        shown = show_tokens(
+            video, output, model=pipeline, num_tokens=num_tokens, options=how, progress=progress
+        )
+    if as_json:
+        print_json({"input": str(video), "output": str(output), "frames": shown, "status": "ok"})
+    say(f"{video} -> {output}: {num_tokens} tokens, {shown} frames", quiet=quiet or as_json)
