@@ -2,9 +2,10 @@
 
     python examples/read_vtok.py clip.vtok
 
-A reader made from docs/format.md, to copy from or to write in another language. It checks what
-protects against damage in transfer (every CRC, the index, the SHA-256), and trusts the file that
-its lengths are those of a real one.
+A reader made from docs/format.md, to copy from or to write in another language; the coder of most
+files is in read_coder1.py beside it, short rather than fast. It checks what protects against damage
+in transfer (every CRC, the index, the SHA-256), and trusts the file that its lengths are those of a
+real one.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from read_coder1 import decode_modelled
 
 MAGIC, TRAILER = b"\x89VTOK\r\n\n", b"\x89VEND\r\n\n"
 DIGEST_BYTES, CRC_BYTES = 32, 4
@@ -74,10 +76,13 @@ def decode_parts(parts: list[tuple[int, bytes]], header: dict[str, Any], steps: 
     form = header["format"]
     bits = form["codebook_size"].bit_length() - 1
     shape = (form["num_codebooks"], steps, *form["grid"])
-    stages = []
+    stages: list[npt.NDArray[np.int64]] = []
     for coder, data in parts:
-        check(coder == 0, f"coded by coder {coder}, which this reader does not know")
-        stages.append(unpack(data, bits, int(np.prod(shape))).reshape(shape))
+        check(coder < 2, f"coded by coder {coder}, which this reader does not know")
+        if coder == 1:
+            stages.append(decode_modelled(data, shape, bits, stages))
+        else:
+            stages.append(unpack(data, bits, int(np.prod(shape))).reshape(shape))
     return np.stack(stages)
 
 

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ import vtok
 from vtok.codec.decode import DecodeOptions, decode_file
 from vtok.codec.encode import EncodeOptions, encode_file
 from vtok.codec.streams import decode_codes, encode_frames
+from vtok.codefile import CodeFileReader, encode_parts, packed_length
+from vtok.codefile.parts import decode_parts
 from vtok.evaluation.metrics import Frames
 from vtok.media.reader import VideoReader
 from vtok.media.writer import VideoWriter
@@ -81,7 +84,9 @@ def rates(folder: Path, runs: int) -> dict[str, float]:
     models.get("vtok-base")
     chunks = list(encode_frames([frames], model))
     how, back = EncodeOptions(overwrite=True), DecodeOptions(overwrite=True)
+    packed_file, plain = folder / "packed.vtok", replace(how, compress=False)
     encode_file(video, code_file, model=model, options=how)
+    encode_file(video, packed_file, model=model, options=plain)
 
     def read() -> None:
         with VideoReader(video) as reader:
@@ -98,8 +103,42 @@ def rates(folder: Path, runs: int) -> dict[str, float]:
         "writer": write,
         "encode file": lambda: encode_file(video, code_file, model=model, options=how),
         "decode file": lambda: decode_file(code_file, decoded, models=models, options=back),
+        "encode file, --no-compress": lambda: encode_file(
+            video, packed_file, model=model, options=plain
+        ),
+        "decode file, packed": lambda: decode_file(
+            packed_file, decoded, models=models, options=back
+        ),
     }
     return {name: median_rate(function, runs) for name, function in work.items()}
+
+
+def coder_costs(folder: Path) -> dict[str, float]:
+    """Processor seconds of entropy coding and decoding over the model's own, and bytes over packed.
+
+    Of the codes of `bee_frames`, on one thread, by how many stages are coded; after `rates`.
+    """
+    torch.set_num_threads(1)
+    frames, model = bee_frames(), load_model()
+    with (folder / "bee.vtok").open("rb") as stream:
+        layout = CodeFileReader(stream).header.format
+    costs = {}
+    for stages in sorted({1, 2, 4, layout.num_stages} & set(range(1, layout.num_stages + 1))):
+        begin = time.process_time()
+        chunks = list(encode_frames([frames], model, stages))
+        for _ in decode_codes(chunks, model, (SIDE, SIDE)):
+            pass
+        model_seconds = time.process_time() - begin
+        begin = time.process_time()
+        coded = [encode_parts(chunk.codes, layout, compress=True) for chunk in chunks]
+        for parts, chunk in zip(coded, chunks, strict=True):
+            decode_parts(parts, chunk.codes.shape[2], layout)
+        seconds = time.process_time() - begin
+        plain = sum(packed_length(layout.bits_per_code, chunk.codes.size) for chunk in chunks)
+        size = sum(len(part.data) for parts in coded for part in parts)
+        costs[f"coder / model seconds, {stages} stages"] = seconds / model_seconds
+        costs[f"coded / packed bytes, {stages} stages"] = size / plain
+    return costs
 
 
 def peak_memory(folder: Path) -> dict[str, float]:
@@ -166,6 +205,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as name:
         speeds = rates(Path(name), args.runs)
+        costs = coder_costs(Path(name))
         peaks = peak_memory(Path(name))
     slower_encode = min(speeds["model encode"], speeds["reader"])
     slower_decode = min(speeds["model decode"], speeds["writer"])
@@ -174,6 +214,10 @@ def main() -> None:
         **{f"{key} (frames/s)": value for key, value in speeds.items()},
         "encode file / slower of model and reader": speeds["encode file"] / slower_encode,
         "decode file / slower of model and writer": speeds["decode file"] / slower_decode,
+        "encode file / the same, --no-compress": speeds["encode file"]
+        / speeds["encode file, --no-compress"],
+        "decode file / the same, packed": speeds["decode file"] / speeds["decode file, packed"],
+        **costs,
         **{f"{key} (peak MB)": value for key, value in peaks.items()},
         "memory of ten times the length": long / short,
         **{f"{key} (kMAC/pixel)": value for key, value in operations().items()},

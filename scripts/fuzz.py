@@ -4,7 +4,6 @@ Each gives either the right codes or a named error: no other exception, nothing 
 seconds, nothing that takes 200 MB. Mutations are numbered, and each number is the same mutation
 on every machine, so that a failure can be repeated with --first.
 
-    scripts/fuzz                      100,000 mutations
     scripts/fuzz --first 4711 --count 1
     scripts/fuzz --atheris corpus/    guided by coverage, until stopped (pip install atheris)
 """
@@ -25,7 +24,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from vtok.codefile import VERSION, CodeFileReader, CodeFileWriter
+from vtok.codefile import VERSION, CodeFileReader, CodeFileWriter, encode_parts
 from vtok.codefile.copying import check_alike, cut, join
 from vtok.codefile.dump import FORMATS, dump
 from vtok.codefile.load import DumpReader
@@ -49,21 +48,27 @@ def seeds() -> list[bytes]:
     """Whole code files and dumps of them."""
     files = [path.read_bytes() for path in sorted(GOLDEN.glob("*.vtok"))]
     files += [small_file(bits, smooth) for bits in (6, 18) for smooth in (False, True)]
-    return files + [dumped(data, kind) for data in files[:2] for kind in FORMATS]
+    files += [small_file(6, True, books, modelled=True) for books in (1, 2)]
+    return files + [dumped(data, kind) for data in (*files[:2], files[-1]) for kind in FORMATS]
 
 
-def small_file(bits: int, smooth: bool) -> bytes:
-    """A file of version 1.1 of codes that are random, or that stay."""
+def small_file(bits: int, smooth: bool, books: int = 1, modelled: bool = False) -> bytes:
+    """A file of version 1.1 of codes that are random, or that stay; entropy-coded or not."""
     golden = CodeFileReader(io.BytesIO((GOLDEN / "v1.vtok").read_bytes())).header
-    layout = replace(golden.format, codebook_size=2**bits, num_codebooks=1, chunk_steps=8)
+    layout = replace(golden.format, codebook_size=2**bits, num_codebooks=books, chunk_steps=8)
     header = replace(golden, format=layout)
+    if modelled:  # of no fewer positions, or it would be packed
+        shape = replace(golden.transform, width=72, height=64)
+        layout = replace(layout, grid=(8, 9), spatial_compression=8)
+        header = replace(golden, format=layout, transform=shape)
     rng, stream = np.random.default_rng(bits), io.BytesIO()
     with CodeFileWriter(stream, header, version=VERSION) as writer:
-        for number, frames in enumerate((29, 32, 7)):
-            codes = rng.integers(0, 2**bits, (3 - number, 1, 8 if frames > 7 else 2, 3, 4))
+        for number, frames in enumerate((9, 12, 3) if modelled else (29, 32, 7)):
+            steps = -(-frames // 4)
+            codes = rng.integers(0, 2**bits, (3 - number, books, steps, *layout.grid))
             if smooth:
                 codes[:, :, 1:] = codes[:, :, :1]
-            writer.write(codes, frames)
+            writer.write_parts(encode_parts(codes, layout, compress=modelled), steps, frames)
     return stream.getvalue()
 
 
@@ -146,9 +151,9 @@ def read_front(stream: BinaryIO, salvage: bool) -> None:
 
 def check_codes(data: bytes, seed: bytes) -> None:
     """A file that was changed, but not resealed, gives the codes that it had, or fewer."""
-    chunks = CodeFileReader(io.BytesIO(data), salvage=True)
-    for chunk, expected in zip(chunks, CodeFileReader(io.BytesIO(seed)), strict=False):
-        if not np.array_equal(chunk.codes, expected.codes):
+    expected = iter(CodeFileReader(io.BytesIO(seed)))
+    for chunk in CodeFileReader(io.BytesIO(data), salvage=True):
+        if not any(np.array_equal(chunk.codes, other.codes) for other in expected):
             raise AssertionError("wrong codes, and nobody noticed")
 
 
@@ -180,19 +185,13 @@ def join_twice(data: bytes) -> None:
         pass
 
 
-def pack(stream: BinaryIO) -> None:
-    """Make a code file of a dump."""
-    for _ in DumpReader(stream).write(io.BytesIO()):
-        pass
-
-
 def dump_all(data: bytes) -> None:
     """Dump a file in every form."""
     for kind in FORMATS:
         dumped(data, kind)
 
 
-USES: dict[str, Callable[[bytes], None]] = {
+USES: dict[str, Callable[[bytes], object]] = {
     "read": lambda data: read_front(io.BytesIO(data), False),
     "read a pipe": lambda data: read_front(Pipe(data), False),
     "salvage": lambda data: read_front(io.BytesIO(data), True),
@@ -202,7 +201,7 @@ USES: dict[str, Callable[[bytes], None]] = {
     "cut": lambda data: cut_middle(io.BytesIO(data)),
     "join": join_twice,
     "dump": dump_all,
-    "pack": lambda data: pack(io.BytesIO(data)),
+    "pack": lambda data: [*DumpReader(io.BytesIO(data)).write(io.BytesIO())],
 }
 
 
@@ -212,8 +211,9 @@ def check(data: bytes, use: str) -> str:
     Raises:
         AssertionError: for anything but success or a named error, in time and memory.
     """
-    begin, before = time.perf_counter(), peak_megabytes()
-    signal.setitimer(signal.ITIMER_REAL, 5 * MAX_SECONDS)  # for what never ends
+    # of this process alone: a busy machine is not what is looked for
+    begin, before = time.process_time(), peak_megabytes()
+    signal.setitimer(signal.ITIMER_REAL, 20 * MAX_SECONDS)  # for what never ends
     try:
         USES[use](data)
         outcome = "whole"
@@ -223,7 +223,7 @@ def check(data: bytes, use: str) -> str:
         outcome = type(error).__name__
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    if (seconds := time.perf_counter() - begin) > MAX_SECONDS:
+    if (seconds := time.process_time() - begin) > MAX_SECONDS:
         raise AssertionError(f"took {seconds:.1f} s")
     if peak_megabytes() - before > MAX_MEGABYTES:
         raise AssertionError("took too much memory")
@@ -283,10 +283,8 @@ def main() -> None:
     signal.signal(signal.SIGALRM, hang)
     if options.atheris is not None:
         return guided(options.atheris)
-    begin = time.perf_counter()
     outcomes = run(options.first, options.count)
-    seconds = time.perf_counter() - begin
-    print(f"{options.count} mutations in {seconds:.0f} s, peak {peak_megabytes():.0f} MB")
+    print(f"{options.count} mutations, peak {peak_megabytes():.0f} MB")
     for outcome, times in outcomes.most_common():
         print(f"{times:8} {outcome}")
 

@@ -73,8 +73,10 @@ def test_no_changed_byte_gives_a_wrong_chunk() -> None:
         saved = list(reader)
         assert not reader.complete
         assert reader.lost
-        assert len(saved) == sum(place >= offset for offset in [*OFFSETS[1:], FOOTER])
-        assert all(map(same, saved, CHUNKS))
+        damaged = sum(place >= offset for offset in [*OFFSETS[1:], FOOTER])
+        expected = [chunk.codes for number, chunk in enumerate(CHUNKS) if number != damaged]
+        assert len(saved) == len(expected)
+        assert all(map(np.array_equal, [chunk.codes for chunk in saved], expected))
         for index in range(len(reader.chunks)):
             try:
                 chunk = reader.read_chunk(index)
@@ -165,7 +167,7 @@ def test_salvage_keeps_an_index_that_is_good() -> None:
     data[OFFSETS[1] + 60] ^= 1
     reader = CodeFileReader(io.BytesIO(data), salvage=True)
     assert reader.chunks == READER.chunks
-    assert len(list(reader)) == 1
+    assert len(list(reader)) == 2
     assert reader.lost == "stage 1 at frame 5 does not match its CRC"
     assert same(reader.read_chunk(2), CHUNKS[2])
 
@@ -394,5 +396,6 @@ def test_any_edit_gives_the_right_codes_or_a_named_error(
         tracemalloc.stop()
     assert "\n" not in message
     assert peak < 300_000
-    assert len(chunks) <= len(CHUNKS)
-    assert all(map(same, chunks, CHUNKS))
+    expected = iter(CHUNKS)  # all of them, or some that are in this order
+    for chunk in chunks:
+        assert any(np.array_equal(chunk.codes, other.codes) for other in expected)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vtok.codefile import CodeFormat
 from vtok.codefile.container import MODELLED, PACKED
-from vtok.codefile.entropy import decode_stage, encode_stage, fits
+from vtok.codefile.entropy import MAX_WORK, StageCoder, work
 from vtok.codefile.parts import CodedPart, decode_parts, encode_parts
 from vtok.codefile.source import Damage
 from vtok.errors import CodeFileError
@@ -86,29 +86,37 @@ def test_the_bytes_are_fixed_by_the_format() -> None:
     codes = moving_codes(stages=2)
     parts = encode_parts(codes, layout_of(codes, 64), compress=True)
     digest = hashlib.sha256(b"".join(part.data for part in parts)).hexdigest()
-    assert digest == "cd418ccc0f2f935a91f4484e8e8287cd454a519dc038f5c0d97bf0eb914e6d08"
+    assert digest == "e7e07f1e3ccbbb31f34dcbee81691494a17f9917e8cec9744be6677093a44507"
 
 
 def test_cut_and_changed_bytes_are_damage() -> None:
     codes = moving_codes(stages=1)[0]
-    data = encode_stage(codes, 6)
+    shape = codes.shape
+    data = StageCoder(shape, 6).encode(codes)
     for cut in range(len(data)):
         with pytest.raises(Damage):
-            decode_stage(data[:cut], codes.shape, 6)
+            StageCoder(shape, 6).decode(data[:cut])
     with pytest.raises(Damage, match="does not end"):
-        decode_stage(data + b"\0\0", codes.shape, 6)
+        StageCoder(shape, 6).decode(data + b"\0\0")
     rng = np.random.default_rng(2)
     for _ in range(40):
         noise = rng.integers(0, 256, len(data), dtype=np.uint8).tobytes()
         with pytest.raises(Damage):
-            decode_stage(noise, codes.shape, 6)
+            StageCoder(shape, 6).decode(noise)
 
 
 def test_what_would_take_too_long_is_not_coded_and_not_decoded() -> None:
-    for shape in ((1, 1, 1, 1 << 14), (1, 1, 1 << 13, 1 << 13), (255, 1 << 12, 8, 8)):
-        assert not fits(shape, 9)
-    codes = np.zeros((1, 1, 1, 1, 1 << 14), np.int64)
-    layout = layout_of(codes, 2)
-    assert encode_parts(codes, layout, compress=True)[0].coder == PACKED
-    with pytest.raises(Damage, match="by coder 1"):
-        decode_parts([CodedPart(MODELLED, b"\0" * 8)], 1, layout)
+    wide = np.zeros((1, 1, 1, 1, 1 << 14), np.int64)
+    tall = np.zeros((5, 1, 1, 1024, 300), np.int64)
+    fit = MAX_WORK // (work(tall.shape[1:], 8) or 1)
+    assert 0 < fit < 5
+    for codes, count in ((wide, 0), (tall, fit)):
+        layout = layout_of(codes, 256)
+        parts = encode_parts(codes, layout, compress=True)
+        assert [part.coder for part in parts] == [MODELLED] * count + [PACKED] * (
+            len(codes) - count
+        )
+        assert np.array_equal(decode_parts(parts, 1, layout), codes)
+        more = [*parts[:count], CodedPart(MODELLED, b"\0" * 8)]
+        with pytest.raises(Damage, match="by coder 1"):
+            decode_parts(more, 1, layout)

@@ -120,14 +120,14 @@ def test_salvage_says_how_many_frames_were_lost(folder: Path) -> None:
     arguments = ["--salvage", "--model", "fast.safetensors", "--overwrite"]
     result = vtok("decode", "short.vtok", "-o", "short.mkv", *arguments)
     assert result.exit_code == 0
-    assert "; 61 frames were saved, 9 lost\n" in result.stderr
+    assert "; 61 frames were saved, 9 lost (61 to 69)\n" in result.stderr
     flipped = bytearray(data)
     flipped[offsets[1] + 60] ^= 1
     Path("short.vtok").write_bytes(flipped)
     result = vtok("decode", "short.vtok", "-o", "short.mkv", *arguments)
-    assert "; 29 frames were saved, 41 lost\n" in result.stderr
+    assert "; 38 frames were saved, 32 lost (29 to 60)\n" in result.stderr
     part = [*arguments, "--start", 0.5, "--duration", 1]  # frames 13 to 37
     result = vtok("decode", "short.vtok", "-o", "short.mkv", *part)
     assert "short.vtok: stage 1 at frame 29 does" in result.stderr
-    assert "; 16 frames were saved, 9 lost\n" in result.stderr
+    assert "; 16 frames were saved, 9 lost (29 to 37)\n" in result.stderr
     Path("short.vtok").unlink()

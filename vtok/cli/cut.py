@@ -34,7 +34,8 @@ def cut(
 ) -> None:
     """Cut code files to a part, a number of stages or a size, without encoding anew.
 
-    Bytes are copied and no model is needed. The frames are exactly those of the whole file: what
+    Bytes are copied and no model is needed; chunks of types that vtok does not know are left out.
+    The frames are exactly those of the whole file: what
     the decoder must have seen before them stays in, and is decoded but not shown.
 
     \b

@@ -9,6 +9,8 @@ from vtok.cli.inputs import plan
 from vtok.cli.run import Manner, run_jobs
 from vtok.errors import UsageError
 
+TOKENS = ".tokens.safetensors"
+
 
 def decode(
     inputs: opt.Inputs,
@@ -17,6 +19,8 @@ def decode(
     bits: opt.Bits = None,
     start: opt.Start = 0.0,
     duration: opt.Duration = None,
+    num_tokens: opt.TokensUsed = None,
+    token_learner: opt.TokenLearnerInstead = None,
     crf: opt.Crf = 16,
     salvage: opt.Salvage = False,
     model: opt.ModelInstead = None,
@@ -28,7 +32,7 @@ def decode(
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Decode code files to videos of the size, frame rate and length that were encoded.
+    """Decode code files or learned tokens to videos of the size, rate and length encoded.
 
     An output lies beside its input, as clip.decoded.mp4, unless -o says otherwise. The suffix of
     -o chooses the format: mp4, mkv, mov, webm, gif; png or jpg for one frame. With --start and
@@ -38,22 +42,27 @@ def decode(
       vtok decode clip.vtok                       writes clip.decoded.mp4
       vtok decode clip.vtok -o clip.webm --bits 18
       vtok decode clip.vtok --start 60 --duration 2
+      vtok decode clip.tokens.safetensors         what 8 tokens a step have kept
       vtok decode codes/ -o videos/               a whole folder, tree mirrored
       vtok decode - < clip.vtok > clip.mp4
     """
     if not 0 <= crf <= 51:
         raise UsageError(f"--crf {crf}: expected 0 to 51")
     manner = Manner(overwrite, skip_existing, as_json, quiet)
-    jobs = plan(inputs, output, ".decoded.mp4", frozenset({".vtok"}))
+    jobs = plan(inputs, output, ".decoded.mp4", frozenset({".vtok", TOKENS}))
     manner.check(jobs)
     with manner.waiting("loading the model"):  # torch alone takes seconds to import
         from vtok.codec.decode import DecodeOptions, decode_file
         from vtok.codec.existing import is_decoded
+        from vtok.codec.token_decode import decode_tokens_file
+        from vtok.codec.token_file import seems_tokens
+        from vtok.codec.token_model import TokenModels
         from vtok.model import Models, pick_device, pick_dtype
 
         how = DecodeOptions(
             num_stages=stages,
             num_bits=bits,
+            num_tokens=num_tokens,
             crf=crf,
             overwrite=overwrite or skip_existing,
             salvage=salvage,
@@ -62,11 +71,13 @@ def decode(
         )
         # an error of usage comes once, not for every input
         pick_dtype(dtype, pick_device(device))
+        tokens = TokenModels(token_learner)
         models = Models(model, device=device, dtype=dtype)
         if model is not None:
             models.get(model)
 
     def work(source: Any, target: Any, progress: Any) -> Any:
-        return decode_file(source, target, models=models, options=how, progress=progress)
+        made = decode_tokens_file if seems_tokens(source) else decode_file
+        return made(source, target, models=models, tokens=tokens, options=how, progress=progress)
 
     run_jobs(jobs, work, manner, lambda made, source: is_decoded(made, source, how))

@@ -6,23 +6,33 @@ from pathlib import Path
 from typing import Any
 
 from vtok.cli import options as opt
-from vtok.cli.inputs import plan
+from vtok.cli.inputs import plan, with_listed
 from vtok.cli.run import Manner, run_jobs
+from vtok.cli.tokens import TokenChoice, token_work
 from vtok.errors import UsageError
 from vtok.media.kinds import VIDEO_SUFFIXES
 
-SUFFIXES = {"vtok": ".vtok", "npy": ".npy", "safetensors": ".safetensors"}
+SUFFIXES = {
+    "vtok": ".vtok",
+    "npy": ".npy",
+    "tokens": ".tokens.safetensors",
+    "safetensors": ".safetensors",
+}
 
 
 def encode(
-    inputs: opt.Inputs,
+    inputs: opt.InputsOrList = None,
     output: opt.Output = None,
+    files_from: opt.FilesFrom = None,
+    null: opt.Null = False,
     to: opt.Format = None,
     stages: opt.Stages = None,
     bits: opt.Bits = None,
     min_psnr: opt.MinPsnr = None,
     max_bpp: opt.MaxBpp = None,
-    compress: opt.Compress = False,
+    compress: opt.Compress = True,
+    num_tokens: opt.NumTokens = None,
+    token_learner: opt.TokenLearner = None,
     size: opt.Size = None,
     fps: opt.Rate = None,
     start: opt.Start = 0.0,
@@ -41,18 +51,27 @@ def encode(
 
     \b
       vtok encode clip.mp4                         writes clip.vtok
-      vtok encode clip.mp4 --bits 18 --compress -o small.vtok
+      vtok encode clip.mp4 --bits 18 -o small.vtok
       vtok encode clip.mp4 --min-psnr 28         bits where the picture needs them
       vtok encode clip.mp4 --start 60 --duration 5 --fps 10 --size 256
       vtok encode videos/ -o codes/ --size 256     a whole folder, tree mirrored
       vtok encode 'raw/*.mkv' -o codes/ --to npy   arrays [K, t, h, w]
+      vtok encode clip.mp4 --to tokens             8 learned tokens a step [t, 8, dim]
+      vtok encode clip.mp4 --num-tokens 8          their bits: a very low rate
       vtok encode - < clip.mp4 > clip.vtok
+      find videos -name '*.mp4' -print0 | vtok encode --files-from - -0 --json
     """
     to = to or _format_of(output)
     if to not in SUFFIXES:
         raise UsageError(f"--to {to}: expected one of {', '.join(SUFFIXES)}")
+    by_tokens = to == "tokens" or num_tokens is not None
+    if token_learner is not None and not by_tokens:
+        raise UsageError("--token-learner: give --to tokens or --num-tokens with it")
+    if by_tokens and to not in ("tokens", "vtok"):
+        raise UsageError(f"--to {to}: --num-tokens is for --to tokens and --to vtok")
     manner = Manner(overwrite, skip_existing, as_json, quiet)
-    jobs = plan(inputs, output, SUFFIXES[to], VIDEO_SUFFIXES)
+    names = with_listed(inputs, files_from, null)
+    jobs = plan(names, output, SUFFIXES[to], VIDEO_SUFFIXES)
     manner.check(jobs)
     with manner.waiting("loading the model"):  # torch alone takes seconds to import
         from vtok.codec.encode import EncodeOptions, encode_file, stages_for
@@ -61,7 +80,7 @@ def encode(
         from vtok.model import load_model
 
         how = EncodeOptions(
-            to=to,
+            to="vtok" if to == "tokens" else to,
             size=size,
             fps=None if fps is None else parse_fps(fps),
             start_seconds=start,
@@ -77,6 +96,11 @@ def encode(
         loaded = load_model(model, device=device, dtype=dtype)
         stages_for(loaded, stages, bits)  # an error of usage comes once, not for every input
 
+    if by_tokens:
+        asked = TokenChoice(to == "tokens", num_tokens, token_learner)
+        run_jobs(jobs, *token_work(loaded, how, asked, manner))
+        return
+
     def work(source: Any, target: Any, progress: Any) -> Any:
         return encode_file(source, target, model=loaded, options=how, progress=progress)
 
@@ -85,5 +109,5 @@ def encode(
 
 def _format_of(output: str | None) -> str:
     """The format that the suffix of an output stands for; `vtok` where it is none of them."""
-    suffix = Path(output or "").suffix.lower()
-    return next((to for to, usual in SUFFIXES.items() if usual == suffix), "vtok")
+    name = Path(output or "").name.lower()
+    return next((to for to, usual in SUFFIXES.items() if name.endswith(usual)), "vtok")

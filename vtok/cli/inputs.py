@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,11 +71,55 @@ def plan(
     return jobs
 
 
+def with_listed(names: Sequence[str] | None, lists: Sequence[str] | None, null: bool) -> list[str]:
+    """Names given as arguments, and those in lists of them.
+
+    Args:
+        names: arguments.
+        lists: files of paths, `-` for standard input.
+        null: whether NULs end the paths in them, not ends of lines.
+
+    Raises:
+        InputError: where a list cannot be read, or there is nothing at all.
+        UsageError: where standard input is to be read twice.
+    """
+    found = list(names or ())
+    if null and not lists:
+        raise UsageError("-0 goes with --files-from")
+    if [*found, *(lists or ())].count(STREAM) > 1:
+        raise UsageError("- reads standard input, which can be read once only")
+    for source in lists or ():
+        try:
+            data = sys.stdin.buffer.read() if source == STREAM else Path(source).read_bytes()
+        except OSError as exc:
+            raise InputError(f"{source}: cannot be read ({exc.strerror})") from exc
+        lines = data.split(b"\0") if null else [line.rstrip(b"\r") for line in data.split(b"\n")]
+        if not null and b"\0" in data:
+            raise UsageError(f"--files-from {source}: holds NUL bytes: is it a list for -0?")
+        found += [os.fsdecode(line) for line in lines if line]
+    if not found:
+        raise (InputError if lists else UsageError)("no input: give files, or --files-from LIST")
+    return found
+
+
+def find_files(inputs: Sequence[str], suffixes: frozenset[str]) -> list[Path]:
+    """Every file that a command reads which writes none; see `plan`.
+
+    Raises:
+        InputError: where an input is missing or a folder holds nothing.
+        UsageError: for standard input, which can be read only once.
+    """
+    if "" in inputs or STREAM in inputs:
+        raise UsageError("give files, folders or quoted globs: standard input is not read here")
+    return [path for text in inputs for path, _ in _expand(text, suffixes)]
+
+
 def _expand(text: str, suffixes: frozenset[str]) -> list[tuple[Path, Path]]:
     """The files behind one argument, each with its path below the output folder."""
     path = Path(text)
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+        ends = tuple(suffixes)  # some of them are of two parts
+        files = sorted(p for p in path.rglob("*") if p.name.lower().endswith(ends) and p.is_file())
         if not files:
             raise InputError(f"{text}: no file in this folder ends in {_some(suffixes)}")
         return [(file, file.relative_to(path)) for file in files]

@@ -29,6 +29,21 @@ Inputs = Annotated[
         help="Files, folders, quoted globs, or - for standard input.",
     ),
 ]
+InputsOrList = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="INPUT",
+        show_default=False,
+        help="Files, folders, quoted globs, or - for standard input.",
+    ),
+]
+FilesFrom = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--files-from", metavar="LIST", help="A file of paths, one a line; - for standard input."
+    ),
+]
+Null = Annotated[bool, typer.Option("-0", "--null", help="NULs end the paths in --files-from.")]
 Output = Annotated[
     str | None,
     typer.Option(
@@ -58,7 +73,8 @@ MinPsnr = Annotated[
     ),
 ]
 Compress = Annotated[
-    bool, typer.Option("--compress", help="Entropy-code the codes: half the bytes, more time.")
+    bool,
+    typer.Option("--compress/--no-compress", help="Entropy-code the codes: half the bytes."),
 ]
 MaxBpp = Annotated[
     float | None,
@@ -73,7 +89,38 @@ Format = Annotated[
     typer.Option(
         "--to",
         metavar="FORMAT",
-        help="vtok, npy or safetensors. [default: by the name that -o gives, else vtok]",
+        help="vtok, npy, safetensors or tokens. [default: by the name that -o gives, else vtok]",
+    ),
+]
+NumTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--num-tokens",
+        metavar="S",
+        help="Learned tokens of a latent step, 1 to 64; --to vtok keeps their bits. "
+        "[default: 8 for --to tokens]",
+    ),
+]
+TokensUsed = Annotated[
+    int | None,
+    typer.Option(
+        "--num-tokens", metavar="S", help="Use the first S tokens. [default: all of them]"
+    ),
+]
+TokenLearner = Annotated[
+    str | None,
+    typer.Option(
+        "--token-learner",
+        metavar="NAME",
+        help="v10, v11, grouped, or a file that `vtok tokens train` made. [default: v11]",
+    ),
+]
+TokenLearnerInstead = Annotated[
+    str | None,
+    typer.Option(
+        "--token-learner",
+        metavar="NAME",
+        help="The checkpoint of a token learner. [default: what each file of tokens names]",
     ),
 ]
 Size = Annotated[
@@ -110,10 +157,25 @@ Crf = Annotated[
     ),
 ]
 Salvage = Annotated[
-    bool, typer.Option("--salvage", help="Decode the whole part of a cut or damaged file.")
+    bool, typer.Option("--salvage", help="Decode what is whole of a cut or damaged file.")
 ]
+
+
+def _complete_model(incomplete: str) -> list[str]:
+    """Names of shipped models, for the shell; where none fits, shells offer files."""
+    from vtok.report.cards import model_names
+
+    return [name for name in model_names() if name.startswith(incomplete)]
+
+
 ModelName = Annotated[
-    str, typer.Option("--model", metavar="NAME", help="A shipped checkpoint's name, or a file.")
+    str,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="A shipped checkpoint's name, or a file.",
+        autocompletion=_complete_model,
+    ),
 ]
 ModelInstead = Annotated[
     str | None,
@@ -121,6 +183,7 @@ ModelInstead = Annotated[
         "--model",
         metavar="NAME",
         help="A shipped checkpoint's name, or a file. [default: what each code file names]",
+        autocompletion=_complete_model,
     ),
 ]
 Device = Annotated[

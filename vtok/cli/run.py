@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Work = Callable[[Any, Any, Any], "Result"]
 """Called with an input, an output (paths or streams) and a progress function."""
+MOST_GAPS = 5  # that are named: a line is to be read
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,10 @@ def report(result: Result, manner: Manner) -> None:
     """Say what one clip became."""
     if result.lost:
         lost = "nobody knows how many were" if result.lost_frames is None else result.lost_frames
+        which = ", ".join(f"{first} to {end - 1}" for first, end in result.gaps[:MOST_GAPS])
+        more = ", ..." if len(result.gaps) > MOST_GAPS else ""
         saved = f"{result.frames} frames were saved, {lost} lost"
+        saved += f" ({which}{more})" if which else ""
         say_warning(f"{result.input}: {result.lost}; {saved}")
     if result.note:
         say_warning(f"{result.input}: {result.note}")
@@ -152,6 +156,6 @@ def _line(result: Result) -> str:
     return (
         f"{result.input} -> {result.output}: "
         f"{result.frames} frames {result.width}x{result.height}, "
-        f"{result.codes:,} codes, {result.bytes:,} bytes, {result.bpp:.4f} bpp, {psnr}"
+        f"{result.contents}, {result.bytes:,} bytes, {result.bpp:.4f} bpp, {psnr}"
         f"{result.frames_per_second:.0f} frames/s"
     )

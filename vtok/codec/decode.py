@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vtok.checkpoint import CheckpointInfo
+from vtok.codec.beside import ahead
 from vtok.codec.files import STANDARD_INPUT, name_of, open_input
 from vtok.codec.result import Counts, Progress, Result, choose_stages, make_result
 from vtok.codec.seek import read_codes, read_frames
-from vtok.codec.streams import CodeChunk, Frames, decode_codes
+from vtok.codec.streams import CodeChunk, Frames, Unpack, codes_of_grid, decode_codes
+from vtok.codec.token_codes import unpack_tokens
+from vtok.codec.token_file import ORIGIN_KEY, token_origin
+from vtok.codec.token_model import TokenModels
 from vtok.codefile import CodeFileReader, Header
 from vtok.codefile.pieces import expected_frames, frames_between
-from vtok.errors import CodeFileError, InputError
+from vtok.errors import CodeFileError, InputError, UsageError
 from vtok.media.writer import VideoWriter
 from vtok.model import Model, Models
 
@@ -28,6 +32,7 @@ class DecodeOptions:
     Attributes:
         num_stages: stages to use; all that the file has if None.
         num_bits: in place of `num_stages`, as many stages as fit into so many bits a position.
+        num_tokens: of a file of learned tokens, use the first so many of each latent step.
         crf: quality of the written video's own compression, 0 (lossless) to 51.
         overwrite: whether an existing output may be replaced.
         salvage: decode the complete part of a cut or damaged file instead of refusing it.
@@ -39,6 +44,7 @@ class DecodeOptions:
 
     num_stages: int | None = None
     num_bits: int | None = None
+    num_tokens: int | None = None
     crf: int = 16
     overwrite: bool = False
     salvage: bool = False
@@ -56,6 +62,7 @@ def decode_file(
     output: str | Path | BinaryIO,
     *,
     models: Models | None = None,
+    tokens: TokenModels | None = None,
     options: DecodeOptions | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -66,6 +73,7 @@ def decode_file(
         output: the video to write, its format by its suffix; or a binary stream, which gets
             fragmented mp4.
         models: where the model comes from; by default the shipped one that the file names.
+        tokens: where the token learner comes from, for a file of quantized tokens; likewise.
         options: stages and quality.
         progress: called as it goes.
 
@@ -80,20 +88,25 @@ def decode_file(
     with open_input(source, seekable=options.is_part) as stream:
         reader = CodeFileReader(stream, name=name, salvage=options.salvage)
         header = reader.header
-        model = _model(header, models or Models(), name)
-        stages = _stages(header, options)
+        model, unpack = find_model(header, models or Models(), tokens or TokenModels(), name)
+        stages = _stages(header, options, name)
         reader.limit_stages(stages)
         size, counts = (header.transform.height, header.transform.width), Counts()
-        codes, total = _codes(reader, model, options)
+        coded, total = _codes(reader, model, options)
+        codes = ahead(coded)
         first = next(codes, None)  # so that no video is begun where there is nothing to put in
-        if first is None or total == 0:
+        if first is None or (total == 0 and not reader.lost):
             raise CodeFileError(f"{name}: {reader.lost or 'the file is whole'}; it holds no frames")
         chunks = counts.follow(chain([first], codes), progress, total)
-        _write_video(output, header, decode_codes(chunks, model, size), options)
+        write_video(output, header, decode_codes(chunks, model, size, unpack), options)
     seconds = time.perf_counter() - begin
-    counts.bytes, counts.lost = reader.bytes_read, reader.lost
+    counts.bytes, counts.lost, counts.gaps = reader.bytes_read, reader.lost, list(reader.gaps)
     if reader.lost and total is not None:
         counts.lost_frames = max(0, total - counts.frames)
+    if options.is_part:
+        part = (options.start_seconds, options.duration_seconds)
+        counts.start = frames_between(header, reader.index.num_frames, *part)[0]
+    counts.close_gaps()
     if options.start_seconds and model.tokenizer.decoder_lookback is None:
         counts.note = f"{model.info.name} looks back without bound: decoded from the start"
     names = (name_of(source) or "-", name_of(output) or "-")
@@ -115,24 +128,44 @@ def _codes(
     return read_frames(reader, model, frames), frames[1] - frames[0]
 
 
-def _model(header: Header, models: Models, name: str) -> Model:
+def find_model(
+    header: Header, models: Models, tokens: TokenModels, name: str
+) -> tuple[Model, Unpack]:
+    """The model that decodes a file, and what makes of the file's codes what it takes.
+
+    Raises:
+        InputError: if one that the file names is not shipped.
+        CodeFileError: if the file was made with another one.
+    """
     try:
         model = models.get(header.model.name)
+        if token_origin(header, name) is None:
+            check_model(header, model, name)
+            return model, codes_of_grid
+        check_fingerprint(header, model.info, name)
+        return model, unpack_tokens(header, model, tokens, name)
     except InputError as exc:
         raise InputError(f"{name}: {exc}") from exc
-    check_model(header, model, name)
-    return model
 
 
-def _stages(header: Header, options: DecodeOptions) -> int:
+def _stages(header: Header, options: DecodeOptions, name: str) -> int:
     layout = header.format
     per_stage = layout.num_codebooks * layout.bits_per_code
+    if options.num_tokens is not None:
+        if ORIGIN_KEY not in header.metadata:
+            raise UsageError(f"--num-tokens {options.num_tokens}: {name} holds no learned tokens")
+        if not 1 <= options.num_tokens <= layout.num_stages:
+            raise UsageError(
+                f"--num-tokens {options.num_tokens}: {name} holds 1 to {layout.num_stages} a step"
+            )
+        return options.num_tokens
     return choose_stages(options.num_stages, options.num_bits, layout.num_stages, per_stage)
 
 
-def _write_video(
+def write_video(
     output: str | Path | BinaryIO, header: Header, frames: Iterator[Frames], options: DecodeOptions
 ) -> None:
+    """Write frames to a video of the size and rate that a header tells."""
     target = Path(output) if isinstance(output, str) else output
     shape = header.transform
     with VideoWriter(

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import vtok
+from vtok.codec.beside import worked
 from vtok.codec.files import CountingStream, name_of, open_output
 from vtok.codec.rate import Rate, RateControl
 from vtok.codec.result import Counts, Progress, Result, choose_stages, make_result
 from vtok.codec.spool import on_disk
-from vtok.codec.streams import CHUNK_STEPS, CodeChunk, encode_frames
+from vtok.codec.streams import CodeChunk, chunk_steps, encode_frames, steps_per_pass
 from vtok.codec.tensors import TENSOR_WRITERS, join_codes
 from vtok.codefile import (
     PLAIN,
     VERSION,
+    CodedPart,
     CodeFileWriter,
     CodeFormat,
     Header,
@@ -30,7 +32,8 @@ from vtok.codefile import (
 )
 from vtok.codefile.pieces import rational
 from vtok.errors import UsageError
-from vtok.media.frames import parse_size
+from vtok.media.decoder import Decoder
+from vtok.media.frames import Frames, parse_size
 from vtok.media.reader import VideoReader
 from vtok.model import Model, load_model
 
@@ -52,7 +55,7 @@ class EncodeOptions:
         num_bits: in place of `num_stages`, as many stages as fit into so many bits a position.
         min_psnr: choose for each chunk the fewest stages that give its frames this PSNR in dB.
         max_bpp: choose for each chunk the most stages that keep the file to so many bits a pixel.
-        compress: entropy-code the codes of a code file: smaller, and slower.
+        compress: entropy-code the codes of a code file where that makes them fewer bytes.
         overwrite: whether an existing output may be replaced.
         timeout_seconds: how long the reader may go without giving frames.
     """
@@ -66,7 +69,7 @@ class EncodeOptions:
     num_bits: int | None = None
     min_psnr: float | None = None
     max_bpp: float | None = None
-    compress: bool = False
+    compress: bool = True
     overwrite: bool = False
     timeout_seconds: float = 60.0
 
@@ -91,8 +94,6 @@ class EncodeOptions:
             raise UsageError(f"--timeout {self.timeout_seconds:g}: expected more than 0 seconds")
         if self.rate and self.to != "vtok":
             raise UsageError(f"--to {self.to}: an array has the same stages everywhere")
-        if self.compress and self.to != "vtok":
-            raise UsageError(f"--to {self.to}: --compress is for code files")
         if self.size is not None:
             parse_size(self.size, 16, 9)  # of no source in particular
 
@@ -126,29 +127,62 @@ def encode_file(
         OutputError: if the output exists or cannot be written.
         UsageError: for options that do not fit.
     """
-    model, options = model or load_model(), options or EncodeOptions()
-    begin, stages = time.perf_counter(), stages_for(model, options.num_stages, options.num_bits)
+    model, options, begin = model or load_model(), options or EncodeOptions(), time.perf_counter()
+    stages_for(model, options.num_stages, options.num_bits)  # nonsense is an error before any work
     with (
         on_disk(source) as path,
-        _open_reader(path, options) as reader,
+        open_reader(path, options) as reader,
         open_output(output, options.overwrite) as stream,
     ):
-        header = _header(name_of(source), reader, model, stages, options)
-        counts = Counts()
-        control = RateControl(model, header, options.rate, options.compress)
-        every = encode_frames(reader, model, stages)
-        encoded = control.encode(reader) if options.rate else every
-        chunks = counts.follow(encoded, progress, _expected(reader, options))
-        if options.to == "vtok":
-            _write_code_file(stream, header, chunks, options)
-        else:
-            _write_tensor(stream, header, chunks, options.to)
-        counts.bytes, counts.psnr = stream.count, control.psnr
+        header, counts = encode_opened(
+            reader, stream, name=name_of(source), model=model, options=options, progress=progress
+        )
     names = (name_of(source) or "-", name_of(output) or "-")
     return make_result(names, header, counts, time.perf_counter() - begin)
 
 
-def _open_reader(source: Path, options: EncodeOptions) -> VideoReader:
+def encode_opened(
+    reader: VideoReader,
+    stream: CountingStream,
+    *,
+    name: str | None,
+    model: Model,
+    options: EncodeOptions,
+    progress: Progress | None = None,
+    frames: Iterable[Frames] | None = None,
+    tap: Callable[[Header, Iterator[CodeChunk]], Iterator[CodeChunk]] | None = None,
+) -> tuple[Header, Counts]:
+    """Encode what an open reader gives; see `encode_file`.
+
+    Args:
+        reader: of the video.
+        stream: where to.
+        name: of the video, for the header.
+        model: encodes.
+        options: what the reader was opened with, too.
+        progress: called as it goes.
+        frames: those of the reader, where somebody stands in between.
+        tap: passes the chunks on, for somebody who wants to see them.
+    """
+    stages = stages_for(model, options.num_stages, options.num_bits)
+    header, counts = make_header(name, reader, model, stages, options), Counts()
+    control = RateControl(model, header, options.rate, options.compress)
+    frames = reader if frames is None else frames
+    every = control.encode(frames) if options.rate else encode_frames(frames, model, stages)
+    encoded = every if tap is None else tap(header, every)
+    chunks = counts.follow(encoded, progress, frames_to_come(reader, options))
+    if options.to == "vtok":
+        _write_code_file(stream, header, chunks, options)
+    else:
+        _write_tensor(stream, header, chunks, options.to)
+    counts.bytes, counts.psnr = stream.count, control.psnr
+    return header, counts
+
+
+def open_reader(
+    source: Path, options: EncodeOptions, decoder: Decoder | None = None
+) -> VideoReader:
+    """The frames of a source that the options ask for; `decoder` as `VideoReader` takes it."""
     return VideoReader(
         source,
         start_seconds=options.start_seconds,
@@ -156,15 +190,18 @@ def _open_reader(source: Path, options: EncodeOptions) -> VideoReader:
         fps=options.fps,
         size=options.size,
         timeout_seconds=options.timeout_seconds,
+        decoder=decoder,
     )
 
 
-def _header(
+def make_header(
     name: str | None, reader: VideoReader, model: Model, stages: int, options: EncodeOptions
 ) -> Header:
+    """The header of a code file of what `reader` gives, `stages` stages of `model` a chunk."""
     tokenizer, info = model.tokenizer, reader.info
     width, height = reader.output_size
     space = tokenizer.spatial_compression
+    grid = (-(-height // space), -(-width // space))
     return Header(
         format=CodeFormat(
             codebook_size=tokenizer.config.codebook_size,
@@ -172,8 +209,8 @@ def _header(
             num_stages=stages,
             temporal_compression=tokenizer.temporal_compression,
             spatial_compression=space,
-            grid=(-(-height // space), -(-width // space)),
-            chunk_steps=CHUNK_STEPS,
+            grid=grid,
+            chunk_steps=chunk_steps(model, grid, stages, steps_per_pass(model, (height, width))),
             decoder_lookback=tokenizer.decoder_lookback,
         ),
         model=ModelIdentity(
@@ -204,7 +241,7 @@ def _header(
     )
 
 
-def _expected(reader: VideoReader, options: EncodeOptions) -> int | None:
+def frames_to_come(reader: VideoReader, options: EncodeOptions) -> int | None:
     """About how many frames there will be, for the time left."""
     if reader.info.num_frames is None:
         known = options.duration_seconds
@@ -219,11 +256,12 @@ def _write_code_file(
     stream: CountingStream, header: Header, chunks: Iterator[CodeChunk], options: EncodeOptions
 ) -> None:
     version = VERSION if options.rate else PLAIN
+
+    def code(chunk: CodeChunk) -> tuple[CodedPart, ...]:
+        return chunk.parts or encode_parts(chunk.codes, header.format, compress=options.compress)
+
     with CodeFileWriter(cast(BinaryIO, stream), header, version=version) as writer:
-        for chunk in chunks:
-            parts = chunk.parts
-            if parts is None:
-                parts = encode_parts(chunk.codes, header.format, compress=options.compress)
+        for chunk, parts in worked(chunks, code):
             writer.write_parts(parts, chunk.codes.shape[2], chunk.num_frames)
 
 

@@ -9,6 +9,9 @@ from safetensors import SafetensorError, safe_open
 
 from vtok.codec.decode import DecodeOptions
 from vtok.codec.encode import EncodeOptions, stages_for
+from vtok.codec.token_encode import origin_of
+from vtok.codec.token_file import TokenFile, is_token_file, token_origin
+from vtok.codec.token_model import TokenModel
 from vtok.codefile import CodeFileReader, Header, source_name
 from vtok.codefile.pieces import frames_between, rational
 from vtok.errors import VtokError
@@ -46,15 +49,42 @@ def _read_header(output: Path, to: str) -> Header:
         return reader.header
 
 
+def are_tokens_encoded(
+    output: Path, source: Path, model: TokenModel, num_tokens: int, options: EncodeOptions
+) -> bool:
+    """As `is_encoded`, for a file of learned tokens or a code file of their bits."""
+    try:
+        if is_token_file(output):
+            info = TokenFile(output, str(output)).info
+            header, origin, held = info.header, info.origin, info.shape[1]
+        else:
+            header = _read_header(output, "vtok")
+            found = token_origin(header, str(output))
+            if found is None:
+                return False
+            origin, held = found, header.format.num_stages
+    except (OSError, VtokError):
+        return False
+    same = origin == origin_of(model) and held == num_tokens
+    names = (None, source_name(str(source)))
+    return same and header.source.name in names and _same_part(header, model.model, options)
+
+
 def _same_options(header: Header, model: Model, options: EncodeOptions) -> bool:
+    return (
+        header.format.num_stages == stages_for(model, options.num_stages, options.num_bits)
+        and header.metadata.get("rate", "") == str(options.rate)
+        and _same_part(header, model, options)
+    )
+
+
+def _same_part(header: Header, model: Model, options: EncodeOptions) -> bool:
     shape, source = header.transform, header.source
     size = (source.width, source.height)
     if options.size is not None:
         size = parse_size(options.size, source.width, source.height)
     return (
         header.model.weights_sha256 == model.info.weights_sha256
-        and header.format.num_stages == stages_for(model, options.num_stages, options.num_bits)
-        and header.metadata.get("rate", "") == str(options.rate)
         and (shape.width, shape.height) == size
         and shape.fps == (options.fps or source.fps)
         and shape.start == (rational(options.start_seconds) or None)
@@ -69,13 +99,12 @@ def is_decoded(output: Path, source: Path, options: DecodeOptions) -> bool:
     compressed, is not looked at.
     """
     try:
-        with source.open("rb") as stream:
-            reader = CodeFileReader(stream)
-            shape, frames = reader.header.transform, reader.index.num_frames
-            if options.is_part:
-                part = (options.start_seconds, options.duration_seconds)
-                first, end = frames_between(reader.header, frames, *part)
-                frames = end - first
+        header, frames = _contents(source)
+        shape = header.transform
+        if options.is_part:
+            part = (options.start_seconds, options.duration_seconds)
+            first, end = frames_between(header, frames, *part)
+            frames = end - first
         if output.suffix.lower() in PICTURE_SUFFIXES:
             picture = probe(output)
             found = (picture.width, picture.height, picture.num_frames)
@@ -86,3 +115,13 @@ def is_decoded(output: Path, source: Path, options: DecodeOptions) -> bool:
     except (OSError, VtokError):
         return False
     return found == (shape.width, shape.height, frames)
+
+
+def _contents(source: Path) -> tuple[Header, int]:
+    """The header and the number of frames of a code file or a file of tokens."""
+    if is_token_file(source):
+        info = TokenFile(source, str(source)).info
+        return info.header, info.num_frames
+    with source.open("rb") as stream:
+        reader = CodeFileReader(stream)
+        return reader.header, reader.index.num_frames

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from vtok.codec.spool import on_disk
+from vtok.codec.token_file import ORIGIN_KEY, TokenFile, is_token_file, token_origin
 from vtok.codefile import CodeFileReader
 from vtok.codefile.container import MAGIC
 from vtok.errors import InputError
 from vtok.media.reader import probe
 
 Facts = dict[str, Any]
+MAX_HEADS = 1000  # chunks whose heads are read: of a longer file that would take too long
 
 
 def inspect_file(name: str) -> Facts:
@@ -27,6 +30,8 @@ def inspect_file(name: str) -> Facts:
         CheckpointError: for a damaged checkpoint.
     """
     path = Path(name)
+    if is_token_file(path):
+        return inspect_tokens(path)
     if path.suffix == ".safetensors" or not path.exists():
         return inspect_checkpoint(name)
     try:
@@ -56,7 +61,7 @@ def inspect_code_file(stream: BinaryIO, name: str) -> Facts:
     space = layout.spatial_compression
     position_bits = layout.num_stages * layout.num_codebooks * layout.bits_per_code
     pixels = max(1, frames * shape.width * shape.height)
-    return {
+    facts: Facts = {
         "kind": "code file",
         "name": name,
         "version": ".".join(map(str, reader.version)),
@@ -82,12 +87,59 @@ def inspect_code_file(stream: BinaryIO, name: str) -> Facts:
         "source": f"{header.source.name or '-'} {header.source.width}x{header.source.height}",
         "writer": header.writer,
     }
+    if "rate" in header.metadata:
+        facts["rate"] = header.metadata["rate"]
+        if len(index) <= MAX_HEADS:
+            facts["chunk_stages"] = _chunk_stages(reader)
+    if ORIGIN_KEY in header.metadata:
+        origin = token_origin(header, name)
+        facts["token_learner"] = origin and origin.name
+    return facts
+
+
+def inspect_tokens(path: Path) -> Facts:
+    """Facts about a file of learned tokens."""
+    info = TokenFile(path, str(path)).info
+    shape, source, layout = info.header.transform, info.header.source, info.header.format
+    seconds = max(1e-9, float(info.num_frames / shape.fps))
+    size, space = path.stat().st_size, layout.spatial_compression
+    return {
+        "kind": "learned tokens",
+        "name": str(path),
+        "width": shape.width,
+        "height": shape.height,
+        "fps": _rate(shape.fps),
+        "frames": info.num_frames,
+        "seconds": round(seconds, 3),
+        "tokens": list(info.shape),
+        "tokens_per_second": round(info.shape[0] * info.shape[1] / seconds, 2),
+        "token_learner": info.origin.name,
+        "token_learner_sha256": info.origin.weights_sha256,
+        "compression": f"{layout.temporal_compression}x{space}x{space}",
+        "bytes": size,
+        "kbps": round(8 * size / 1000 / seconds, 2),
+        "model": info.header.model.name,
+        "weights_sha256": info.header.model.weights_sha256,
+        "encoded_as": f"{info.header.model.dtype} on {info.header.model.device}",
+        "source": f"{source.name or '-'} {source.width}x{source.height}",
+        "writer": info.header.writer,
+    }
+
+
+def _chunk_stages(reader: CodeFileReader) -> dict[str, int]:
+    """How many chunks have so many stages, by their number."""
+    heads = (reader.read_head(number) for number in range(len(reader.index)))
+    counts = Counter(len(head.parts) for head in heads)
+    return {str(stages): counts[stages] for stages in sorted(counts)}
 
 
 def inspect_checkpoint(name: str) -> Facts:
     """Facts about a checkpoint."""
     from vtok.checkpoint import list_models, read_info  # needs torch, which the others do not
+    from vtok.token_checkpoint import is_token_checkpoint
 
+    if is_token_checkpoint(Path(name)):
+        return _inspect_token_checkpoint(Path(name))
     if not Path(name).exists() and name not in list_models():
         raise InputError(
             f"{name}: no such file, and no shipped checkpoint ({', '.join(list_models())})"
@@ -105,6 +157,25 @@ def inspect_checkpoint(name: str) -> Facts:
         "stages": config.num_stages,
         "weights_sha256": info.weights_sha256,
         "config_sha256": info.config_sha256,
+    }
+
+
+def _inspect_token_checkpoint(path: Path) -> Facts:
+    from vtok.token_checkpoint import read_token_info
+
+    info = read_token_info(path)
+    return {
+        "kind": "token learner",
+        "name": info.name,
+        "path": str(path),
+        "bytes": path.stat().st_size,
+        "learner": info.config.learner,
+        "token": f"{info.config.dim} numbers, or {info.config.token_bits} bits",
+        "most_tokens": info.config.max_tokens,
+        "weights_sha256": info.weights_sha256,
+        "config_sha256": info.config_sha256,
+        "tokenizer": info.tokenizer_name,
+        "tokenizer_sha256": info.tokenizer_sha256,
     }
 
 

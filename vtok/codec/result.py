@@ -32,7 +32,8 @@ class Result:
         seconds: of wall time.
         bits_per_code: log2 of the codebook's size.
         lost: of a salvaged file, what was wrong where it ended; None where it was whole.
-        lost_frames: how many frames it held beyond that, where that is known.
+        lost_frames: how many frames it held beyond those here, where that is known.
+        gaps: which ones: of each run the first, and the one after the last.
         note: what else a person should know, in one line; None where there is nothing.
         stages: how many chunks have so many stages, by their number.
         psnr: mean over the frames as they will be decoded, in dB; None where it was not measured.
@@ -51,6 +52,7 @@ class Result:
     bits_per_code: int
     lost: str | None = None
     lost_frames: int | None = None
+    gaps: tuple[tuple[int, int], ...] = ()
     note: str | None = None
     stages: dict[int, int] = field(default_factory=dict)
     psnr: float | None = None
@@ -64,6 +66,11 @@ class Result:
     def bpp(self) -> float:
         """Bits of the file per pixel, header included."""
         return 8 * self.bytes / self.pixels
+
+    @property
+    def contents(self) -> str:
+        """How many codes there are, in words."""
+        return f"{self.codes:,} codes"
 
     @property
     def raw_bpp(self) -> float:
@@ -94,6 +101,7 @@ class Result:
             "frames_per_second": round(self.frames_per_second, 2),
             "lost": self.lost,
             "lost_frames": self.lost_frames,
+            "gaps": [list(gap) for gap in self.gaps],
             "note": self.note,
             "chunk_stages": {str(stages): self.stages[stages] for stages in sorted(self.stages)},
             "chunk_bits": round(8 * self.bytes / max(1, sum(self.stages.values()))),
@@ -109,19 +117,22 @@ class Counts:
         frames, steps: of video, and of latents.
         codes: integers.
         bytes: of the codes' file, set at its end.
-        lost, lost_frames: what was wrong where a salvaged file ended, and how many frames it
-            held beyond that, set at its end.
+        lost, lost_frames, gaps: what was wrong with a salvaged file, how many frames it held
+            beyond those that were saved, and which ones, set at its end.
+        start: number of the first frame that was asked for.
         note: what else a person should know.
         stages: chunks by the number of their stages.
         psnr: mean over frames in dB, where it was measured.
     """
 
+    start: int = 0
     frames: int = 0
     steps: int = 0
     codes: int = 0
     bytes: int = 0
     lost: str | None = None
     lost_frames: int | None = None
+    gaps: list[tuple[int, int]] = field(default_factory=list)
     note: str | None = None
     stages: Counter[int] = field(default_factory=Counter)
     psnr: float | None = None
@@ -136,6 +147,20 @@ class Counts:
             self.add(chunk.num_frames, steps, stages, chunk.codes.size)
             if progress is not None:
                 progress(self.frames, total)
+
+    def close_gaps(self) -> None:
+        """Join gaps that touch; what is lost and in none of them was lost at the end."""
+        inner = sum(end - first for first, end in self.gaps)
+        if inner or self.lost_frames:
+            self.lost_frames = lost = max(self.lost_frames or 0, inner)
+            end = self.start + self.frames + lost
+            self.gaps += [(end - lost + inner, end)] if lost > inner else []
+        joined: list[tuple[int, int]] = []
+        for first, end in sorted(self.gaps):
+            if joined and first <= joined[-1][1]:
+                first, end = joined.pop()[0], end
+            joined.append((first, end))
+        self.gaps = joined
 
     def add(self, frames: int, steps: int, stages: int, codes: int) -> None:
         """Count one chunk."""
@@ -166,6 +191,7 @@ def make_result(names: tuple[str, str], header: Header, counts: Counts, seconds:
         bits_per_code=layout.bits_per_code,
         lost=counts.lost,
         lost_frames=counts.lost_frames,
+        gaps=tuple(counts.gaps),
         note=counts.note,
         stages=dict(counts.stages),
         psnr=counts.psnr,

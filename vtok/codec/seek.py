@@ -28,17 +28,28 @@ def read_frames(
         frames: the first one, and the one after the last.
 
     Raises:
-        CodeFileError: where a chunk is damaged; a reader that salvages stops there.
+        CodeFileError: where a chunk is damaged; a reader that salvages goes on with the next.
     """
     header, lookback = reader.header, model.tokenizer.decoder_lookback
     grain = steps_per_pass(model, (header.transform.height, header.transform.width))
+    first, fresh = frames[0], False  # whether the decoder has yet to be started
     for piece in find_pieces(reader.index, header.format, frames, lookback, grain):
+        fresh, end = fresh or piece.opens is not None, first + piece.num_frames
         try:
             codes = reader.read_chunk(piece.chunk).codes
         except CodeFileError as exc:
             if not reader.salvage:
                 raise
-            reader.lost = str(exc.__cause__ or exc)
-            return
-        part = codes[:, :, slice(*piece.steps)]
-        yield CodeChunk(part, piece.num_frames, piece.opens is not None, piece.skip)
+            reader.lost = reader.lost or str(exc.__cause__ or exc)
+            reader.gaps.append((first, end))
+        else:
+            # where the piece that opens is lost, the first step of the next gives one frame only
+            early = header.format.temporal_compression - 1 if fresh and piece.opens is None else 0
+            missing = min(piece.num_frames, max(0, early - piece.skip))
+            if missing:
+                reader.gaps.append((first, first + missing))
+            part = codes[:, :, slice(*piece.steps)]
+            frames_left, skip = piece.num_frames - missing, max(0, piece.skip - early)
+            yield CodeChunk(part, frames_left, fresh, skip)
+            fresh = False
+        first = end

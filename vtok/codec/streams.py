@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +11,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vtok.codefile import CodedPart
+from vtok.codefile import CodedPart, steps_to_code
 from vtok.model import Model
 from vtok.nn.streaming import StreamState
 
 Frames = npt.NDArray[np.uint8]
+Unpack = Callable[[Tensor], Tensor]
 CHUNK_STEPS = 8  # latent steps in a chunk of a code file: about a second of video
 PASS_PIXELS = 600_000  # of one pass through the model: 8 frames of 256x256 stay in cache
 
@@ -39,6 +40,11 @@ class CodeChunk:
     parts: tuple[CodedPart, ...] | None = None
 
 
+def codes_of_grid(codes: Tensor) -> Tensor:
+    """Codes [stages, codebooks, t, h, w] as the tokenizer takes them, [1, K, t, h, w]."""
+    return rearrange(codes, "s k t h w -> 1 (s k) t h w")
+
+
 def encode_frames(
     batches: Iterable[Frames], model: Model, num_stages: int | None = None
 ) -> Iterator[CodeChunk]:
@@ -50,28 +56,42 @@ def encode_frames(
         num_stages: how many stages of codes to give; all by default.
 
     Yields:
-        Chunks of `CHUNK_STEPS` latent steps, the last one shorter.
+        Chunks of `chunk_steps` latent steps, the last one shorter.
     """
-    tokenizer, state = model.tokenizer, StreamState()
-    temporal = tokenizer.temporal_compression
     pending: list[Tensor] = []  # codes of the passes of the chunk under way
-    covered = steps = 0
-    for frames in _passes(batches, temporal):
-        clip = frames_to_clip(frames, model)
-        with torch.inference_mode():
-            codes = tokenizer.encode(clip, quantize=True, num_stages=num_stages, state=state)
+    covered = steps = wanted = 0
+    for latents, num_frames in encode_latents(batches, model):
+        codes = model.tokenizer.quantizer.latents_to_codes(latents, num_stages)
         pending.append(_with_stages(codes, model).cpu())
-        covered += len(frames)
+        covered += num_frames
         steps += pending[-1].shape[2]
-        if steps >= CHUNK_STEPS:
+        wanted = wanted or chunk_steps(model, pending[0].shape[3:], len(pending[0]), steps)
+        if steps >= wanted:
             yield CodeChunk(torch.cat(pending, dim=2).numpy(), covered)
             pending, covered, steps = [], 0, 0
     if pending:
         yield CodeChunk(torch.cat(pending, dim=2).numpy(), covered)
 
 
+def encode_latents(batches: Iterable[Frames], model: Model) -> Iterator[tuple[Tensor, int]]:
+    """Encode a stream of frames, pass by pass; see `encode_frames`.
+
+    Yields:
+        Latents [1, D, t, h, w], and how many frames they show.
+    """
+    tokenizer, state = model.tokenizer, StreamState()
+    for frames in _passes(batches, tokenizer.temporal_compression):
+        clip = frames_to_clip(frames, model)
+        with torch.inference_mode():
+            latents = tokenizer.encode_latents(clip, state=state)
+        yield latents, len(frames)
+
+
 def decode_codes(
-    chunks: Iterable[CodeChunk], model: Model, size: tuple[int, int]
+    chunks: Iterable[CodeChunk],
+    model: Model,
+    size: tuple[int, int],
+    unpack: Unpack = codes_of_grid,
 ) -> Iterator[Frames]:
     """Decode a stream of codes.
 
@@ -79,6 +99,7 @@ def decode_codes(
         chunks: of a video from its start, or from where the decoder may start afresh.
         model: decodes them.
         size: (height, width) of the frames.
+        unpack: what makes of codes [stages, codebooks, t, h, w] what the tokenizer decodes.
 
     Yields:
         uint8 [n, H, W, 3], as many frames as the chunks show.
@@ -87,11 +108,15 @@ def decode_codes(
     for chunk in chunks:
         if chunk.restart:
             state = StreamState()
-        yield from decode_chunk(chunk, model, size, state)
+        yield from decode_chunk(chunk, model, size, state, unpack)
 
 
 def decode_chunk(
-    chunk: CodeChunk, model: Model, size: tuple[int, int], state: StreamState
+    chunk: CodeChunk,
+    model: Model,
+    size: tuple[int, int],
+    state: StreamState,
+    unpack: Unpack = codes_of_grid,
 ) -> Iterator[Frames]:
     """Decode one chunk of a stream, in as many passes as memory wants; see `decode_codes`."""
     skip, left = chunk.skip, chunk.num_frames
@@ -99,9 +124,9 @@ def decode_chunk(
     for part in torch.split(torch.from_numpy(chunk.codes), passes, dim=2):
         if not skip + left:
             return  # the rest is shown by nobody, and nothing follows it
-        flat = rearrange(part, "s k t h w -> 1 (s k) t h w").to(model.device)
         with torch.inference_mode():
-            clip = model.tokenizer.decode(flat, size=size, state=state, num_frames=skip + left)
+            ready = unpack(part.to(model.device))
+            clip = model.tokenizer.decode(ready, size=size, state=state, num_frames=skip + left)
         shown = clip[:, :, skip:]
         skip = max(0, skip - clip.shape[2])
         left -= shown.shape[2]
@@ -120,6 +145,20 @@ def clip_to_frames(clip: Tensor) -> Frames:
     levels = clip.float().add(1).mul_(127.5).round_().clamp_(0, 255)
     video = rearrange(levels.to(torch.uint8), "1 c t h w -> t h w c")
     return video.contiguous().cpu().numpy()
+
+
+def chunk_steps(model: Model, grid: Sequence[int], stages: int, at_once: int) -> int:
+    """Latent steps in a chunk: `CHUNK_STEPS`, or fewer of a grid of which so many cannot be coded.
+
+    Args:
+        model: encodes.
+        grid: (h, w) of the latents.
+        stages: of codes.
+        at_once: steps of a pass through the model, of which a chunk has at least one.
+    """
+    config = model.tokenizer.config
+    shape = (config.num_codebooks, CHUNK_STEPS, grid[0], grid[1])
+    return max(at_once, steps_to_code(shape, config.codebook_size.bit_length() - 1, stages))
 
 
 def steps_per_pass(model: Model, size: tuple[int, int]) -> int:

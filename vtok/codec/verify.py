@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vtok.checkpoint import list_models, read_info
-from vtok.codec.decode import check_fingerprint, check_model
+from vtok.codec.decode import check_fingerprint, find_model
 from vtok.codec.files import STANDARD_INPUT, name_of, open_input
 from vtok.codec.seek import read_codes
 from vtok.codec.streams import decode_codes
+from vtok.codec.token_model import TokenModels
 from vtok.codefile import CodeFileReader
-from vtok.errors import CodeFileError, InputError
+from vtok.errors import CodeFileError
 from vtok.model import Models
 
 
@@ -76,13 +77,9 @@ def _matches(reader: CodeFileReader, model: str | Path | None, name: str) -> boo
 def _decode(reader: CodeFileReader, models: Models, name: str) -> None:
     """Decode all codes, and check all bytes while they come."""
     header = reader.header
-    try:
-        model = models.get(header.model.name)
-    except InputError as exc:
-        raise InputError(f"{name}: {exc}") from exc
-    check_model(header, model, name)
+    model, unpack = find_model(header, models, TokenModels(), name)
     size = (header.transform.height, header.transform.width)
-    shown = sum(map(len, decode_codes(read_codes(reader), model, size)))
+    shown = sum(map(len, decode_codes(read_codes(reader), model, size, unpack)))
     if shown != reader.index.num_frames:
         raise CodeFileError(
             f"{name}: decodes to {shown} frames, but says that it has {reader.index.num_frames}"

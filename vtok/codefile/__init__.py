@@ -3,6 +3,7 @@
 from vtok.codefile.checks import source_name
 from vtok.codefile.chunk import Chunk, StoredChunk
 from vtok.codefile.container import PLAIN, VERSION, IndexEntry
+from vtok.codefile.entropy import steps_to_code
 from vtok.codefile.header import (
     CodeFormat,
     Header,
@@ -35,5 +36,6 @@ __all__ = [
     "pack",
     "packed_length",
     "source_name",
+    "steps_to_code",
     "unpack",
 ]

@@ -20,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 Integers = npt.NDArray[np.int16]
+Numbers = npt.NDArray[np.float64]
 UNIT = 16  # of a bit, and so of all features
 EDGE = 2  # padding of planes: the farthest neighbour
-MAX_POSITIONS = 4096  # of a pass, in whole rows
+MAX_POSITIONS = 1024  # of a pass, in whole rows
 
 
 class Pass(NamedTuple):
@@ -33,6 +34,8 @@ class Pass(NamedTuple):
         left: the first column.
         pitch: from one to the next, down and across.
         reach: distance to the neighbours.
+        sides, corners: whether the neighbours beside, above and below are known, and the diagonal
+            ones.
     """
 
     top: int
@@ -40,6 +43,8 @@ class Pass(NamedTuple):
     left: int
     pitch: int
     reach: int
+    sides: bool
+    corners: bool
 
     def of(self, planes: Integers, down: int = 0, right: int = 0) -> Integers:
         """A view of these positions of padded planes `[..., h, w]`, or of those beside them."""
@@ -50,141 +55,158 @@ class Pass(NamedTuple):
     def beside(self, planes: Integers) -> Integers:
         """The sum of the neighbours at the sides, above and below."""
         far = self.reach
-        left, right = self.of(planes, 0, -far), self.of(planes, 0, far)
-        total: Integers = left + right + self.of(planes, -far) + self.of(planes, far)
+        total: Integers = self.of(planes, 0, -far) + self.of(planes, 0, far)
+        total += self.of(planes, -far)
+        total += self.of(planes, far)
         return total
 
     def diagonal(self, planes: Integers) -> Integers:
         """The sum of the diagonal neighbours."""
         far = self.reach
-        above = self.of(planes, -far, -far) + self.of(planes, -far, far)
-        total: Integers = above + self.of(planes, far, -far) + self.of(planes, far, far)
+        total: Integers = self.of(planes, -far, -far) + self.of(planes, -far, far)
+        total += self.of(planes, far, -far)
+        total += self.of(planes, far, far)
         return total
+
+    def near(self, planes: Integers, beside: Integers | None = None) -> Integers:
+        """The sum of the known neighbours, those of `beside` twice."""
+        if not self.sides:
+            return self.diagonal(planes)
+        twice: Integers = 2 * (self.beside(planes) if beside is None else beside)
+        return twice + self.diagonal(planes) if self.corners else twice
 
 
 def make_passes(height: int, width: int) -> list[Pass]:
     """The passes over the positions of one step, in order; each position is in one of them."""
-    starts = [(0, 0, 2)]
+    wholes = [Pass(0, height, 0, 4, 2, False, False)]
     for reach in (2, 1):
-        starts += [(reach * y, reach * x, reach) for y, x in ((1, 1), (0, 1), (1, 0))]
+        for y, x, sides, corners in ((1, 1, False, True), (0, 1, True, False), (1, 0, True, True)):
+            top, left = reach * y, reach * x
+            wholes.append(Pass(top, height, left, 2 * reach, reach, sides, corners))
     passes = []
-    for top, left, reach in starts:
-        pitch = 2 * reach
-        columns = -(-(width - left) // pitch)
+    for whole in wholes:
+        columns = -(-(width - whole.left) // whole.pitch)
         if columns > 0:
-            band = max(1, MAX_POSITIONS // columns) * pitch
-            for first in range(top, height, band):
-                passes.append(Pass(first, min(height, first + band), left, pitch, reach))
+            band = max(1, MAX_POSITIONS // columns) * whole.pitch
+            for top in range(whole.top, height, band):
+                passes.append(whole._replace(top=top, bottom=min(height, top + band)))
     return passes
 
 
 def split_bits(codes: npt.NDArray[Any], bits: int) -> Integers:
-    """Codes `[h, w]` as padded planes `[bits, h, w]` of +16 and -16, highest bit first."""
+    """Codes `[..., h, w]` as padded planes `[..., bits, h, w]` of +16 and -16, highest first."""
     shifts = np.arange(bits - 1, -1, -1).reshape(bits, 1, 1)
-    planes = np.where(codes.astype(np.int64) >> shifts & 1, UNIT, -UNIT).astype(np.int16)
-    return np.pad(planes, ((0, 0), (EDGE, EDGE), (EDGE, EDGE)))
+    *outer, height, width = codes.shape
+    planes = np.zeros((*outer, bits, height + 2 * EDGE, width + 2 * EDGE), np.int16)
+    known = codes.astype(np.int64)[..., None, :, :] >> shifts & 1
+    planes[..., EDGE:-EDGE, EDGE:-EDGE] = known * (2 * UNIT) - UNIT
+    return planes
 
 
 def join_bits(planes: Integers) -> npt.NDArray[np.int64]:
     """The inverse of `split_bits`."""
-    inner = planes[:, EDGE:-EDGE, EDGE:-EDGE] > 0
-    codes = np.zeros(inner.shape[1:], np.int64)
-    for plane in inner:
-        codes = codes * 2 + plane
+    inner = planes[..., EDGE:-EDGE, EDGE:-EDGE] > 0
+    codes = np.zeros((*inner.shape[:-3], *inner.shape[-2:]), np.int64)
+    for bit in range(inner.shape[-3]):
+        codes = codes * 2 + inner[..., bit, :, :]
     return codes
 
 
 class Contexts:
-    """What is known of the bits of one codebook of a part, as they become known.
+    """What is known of the bits of one codebook of a stage, as they become known.
 
     Args:
         shape: (bits, h, w) of a latent step.
+        below: of each stage below, planes `[t, bits, h, w]` as of `split_bits`, the nearest last.
 
     Attributes:
-        now: the bits of the step so far, planes as of `split_bits`.
+        steps: the bits of the steps so far, planes as of `split_bits`.
     """
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
+    def __init__(self, shape: tuple[int, int, int], below: Sequence[Sequence[Integers]]) -> None:
         bits, height, width = shape
+        self.steps: list[Integers] = []
+        self._below = below
+        self._bits = bits
+        self._frame = Pass(0, height, 0, 1, 1, True, True)
         padded = (height + 2 * EDGE, width + 2 * EDGE)
-        self._frame = Pass(0, height, 0, 1, 1)
-        self.now, self._before, self._earlier = np.zeros((3, bits, *padded), np.int16)
-        self._below: Sequence[Integers] = ()
-        self._under = np.zeros_like(self.now)
-        # of this step: bits that are as one step before, less those that are not; bits times
-        # those of the stage below; and where they are known
-        self._agreement = np.zeros(padded, np.int16)
-        self._above = np.zeros_like(self.now)
-        self._known = np.zeros(padded, np.int16)
-        self._settled = np.zeros((0, *self.now.shape), np.int16)
+        # what is known before a step begins: bits of the stages below and one step before, then
+        # more features; its views without the padding
+        self._settled = np.zeros((len(below) + (6 if below else 4), bits, *padded), np.int16)
+        # what becomes known: where bits are known; how many are as one step before, less how many
+        # are not; the bits; and times those of the stage below
+        self._fresh = np.zeros((2 + bits * (2 if below else 1), *padded), np.int16)
 
-    def begin(self, below: Sequence[Integers]) -> None:
-        """Go to the next step: what depends on other steps and stages is found for all of it.
+    def begin(self) -> None:
+        """Go to the next step: what depends on other steps and stages is found for all of it."""
+        step, count, settled = len(self.steps), len(self._below), self._settled
+        of, frame, bits = self._frame.of, self._frame, self._bits
+        for place, stage in enumerate(self._below):
+            settled[place] = stage[step]
+        settled[count] = self.steps[-1] if step else 0
+        settled[count + 1] = self.steps[-2] if step > 1 else 0
+        self._fresh[:] = 0
+        before = of(settled[count])
+        if not count:
+            still = agreement(settled[0], settled[1])
+            still = (frame.beside(still) + frame.diagonal(still) + of(still)) * UNIT // (9 * bits)
+            features = [before * still >> 4, frame.beside(settled[0]) >> 1]
+        else:
+            under, sunk = settled[count - 1], np.zeros_like(settled[0])
+            if step:
+                sunk = self._below[-1][step - 1]
+            still = of(agreement(under, sunk)) * UNIT // bits
+            follows = (before * of(sunk) >> 4) * of(under) >> 4
+            features = [before * still >> 4, frame.beside(under) >> 1, of(sunk), follows]
+        for place, feature in enumerate(features, start=count + 2):
+            of(settled[place])[...] = feature
 
-        Args:
-            below: bits of this step in the stages below, from the first to the last.
-        """
-        bits, of, frame = len(self.now), self._frame.of, self._frame
-        self.now, self._before, self._earlier = self._earlier, self.now, self._before
-        self._below, sunk = below, self._under
-        for planes in (self.now, self._agreement, self._above, self._known):
-            planes[:] = 0
-        before = of(self._before)
-        still = agreement(self._before, self._earlier)
-        still = (frame.beside(still) + frame.diagonal(still) + of(still)) * UNIT // (9 * bits)
-        features = [before, frame.beside(self._before) >> 1, of(self._earlier)]
-        features += [before * still >> 4, np.full_like(before, UNIT)]
-        if below:
-            self._under = below[-1]
-            under, follows = of(self._under), before * of(sunk) >> 4
-            still = of(agreement(self._under, sunk)) * UNIT // bits
-            features += [under, frame.beside(self._under) >> 1, of(sunk)]
-            features += [follows * under >> 4, before * still >> 4]
-        if len(self._settled) != len(features):
-            self._settled = np.zeros((len(features), *self.now.shape), np.int16)
-        of(self._settled)[...] = features
-
-    def features(self, some: Pass) -> npt.NDArray[np.float64]:
-        """The features of a pass, integers `[bits, features, n]`."""
-        settled = np.moveaxis(some.of(self._settled), 0, 1)  # [bits, features, rows, columns]
-        more = 9 if self._below else 7
-        shape = (settled.shape[0], settled.shape[1] + more, *settled.shape[2:])
-        features = np.empty(shape)
-        features[:, : settled.shape[1]] = settled
-        now, far = self.now, some.reach
-        sides = [some.of(now, 0, -far), some.of(now, 0, far), some.of(now, -far), some.of(now, far)]
-        cross = sides[0] + sides[1] + sides[2] + sides[3]
-        corners = some.diagonal(now)
-        weight = np.maximum(2 * some.beside(self._known) + some.diagonal(self._known), 1)
-        stays = 2 * some.beside(self._agreement) + some.diagonal(self._agreement)
-        stays = stays * UNIT // (weight * len(now))
-        vote = (2 * cross + corners) // weight
-        fresh = [*sides, corners >> 1, some.of(self._before) * stays >> 4, vote * abs(vote) >> 4]
-        if self._below:
-            under = some.of(self._under)
-            fresh.append(some.beside(self._above) * under >> 5)
-            fresh.append(some.diagonal(self._above) * under >> 5)
-        for place, feature in enumerate(fresh, start=settled.shape[1]):
-            features[:, place] = feature
-        return features.reshape(*shape[:2], -1)
-
-    def here(self, some: Pass) -> npt.NDArray[np.float64]:
-        """What is known of these positions themselves: bits one step before, and of stages below.
+    def of(self, some: Pass) -> tuple[Numbers, Numbers]:
+        """What is known of the positions of a pass, integers.
 
         Returns:
-            `[(1 + stages below) * bits, n]`, +16, -16 or 0.
+            The bits of the stages below and those one step before, +16, -16 or 0,
+            `[(1 + stages below) * bits, n]`; and the features `[bits, features, n]`.
         """
-        known = np.concatenate([some.of(planes) for planes in (self._before, *self._below)])
-        return known.reshape(len(known), -1).astype(np.float64)
+        settled, below = some.of(self._settled), len(self._below)
+        shape = (settled.shape[0] + 4, *settled.shape[1:])
+        known = np.zeros(shape)
+        known[:-4] = settled
+        if some.sides or some.corners:
+            self._vote(some, known[-4:], settled[max(0, below - 1) : below + 1])
+        known = known.reshape(*shape[:2], -1)
+        here = known[: below + 1].reshape(-1, known.shape[2])
+        return here, known[max(0, below - 1) :].transpose(1, 0, 2)
 
-    def put(self, some: Pass, values: npt.NDArray[np.float64]) -> None:
-        """Make known the bits of a pass, +16 and -16 `[bits, n]`."""
-        now = some.of(self.now)
-        now[...] = values.reshape(now.shape)
-        some.of(self._agreement)[...] = agreement(now, some.of(self._before))
-        some.of(self._known)[...] = 1
+    def _vote(self, some: Pass, votes: Numbers, known: Integers) -> None:
+        """The features of what is known of the step itself, into `votes`."""
+        bits = self._bits
+        beside = some.beside(self._fresh) if some.sides else None
+        near = some.near(self._fresh, beside)
+        weight = np.maximum(near[0], 1)
+        share = UNIT**2 // weight
+        vote = near[2 : 2 + bits] * share >> 8
+        votes[0] = vote
+        votes[1] = vote * abs(vote) >> 4
+        votes[2] = known[-1] * (near[1] * UNIT // (weight * bits)) >> 4
         if self._below:
-            some.of(self._above)[...] = now * some.of(self._under) >> 4
+            votes[3] = (near[2 + bits :] * share >> 8) * known[0] >> 4
+        elif beside is not None:
+            votes[3] = beside[2:]
+
+    def put(self, some: Pass, values: Numbers) -> None:
+        """Make known the bits of a pass, +16 and -16 `[bits, n]`."""
+        fresh, settled, below = some.of(self._fresh), some.of(self._settled), len(self._below)
+        now = fresh[2 : 2 + self._bits]
+        now[...] = values.reshape(now.shape)
+        fresh[0] = 1
+        fresh[1] = agreement(now, settled[below])
+        if below:
+            fresh[2 + self._bits :] = now * settled[below - 1] >> 4
+
+    def end(self) -> None:
+        """The step is known."""
+        self.steps.append(self._fresh[2 : 2 + self._bits].copy())
 
 
 def agreement(planes: Integers, others: Integers) -> Integers:

@@ -188,6 +188,7 @@ def check_alike(first: Header, other: Header, name: str, other_name: str) -> Non
         ("size", _size(first), _size(other)),
         ("frame rate", first.transform.fps, other.transform.fps),
         ("colour", first.transform.colour, other.transform.colour),
+        ("token learner", _token_learner(first), _token_learner(other)),
     ):
         if ours != theirs:
             raise CodeFileError(f"{other_name}: {what} {theirs}, but {name} has {ours}")
@@ -198,6 +199,10 @@ def check_alike(first: Header, other: Header, name: str, other_name: str) -> Non
     )
     if same != first.format:
         raise CodeFileError(f"{other_name}: its codes are not laid out as those of {name}")
+
+
+def _token_learner(header: Header) -> str:
+    return header.metadata.get("token_learner", "none")  # fingerprint included, as JSON
 
 
 def _size(header: Header) -> str:

@@ -1,4 +1,4 @@
-"""Coder 1: the codes of one stage of a chunk, by an adaptive model of their bits and rANS.
+"""Coder 1: the codes of the stages of a chunk, by an adaptive model of their bits.
 
 docs/format.md describes it. A part may look at the stages below of the same chunk and at nothing
 else, so chunks and stages can be cut and read alone.
@@ -10,100 +10,117 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vtok.codefile.contexts import Contexts, join_bits, make_passes, split_bits
-from vtok.codefile.mixing import Bits, Mixer, Numbers
-from vtok.codefile.rans import BitDecoder, encode_bits
+from vtok.codefile.bins import BitDecoder, Bits, Chances, encode_bits
+from vtok.codefile.contexts import Contexts, Integers, join_bits, make_passes, split_bits
+from vtok.codefile.mixing import Mixer, Numbers
 
 Codes = npt.NDArray[Any]
+Shape = tuple[int, int, int, int]  # [K, t, h, w]
+Planes = Sequence[Sequence[Integers]]  # [K][t], each as of `split_bits`
 CodePass = Callable[[Mixer, Numbers, Numbers, Numbers], Numbers]
 MIN_POSITIONS = 64  # of a step: with fewer, most of the time would go into little
 MAX_WIDTH = 1 << 13  # positions in a row: bounds a pass, which has at least one row
-MAX_BITS = 1 << 24  # of a part when packed: bounds time and memory
-MAX_WORK = 1 << 14  # of all passes, their bits and 8: bounds the time of many over little
-MAX_BELOW = 8  # stages below that are looked at, the nearest ones
+MAX_WORK = 1 << 23  # of all modelled parts of a chunk: bounds time and memory
+PASS_WORK = 128  # of a pass, for each bit of a code and 8, however few positions it has
+MAX_BELOW = 3  # stages below that are looked at, the nearest ones
 
 
-def fits(shape: tuple[int, int, int, int], bits: int) -> bool:
-    """Whether a file may hold codes `[K, t, h, w]` of so many bits by coder 1."""
+def work(shape: Shape, bits: int) -> int | None:
+    """What it takes to code a stage by coder 1, in bits; None where that may not be."""
     books, steps, height, width = shape
-    positions = height * width
-    if positions < MIN_POSITIONS or width > MAX_WIDTH:
-        return False
-    if books * steps * positions * bits > MAX_BITS:
-        return False
-    # a pass takes about as long as 8 bit planes of it, if they are small
-    return books * steps * len(make_passes(height, width)) * (bits + 8) <= MAX_WORK
+    if height * width < MIN_POSITIONS or width > MAX_WIDTH:
+        return None
+    passes = len(make_passes(height, width)) if height * width <= MAX_WORK else MAX_WORK
+    return books * steps * (height * width * bits + PASS_WORK * passes * (bits + 8))
 
 
-def encode_stage(codes: Codes, bits: int, below: Sequence[Codes] = ()) -> bytes:
-    """Code the codes of a stage.
-
-    Args:
-        codes: integers `[K, t, h, w]`, 0 <= code < 2 ** bits.
-        bits: of a code, 1..32.
-        below: codes of the stages below, from the first to the last, each of the same shape.
-    """
-    coded: list[tuple[Bits, npt.NDArray[np.uint16]]] = []
-
-    def note(mixer: Mixer, features: Numbers, here: Numbers, values: Numbers) -> Numbers:
-        chances = mixer.encode(features, here, values).astype(np.uint16)
-        coded.append((values.reshape(-1) > 0, chances.reshape(-1)))
-        return values
-
-    _code(codes, bits, below, note)
-    known, chances = zip(*coded, strict=True)
-    return encode_bits(np.concatenate(known), np.concatenate(chances))
-
-
-def decode_stage(
-    data: bytes, shape: tuple[int, int, int, int], bits: int, below: Sequence[Codes] = ()
-) -> npt.NDArray[np.int64]:
-    """What `encode_stage` was given.
-
-    Args:
-        data: the bytes.
-        shape: of the codes.
-        bits, below: as they were.
-
-    Raises:
-        Damage: for bytes that `encode_stage` does not make.
-    """
-    decoder = BitDecoder(data)
-
-    def take(mixer: Mixer, features: Numbers, here: Numbers, _: Numbers) -> Numbers:
-        return mixer.decode(features, here, decoder.take)
-
-    codes = _code(np.zeros(shape, np.int64), bits, below, take)
-    decoder.finish()
-    return codes
-
-
-def _code(
-    codes: Codes, bits: int, below: Sequence[Codes], code_pass: CodePass
-) -> npt.NDArray[np.int64]:
-    """Go through the bits of a stage, in the same way for who writes and for who reads them.
-
-    Args:
-        codes: as they are known: all zero for a reader.
-        bits, below: see `encode_stage`.
-        code_pass: takes the mixer, the features, and the bits of a pass as they are known, and
-            gives the bits.
+def steps_to_code(shape: Shape, bits: int, stages: int) -> int:
+    """How many steps of `[K, most, h, w]` a chunk may have, for all its stages to be coded.
 
     Returns:
-        the codes.
+        `most`, or as often halved as it takes; at least 1, where not all of them may be.
     """
-    coded = np.empty(codes.shape, np.int64)
-    passes = make_passes(*codes.shape[2:])
-    below = below[-MAX_BELOW:]
-    for book, steps in enumerate(codes):
-        contexts = Contexts((bits, *codes.shape[2:]))
-        mixer = Mixer(bits, len(below))
-        for step, known in enumerate(steps):
-            contexts.begin([split_bits(stage[book, step], bits) for stage in below])
-            planes = split_bits(known, bits)
-            for some in passes:
-                values = some.of(planes).reshape(bits, -1).astype(np.float64)
-                features, here = contexts.features(some), contexts.here(some)
-                contexts.put(some, code_pass(mixer, features, here, values))
-            coded[book, step] = join_bits(contexts.now)
-    return coded
+    books, steps, height, width = shape
+    while steps > 1 and stages * (work((books, steps, height, width), bits) or 0) > MAX_WORK:
+        steps //= 2
+    return steps
+
+
+class StageCoder:
+    """Codes the stages of a chunk from the first to the last, or decodes them.
+
+    Args:
+        shape: `[K, t, h, w]` of the codes of each stage.
+        bits: of a code, 1..32.
+    """
+
+    def __init__(self, shape: Shape, bits: int) -> None:
+        self._shape, self._bits = shape, bits
+        self._below: list[Codes | Planes] = []  # as codes, until their bits are asked for
+
+    def encode(self, codes: Codes) -> bytes:
+        """Code the codes of the next stage, integers 0 <= code < 2 ** bits."""
+        planes = split_bits(codes, self._bits)
+        coded: list[tuple[Bits, Chances]] = []
+
+        def note(mixer: Mixer, here: Numbers, features: Numbers, values: Numbers) -> Numbers:
+            chances = mixer.encode(here, features, values)
+            coded.append((values.reshape(-1) > 0, chances.reshape(-1)))
+            return values
+
+        self._code(planes, note)
+        known, chances = zip(*coded, strict=True)
+        return encode_bits(np.concatenate(known), np.concatenate(chances))
+
+    def decode(self, data: bytes) -> npt.NDArray[np.int64]:
+        """What `encode` was given.
+
+        Raises:
+            Damage: for bytes that `encode` does not make.
+        """
+        decoder = BitDecoder(data, int(np.prod(self._shape)) * self._bits)
+
+        def take(mixer: Mixer, here: Numbers, features: Numbers, _: Numbers) -> Numbers:
+            return mixer.decode(here, features, decoder.take)
+
+        planes = self._code(None, take)
+        decoder.finish()
+        return np.stack([join_bits(np.stack(steps)) for steps in planes])
+
+    def pass_over(self, codes: Codes) -> None:
+        """Take note of a stage whose codes are known otherwise."""
+        self._below.append(codes)
+
+    def _code(self, known: Integers | None, code_pass: CodePass) -> Planes:
+        """Go through the bits of a stage, in the same way for who writes and for who reads them.
+
+        Args:
+            known: of a writer, the planes `[K, t, bits, h, w]`.
+            code_pass: takes the mixer, the features, what is known of the same positions, and the
+                bits of a pass as they are known, and gives the bits.
+        """
+        bits, (books, steps, height, width) = self._bits, self._shape
+        below = [self._planes(n) for n in range(len(self._below))[-MAX_BELOW:]]
+        nothing = np.zeros((bits, 0, 0), np.int16)
+        coded: list[Sequence[Integers]] = []
+        passes = make_passes(height, width)
+        for book in range(books):
+            contexts = Contexts((bits, height, width), [stage[book] for stage in below])
+            mixer = Mixer(bits, len(below))
+            for step in range(steps):
+                contexts.begin()
+                for some in passes:
+                    view = nothing if known is None else some.of(known[book, step])
+                    values = view.reshape(bits, -1).astype(np.float64)
+                    contexts.put(some, code_pass(mixer, *contexts.of(some), values))
+                contexts.end()
+            coded.append(contexts.steps)
+        self._below.append(coded)
+        return coded
+
+    def _planes(self, number: int) -> Planes:
+        """The planes of a stage below."""
+        stage = self._below[number]
+        if isinstance(stage, np.ndarray):
+            self._below[number] = stage = list(split_bits(stage, self._bits))
+        return stage

@@ -37,7 +37,7 @@ class CodeFormat:
         num_stages: residual stages S in this file, 1..255; a file that was cut has fewer than
             its model.
         temporal_compression: frames per latent step, 1..1024.
-        spatial_compression: pixels per latent position on each side, 1..1024.
+        spatial_compression: pixels per latent position on each side, 1..2**20.
         grid: (h, w) of the latents.
         chunk_steps: the most latent steps that a chunk holds, 1..65536.
         decoder_lookback: latent steps before a chunk that the decoder must see to give the same
@@ -60,7 +60,7 @@ class CodeFormat:
         check_integer("format.num_codebooks", self.num_codebooks, 1, 255)
         check_integer("format.num_stages", self.num_stages, 1, 255)
         check_integer("format.temporal_compression", self.temporal_compression, 1, 1024)
-        check_integer("format.spatial_compression", self.spatial_compression, 1, 1024)
+        check_integer("format.spatial_compression", self.spatial_compression, 1, _MAX_SIDE)
         if not isinstance(self.grid, tuple) or len(self.grid) != 2:
             refuse("format.grid", self.grid, "two integers (h, w)")
         for side in self.grid:

@@ -14,26 +14,26 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from vtok.codefile.bins import ONE, Bits, Chances
 from vtok.codefile.contexts import UNIT
-from vtok.codefile.rans import ONE
 
 Numbers = npt.NDArray[np.float64]
-Bits = npt.NDArray[np.bool_]
-Chances = npt.NDArray[np.int64]
 
 # 4096 / (1 + exp(-i / 2)) for i = -16 to 16; between them, chances are interpolated
 CURVE = (
     1, 2, 4, 6, 10, 17, 28, 45, 74, 120, 194, 311, 488, 748, 1102, 1547, 2048,
     2549, 2994, 3348, 3608, 3785, 3902, 3976, 4022, 4051, 4068, 4079, 4086, 4090, 4092, 4094, 4095,
 )  # fmt: skip
-# Of the first stage, and of the others. What weights start from was learned from training clips;
-# it is in 64ths, and that for the run of higher bits is divided by their number.
+# Of the first stage, and of the others. What weights start from was learned from training clips
+# by scripts/fit_coder.py; it is in 64ths, and that for the run of higher bits is divided by their
+# number.
 START = (
-    (34, 18, 24, 21, 0, 6, 8, 12, 11, 3, 31, 55),
-    (-13, 11, 18, 26, 0, -30, 9, 15, 36, 34, 0, 0, 0, 0, -7, 30, 18, 23, 12),
+    (62, 31, 14, 20, 37, 38, 50, 2),
+    (-19, 15, 30, 47, 5, 14, 35, 15, 14, 44, 37),
 )
-START_RUN = (547, 291)
-SLOWNESS = (1, 2)
+START_RUN = (366, 194)
+SLOWNESS = (2, 3)  # in halves
+GROUPS = (32, 2)  # of the bits of a code, that are found one after the other
 EXTRA = 4  # added to the positions of a pass, so that few of them teach less
 _WEIGHT = 1 << 16  # a weight of 1
 _SCALE = _WEIGHT * UNIT / 256  # of a weight times a feature, to 256ths of a nat
@@ -65,74 +65,83 @@ class Mixer:
         self._slowness = SLOWNESS[kind]
         self._weights = np.repeat(start[None], bits, 0).astype(np.float64)  # [bits, features]
         self._run = np.array([0] + [run // bit for bit in range(1, bits)], np.float64)
-        # to each bit: from the bits one step before, of the stages below, and the higher ones
+        # to each bit: from the bits one step before, of the stages below, and the higher groups
+        size = -(-bits // GROUPS[kind])
+        self._groups = [slice(bit, min(bit + size, bits)) for bit in range(0, bits, size)]
         self._links = np.zeros((bits, (below + 2) * bits))
-        self._used = np.tril(np.ones(self._links.shape), (below + 1) * bits - 1)
+        self._used = np.ones((bits, bits))
+        for group in self._groups:
+            self._used[group, group.start :] = 0
 
-    def encode(self, features: Numbers, here: Numbers, values: Numbers) -> Chances:
+    def encode(self, here: Numbers, features: Numbers, values: Numbers) -> Chances:
         """The chances of the bits of a pass, which are known; then learn from them.
 
         Args:
+            here: the bits of the stages below and one step before, +16, -16 or 0,
+                `[(below + 1) * bits, n]`.
             features: integers `[bits, features, n]`.
-            here: the bits one step before and of the stages below, +16, -16 or 0,
-                `[(1 + below) * bits, n]`.
             values: the bits, +16 and -16 `[bits, n]`, highest first.
 
         Returns:
             of each bit the chance that it is 1, of `ONE`, `[bits, n]`.
         """
-        evidence, run, links = self._weigh(features, here)
-        as_before = values * here[: len(values)] / _RUN
-        runs = np.cumsum(as_before, 0) - as_before
+        evidence, run, links = self._weigh(here, features)
+        as_before = np.cumsum(values * here[-len(values) :] / _RUN, 0)
+        runs = np.zeros_like(values)
+        for group in self._groups[1:]:
+            runs[group] = as_before[group.start - 1]
         chances = _chances_of(evidence + links @ values + run * runs)
-        self._learn(features, here, values, runs, chances)
+        self._learn(here, features, values, runs, chances)
         return chances
 
-    def decode(self, features: Numbers, here: Numbers, take: Callable[[Chances], Bits]) -> Numbers:
-        """The bits of a pass, one plane after the other; then learn from them.
+    def decode(self, here: Numbers, features: Numbers, take: Callable[[Chances], Bits]) -> Numbers:
+        """The bits of a pass, one group after the other; then learn from them.
 
         Args:
-            features, here: as for `encode`.
-            take: gives the bits of these chances, `[n]`.
+            here, features: as for `encode`.
+            take: gives the bits of these chances, of the same shape.
 
         Returns:
             the bits, +16 and -16 `[bits, n]`.
         """
-        evidence, run, links = self._weigh(features, here)
+        evidence, run, links = self._weigh(here, features)
         values: Numbers = np.zeros_like(evidence)
         runs = np.zeros_like(evidence)
         chances = np.empty(evidence.shape, np.int64)
-        before = here[: len(values)] / _RUN
-        for bit, value in enumerate(values):
-            total = evidence[bit] + links[bit, :bit] @ values[:bit] + run[bit] * runs[bit]
-            chances[bit] = _chances_of(total)
-            value[take(chances[bit])] = 2 * UNIT
-            value -= UNIT
-            if bit + 1 < len(values):
-                runs[bit + 1] = runs[bit] + value * before[bit]
-        self._learn(features, here, values, runs, chances)
+        before = here[-len(values) :] / _RUN
+        so_far = runs[0]
+        for group in self._groups:
+            first = group.start
+            total = evidence[group]
+            if first:
+                runs[group] = so_far
+                total = total + links[group, :first] @ values[:first] + run[group] * so_far
+            chances[group] = _chances_of(total)
+            values[group] = np.where(take(chances[group]), UNIT, -UNIT)
+            so_far = so_far + (values[group] * before[group]).sum(0)
+        self._learn(here, features, values, runs, chances)
         return values
 
-    def _weigh(self, features: Numbers, here: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+    def _weigh(self, here: Numbers, features: Numbers) -> tuple[Numbers, Numbers, Numbers]:
         """The evidence of what is known before a pass, and the weights of what becomes known."""
         known = len(here)
         links = self._links / _SCALE
         evidence: Numbers = (self._weights[:, None] @ features)[:, 0] / _SCALE
         evidence += links[:, :known] @ here
-        run: Numbers = self._run[:, None] / _SCALE * here[: len(links)]
+        run: Numbers = self._run[:, None] / _SCALE * here[-len(links) :]
         return evidence, run, links[:, known:]
 
     def _learn(
-        self, features: Numbers, here: Numbers, values: Numbers, runs: Numbers, chances: Chances
+        self, here: Numbers, features: Numbers, values: Numbers, runs: Numbers, chances: Chances
     ) -> None:
         """One step of every weight down the gradient: the floor of a mean over the positions."""
-        errors = np.where(values > 0, ONE, 0) - chances.astype(np.float64)
-        count = self._slowness * (values.shape[1] + EXTRA)
+        errors = values * (ONE // (2 * UNIT)) + (ONE // 2 - chances)
+        count, known = self._slowness * (values.shape[1] + EXTRA) // 2, len(here)
         self._weights += np.floor((features @ errors[:, :, None])[:, :, 0] / count)
-        runs = runs * here[: len(values)]
+        runs = runs * here[-len(values) :]
         self._run += np.floor((errors * runs).sum(1) / count)
-        place = np.concatenate((here, values))
-        self._links += np.floor(errors @ place.T / count) * self._used
+        self._links[:, :known] += np.floor(errors @ here.T / count)
+        self._links[:, known:] += np.floor(errors @ values.T / count) * self._used
 
 
 def _chances_of(evidence: Numbers) -> Chances:

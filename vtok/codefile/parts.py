@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vtok.codefile.container import MODELLED, PACKED
-from vtok.codefile.entropy import decode_stage, encode_stage, fits
+from vtok.codefile.entropy import MAX_WORK, Shape, StageCoder, work
 from vtok.codefile.header import CodeFormat
 from vtok.codefile.packing import pack, unpack
 from vtok.codefile.source import Damage
@@ -42,16 +42,19 @@ def encode_parts(
     """
     for coder in coders or ():
         check_coder(coder)
+    shape, bits = codes.shape[1:], layout.bits_per_code
+    room, modelled = _Room(shape, bits), StageCoder(shape, bits)
     parts = []
     for number, stage in enumerate(codes):
-        packed = pack(stage.reshape(-1), layout.bits_per_code)  # checks the codes too
-        wanted = coders[number] if coders else None if compress else PACKED
-        coded = b""
-        if wanted != PACKED and fits(stage.shape, layout.bits_per_code):
-            coded = encode_stage(stage, layout.bits_per_code, list(codes[:number]))
-        if coded and len(coded) < len(packed):
+        packed = pack(stage.reshape(-1), bits)  # checks the codes too
+        wanted = coders[number] if coders else MODELLED if compress else PACKED
+        coded = modelled.encode(stage) if wanted == MODELLED and room.for_one_more() else None
+        if coded is None:
+            modelled.pass_over(stage)
+        if coded is not None and len(coded) < len(packed):
+            room.take()
             parts.append(CodedPart(MODELLED, coded))
-        elif wanted == MODELLED:
+        elif coders and wanted == MODELLED:
             raise CodeFileError(f"coder {MODELLED} does not make stage {number + 1} any shorter")
         else:
             parts.append(CodedPart(PACKED, packed))
@@ -72,15 +75,33 @@ def decode_parts(
     shape = (layout.num_codebooks, num_steps, *layout.grid)  # [K, t, h, w]
     codes = np.empty((len(parts), *shape), np.int64)
     bits = layout.bits_per_code
+    room, modelled = _Room(shape, bits), StageCoder(shape, bits)
     for number, part in enumerate(parts):
         if part.coder == PACKED:
-            stage = unpack(part.data, bits, codes[number].size).reshape(shape)
-        elif fits(shape, bits):
-            stage = decode_stage(part.data, shape, bits, list(codes[:number]))
+            codes[number] = unpack(part.data, bits, codes[number].size).reshape(shape)
+            modelled.pass_over(codes[number])
+        elif room.for_one_more():
+            room.take()
+            codes[number] = modelled.decode(part.data)
         else:
             raise Damage(f"a stage of {codes[number].size} codes by coder {part.coder}")
-        codes[number] = stage
     return codes
+
+
+class _Room:
+    """How many more stages of a chunk may be modelled, of codes `[K, t, h, w]`."""
+
+    def __init__(self, shape: Shape, bits: int) -> None:
+        each = work(shape, bits)
+        self._left = 0 if each is None else MAX_WORK // each
+
+    def for_one_more(self) -> bool:
+        """Whether one more may be."""
+        return self._left > 0
+
+    def take(self) -> None:
+        """Take note of one that is."""
+        self._left -= 1
 
 
 def check_coder(coder: int) -> None:

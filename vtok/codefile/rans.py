@@ -1,94 +1,93 @@
-"""Binary rANS: bits with known probabilities to bytes and back, in integers alone.
+"""Bytes with known frequencies to fewer bytes and back: rANS, in integers alone.
 
-Asymmetric numeral systems (Duda, arXiv 1311.2540) keep all bits so far in one number, the state.
-A bit of probability f / 4096 multiplies it by about 4096 / f, and what is last put in comes out
-first, so the encoder works from the last bit to the first.
+Asymmetric numeral systems (Duda, arXiv 1311.2540) keep all symbols so far in one number, the
+state. A symbol of frequency f / 65536 multiplies it by about 65536 / f, and what is last put in
+comes out first, so the encoder works from the last symbol to the first.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from vtok.codefile.source import Damage
 
-PRECISION = 12
-ONE = 1 << PRECISION  # probabilities are integers p of p / ONE
-LOW = 1 << 14  # the state lies in LOW .. LOW * 2**16 - 1, a single digit of Python's integers
+Bytes = npt.NDArray[np.uint8]
+PRECISION = 16
+LOW = 1 << 16  # the state lies in LOW .. LOW * 2**16 - 1
 WORD_BITS, STATE_BYTES = 16, 4
-_BLOCK = 1 << 16  # bits that are lists of Python's integers at a time
+_MASK = (1 << PRECISION) - 1
+_BLOCK = 1 << 16  # symbols that are lists of Python's integers at a time
 
 
-def encode_bits(bits: npt.NDArray[np.bool_], chances: npt.NDArray[np.uint16]) -> bytes:
-    """Code bits.
+class Table(NamedTuple):
+    """How often each byte comes.
 
-    Args:
-        bits: `[N]`.
-        chances: of each bit the probability that it is 1, `[N]`, 0 < chance < `ONE`.
+    Attributes:
+        shares: of each of the 256 bytes, of 65536 in all, none 0.
+        starts: the sum of the shares before each.
+        symbols: the byte of each of the 65536 places.
+    """
+
+    shares: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+    symbols: bytes
+
+    @classmethod
+    def of(cls, shares: npt.NDArray[np.int64]) -> "Table":
+        """The table of these shares."""
+        symbols = np.repeat(np.arange(256, dtype=np.uint8), shares).tobytes()
+        return cls(shares, shares.cumsum() - shares, symbols)
+
+
+def encode_bytes(runs: list[tuple[Bytes, Table]]) -> bytes:
+    """Code runs of bytes, each run by its table.
 
     Returns:
         The last state in 4 bytes, then words of 2 bytes in the order a decoder takes them.
     """
     state, words = LOW, []
-    for end in range(len(bits), 0, -_BLOCK):
-        block = slice(max(0, end - _BLOCK), end)
-        chance = chances[block].astype(np.int64)
-        shares = np.where(bits[block], chance, ONE - chance)[::-1].tolist()
-        starts = np.where(bits[block], 0, chance)[::-1].tolist()
-        for share, start in zip(shares, starts, strict=True):
-            if state >= share << (PRECISION + 6):  # the result would not stay in range
-                words.append(state & 0xFFFF)
-                state >>= WORD_BITS
-            state += state // share * (ONE - share) + start
+    for symbols, table in reversed(runs):
+        for end in range(len(symbols), 0, -_BLOCK):
+            block = symbols[max(0, end - _BLOCK) : end][::-1]
+            pairs = zip(table.shares[block].tolist(), table.starts[block].tolist(), strict=True)
+            for share, start in pairs:
+                if state >= share << WORD_BITS:  # the result would not stay in range
+                    words.append(state & _MASK)
+                    state >>= WORD_BITS
+                state += state // share * (LOW - share) + start
     words.reverse()
     return state.to_bytes(STATE_BYTES, "little") + np.array(words, "<u2").tobytes()
 
 
-class BitDecoder:
-    """Takes back what `encode_bits` made, a few bits at a time.
+def decode_bytes(data: bytes, runs: list[tuple[int, Table]]) -> list[Bytes]:
+    """Take back what `encode_bytes` made.
 
     Args:
-        data: the bytes.
+        data: the bytes, all of them.
+        runs: how many bytes each run has, and its table.
 
     Raises:
-        Damage: if they are too few, or odd in number.
+        Damage: for bytes that `encode_bytes` does not make of such runs.
     """
-
-    def __init__(self, data: bytes) -> None:
-        if len(data) < STATE_BYTES or len(data) % 2:
-            raise Damage(f"a coded stage of {len(data)} bytes")
-        self._state = int.from_bytes(data[:STATE_BYTES], "little")
-        self._words: list[int] = np.frombuffer(data, "<u2", offset=STATE_BYTES)[::-1].tolist()
-
-    def take(self, chances: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """The next bits.
-
-        Args:
-            chances: of each bit `[n]`, as it was when it was coded.
-
-        Raises:
-            Damage: if the bytes end before.
-        """
-        state, words, bits = self._state, self._words, bytearray()
-        try:
-            for chance in chances.tolist():
-                low = state & (ONE - 1)
-                if low < chance:
-                    state = chance * (state >> PRECISION) + low
-                    bits.append(1)
-                else:
-                    state -= chance * (state >> PRECISION) + chance
-                    bits.append(0)
+    if len(data) < STATE_BYTES or len(data) % 2:
+        raise Damage(f"a coded stage of {len(data)} bytes")
+    state = int.from_bytes(data[:STATE_BYTES], "little")
+    words: list[int] = np.frombuffer(data, "<u2", offset=STATE_BYTES)[::-1].tolist()
+    decoded = []
+    try:
+        for count, table in runs:
+            run = bytearray(count)
+            shares, starts, symbols = table.shares.tolist(), table.starts.tolist(), table.symbols
+            for place in range(count):
+                low = state & _MASK
+                run[place] = symbol = symbols[low]
+                state = shares[symbol] * (state >> PRECISION) + low - starts[symbol]
                 if state < LOW:
                     state = state << WORD_BITS | words.pop()
-        except IndexError as exc:
-            raise Damage("a coded stage ends before its codes") from exc
-        self._state = state
-        return np.frombuffer(bits, np.bool_)
-
-    def finish(self) -> None:
-        """Check that all bytes were used, and that they were made by `encode_bits`.
-
-        Raises:
-            Damage: if not.
-        """
-        if self._words or self._state != LOW:
-            raise Damage("a coded stage does not end with its codes")
+            decoded.append(np.frombuffer(run, np.uint8))
+    except IndexError as exc:
+        raise Damage("a coded stage ends before its codes") from exc
+    if words or state != LOW:
+        raise Damage("a coded stage does not end with its codes")
+    return decoded

@@ -24,14 +24,16 @@ class CodeFileReader:
     Iterating gives each `Chunk` as soon as its bytes have come and match their CRCs. At the end
     the index and the SHA-256 of the whole file are checked too. (The SHA-256 is not where
     `stages` lets a file be read in part.) A file that is cut or damaged raises a `CodeFileError`
-    there, or with `salvage` ends there.
+    there; with `salvage` it goes on with the next chunk that is whole, if it can be sought in.
 
     Attributes:
         version: (major, minor) of the format.
         header: of the file.
-        salvage: whether it stops without an error where the file is cut or damaged.
+        salvage: whether it reads what is whole of a file that is cut or damaged.
         complete: whether a read of the whole file has met its end and found nothing wrong.
-        lost: with `salvage`, in one line what was wrong where reading stopped; else None.
+        lost: with `salvage`, in one line the first thing that was wrong; else None.
+        gaps: with `salvage`, frames that were lost before others that were not: of each run the
+            first one, and the one after the last.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class CodeFileReader:
             stream: binary, readable, at the start of the file. Short reads are fine.
             name: what errors call the file.
             stages: read the first so many stages only, 1..num_stages; None reads all.
-            salvage: stop without an error where the file is cut or damaged.
+            salvage: read what is whole of a file that is cut or damaged.
 
         Raises:
             CodeFileError: if it is no code file, or of another version, or its header is wrong.
@@ -70,6 +72,7 @@ class CodeFileReader:
         self._begun = False
         self.complete = False
         self.lost: str | None = None
+        self.gaps: list[tuple[int, int]] = []
 
     @property
     def bytes_read(self) -> int:
@@ -167,19 +170,22 @@ class CodeFileReader:
         self._begun = True
         self._reading = source = self._source.copy()
         walk = Walk(source, self.header, self.version)
-        try:
-            for head, place in walk:
-                yield read(source, head, place)
-        except Damage as exc:
-            if not salvage:
-                self._fail(exc, walk)
-            self.lost = str(exc)
-            if self._index is None:
-                self._index = self._index_of(walk)
-        except CodeFileError as exc:
-            self._fail(exc)
-        else:
-            self._index, self.complete = self._index_of(walk), True
+        self.gaps, going, damage = walk.gaps, True, None
+        while going:
+            try:
+                for head, place in walk:
+                    yield read(source, head, place)
+                going = False
+            except Damage as exc:
+                if not salvage:
+                    self._fail(exc, walk)
+                self.lost = damage = damage or str(exc)
+                going = walk.resume()
+            except CodeFileError as exc:
+                self._fail(exc)
+        self.complete = damage is None
+        if self.complete or self._index is None:
+            self._index = self._index_of(walk)
 
     def _pick(self, number: int, read: Callable[[ByteSource, ChunkHead, Place], T]) -> T:
         """What `read` makes of one chunk of codes."""

@@ -66,6 +66,18 @@ class Order:
         self._offset, self._full, self._opened = row.offset, True, True
         self._drop, self._covered = row.num_frames, 0
 
+    def resume(self, row: IndexEntry) -> bool:
+        """Go on with a chunk or a segment after some that were lost.
+
+        Returns:
+            whether a decoder has seen chunks of its segment, as far as can be told.
+        """
+        seen = self._covered > 0
+        self.num_frames, self._full, self._opened = row.first_frame, True, False
+        # what the lost ones covered is not known, nor does it matter after the drop
+        self._covered = max(1, self._covered, self._drop)
+        return seen
+
     def place(self, row: IndexEntry) -> Place:
         """Where a chunk stands that `why_not_next` has nothing against."""
         skip = min(max(0, self._drop - self._covered), self._end(row) - self._covered)

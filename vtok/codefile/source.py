@@ -53,6 +53,10 @@ class ByteSource:
         other._hash = None
         return other
 
+    def jump(self, offset: int) -> None:
+        """Go to another place of a file; the digest is lost."""
+        self.offset, self._hash = offset, None
+
     def copy(self) -> "ByteSource":
         """A copy at the same place; of a pipe, it replaces this one."""
         other = copy.copy(self)

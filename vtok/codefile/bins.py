@@ -1,0 +1,128 @@
+"""Bits with chances, coded at once: what is alike in chance is gathered, and coded as bytes.
+
+A coder of single bits would have to take one step after the other between all of them. Here a bit
+is first made a hit or a miss, by whether it is what its chance says. Hits and misses of about the
+same chance go into the same bin; eight of a bin are a byte, and bytes are what rANS codes, by a
+table for each bin. So nothing in the coder depends on the model of the bits: a reader takes all
+bins apart first, and then hands out what is in them.
+"""
+
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from vtok.codefile.rans import Table, decode_bytes, encode_bytes
+from vtok.codefile.source import Damage
+
+Bits = npt.NDArray[np.bool_]
+Chances = npt.NDArray[np.int64]
+ONE = 4096  # chances are integers p of p / ONE, 0 < p < ONE
+# the least chance of a miss in each bin, and the one that it is coded with
+EDGES = (1, 4, 15, 49, 112, 210, 353, 560, 843, 1207, 1642)
+MISSES = (2, 8, 28, 77, 155, 274, 446, 689, 1013, 1417, 1874)
+_FOLDED = np.minimum(np.arange(ONE), ONE - np.arange(ONE))
+_BIN_OF = (np.searchsorted(EDGES, _FOLDED, side="right") - 1).astype(np.uint8)  # of a chance of 1
+
+
+@cache
+def table(number: int) -> Table:
+    """The table of a bin: how often a byte of so many misses comes."""
+    miss, hit = MISSES[number], ONE - MISSES[number]
+    # 4096 ** 8 is 2 ** 96, and shares are of 2 ** 16
+    by_misses = np.array([max(1, miss**n * hit ** (8 - n) >> 80) for n in range(9)])
+    shares = by_misses[np.bitwise_count(np.arange(256, dtype=np.uint8))]
+    shares[0] += 65536 - shares.sum()
+    return Table.of(shares)
+
+
+def encode_bits(bits: Bits, chances: Chances) -> bytes:
+    """Code bits.
+
+    Args:
+        bits: `[N]`.
+        chances: of each bit the probability that it is 1, `[N]`, 0 < chance < `ONE`.
+    """
+    missed, bins = bits != (chances >= ONE // 2), _BIN_OF[chances]
+    runs = [
+        (np.packbits(missed[bins == n], bitorder="little"), table(n)) for n in range(len(EDGES))
+    ]
+    return b"".join(_varint(len(run)) for run, _ in runs) + encode_bytes(runs)
+
+
+class BitDecoder:
+    """Takes back what `encode_bits` made, a few bits at a time.
+
+    Args:
+        data: the bytes.
+        most: bits that there are, at most.
+
+    Raises:
+        Damage: for bytes that `encode_bits` does not make.
+    """
+
+    def __init__(self, data: bytes, most: int) -> None:
+        counts, place = [], 0
+        for _ in EDGES:
+            count, place = _read_varint(data, place)
+            counts.append(count)
+        if sum(counts) > most // 8 + len(EDGES):  # before any time is spent on them
+            raise Damage(f"a coded stage of {sum(counts)} bytes of bits, not {most // 8}")
+        runs = decode_bytes(data[place:], [(count, table(n)) for n, count in enumerate(counts)])
+        self._missed = np.unpackbits(np.concatenate(runs), bitorder="little").view(np.bool_)
+        self._ends = 8 * np.cumsum(counts)
+        self._next = self._ends - 8 * np.array(counts)  # of each bin
+
+    def take(self, chances: Chances) -> Bits:
+        """The next bits.
+
+        Args:
+            chances: of each bit, as it was when it was coded.
+
+        Raises:
+            Damage: if there are none left.
+        """
+        flat = chances.reshape(-1)
+        bins = _BIN_OF[flat]
+        counts = np.bincount(bins, minlength=len(EDGES))
+        places = np.repeat(self._next - counts.cumsum() + counts, counts)
+        places += np.arange(len(flat))
+        self._next = self._next + counts
+        if (self._next > self._ends).any():
+            raise Damage("a coded stage ends before its codes")
+        bits = flat >= ONE // 2
+        bits[bins.argsort(kind="stable")] ^= self._missed[places]
+        return bits.reshape(chances.shape)
+
+    def finish(self) -> None:
+        """Check that all bits were taken.
+
+        Raises:
+            Damage: if not.
+        """
+        left = np.split(self._missed, self._ends)[:-1]
+        for rest, end, place in zip(left, self._ends, self._next, strict=True):
+            if end - place >= 8 or rest[len(rest) - (end - place) :].any():
+                raise Damage("a coded stage does not end with its codes")
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits to a byte, the lowest first; all bytes but the last have their top bit set."""
+    out = bytearray()
+    while number > 127:
+        out.append(number & 127 | 128)
+        number >>= 7
+    return bytes(out) + bytes([number])
+
+
+def _read_varint(data: bytes, place: int) -> tuple[int, int]:
+    """The number at a place, and the place after it."""
+    number = 0
+    for shift in range(0, 35, 7):
+        if place >= len(data):
+            break
+        number |= (data[place] & 127) << shift
+        place += 1
+        if data[place - 1] < 128:
+            return number, place
+    raise Damage("a coded stage without the lengths of its bins")
