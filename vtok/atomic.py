@@ -14,7 +14,9 @@ from vtok.errors import OutputError
 
 
 @contextmanager
-def atomic_output(path: Path, overwrite: bool = False) -> Iterator[Path]:
+def atomic_output(
+    path: Path, overwrite: bool = False, workspace: Path | None = None
+) -> Iterator[Path]:
     """Give a temporary path to write to; rename it to `path` when the block ends well.
 
     The temporary file does not exist yet when it is given, and is removed when the block raises.
@@ -23,16 +25,17 @@ def atomic_output(path: Path, overwrite: bool = False) -> Iterator[Path]:
     Args:
         path: Final name. Its folder must exist.
         overwrite: Replace an existing file; otherwise one is an error, before and after.
+        workspace: Folder for the temporary file, on the same disk; that of the final name if None.
 
     Yields:
-        A path that does not exist, in the folder of the final name.
+        A path that does not exist, in the workspace.
 
     Raises:
         OutputError: The output exists, is no regular file, or cannot be written.
     """
     check_output(path, overwrite)
     target = Path(os.path.realpath(path))
-    temporary = target.parent / f".vtok-{secrets.token_hex(8)}.part"
+    temporary = (workspace or target.parent) / f".vtok-{secrets.token_hex(8)}.part"
     try:
         yield temporary
         check_output(path, overwrite)

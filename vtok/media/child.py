@@ -26,15 +26,17 @@ class ChildDied(Exception):
 class DecodingChild:
     """A child process in a session of its own, so that Ctrl-C reaches only the parent.
 
-    It ends with `kill`, with this object, and with the parent, however that ends.
+    It reads one video after another, and ends with `kill`, with this object, and with the parent,
+    however that ends.
     """
 
-    def __init__(self, request: dict[str, Any], memory: int) -> None:
+    def __init__(self, memory: int, memory_limit: int | None = None) -> None:
         """Start the child.
 
         Args:
-            request: What to read, as the worker takes it.
             memory: File descriptor of the memory for frames.
+            memory_limit: Most bytes that it, and each program that it starts, may have of its own;
+                None sets no limit.
         """
         lifeline, held = os.pipe()  # the child sees its end close when this process is gone
         try:
@@ -56,7 +58,11 @@ class DecodingChild:
         self.pid = self._process.pid
         self._end = weakref.finalize(self, _end_process, self._process, held, os.getpid())
         self._unread = b""
-        self._write(json.dumps({"request": request, "memory": memory, "lifeline": lifeline}))
+        self._write(json.dumps({"memory": memory, "lifeline": lifeline, "limit": memory_limit}))
+
+    def request(self, fields: dict[str, Any]) -> None:
+        """Ask for a video, as `Request` describes it; the one before must have come to its end."""
+        self._write(json.dumps(fields))
 
     def receive(self, timeout_seconds: float) -> dict[str, Any]:
         """Wait for the next message that is no mere sign of life.
@@ -72,6 +78,10 @@ class DecodingChild:
             message: dict[str, Any] = json.loads(self._read_line(timeout_seconds))
             if message["kind"] != "alive":
                 return message
+
+    def is_alive(self) -> bool:
+        """Whether the child has not ended by itself."""
+        return self._process.poll() is None
 
     def release_slot(self) -> None:
         """Tell the child that the oldest batch has been taken."""

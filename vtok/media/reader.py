@@ -1,6 +1,5 @@
 """Read video files as batches of frames, decoded ahead in a child process."""
 
-import os
 import stat
 from fractions import Fraction
 from pathlib import Path
@@ -8,9 +7,10 @@ from types import TracebackType
 from typing import Any
 
 from vtok.errors import InputError, UsageError, VideoError, VtokError
-from vtok.media.child import ChildDied, ChildTimeout, DecodingChild
+from vtok.media.child import ChildDied, ChildTimeout
+from vtok.media.decoder import Decoder
 from vtok.media.frames import Frames, VideoInfo, parse_size
-from vtok.media.ring import RingShape, create_memory, map_ring
+from vtok.media.ring import RingShape, map_ring
 from vtok.media.source import Request
 
 ERRORS = {kind.__name__: kind for kind in (VtokError, UsageError, InputError, VideoError)}
@@ -49,6 +49,7 @@ class VideoReader:
         fps: Fraction | None = None,
         size: tuple[int, int] | str | None = None,
         timeout_seconds: float = 60.0,
+        decoder: Decoder | None = None,
     ) -> None:
         """Open a video and start decoding it.
 
@@ -60,6 +61,7 @@ class VideoReader:
             size: Width and height to resize to, or a text as `parse_size` takes it; None keeps the
                 size of the source.
             timeout_seconds: Longest time that the decoder may do nothing when it is waited for.
+            decoder: What reads it, if it is to read others after this one; None starts one.
 
         Raises:
             UsageError: An argument is out of range.
@@ -71,16 +73,14 @@ class VideoReader:
         self._ring: Frames | None = None
         request = _make_request(path, start_seconds, duration_seconds, fps, size)
         _check_file(path)
-        memory = create_memory()
+        self._ended, self._is_lent = False, decoder is not None
+        self._decoder = decoder or Decoder()
+        self._child = self._decoder.start({**request.to_fields()})
         try:
-            self._child = DecodingChild({**request.to_fields()}, memory)
-            try:
-                self._take_info(self._receive("info"), memory)
-            except BaseException:
-                self._child.kill()
-                raise
-        finally:
-            os.close(memory)
+            self._take_info(self._receive("info"))
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> "VideoReader":
         """Return itself."""
@@ -114,6 +114,7 @@ class VideoReader:
             self.close()
             raise
         if message["kind"] == "end":
+            self._ended = True
             self.close()
             if self.frames_read == 0:
                 raise VideoError(f"{self._path}: no frame in the requested part{self._length()}")
@@ -125,17 +126,21 @@ class VideoReader:
 
     def close(self) -> None:
         """Stop decoding. Closing twice is fine."""
-        self._child.kill()
+        if not self._is_lent:
+            self._decoder.close()
+        elif not self._ended:
+            self._decoder.stop()
+            self._ended = True  # what it does from now on is another reader's
         self._ring = None
 
-    def _take_info(self, message: dict[str, Any], memory: int) -> None:
+    def _take_info(self, message: dict[str, Any]) -> None:
         """Take the first message, and map the ring that it announces."""
         fields = message["info"]
         self.info = VideoInfo(**{**fields, "fps": Fraction(fields["fps"])})
         self.output_fps = Fraction(message["fps"])
         width, height = self.output_size = message["width"], message["height"]
         shape = RingShape(message["batch_frames"], height, width)
-        self._ring = map_ring(memory, shape)
+        self._ring = map_ring(self._decoder.memory, shape)
 
     def _receive(self, expected: str) -> dict[str, Any]:
         """Wait for a message of one kind, or `end`; turn any failure into an error."""

@@ -1,14 +1,17 @@
 """The child process that decodes: a damaged file may crash or hang it, and nothing else.
 
-It reads one request, a line of JSON, from its standard input, then a byte for each batch that the
-parent has taken. It writes lines of JSON to its standard output: `info` once, `frames` for each
-batch in the shared ring, `alive` while it is busy without one, and `end` or `error` at last.
+It reads lines of JSON from its standard input: how it is to run, then one request after another,
+each followed by a byte for each batch that the parent has taken. For each request it writes lines
+of JSON to its standard output: `info` once, `frames` for each batch in the shared ring, `alive`
+while it is busy without one, and `end` or `error` at last.
 """
 
+import contextlib
 import fcntl
 import io
 import json
 import os
+import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -118,22 +121,42 @@ def serve(request: Request, memory: int, channel: Channel) -> None:
     channel.send("end")
 
 
-def main() -> None:
+def limit_memory(num_bytes: int) -> None:
+    """Bound the memory of this process and of each one it starts, apart from what is shared.
+
+    Where the system knows no such limit, nothing happens.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, num_bytes))
+
+
+def answer(fields: dict[str, Any], memory: int, channel: Channel) -> None:
     """Serve one request; every failure becomes a message."""
-    channel = Channel()
-    line = io.FileIO(0, closefd=False).readline()
-    if not line:
-        return
-    message = json.loads(line)
-    die_with_parent(message["lifeline"])
+    os.ftruncate(memory, 0)  # frames of the video before may have been larger
     try:
-        serve(Request.from_fields(message["request"]), message["memory"], channel)
+        serve(Request.from_fields(fields), memory, channel)
     except VtokError as exc:
         channel.send("error", type=type(exc).__name__, message=str(exc))
     except Exception as exc:  # a bug or an exhausted machine: the parent must hear of it
         reason = f"{type(exc).__name__}: {exc}".partition("\n")[0]
-        path = message["request"]["path"]
-        channel.send("error", type="VideoError", message=f"{path}: reading failed ({reason})")
+        message = f"{fields['path']}: reading failed ({reason})"
+        channel.send("error", type="VideoError", message=message)
+
+
+def main() -> None:
+    """Serve requests until the parent is gone."""
+    channel = Channel()
+    lines = io.FileIO(0, closefd=False)  # unbuffered: `wait_for_slot` reads the same pipe
+    first = lines.readline()
+    if not first:
+        return
+    start = json.loads(first)
+    die_with_parent(start["lifeline"])
+    if start["limit"] is not None:
+        limit_memory(start["limit"])
+    for line in lines:
+        if line.strip():  # what is left of the bytes for the batches of the last request
+            answer(json.loads(line), start["memory"], channel)
 
 
 if __name__ == "__main__":

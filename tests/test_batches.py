@@ -1,0 +1,82 @@
+"""One model for many threads: what a clip becomes does not depend on the clips beside it."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from commands import tiny_model
+from models import make_tokenizer
+
+from vtok.codec import batches
+from vtok.codec.batches import BatchedTokenizer, share_model
+from vtok.codec.measure import PsnrMeter
+from vtok.codec.streams import decode_codes, encode_frames
+from vtok.evaluation.metrics import psnr_per_frame
+from vtok.model import Model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def some_frames(seed: int, count: int = 70, side: int = 16) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), np.uint8)
+
+
+def codes(frames: np.ndarray, model: Model) -> np.ndarray:
+    chunks = [frames[start : start + 16] for start in range(0, len(frames), 16)]
+    return np.concatenate([chunk.codes for chunk in encode_frames(chunks, model)], axis=2)
+
+
+def test_codes_do_not_depend_on_neighbours(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "WAIT_SECONDS", 0.2)
+    shared = share_model(model, 3)
+    assert isinstance(shared.tokenizer, BatchedTokenizer)
+    clips = [some_frames(seed, 30 + 20 * (seed % 2)) for seed in range(7)]
+    with ThreadPoolExecutor(1) as pool:
+        alone = list(pool.map(lambda clip: codes(clip, shared), clips))
+    with ThreadPoolExecutor(7) as pool:
+        together = list(pool.map(lambda clip: codes(clip, shared), clips))
+    assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+    plain = [codes(clip, model) for clip in clips]
+    assert np.mean([(a == b).mean() for a, b in zip(plain, alone, strict=True)]) > 0.99
+
+
+def test_a_clip_that_fails_takes_no_other_along(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "WAIT_SECONDS", 0.2)
+    shared, real = share_model(model, 3), model.tokenizer.encode_latents
+
+    def encode_latents(video: torch.Tensor, *arguments: object, **named: object) -> torch.Tensor:
+        if (video == 1).flatten(1).all(1).any():
+            raise RuntimeError("no white clips")
+        return real(video, *arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(model.tokenizer, "encode_latents", encode_latents)
+    white = np.full((29, 16, 16, 3), 255, np.uint8)
+    with ThreadPoolExecutor(3) as pool:
+        good, bad, fine = (
+            pool.submit(codes, clip, shared)
+            for clip in (some_frames(0, 29), white, some_frames(1, 29))
+        )
+        with pytest.raises(RuntimeError, match="no white clips"):
+            bad.result(timeout=60)
+        assert good.result(timeout=60).shape == fine.result(timeout=60).shape
+
+
+def test_models_that_remember_everything_run_alone(model: Model) -> None:
+    assert share_model(model, 1) is model
+    classic = Model(make_tokenizer("classic"), model.info, torch.device("cpu"), torch.float32)
+    assert share_model(classic, 4) is classic
+
+
+def test_psnr_is_that_of_what_is_decoded(model: Model) -> None:
+    frames = some_frames(0, 45)
+    meter = PsnrMeter(model, [frames[:20], frames[20:]])
+    header = type("Header", (), {"transform": type("T", (), {"height": 16, "width": 16})})
+    chunks = list(meter.follow(header, encode_frames(meter, model)))  # type: ignore[arg-type]
+    shown = np.concatenate(list(decode_codes(chunks, model, (16, 16))))
+    assert meter.psnr == pytest.approx(float(psnr_per_frame(shown, frames).mean()))

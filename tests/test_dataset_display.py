@@ -1,0 +1,48 @@
+"""What a person sees of a run over a data set."""
+
+import pytest
+from rich.console import Console
+
+from vtok.cli.dataset_display import DatasetDisplay, draw, planned_line, progress_line, summary_line
+from vtok.dataset.totals import Totals
+
+TOTALS = Totals(
+    clips=120, there=20, todo=100, done=49, failed=1, faults=2, repeated=3, left_failed=4,
+    frames=490, bytes=5000, spent={"fetch": 1.0, "decode": 3.0, "model": 5.0, "write": 1.0},
+    seconds=10.0,
+)  # fmt: skip
+
+
+def test_lines_say_how_far_it_is_and_where_time_goes() -> None:
+    assert progress_line(TOTALS, 10.0) == (
+        "clips=50/100 failed=1 frames/s=49.0 clips/s=5.00 fetching=10% decoding=30% model=50% "
+        "writing=10% left=0:00:10"
+    )
+    assert "left=-:--:--" in progress_line(Totals(todo=3), 1.0)
+    assert planned_line(TOTALS) == (
+        "120 clips, 20 there already, 4 failed before (--retry-failed tries them again), "
+        "2 that are no clips, 3 named again, 100 to do"
+    )
+    assert summary_line(TOTALS).startswith("49 clips done, 20 there already, 7 failed: 490 frames")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_picture_takes_two_lines(width: int) -> None:
+    console = Console(width=width, force_terminal=True, color_system=None)
+    with console.capture() as capture:
+        console.print(draw(TOTALS, 10.0))
+    first, second = capture.get().splitlines()
+    assert "50/100 clips" in first
+    assert "0:00:10 left" in first
+    assert "model 50%" in second
+
+
+def test_failures_are_said_at_once_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    display = DatasetDisplay(None, quiet=True, as_json=True)
+    display.planned(TOTALS)
+    display.ended(
+        {"id": "a\nb", "status": "failed", "stage": "decode", "message": "is bad"}, TOTALS
+    )
+    out, err = capsys.readouterr()
+    assert err == "error: a\\nb: decode: is bad\n"
+    assert out.startswith('{"id": "a\\nb"')

@@ -1,0 +1,304 @@
+"""A run over a data set: each clip once, whatever stops it and whatever changes in between."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from datasets import FakeEngine, entries, fake_run, journal_lines, manifest, outputs
+
+import vtok as package
+from vtok.dataset.entry import Entry, Fault
+from vtok.dataset.folder import DatasetFolder, Part
+from vtok.dataset.forms import SHARDED
+from vtok.dataset.merge import merge_dataset
+from vtok.dataset.status import dataset_status, failed_entries
+from vtok.dataset.totals import Limit
+from vtok.dataset.verify import verify_dataset
+from vtok.errors import OutputError, PartialFailure, UsageError
+
+IDS = [f"deep/{number:02d}" for number in range(30)]
+FORMATS = ("npy", *SHARDED)
+
+
+class Killed(BaseException):
+    """The end of a process, as far as a test can have it inside its own."""
+
+
+def dies_after(count: int) -> FakeEngine:
+    """An engine at which everything ends when `count` clips were encoded."""
+
+    def on_clip(id_: str) -> None:
+        if len(engine.encoded) > count:
+            raise Killed
+
+    engine = FakeEngine(on_clip=on_clip, ahead=3)
+    return engine
+
+
+def faults(root: Path) -> list[tuple[str, str]]:
+    return [(id_, fault) for id_, fault in verify_dataset(root) if fault is not None]
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_run_that_dies_again_and_again_ends_with_the_same_bytes(tmp_path: Path, to: str) -> None:
+    fake_run(tmp_path / "whole", entries(IDS), to=to)
+    encoded: list[str] = []
+    for _ in range(100):
+        engine = dies_after(4)
+        try:
+            shuffled = entries(random.Random(len(encoded)).sample(IDS, len(IDS)))
+            fake_run(tmp_path / "cut", shuffled, engine, to=to)
+        except Killed:
+            encoded += engine.encoded
+            continue
+        break
+    encoded += engine.encoded
+    assert len(engine.encoded) <= 5 < len(encoded)
+    assert outputs(tmp_path / "cut") == outputs(tmp_path / "whole")
+    assert [row["id"] for row in manifest(tmp_path / "cut")] == IDS
+    # each death takes along no more than what was under way
+    assert sorted(set(encoded)) == IDS
+    assert len(encoded) <= len(IDS) + 3 * (len(encoded) // 4)
+    assert faults(tmp_path / "cut") == []
+    assert not list((tmp_path / "cut").rglob("*.part"))
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_finished_run_does_nothing_again(tmp_path: Path, to: str) -> None:
+    fake_run(tmp_path, entries(IDS), to=to)
+    before, lines = outputs(tmp_path), len(journal_lines(tmp_path))
+    engine = FakeEngine()
+    totals = fake_run(tmp_path, entries(reversed(IDS)), engine, to=to, shard_size=7)
+    assert (engine.encoded, totals.there, totals.todo) == ([], 30, 0)
+    assert outputs(tmp_path) == before
+    assert len(journal_lines(tmp_path)) == lines
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_what_failed_is_done_later_in_its_place(tmp_path: Path, to: str) -> None:
+    bad = {IDS[0], IDS[5], IDS[29]}
+    fake_run(tmp_path / "whole", entries(IDS), to=to)
+    root = tmp_path / "holes"
+    totals = fake_run(root, entries(IDS), FakeEngine(bad.__contains__), to=to)
+    assert (totals.done, totals.failed) == (27, 3)
+    assert {row["id"] for row in manifest(root, "errors")} == bad
+    assert faults(root) == []
+    engine = FakeEngine()
+    assert fake_run(root, entries(IDS), engine, to=to).left_failed == 3
+    assert engine.encoded == []
+    fake_run(root, entries(IDS), engine, to=to, retry_failed=True)
+    assert set(engine.encoded) == bad
+    assert outputs(root) == outputs(tmp_path / "whole")
+    assert manifest(root, "errors") == []
+    assert {row["attempts"] for row in manifest(root) if row["id"] in bad} == {2}
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_what_is_deleted_or_damaged_is_found_and_mended(tmp_path: Path, to: str) -> None:
+    fake_run(tmp_path, entries(IDS), to=to)
+    before = outputs(tmp_path)
+    name = next(iter(before))
+    (tmp_path / name).unlink()
+    assert faults(tmp_path)
+    fake_run(tmp_path, entries(IDS), to=to)
+    assert outputs(tmp_path) == before
+    data = bytearray(before[name])
+    data[len(data) // 2] ^= 1
+    (tmp_path / name).write_bytes(data)
+    assert faults(tmp_path)
+    (tmp_path / name).unlink()  # as the command says
+    fake_run(tmp_path, entries(IDS), to=to)
+    assert outputs(tmp_path) == before
+
+
+def test_a_data_set_that_grows_keeps_its_shards(tmp_path: Path) -> None:
+    fake_run(tmp_path, entries(IDS[::2]), to="tar", shard_size=5)
+    before = outputs(tmp_path)
+    fake_run(tmp_path, entries(IDS), to="tar", shard_size=6)
+    after = outputs(tmp_path)
+    assert before.items() <= after.items()
+    assert len(after) == 3 + 3
+    assert [row["id"] for row in manifest(tmp_path)] == IDS
+
+
+def test_two_clips_of_one_id_are_no_clip_until_the_list_is_mended(tmp_path: Path) -> None:
+    twice = [*entries(IDS[:3]), Entry(IDS[1], "/nowhere/else.mp4"), *entries([IDS[2]])]
+    for _ in range(2):
+        totals = fake_run(tmp_path, twice)
+        assert (totals.clips, totals.faults, totals.repeated) == (2, 1, 1)
+    (row,) = manifest(tmp_path, "errors")
+    assert (row["id"], row["stage"]) == (IDS[1], "plan")
+    assert row["message"].endswith(f"/nowhere/{IDS[1]}.mp4 and /nowhere/else.mp4")
+    engine = FakeEngine()
+    fake_run(tmp_path, entries(IDS[:3]), engine)
+    assert engine.encoded == [IDS[1]]
+    assert manifest(tmp_path, "errors") == []
+
+
+def test_what_was_wrong_with_a_list_is_forgotten_when_it_is_read_without(tmp_path: Path) -> None:
+    wrong = Fault("a.csv:3", "a.csv:3", "a.csv:3: names no input", "a.csv")
+    fake_run(tmp_path, [*entries(IDS[:1]), wrong], origins=("a.csv",))
+    assert [row["id"] for row in manifest(tmp_path)] == ["a.csv:3", IDS[0]]
+    fake_run(tmp_path, entries(IDS[1:2]), origins=("b.csv",))
+    assert len(manifest(tmp_path)) == 3
+    fake_run(tmp_path, entries(IDS[:1]), origins=("a.csv",))
+    assert [row["id"] for row in manifest(tmp_path)] == IDS[:2]
+
+
+def test_codes_made_in_another_way_are_refused_or_made_anew(tmp_path: Path) -> None:
+    fake_run(tmp_path, entries(IDS))
+    other = {"to": "npy", "stages": 3}
+    with pytest.raises(UsageError, match=r"another way \(stages 2 -> 3\): give another folder"):
+        fake_run(tmp_path, entries(IDS), recipe=other)
+    engine = FakeEngine()
+    fake_run(tmp_path, entries(IDS), engine, recipe=other, overwrite=True)
+    assert engine.encoded == IDS
+
+
+def test_two_runs_on_one_folder_are_refused(tmp_path: Path) -> None:
+    def second(id_: str) -> None:
+        with pytest.raises(OutputError, match="another run works on it"):
+            fake_run(tmp_path, entries(IDS))
+        with pytest.raises(OutputError, match="another run works on it"):
+            fake_run(tmp_path, entries(IDS), part=Part(0, 2))
+
+    fake_run(tmp_path, entries(IDS[:2]), FakeEngine(on_clip=second))
+    assert len(manifest(tmp_path)) == 2
+
+
+def test_shares_work_side_by_side_and_make_one_whole(tmp_path: Path) -> None:
+    def second(id_: str) -> None:
+        fake_run(tmp_path / "many", entries(IDS), to="tar", part=Part(1, 3))
+        with pytest.raises(OutputError, match="another run works on it"):
+            fake_run(tmp_path / "many", entries(IDS), to="tar", part=Part(0, 3))
+        with pytest.raises(OutputError, match="another run works on it"):
+            fake_run(tmp_path / "many", entries(IDS), to="tar", part=Part(0, 2))
+
+    fake_run(tmp_path / "many", entries(IDS), FakeEngine(on_clip=second), to="tar", part=Part(0, 3))
+    with pytest.raises(UsageError, match="parts are missing: 0002-of-0003"):
+        merge_dataset(tmp_path / "many")
+    fake_run(tmp_path / "many", entries(IDS), to="tar", part=Part(2, 3))
+    assert merge_dataset(tmp_path / "many").done == len(IDS)
+    assert [row["id"] for row in manifest(tmp_path / "many")] == IDS
+    assert faults(tmp_path / "many") == []
+    engine = FakeEngine()  # a run over everything finds everything there
+    assert fake_run(tmp_path / "many", entries(IDS), engine, to="tar").there == len(IDS)
+    assert engine.encoded == []
+
+
+@pytest.mark.parametrize("to", ["npy", "memmap"])
+def test_parts_of_several_machines_are_brought_together(tmp_path: Path, to: str) -> None:
+    for index in range(2):
+        fake_run(tmp_path / f"m{index}", entries(IDS), to=to, part=Part(index, 2))
+    assert merge_dataset(tmp_path / "m0", [tmp_path / "m1"]).done == len(IDS)
+    assert merge_dataset(tmp_path / "m0", [tmp_path / "m1"]).done == len(IDS)  # again is fine
+    assert faults(tmp_path / "m0") == []
+    engine = FakeEngine()
+    fake_run(tmp_path / "m0", entries(IDS), engine, to=to)
+    assert engine.encoded == []
+    fake_run(tmp_path / "other", entries(IDS), to=to, recipe={"to": to, "stages": 9})
+    with pytest.raises(UsageError, match="made in another way"):
+        merge_dataset(tmp_path / "m0", [tmp_path / "other"])
+
+
+@pytest.mark.parametrize(("limit", "done"), [("3", 4), ("10%", 4), ("0", 1), ("100%", 30)])
+def test_too_many_failures_stop_the_run(tmp_path: Path, limit: str, done: int) -> None:
+    engine = FakeEngine(lambda id_: True, ahead=1)
+    run = lambda: fake_run(  # noqa: E731
+        tmp_path, entries(IDS), engine, max_failures=Limit.parse(limit)
+    )
+    if done < 30:
+        with pytest.raises(PartialFailure, match=f"{done} clips failed, more than --max-failures"):
+            run()
+    else:
+        run()
+    assert len(manifest(tmp_path, "errors")) == done
+
+
+@pytest.mark.parametrize("text", ["x", "-1", "5 %%", "1e3", "%"])
+def test_limits_that_say_nothing_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--max-failures"):
+        Limit.parse(text)
+
+
+def test_status_counts_while_a_run_is_under_way(tmp_path: Path) -> None:
+    seen = []
+
+    def look(id_: str) -> None:
+        seen.append(dataset_status(tmp_path))
+
+    bad = IDS[3].__eq__
+    fake_run(tmp_path, entries(IDS), FakeEngine(bad, on_clip=look), to="tar")
+    assert [status.done + status.failed for status in seen][::10] == [0, 8, 20]
+    status = dataset_status(tmp_path)
+    assert (status.done, status.failed, status.waiting, status.shards) == (29, 1, 0, 8)
+    assert status.causes == {"decode: VideoError": 1}
+    assert [entry.id for entry in failed_entries(DatasetFolder(tmp_path))] == [IDS[3]]
+
+
+def test_a_damaged_journal_costs_its_clips_and_no_more(tmp_path: Path) -> None:
+    fake_run(tmp_path, entries(IDS))
+    path = DatasetFolder(tmp_path).journals()[0]
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[4] = b"\0" * (len(lines[4]) - 1) + b"\n"
+    lines[7] = b"[1]\n"
+    path.write_bytes(b"".join(lines)[:-9])
+    engine = FakeEngine()
+    fake_run(tmp_path, entries(IDS), engine)
+    assert len(engine.encoded) == 3
+    assert [row["id"] for row in manifest(tmp_path)] == IDS
+
+
+def test_ten_thousand_finished_clips_are_nothing_to_do(tmp_path: Path) -> None:
+    ids = [f"c{number:05d}" for number in range(10_000)]
+    folder = DatasetFolder(tmp_path)
+    fake_run(tmp_path, entries(ids[:1]), to="tar")
+    first = journal_lines(tmp_path)[1]
+    clips = dict.fromkeys(ids, first["sha256"])
+    written = {"kind": "written", "shard": 0, "clips": clips, "files": {}}
+    with folder.journals()[0].open("a") as file:
+        for id_ in ids:
+            file.write(json.dumps({**first, "id": id_}) + "\n")
+        file.write(json.dumps({"kind": "shard", "shard": 0, "ids": ids}) + "\n")
+        file.write(json.dumps({**written, "at": time.time()}) + "\n")
+    engine = FakeEngine()
+    assert fake_run(tmp_path, entries(ids), engine, to="tar").there == 10_000
+    assert engine.encoded == []
+    assert len(manifest(tmp_path)) == 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["npy", "tar"])
+def test_killed_processes_lose_and_double_nothing(tmp_path: Path, to: str) -> None:
+    kills, count = int(os.environ.get("VTOK_KILLS", "8")), 400
+    log = tmp_path / "log"
+    root = tmp_path / "killed"
+    command = [sys.executable, str(Path(__file__).parent / "datasets.py"), root, to, count, log]
+    environment = {**os.environ, "PYTHONPATH": str(Path(package.__file__).parent.parent)}
+
+    def start() -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            [str(word) for word in command], env=environment, stdout=subprocess.PIPE
+        )
+
+    moments = random.Random(to)
+    for _ in range(kills):
+        with start() as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(moments.uniform(0, 0.3))
+            process.kill()
+    with start() as process:
+        assert process.wait() == 0
+    ids = [f"c{number:04d}" for number in range(count)]
+    fake_run(tmp_path / "whole", entries(ids), to=to)
+    assert outputs(root) == outputs(tmp_path / "whole")
+    assert [row["id"] for row in manifest(root)] == ids
+    encoded = log.read_text().split()
+    assert len(encoded) <= count + kills * 4
+    assert faults(root) == []

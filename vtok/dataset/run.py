@@ -1,0 +1,212 @@
+"""One run over a data set: each clip exactly once, however often runs are stopped and resumed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vtok.atomic import atomic_output
+from vtok.dataset.engine import Engine
+from vtok.dataset.entry import Entry, Fault
+from vtok.dataset.folder import WHOLE, DatasetFolder, Part, recipe_digest
+from vtok.dataset.journal import Journal
+from vtok.dataset.plan import Plan
+from vtok.dataset.sinks import Sink
+from vtok.dataset.state import current_signature
+from vtok.dataset.totals import Limit, Totals, Watcher
+from vtok.dataset.work import Record, Task
+from vtok.errors import PartialFailure
+
+MANIFEST = (
+    "id", "input", "start", "end", "output", "status", "frames", "width", "height", "fps",
+    "code_shape", "bits_per_code", "bytes", "bpp", "psnr", "seconds", "stage", "error", "message",
+    "attempts", "digest", "sha256", "columns",
+)  # fmt: skip
+"""What a row of a manifest says, in this order."""
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a run treats what it finds.
+
+    Attributes:
+        part: which share of the clips it does.
+        retry_failed: whether to try again what failed before.
+        overwrite: whether files that are there and not from this data set may be replaced.
+        max_failures: stop when more clips than that have failed.
+    """
+
+    part: Part = WHOLE
+    retry_failed: bool = False
+    overwrite: bool = False
+    max_failures: Limit | None = None
+
+
+def fill_plan(
+    plan: Plan, found: Iterable[Entry | Fault], folder: DatasetFolder, part: Part
+) -> None:
+    """Take in the inputs' clips of a part, and what all journals know."""
+    for item in found:
+        if part.has(item.id):
+            plan.add(item)
+    for journal in folder.journals():
+        plan.load(journal)
+
+
+class Run:
+    """One run over a data set; everything but the encoding happens in one thread.
+
+    Args:
+        folder: of the data set, opened.
+        plan: filled.
+        journal: of the part.
+        recipe: how they are made.
+        scratch: folder for what is fetched or unpacked.
+        manner: how to treat what is found.
+        watcher: is told how it goes.
+        origins: lists that were read: what was wrong with them before and is no more, is forgotten.
+    """
+
+    def __init__(
+        self,
+        folder: DatasetFolder,
+        plan: Plan,
+        journal: Journal,
+        recipe: dict[str, Any],
+        scratch: Path,
+        manner: Manner,
+        watcher: Watcher,
+        origins: Sequence[str] = (),
+    ) -> None:
+        self._folder, self._plan, self._journal = folder, plan, journal
+        self._scratch, self._origins = scratch, origins
+        self._recipe, self._manner, self._watcher = recipe_digest(recipe), manner, watcher
+        self.totals = Totals(repeated=plan.repeated)
+
+    def go(self, engine: Engine, sink: Sink) -> Totals:
+        """Do what is to be done.
+
+        Args:
+            engine: encodes.
+            sink: says where codes go.
+
+        Raises:
+            PartialFailure: more clips failed than may.
+            DiskFailure: the output's disk takes no more.
+        """
+        begin = time.monotonic()
+        self._decide(sink)
+        self.totals.faults = self._plan.num("fault")
+        self._watcher.planned(self.totals)
+        self._report_faults()
+        sink.begin()
+        too_many = None
+        try:
+            with closing(engine.run(self._tasks(sink))) as records:
+                for record in records:
+                    self._end(record, sink)
+                    self._check_failures()
+            sink.finish()
+        except PartialFailure as error:
+            too_many = error
+        finally:
+            self.totals.seconds = time.monotonic() - begin
+            self._journal.sync()
+        self.write_reports()
+        if too_many is not None:
+            raise too_many
+        return self.totals
+
+    def write_reports(self) -> None:
+        """Write the manifest and the errors, each in order of ids."""
+        part = self._manner.part
+        with (
+            atomic_output(self._folder.report("manifest", part), True) as manifest,
+            atomic_output(self._folder.report("errors", part), True) as errors,
+            manifest.open("w") as every,
+            errors.open("w") as failed,
+        ):
+            for record in self._plan.records():
+                if part.has(record["id"]):
+                    line = json.dumps({key: record.get(key) for key in MANIFEST}) + "\n"
+                    every.write(line)
+                    if record["status"] != "ok":
+                        failed.write(line)
+
+    def _decide(self, sink: Sink) -> None:
+        """Mark what is to be done."""
+        for entry in self._plan.entries():
+            self.totals.clips += 1
+            record = self._plan.record(entry.id)
+            if record is not None and self._is_settled(entry, record, sink):
+                continue
+            self._plan.mark(entry.id)
+            self.totals.todo += 1
+
+    def _is_settled(self, entry: Entry, record: Record, sink: Sink) -> bool:
+        """Whether nothing is to be done for a clip that the journal knows."""
+        if record["status"] == "ok":
+            sign = current_signature(entry, record, self._recipe, self._scratch)
+            if sign is None or not sink.is_there(record):
+                return False
+            if sign != record.get("signature"):  # so that the bytes are not read again next time
+                self.note({**record, "signature": sign})
+            self.totals.there += 1
+            return True
+        left = not self._manner.retry_failed and record.get("stage") != "plan"
+        self.totals.left_failed += left
+        return left
+
+    def _report_faults(self) -> None:
+        """Put down what is no clip as failed, and forget what was so before and is no more."""
+        faults = set()
+        for fault in self._plan.faults():
+            known = self._plan.record(fault.id)
+            faults.add(fault.id)
+            record = {
+                "kind": "clip", "id": fault.id, "status": "failed", "input": fault.source,
+                "stage": "plan", "error": "InputError", "message": fault.message, "columns": {},
+                "origin": fault.origin,
+            }  # fmt: skip
+            if known is None or known.get("message") != fault.message:
+                self.note(record)
+            self._watcher.ended(record, self.totals)
+        for (id_,) in self._plan.all("SELECT id FROM known WHERE status = 'failed'"):
+            known = self._plan.record(id_)
+            if id_ not in faults and known and known.get("origin") in self._origins:
+                self.note({"kind": "dropped", "id": id_})
+
+    def _tasks(self, sink: Sink) -> Iterator[Task]:
+        """What is to be done, as the engine asks for it."""
+        for entry, target in sink.order(self._plan.entries(todo=True)):
+            known = self._plan.record(entry.id)
+            attempts = (known or {}).get("attempts", 0)
+            ours = known is not None and known["status"] == "ok"
+            yield Task(entry, target, ours or self._manner.overwrite, attempts)
+
+    def _end(self, record: Record, sink: Sink) -> None:
+        """Put down what became of a clip."""
+        record = sink.placed({**record, "recipe": self._recipe})
+        self.note(record)
+        self.totals.add(record)
+        sink.ended(record)
+        self._watcher.ended(record, self.totals)
+
+    def note(self, record: Record) -> None:
+        """Put a record into the journal and the plan."""
+        record = {**record, "at": round(time.time(), 3)}
+        place = self._journal.append(record)
+        self._plan.note(self._journal.path, place, record)
+
+    def _check_failures(self) -> None:
+        limit = self._manner.max_failures
+        if limit is not None and limit.is_passed(self.totals):
+            raise PartialFailure(
+                f"{self.totals.failed} clips failed, more than --max-failures allows: stopped; "
+                "the same command goes on"
+            )
