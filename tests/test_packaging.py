@@ -49,6 +49,7 @@ def test_wheel_holds_the_package_and_the_weights_only(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "vtok/weights/vtok-base.safetensors" in names
     assert "vtok/weights/vtok-base.md" in names
+    assert "vtok/report/assets/page.html" in names
     assert all(name.startswith(("vtok/", "vtok-")) for name in names)
 
 

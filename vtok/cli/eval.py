@@ -51,7 +51,7 @@ def evaluate(
     ],
     bits: BitsList = None,
     metrics: MetricsList = None,
-    compress: opt.Compress = False,
+    compress: opt.Compress = True,
     frames: FirstFrames = None,
     size: opt.Size = None,
     start: opt.Start = 0.0,

@@ -39,7 +39,7 @@ class EvalOptions:
         bits: bits a position, each what some number of the model's stages takes; by default one
             stage, two, four, eight ... and all.
         metrics: names from `vtok.evaluation.quality.METRICS`; all that can be had if None.
-        compress: count the bytes of entropy-coded files, as `vtok encode --compress` writes them.
+        compress: entropy-code as `vtok encode` does, and count those bytes.
 
     Raises:
         UsageError: for metrics that are not known.
@@ -48,7 +48,7 @@ class EvalOptions:
     part: Part = WHOLE
     bits: tuple[int, ...] | None = None
     metrics: tuple[str, ...] | None = None
-    compress: bool = False
+    compress: bool = True
 
     def __post_init__(self) -> None:
         if self.metrics is not None:

@@ -1,0 +1,27 @@
+"""Pages of made clips for the tests in a browser, and the keys that those press."""
+
+from pathlib import Path
+
+from commands import tiny_checkpoint
+from exhibits import make_exhibit
+
+from vtok.model import load_model
+from vtok.report.page import build_page
+
+WIDTH, HEIGHT, FRAMES = 192, 128, 9
+LEFT, RIGHT, SPACE, HOME, END = "\ue012", "\ue014", " ", "\ue011", "\ue010"
+EVIL = (
+    "</script><script>document.title='owned'</script>"
+    "<img src=x onerror=\"document.title='owned'\">clip.mp4"
+)
+
+
+def make_pages(folder: Path) -> Path:
+    """A page of one clip, one of a picture, and one of two clips with codecs and a harmful name."""
+    model = load_model(tiny_checkpoint(folder))
+    one = make_exhibit(frames=FRAMES, size=(WIDTH, HEIGHT))
+    photo = make_exhibit("photo.png", frames=1, size=(60, 40))
+    evil = make_exhibit(EVIL, frames=6, pictured=4, size=(90, 160), codecs=("x264", "av1"))
+    for name, exhibits in (("one", [one]), ("photo", [photo]), ("two", [evil, one])):
+        (folder / f"{name}.html").write_bytes(build_page(exhibits, model))
+    return folder

@@ -1,0 +1,98 @@
+// What the page knows: the figures, what is being looked at, and small ways to make elements.
+
+const facts = JSON.parse(document.getElementById("facts").textContent);
+const ORIGINAL = "original", VTOK = "vtok";
+const VIEWS = [
+  ["wipe", "Wipe"],
+  ["error", "Error"],
+  ["codes", "Codes"],
+  ["pair", "Four up"],
+  ["all", "All rates"],
+];
+const ZOOMS = [1, 2, 4, 8];
+const SPEEDS = [1, 0.5, 0.25];
+const SCALES = [16, 32, 64, 128]; // error maps: levels of 255 at the bright end
+
+const state = {
+  clip: 0, coder: VTOK, bits: 0, view: "wipe", frame: 0, wipe: 50, playing: false, speed: 1,
+  zoom: 1, centre: [0.5, 0.5], plane: 0, colours: "bits", scale: 64, metric: "",
+};
+const listeners = [];
+
+/** Change what is looked at; everything that shows it is told the names that changed. */
+function change(values) {
+  const changed = Object.keys(values).filter((name) => state[name] !== values[name]);
+  if (!changed.length) return;
+  Object.assign(state, values);
+  for (const listener of listeners) listener(new Set(changed));
+}
+
+const clip = () => facts.clips[state.clip];
+const vtokRates = (of = clip()) => of.rates.filter((rate) => rate.coder === VTOK);
+const codersOf = (of = clip()) => [...new Set(of.rates.map((rate) => rate.coder))];
+const stripIndex = (coder, bits, of = clip()) =>
+  of.strips.findIndex((strip) => strip.coder === coder && (strip.bits === bits || strip.original));
+const currentStrip = () => stripIndex(state.coder, state.bits);
+const rateOf = (strip, of = clip()) =>
+  of.rates.find((rate) => rate.coder === strip.coder && rate.bits === strip.bits);
+const measured = (of = clip()) =>
+  Object.keys(facts.metrics).filter((name) => of.rates.some((rate) => known(rate[name])));
+const stagesOf = (bits) => Math.round(bits / facts.model.bits_per_stage);
+/** The latent step that shows a frame: the first frame is one of its own. */
+const stepOf = (frame) =>
+  frame === 0 ? 0 : 1 + Math.floor((frame - 1) / clip().layout.temporal);
+
+function known(value) { return value !== null && value !== undefined; }
+function clamp(value, least, most) { return Math.min(most, Math.max(least, value)); }
+
+/** A number with so many digits after the point, thousands apart. */
+function number(value, digits = 0) {
+  if (!known(value)) return "–";
+  return (value || 0).toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+}
+
+function shown(metric, value) {
+  const { digits } = facts.metrics[metric];
+  return number(value, digits);
+}
+
+/** Bits a pixel: three digits that say something. */
+function bpp(value) {
+  return number(value, value < 0.1 ? 4 : 3);
+}
+
+/** What a strip is called. */
+function labelOf(strip) {
+  if (strip.original) return "original";
+  return strip.coder === VTOK ? `vtok ${strip.bits} bits` : `${strip.coder} at vtok's ${strip.bits} bits`;
+}
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && known(value)) element.setAttribute(name, value);
+  }
+  element.append(...children.flat(Infinity).filter(known)); // strings become text, never markup
+  return element;
+}
+const make = (tag, attributes = {}, ...children) =>
+  fill(document.createElement(tag), attributes, children);
+const draw = (tag, attributes = {}, ...children) =>
+  fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+const byId = (id) => document.getElementById(id);
+
+/** Buttons of which one is pressed; `options` are [value, label, title]. */
+function choice(name, label, options, current, choose) {
+  const buttons = options.map(([value, text, title]) =>
+    make("button", {
+      type: "button", title, "aria-pressed": String(value === current), "data-value": value,
+      onclick: (event) => { release(event); choose(value); },
+    }, text));
+  return make("div", { class: "choice", role: "group", "aria-label": label, "data-name": name }, buttons);
+}
+
+/** After a click by pointer, keys belong to the page again and not to the button. */
+function release(event) {
+  if (event.detail) event.currentTarget.blur();
+}
