@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Run every command and Python block of the README and docs; compare the output, or write it anew.
 
-    scripts/run_docs.py           fails where a page shows something else
-    scripts/run_docs.py --write   puts the real output in
+    scripts/run_docs.py            fails where a page shows something else
+    scripts/run_docs.py README.md  that page only
+    scripts/run_docs.py --write    puts the real output in
 
 Blocks marked `console` hold commands after `$ ` and what they print; all of a page run in one
 folder that holds examples/bee.mp4. Speeds differ from run to run and are not compared.
@@ -22,7 +23,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"```(console|python)\n(.*?)```", re.DOTALL)
-PAGES = ("README.md", "docs/training.md")
+PAGES = (
+    *("README.md", "docs/training.md", "docs/evaluation.md", "docs/report.md"),
+    *("docs/tokens.md", "docs/datasets.md"),
+)
 SPEED = re.compile(r"\d+(\.\d+)? frames/s")
 
 
@@ -77,9 +81,10 @@ def check(page: Path, write: bool) -> str:
 def main() -> None:
     """Compare or write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pages", nargs="*", metavar="PAGE", default=PAGES, help=" ".join(PAGES))
     parser.add_argument("--write", action="store_true")
-    write = parser.parse_args().write
-    differences = [check(ROOT / page, write) for page in PAGES]
+    args = parser.parse_args()
+    differences = [check(ROOT / page, args.write) for page in args.pages]
     if any(differences):
         shown = "\n".join(filter(None, differences))
         raise SystemExit(f"{shown}\nscripts/run_docs.py --write puts the real output in")

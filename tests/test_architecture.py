@@ -21,11 +21,14 @@ LEVELS = {
     "codefile": 2,
     "checkpoint": 3,
     "model": 4,
+    "token_checkpoint": 4,
     "evaluation": 5,
     "training": 5,
     "codec": 6,
-    "cli": 7,
-    "__main__": 8,
+    "report": 7,
+    "dataset": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 # one call documented on a class of the model needs files: VideoTokenizer.from_pretrained
 UPWARD = {("nn/tokenizer.py", "checkpoint")}
@@ -37,11 +40,11 @@ OWNERS = {
     "PIL": {"media"},
     "typer": {"cli"},
     "rich": {"cli"},
-    "safetensors": {"checkpoint", "codec", "training"},
+    "safetensors": {"checkpoint", "codec", "token_checkpoint", "training"},
     "accelerate": {"training"},
     "tensorboard": {"training"},
-    "matplotlib": {"training"},
-    "torch": {"nn", "checkpoint", "model", "codec", "training"},
+    "matplotlib": {"evaluation", "training"},
+    "torch": {"nn", "checkpoint", "model", "token_checkpoint", "codec", "training"},
     "einops": {"nn", "codec"},
 }
 

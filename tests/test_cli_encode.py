@@ -94,6 +94,7 @@ def test_json_says_the_same_and_nothing_else_is_said(here: Path, checkpoint: Pat
         "psnr": None,
         "lost": None,
         "lost_frames": None,
+        "gaps": [],
         "note": None,
     }
 

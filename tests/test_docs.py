@@ -1,6 +1,7 @@
 """What the documentation shows is what happens."""
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,14 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
+PAGES = runpy.run_path(str(ROOT / "scripts" / "run_docs.py"))["PAGES"]
+
+
 @pytest.mark.slow
-def test_commands_print_what_the_pages_show() -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_print_what_the_pages_show(page: str) -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "run_docs.py"],
+        [sys.executable, ROOT / "scripts" / "run_docs.py", page],
         capture_output=True,
         text=True,
         check=False,
@@ -31,29 +36,40 @@ def test_readme_names_only_files_that_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["encode", "decode", "info", "cut", "cat", "verify", "dump", "pack", "train"]
+    "name",
+    [
+        *("encode", "decode", "info", "cut", "cat", "verify", "dump", "pack"),
+        *("train", "eval", "compare", "report", "models", "doctor", "dataset encode"),
+    ],
 )
 def test_every_command_teaches_by_example(name: str) -> None:
-    shown = CliRunner().invoke(app, [name, "--help"])
+    shown = CliRunner().invoke(app, [*name.split(), "--help"])
     assert shown.exit_code == 0
     assert re.search(rf"vtok {name} \S+", shown.stdout)
     assert f"vtok {name}" in README
 
 
-def test_scripts_explain_themselves() -> None:
-    for script in (
+@pytest.mark.parametrize(
+    "script",
+    [
         "quality.py",
         "sizes.py",
+        "token_quality.py",
+        "results.py",
         "benchmark.py",
+        "benchmark_dataset.py",
         "make_golden.py",
         "run_docs.py",
         "fetch_corpus",
-    ):
-        done = subprocess.run(
-            [sys.executable, ROOT / "scripts" / script, "--help"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert "usage" in done.stdout
+    ],
+)
+def test_scripts_explain_themselves(
+    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = ROOT / "scripts" / script
+    monkeypatch.setattr(sys, "argv", [str(path), "--help"])
+    monkeypatch.syspath_prepend(path.parent)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(path), run_name="__main__")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("usage")

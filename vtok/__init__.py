@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vtok.codec.decode import DecodeOptions, decode_file
     from vtok.codec.encode import EncodeOptions, encode_file
+    from vtok.codec.token_decode import decode_tokens_file
+    from vtok.codec.token_encode import encode_tokens_file
+    from vtok.codec.token_model import TokenModel, load_token_model
+    from vtok.dataset.api import encode_dataset
     from vtok.nn.streaming import StreamState
     from vtok.nn.token_learner import (
         TokenFuser,
@@ -27,9 +31,14 @@ __all__ = [
     "TokenLearner",
     "TokenLearnerV10",
     "TokenLearnerV11",
+    "TokenModel",
     "VideoTokenizer",
     "decode_file",
+    "decode_tokens_file",
+    "encode_dataset",
     "encode_file",
+    "encode_tokens_file",
+    "load_token_model",
 ]
 
 _HOMES = {
@@ -40,9 +49,14 @@ _HOMES = {
     "TokenLearner": "vtok.nn.token_learner",
     "TokenLearnerV10": "vtok.nn.token_learner",
     "TokenLearnerV11": "vtok.nn.token_learner",
+    "TokenModel": "vtok.codec.token_model",
     "VideoTokenizer": "vtok.nn.tokenizer",
     "decode_file": "vtok.codec.decode",
+    "decode_tokens_file": "vtok.codec.token_decode",
+    "encode_dataset": "vtok.dataset.api",
     "encode_file": "vtok.codec.encode",
+    "encode_tokens_file": "vtok.codec.token_encode",
+    "load_token_model": "vtok.codec.token_model",
 }
 
 

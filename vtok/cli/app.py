@@ -15,13 +15,19 @@ from typer.core import TyperGroup
 import vtok
 from vtok.cli import options as opt
 from vtok.cli.cat import cat
+from vtok.cli.compare import compare
 from vtok.cli.console import say_error
 from vtok.cli.cut import cut
+from vtok.cli.dataset import app as dataset
 from vtok.cli.decode import decode
+from vtok.cli.doctor import doctor, models
 from vtok.cli.dump import dump, pack
 from vtok.cli.encode import encode
+from vtok.cli.eval import evaluate
 from vtok.cli.failures import as_vtok_error
 from vtok.cli.info import info
+from vtok.cli.report import report
+from vtok.cli.tokens import tokens
 from vtok.cli.train import train
 from vtok.cli.verify import verify
 from vtok.errors import OutputError
@@ -75,6 +81,13 @@ app.command()(verify)
 app.command()(dump)
 app.command()(pack)
 app.command()(train)
+app.add_typer(dataset, name="dataset")
+app.add_typer(tokens, name="tokens")
+app.command("eval")(evaluate)
+app.command()(compare)
+app.command()(models)
+app.command()(doctor)
+app.command()(report)
 
 
 def _version(asked: bool) -> None:
@@ -98,6 +111,7 @@ def options(
       vtok decode clip.vtok             writes clip.decoded.mp4
       vtok encode - < a.mp4 | vtok decode - -o b.mp4
       vtok train videos/ --out run      trains a model on your own
+      vtok dataset encode videos/ -o codes   many clips, resumable
       vtok encode --help                all about one command
     """
 
