@@ -12,11 +12,20 @@ from vtok.nn.quantize import LFQ
 
 
 @pytest.mark.parametrize(
-    ("size", "books", "stages", "groups"),
-    [(16, 1, 1, 1), (8, 2, 1, 1), (4, 1, 3, 1), (4, 2, 2, 1), (4, 2, 6, 3), (4, 1, 3, 3)],
+    ("size", "books", "stages", "plan"),
+    [
+        (16, 1, 1, None),
+        (8, 2, 1, None),
+        (4, 1, 3, None),
+        (4, 2, 2, None),
+        (4, 2, 6, (0, 0, 1, 2, 1, 0)),
+        (4, 1, 3, (0, 1, 2)),
+    ],
 )
-def test_every_code_comes_back(size: int, books: int, stages: int, groups: int) -> None:
-    quantizer = LFQ(size, books, stages, groups)
+def test_every_code_comes_back(
+    size: int, books: int, stages: int, plan: tuple[int, ...] | None
+) -> None:
+    quantizer = LFQ(size, books, stages, plan)
     every = torch.arange(size).expand(1, books * stages, 1, 1, size)
     shuffled = torch.stack(
         [every[0, k, ..., torch.randperm(size)] for k in range(books * stages)]
@@ -54,7 +63,7 @@ def test_each_stage_brings_quantized_nearer(seed: int, used: int) -> None:
 
 
 def test_groups_of_stages_have_dimensions_of_their_own() -> None:
-    quantizer = LFQ(4, num_stages=4, stage_groups=2)
+    quantizer = LFQ(4, num_stages=4, stage_plan=(0, 0, 1, 1))
     assert (quantizer.dim, quantizer.bits_per_stage, quantizer.codes_per_position) == (4, 2, 4)
     latents = torch.tensor([0.9, -0.5, -1.3, 0.1]).view(1, 4, 1, 1, 1)
     assert quantizer.latents_to_codes(latents).flatten().tolist() == [0b10, 0b11, 0b01, 0b00]
@@ -71,8 +80,19 @@ def test_groups_of_stages_have_dimensions_of_their_own() -> None:
         assert used.flatten().tolist() == pytest.approx(expected)
 
 
+def test_a_plan_may_come_back_to_a_group() -> None:
+    quantizer = LFQ(2, num_stages=4, stage_plan=(0, 1, 0, 0))
+    assert quantizer.dim == 2
+    latents = torch.tensor([0.9, -0.5]).view(1, 2, 1, 1, 1)
+    assert quantizer.latents_to_codes(latents).flatten().tolist() == [1, 0, 1, 0]
+    by_stages = [[0.8, 0], [0.8, -0.8], [1.2, -0.8], [1.0, -0.8]]
+    for stages, expected in enumerate(by_stages, start=1):
+        used = quantizer(latents, torch.tensor([stages]))
+        assert used.flatten().tolist() == pytest.approx(expected)
+
+
 def test_groups_that_are_not_used_get_no_gradient() -> None:
-    quantizer = LFQ(4, num_stages=4, stage_groups=2)
+    quantizer = LFQ(4, num_stages=4, stage_plan=(0, 0, 1, 1))
     latents = torch.randn(2, 4, 1, 2, 2, requires_grad=True)
     quantizer(latents, torch.tensor([2, 3])).sum().backward()
     assert latents.grad is not None
@@ -83,7 +103,7 @@ def test_groups_that_are_not_used_get_no_gradient() -> None:
 
 def test_losses_of_groups_are_the_mean_over_them() -> None:
     latents = torch.randn(3, 4, 2, 2, 2)
-    grouped = LFQ(4, num_stages=4, stage_groups=2).losses(latents)
+    grouped = LFQ(4, num_stages=4, stage_plan=(0, 0, 1, 1)).losses(latents)
     apart = [LFQ(4, num_stages=2).losses(part) for part in latents.split(2, dim=1)]
     for name in ("per_sample_entropy", "batch_entropy", "commitment"):
         mean = sum(getattr(part, name) for part in apart) / 2

@@ -26,7 +26,7 @@ def test_the_recipes_fit(accelerated: bool) -> None:
         )
         for n in (1, 2)
     )
-    assert first.tokenizer.stage_groups == 1
+    assert set(first.tokenizer.stage_plan) == {0}
     assert second.tokenizer == PRESETS["vtok-base"]
     assert first.decay_from < first.steps
     if accelerated:

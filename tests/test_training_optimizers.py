@@ -256,7 +256,7 @@ def test_a_full_disk_is_one_line_and_older_states_stay(
 def test_a_narrower_checkpoint_is_widened(tmp_path: Path) -> None:
     narrow = VideoTokenizer.from_config(tiny_config().tokenizer)
     save_checkpoint(tmp_path / "narrow.safetensors", narrow, "narrow")
-    model = {**tiny_config().model, "stage_groups": 3}
+    model = {**tiny_config().model, "stage_plan": (0, 1, 2)}
     wide = VideoTokenizer.from_config(tiny_config(model=model).tokenizer)
     fresh = {name: tensor.clone() for name, tensor in wide.state_dict().items()}
     widened = initialize_from(wide, str(tmp_path / "narrow.safetensors"))

@@ -240,7 +240,7 @@ def test_it_starts_from_a_checkpoint(data: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
     narrow = VideoTokenizer.from_config(tiny_config().tokenizer)
     save_checkpoint(tmp_path / "init.safetensors", narrow, "init")
-    model = {**tiny_config().model, "stage_groups": 3}
+    model = {**tiny_config().model, "stage_plan": (0, 1, 2)}
     fields = {"init": str(tmp_path / "init.safetensors"), "model": model, "ema": 0.9}
     notes = run(data, tmp_path / "run", steps=2, keep=9, **fields)
     assert "widened: encoder." in notes.lines[0]

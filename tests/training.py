@@ -14,7 +14,7 @@ from vtok.training.config import TrainingConfig
 from vtok.training.configfile import write_config
 from vtok.training.report import Alarm, StepReport, ValidationReport
 
-TINY_MODEL = {**FAST, "stage_groups": 1}
+TINY_MODEL = {**FAST, "stage_plan": (0, 0, 0)}
 TINY = {
     "model": TINY_MODEL, "steps": 8, "batch": 2, "frames": 5, "crop": 16, "warm_up": 2,
     "save_every": 2, "validate_every": 4, "precision": "float32", "workers": 1,

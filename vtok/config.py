@@ -19,12 +19,12 @@ LAYER_KINDS = (
 )  # fmt: skip
 KERNELS = ("input_conv_kernel_size", "output_conv_kernel_size")
 WEIGHTS = ("lfq_entropy_loss_weight", "lfq_commitment_loss_weight", "lfq_diversity_gamma")
-ADDED = {"stage_groups"}  # since checkpoints were first written
+ADDED = {"stage_plan"}  # since checkpoints were first written
 # A config comes from a file that nobody vouches for: what it may ask for is bounded.
 MAX_WIDTH, MAX_KERNEL, MAX_LAYERS, MAX_WEIGHT = 1 << 16, 63, 1000, 10**6
 LARGEST = {
     "num_codebooks": 255, "channels": 64, "init_dim": MAX_WIDTH, "num_stages": 16,
-    "stage_groups": 16, "patch_size": 64,
+    "patch_size": 64,
 }  # fmt: skip
 
 
@@ -49,7 +49,7 @@ class TokenizerConfig:
     lfq_commitment_loss_weight: float = 0.25
     lfq_diversity_gamma: float = 1.0
     num_stages: int = 1
-    stage_groups: int = 1
+    stage_plan: tuple[int, ...] | None = None
     patch_size: int = 1
     decoder_layers: tuple[LayerSpec, ...] | None = None
     decoder_init_dim: int | None = None
@@ -60,7 +60,7 @@ class TokenizerConfig:
         Raises:
             UsageError: naming the field, the value found and what is expected.
         """
-        for name in ("layers", "decoder_layers", *KERNELS):  # JSON has lists
+        for name in ("layers", "decoder_layers", "stage_plan", *KERNELS):  # JSON has lists
             object.__setattr__(self, name, _as_tuples(getattr(self, name)))
         self._check_numbers()
         for name in KERNELS:
@@ -69,14 +69,23 @@ class TokenizerConfig:
             _require(valid, name, kernel, f"three odd numbers from 1 to {MAX_KERNEL}")
         modes = ", ".join(PAD_MODES)
         _require(self.pad_mode in PAD_MODES, "pad_mode", self.pad_mode, f"one of {modes}")
-        groups = self.stage_groups
-        _require(self.num_stages % groups == 0, "stage_groups", groups, "a divisor of num_stages")
+        self._check_plan()
         self._check_layers("layers", self.layers)
         mirrors = self.decoder_layers is None
         if not mirrors:
             self._check_layers("decoder_layers", self.decoder_layers)
         width = self.decoder_init_dim
         _require(not mirrors or width is None, "decoder_init_dim", width, "decoder_layers with it")
+
+    def _check_plan(self) -> None:
+        plan = self.stage_plan
+        if plan is None:
+            return
+        expected = f"the group of each of the {self.num_stages} stages, numbered as they appear"
+        valid = isinstance(plan, tuple) and len(plan) == self.num_stages
+        valid = valid and all(type(group) is int for group in plan)
+        valid = valid and all(0 <= g <= len(set(plan[:i])) for i, g in enumerate(plan))
+        _require(valid, "stage_plan", plan, expected)
 
     def _check_numbers(self) -> None:
         for name, most in LARGEST.items():
@@ -164,7 +173,7 @@ PRESETS: dict[str, TokenizerConfig] = {
     "vtok-base": TokenizerConfig(
         codebook_size=512,
         num_stages=8,
-        stage_groups=4,
+        stage_plan=(0, 0, 0, 0, 1, 1, 2, 2),
         patch_size=4,
         init_dim=64,
         input_conv_kernel_size=(1, 3, 3),

@@ -2,13 +2,14 @@
 
 LFQ (MAGVIT-v2, arXiv 2310.05737) takes the sign of each latent dimension as one bit, so a codebook
 of 2^n entries has n dimensions and no table. A further stage takes the sign of what the stages
-before it left, at half their scale, so that stages are the bit planes of each latent; or it starts
-on dimensions of its own, where the stages come in groups.
+before it left, at half their scale, so that stages are the bit planes of each latent; or, where a
+plan says so, it starts on dimensions of its own, so that each group has its own number of planes.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -42,12 +43,13 @@ class LFQ(nn.Module):
         codebook_size: entries of a codebook, a power of two.
         num_codebooks: parallel codebooks, each on dimensions of its own.
         num_stages: residual stages.
-        stage_groups: how many groups the stages come in, each on dimensions of its own; divides
-            num_stages. One group refines few numbers; more groups add numbers to decode from.
+        stage_plan: for each stage the group of dimensions that it refines, numbered as they
+            appear; one group by default. More planes of a group refine few numbers, more groups
+            add numbers to decode from.
 
     Attributes:
         bits_per_stage: num_codebooks * log2(codebook_size), also the dimensions of a group.
-        dim: latent dimensions, stage_groups * bits_per_stage.
+        dim: latent dimensions, groups * bits_per_stage.
         codes_per_position: num_stages * num_codebooks.
     """
 
@@ -56,18 +58,20 @@ class LFQ(nn.Module):
         codebook_size: int,
         num_codebooks: int = 1,
         num_stages: int = 1,
-        stage_groups: int = 1,
+        stage_plan: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         self.bits_per_code = int(math.log2(codebook_size))
         self.codebook_size = codebook_size
         self.num_codebooks = num_codebooks
         self.num_stages = num_stages
-        self.stage_groups = stage_groups
+        self.plan = stage_plan or (0,) * num_stages
+        self.num_groups = max(self.plan) + 1
         self.bits_per_stage = num_codebooks * self.bits_per_code
-        self.dim = stage_groups * self.bits_per_stage
+        self.dim = self.num_groups * self.bits_per_stage
         self.codes_per_position = num_stages * num_codebooks
-        self.scales = tuple(FIRST_SCALE / 2**depth for depth in range(num_stages // stage_groups))
+        depths = [self.plan[:stage].count(group) for stage, group in enumerate(self.plan)]
+        self.scales = tuple(FIRST_SCALE / 2**depth for depth in depths)
         place = torch.tensor([2**bit for bit in reversed(range(self.bits_per_code))])
         self.register_buffer("place", place, persistent=False)
         self.place: Tensor
@@ -84,12 +88,7 @@ class LFQ(nn.Module):
 
         Each is the sign of what the stages before it in its group left.
         """
-        residual, planes = self._grouped(latents), []
-        for scale in self.scales:
-            plane = residual > 0
-            planes.append(plane)
-            residual = residual - torch.where(plane, scale, -scale)
-        return torch.stack(planes, dim=2).flatten(1, 2)
+        return torch.stack([residual > 0 for residual, _ in self._residuals(latents)], dim=1)
 
     def forward(self, latents: Tensor, num_stages: Tensor | None = None) -> Tensor:
         """Quantize with gradients passed straight through, to the dimensions that are used.
@@ -101,15 +100,20 @@ class LFQ(nn.Module):
         Returns:
             quantized [B, D, t, h, w]; zero in groups that are not used.
         """
-        values = self._stage_values(self.signs(latents), latents.dtype)
         if num_stages is None:
-            return latents + (self._sum_stages(values) - latents).detach()
+            return latents + (self.quantize(latents) - latents).detach()
+        values = self._stage_values(self.signs(latents), latents.dtype)
         stages = torch.arange(self.num_stages, device=latents.device)
         used = rearrange(stages < num_stages[:, None], "b s -> b s 1 1 1 1")
         quantized = self._sum_stages(values * used)
-        first = used[:, :: len(self.scales)].expand(-1, -1, self.bits_per_stage, -1, -1, -1)
+        starts = [self.plan.index(group) for group in range(self.num_groups)]
+        first = used[:, starts].expand(-1, -1, self.bits_per_stage, -1, -1, -1)
         passed = latents * first.flatten(1, 2)
         return passed + (quantized - passed).detach()
+
+    def quantize(self, latents: Tensor) -> Tensor:
+        """What all stages leave of latents [B, D, t, h, w]; no gradient passes."""
+        return self._sum_stages(self._stage_values(self.signs(latents), latents.dtype))
 
     def latents_to_codes(self, latents: Tensor, num_stages: int | None = None) -> Tensor:
         """[B, D, t, h, w] -> int64 [B, t, h, w], or [B, K, t, h, w] where the quantizer has K > 1.
@@ -137,19 +141,24 @@ class LFQ(nn.Module):
         signs = rearrange(bits, "b (s k) t h w d -> b s (k d) t h w", k=self.num_codebooks)
         return self._sum_stages(self._stage_values(signs, torch.float32))
 
-    def _grouped(self, latents: Tensor) -> Tensor:
-        return rearrange(latents, "b (g d) t h w -> b g d t h w", g=self.stage_groups)
+    def _residuals(self, latents: Tensor) -> Iterator[tuple[Tensor, float]]:
+        """For each stage what the stages before it left of its group, and the stage's scale."""
+        left = list(rearrange(latents, "b (g d) t h w -> g b d t h w", g=self.num_groups))
+        for group, scale in zip(self.plan, self.scales, strict=True):
+            yield left[group], scale
+            left[group] = left[group] - torch.where(left[group] > 0, scale, -scale)
 
     def _stage_values(self, signs: Tensor, dtype: torch.dtype) -> Tensor:
-        scales = torch.tensor(self.scales * self.stage_groups, dtype=dtype, device=signs.device)
+        scales = torch.tensor(self.scales, dtype=dtype, device=signs.device)
         scales = rearrange(scales[: signs.shape[1]], "s -> s 1 1 1 1")
         return torch.where(signs, scales, -scales)
 
     def _sum_stages(self, values: Tensor) -> Tensor:
         """Values of all stages or of the first few -> [B, D, t, h, w]; missing ones count zero."""
-        groups = [part.sum(1) for part in torch.split(values, len(self.scales), dim=1)]
-        missing = self.stage_groups - len(groups)
-        return torch.cat(groups + [torch.zeros_like(groups[0])] * missing, dim=1)
+        batch, stages, _, *grid = values.shape
+        groups = torch.tensor(self.plan[:stages], device=values.device)
+        total = values.new_zeros(batch, self.num_groups, self.bits_per_stage, *grid)
+        return total.index_add(1, groups, values).flatten(1, 2)
 
     def _check(self, codes: Tensor) -> Tensor:
         if codes.is_floating_point() or codes.is_complex():
@@ -173,16 +182,15 @@ class LFQ(nn.Module):
 
     def losses(self, latents: Tensor) -> QuantizerLosses:
         """Entropy factorised per bit (BSQ, arXiv 2406.07548), averaged over the stages."""
-        residual, sample, batch = self._grouped(latents), [], []
-        for scale in self.scales:
+        sample, batch = [], []
+        for residual, scale in self._residuals(latents):
             p = torch.sigmoid(4 * residual / scale)
             sample.append(_binary_entropy(p).mean())
-            batch.append(_binary_entropy(p.mean((0, 3, 4, 5))).mean())
-            residual = residual - torch.where(residual > 0, scale, -scale)
+            batch.append(_binary_entropy(p.mean((0, 2, 3, 4))).mean())
         return QuantizerLosses(
             per_sample_entropy=torch.stack(sample).mean(),
             batch_entropy=torch.stack(batch).mean(),
-            commitment=residual.square().mean(),
+            commitment=(latents - self.quantize(latents)).square().mean(),
         )
 
 

@@ -44,7 +44,8 @@ class VideoTokenizer(nn.Module):
         lfq_commitment_loss_weight: of its commitment loss.
         lfq_diversity_gamma: weight of the batch entropy within the entropy loss.
         num_stages: residual stages of the quantizer, the rate knob.
-        stage_groups: groups that the stages come in, each on latent dimensions of its own.
+        stage_plan: for each stage the group of latent dimensions that it refines, such as
+            (0, 0, 1); all of them one group by default.
         patch_size: pixels of a square folded into channels before the first convolution.
         decoder_layers: the decoder's own `layers` (listed from the pixel side too) in place of
             the mirror; of the same compression.
@@ -74,7 +75,7 @@ class VideoTokenizer(nn.Module):
         lfq_commitment_loss_weight: float = 0.25,
         lfq_diversity_gamma: float = 1.0,
         num_stages: int = 1,
-        stage_groups: int = 1,
+        stage_plan: tuple[int, ...] | None = None,
         patch_size: int = 1,
         decoder_layers: tuple[LayerSpec, ...] | None = None,
         decoder_init_dim: int | None = None,
@@ -89,7 +90,7 @@ class VideoTokenizer(nn.Module):
             mirror = resolve(config.decoder_layers, config.decoder_init_dim or config.init_dim)
         if compression(rungs) != compression(mirror):
             raise UsageError("layers and decoder_layers: expected the same compression")
-        self.quantizer = LFQ(codebook_size, num_codebooks, num_stages, stage_groups)
+        self.quantizer = LFQ(codebook_size, num_codebooks, num_stages, stage_plan)
         self.encoder = build_encoder(config, rungs, self.quantizer.dim)
         self.decoder = build_decoder(config, mirror, self.quantizer.dim)
         self.temporal_compression, space = compression(rungs)
