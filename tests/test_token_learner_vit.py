@@ -281,19 +281,3 @@ def test_speeds_are_multiples_of_the_plain_one(monkeypatch: pytest.MonkeyPatch) 
     speeds = experiment.measure_speed([vit.VARIANTS["average-4-after2"]], 1, 2)
     assert speeds["plain"] == 1
     assert speeds["average-4-after2"] > 0
-
-
-PAGE = ROOT / "docs" / "token_learner_vit.md"
-
-
-def test_the_page_shows_the_table_of_its_results() -> None:
-    assert markdown(Results(PAGE.with_suffix(".json"), list(vit.VARIANTS))) in PAGE.read_text()
-
-
-def test_the_commands_of_the_page_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = PAGE.read_text().splitlines()
-    commands = [line.partition("#")[0] for line in lines if line.startswith("python examples/")]
-    assert len(commands) >= 3
-    for command in commands:
-        monkeypatch.setattr(sys, "argv", command.split()[1:])
-        experiment.parse()

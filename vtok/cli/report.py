@@ -52,7 +52,7 @@ def report(
     ] = False,
     frames: Annotated[
         int, typer.Option("--frames", metavar="N", help="Only the first N frames of each.")
-    ] = 120,
+    ] = 90,
     megabytes: Annotated[
         float,
         typer.Option(
