@@ -1,5 +1,6 @@
 """`vtok encode --to tokens`, `vtok decode` of tokens, `vtok tokens show`: as a shell runs them."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ from safetensors.numpy import load_file
 from token_models import tiny_tokens
 from videos import make_video
 
-from vtok.codec.token_show import frames_with_maps
 from vtok.codec.token_model import load_token_model
+from vtok.codec.token_show import frames_with_maps
 from vtok.evaluation.attention import draw_maps, glow, half_share, sheet_columns
 from vtok.media.reader import VideoReader, probe
 from vtok.model import load_model
@@ -132,7 +133,7 @@ def test_each_frame_has_the_maps_of_its_step(clip: Path, tiny: list[str | Path])
     with VideoReader(clip) as reader:
         found = [maps for _, maps in frames_with_maps(reader, model, 4)]
     assert len(found) == 20
-    same = [np.array_equal(a, b) for a, b in zip(found, found[1:], strict=False)]
+    same = [np.array_equal(a, b) for a, b in itertools.pairwise(found)]
     assert [number for number, alike in enumerate(same) if not alike] == [0, 4, 8, 12, 16]
 
 

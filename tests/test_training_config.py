@@ -62,7 +62,8 @@ def test_a_written_config_reads_back_equal(tmp_path: Path) -> None:
 
 
 def test_model_keys_replace_those_of_the_preset() -> None:
-    config = TrainingConfig.from_dict(merged({}, parse_settings(["model.num_stages=4", "model.stage_plan=[0, 0, 1, 1]"])))
+    given = parse_settings(["model.num_stages=4", "model.stage_plan=[0, 0, 1, 1]"])
+    config = TrainingConfig.from_dict(merged({}, given))
     assert config.tokenizer.num_stages == 4
     assert config.tokenizer.layers == PRESETS["vtok-base"].layers
 

@@ -44,8 +44,7 @@ class VideoTokenizer(nn.Module):
         lfq_commitment_loss_weight: of its commitment loss.
         lfq_diversity_gamma: weight of the batch entropy within the entropy loss.
         num_stages: residual stages of the quantizer, the rate knob.
-        stage_plan: for each stage the group of latent dimensions that it refines, such as
-            (0, 0, 1); all of them one group by default.
+        stage_plan: for each stage the group of dimensions it refines, as (0, 0, 1); one by default.
         patch_size: pixels of a square folded into channels before the first convolution.
         decoder_layers: the decoder's own `layers` (listed from the pixel side too) in place of
             the mirror; of the same compression.
