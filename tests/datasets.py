@@ -38,6 +38,7 @@ class FakeEngine:
 
     Attributes:
         encoded: ids in the order in which they were encoded.
+        workspace: where half files are, as `vtok.atomic.atomic_output` takes it.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class FakeEngine:
         on_clip: Callable[[str], None] = lambda id_: None,
     ) -> None:
         self.encoded: list[str] = []
+        self.workspace: Path | None = None
         self._fails, self._ahead, self._on_clip = fails, ahead, on_clip
 
     def run(self, tasks: Iterator[Task]) -> Generator[Record, None, None]:
@@ -67,7 +69,7 @@ class FakeEngine:
             return record | {"stage": "decode", "error": "VideoError", "message": "is bad"}
         data = codes_of(entry.id)
         task.target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_output(task.target, True) as temporary:
+        with atomic_output(task.target, True, self.workspace) as temporary:
             temporary.write_bytes(data)
         return record | {
             "status": "ok", "frames": 9, "width": 16, "height": 16, "fps": "25/1",
@@ -112,7 +114,9 @@ def fake_run(
         sink: Any = Tree(root, to)
         if to in SHARDED:
             sink = Shards(folder, how.part, plan, shard_format(to), shard_size, run.note)
-        return run.go(engine or FakeEngine(), sink)
+        engine = engine or FakeEngine()
+        engine.workspace = folder.tmp(how.part)
+        return run.go(engine, sink)
 
 
 def manifest(root: Path, name: str = "manifest") -> list[dict[str, Any]]:

@@ -56,7 +56,7 @@ def encode(
       vtok encode clip.mp4 --start 60 --duration 5 --fps 10 --size 256
       vtok encode videos/ -o codes/ --size 256     a whole folder, tree mirrored
       vtok encode 'raw/*.mkv' -o codes/ --to npy   arrays [K, t, h, w]
-      vtok encode clip.mp4 --to tokens             8 learned tokens a step [t, 8, dim]
+      vtok encode clip.mp4 --to tokens             8 learned tokens a step
       vtok encode clip.mp4 --num-tokens 8          their bits: a very low rate
       vtok encode - < clip.mp4 > clip.vtok
       find videos -name '*.mp4' -print0 | vtok encode --files-from - -0 --json
