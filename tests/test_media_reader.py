@@ -438,8 +438,9 @@ def test_damage_in_the_middle_gives_the_frames_before_it(tmp_path: Path) -> None
     path.write_bytes(data)
     numbers, error = read_until_error(path)
     assert "damaged or cut short" in error
-    assert numbers == list(range(len(numbers)))
-    assert len(numbers) > 50
+    # what comes right before the end may be a frame that the decoder has patched up
+    assert numbers[:90] == list(range(90))
+    assert len(numbers) < 120
     before = read_all(path, duration_seconds=1)  # what is sound can still be had
     assert read_barcodes(before) == list(range(30))
 
