@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -201,5 +202,22 @@ SkipExisting = Annotated[
         "--skip-existing",
         help="Keep outputs that are there, whole, and as far as they tell made the same way; "
         "replace the others.",
+    ),
+]
+TrainingData = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="DATA",
+        show_default=False,
+        help="Videos and photos: files, folders, quoted globs, tar shards.",
+    ),
+]
+Run = Annotated[
+    Path,
+    typer.Option(
+        *("--out", "-o"),
+        metavar="RUN",
+        show_default=False,
+        help="Folder of the run; one that was stopped goes on.",
     ),
 ]

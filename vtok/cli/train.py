@@ -13,23 +13,8 @@ from vtok.training.launch import is_main_process
 
 
 def train(
-    data: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="DATA",
-            show_default=False,
-            help="Videos and photos: files, folders, quoted globs, tar shards.",
-        ),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            *("--out", "-o"),
-            metavar="RUN",
-            show_default=False,
-            help="Folder of the run; one that was stopped goes on.",
-        ),
-    ],
+    data: opt.TrainingData,
+    out: opt.Run,
     config: Annotated[
         Path | None,
         typer.Option(
