@@ -5,6 +5,7 @@ seconds, nothing that takes 200 MB. Mutations are numbered, and each number is t
 on every machine, so that a failure can be repeated with --first.
 
     scripts/fuzz --first 4711 --count 1
+    scripts/fuzz --coder 1            entropy-coded files alone
     scripts/fuzz --atheris corpus/    guided by coverage, until stopped (pip install atheris)
 """
 
@@ -44,11 +45,14 @@ class Pipe(io.BytesIO):
         return False
 
 
-def seeds() -> list[bytes]:
-    """Whole code files and dumps of them."""
-    files = [path.read_bytes() for path in sorted(GOLDEN.glob("*.vtok"))]
-    files += [small_file(bits, smooth) for bits in (6, 18) for smooth in (False, True)]
-    files += [small_file(6, True, books, modelled=True) for books in (1, 2)]
+def seeds(coder: int | None = None) -> list[bytes]:
+    """Whole code files and dumps of them; or files alone, packed (0) or entropy-coded (1)."""
+    packed = [path.read_bytes() for path in sorted(GOLDEN.glob("*.vtok"))]
+    packed += [small_file(bits, smooth) for bits in (6, 18) for smooth in (False, True)]
+    modelled = [small_file(6, True, books, modelled=True) for books in (1, 2)]
+    if coder is not None:
+        return (packed, modelled)[coder]
+    files = packed + modelled
     return files + [dumped(data, kind) for data in (*files[:2], files[-1]) for kind in FORMATS]
 
 
@@ -185,12 +189,6 @@ def join_twice(data: bytes) -> None:
         pass
 
 
-def dump_all(data: bytes) -> None:
-    """Dump a file in every form."""
-    for kind in FORMATS:
-        dumped(data, kind)
-
-
 USES: dict[str, Callable[[bytes], object]] = {
     "read": lambda data: read_front(io.BytesIO(data), False),
     "read a pipe": lambda data: read_front(Pipe(data), False),
@@ -200,7 +198,7 @@ USES: dict[str, Callable[[bytes], object]] = {
     "read by index": lambda data: read_picked(io.BytesIO(data)),
     "cut": lambda data: cut_middle(io.BytesIO(data)),
     "join": join_twice,
-    "dump": dump_all,
+    "dump": lambda data: [dumped(data, kind) for kind in FORMATS],
     "pack": lambda data: [*DumpReader(io.BytesIO(data)).write(io.BytesIO())],
 }
 
@@ -230,13 +228,13 @@ def check(data: bytes, use: str) -> str:
     return outcome
 
 
-def run(first: int, count: int) -> Counter[str]:
-    """Check mutations by number; gives how often each outcome came.
+def run(first: int, count: int, coder: int | None = None) -> Counter[str]:
+    """Check mutations by number, of `seeds(coder)`; gives how often each outcome came.
 
     Raises:
         AssertionError: naming the number of the one that failed.
     """
-    corpus, outcomes = seeds(), Counter[str]()
+    corpus, outcomes = seeds(coder), Counter[str]()
     for number in range(first, first + count):
         seed = corpus[(rng := np.random.default_rng(number)).integers(0, len(corpus))]
         use = "pack" if seed[:1] != b"\x89" else list(USES)[rng.integers(0, len(USES))]
@@ -278,12 +276,13 @@ def main() -> None:
     )
     parser.add_argument("--first", type=int, default=0, help="number of the first mutation")
     parser.add_argument("--count", type=int, default=100_000, help="how many")
+    parser.add_argument("--coder", type=int, choices=(0, 1), help="files of this coder alone")
     parser.add_argument("--atheris", nargs=argparse.REMAINDER, help="arguments for atheris")
     options = parser.parse_args()
     signal.signal(signal.SIGALRM, hang)
     if options.atheris is not None:
         return guided(options.atheris)
-    outcomes = run(options.first, options.count)
+    outcomes = run(options.first, options.count, options.coder)
     print(f"{options.count} mutations, peak {peak_megabytes():.0f} MB")
     for outcome, times in outcomes.most_common():
         print(f"{times:8} {outcome}")

@@ -3,9 +3,9 @@
 
 The first 89 frames of each video, its short side scaled down to at most 256. Seconds are those of
 the processor that coding and decoding take, over the model's own for encoding and decoding, both
-on one thread.
+on one thread, and of each the least of some runs: what else the machine does only adds to them.
 
-    scripts/sizes.py validation/* --bits 18
+    scripts/sizes.py validation/* --bits 18 --runs 3
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import argparse
 import io
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,15 +24,26 @@ import zstandard
 
 from vtok.codec.encode import EncodeOptions, encode_file
 from vtok.codec.streams import CodeChunk, decode_codes
-from vtok.codefile import CodeFileReader, encode_parts
+from vtok.codefile import CodedPart, CodeFileReader, encode_parts
 from vtok.codefile.parts import decode_parts
 from vtok.media.reader import probe
 from vtok.model import Model, load_model
 
+T = TypeVar("T")
 FRAMES, SHORT_SIDE = 89, 256
 
 
-def measure(path: Path, model: Model, bits: int) -> dict[str, float]:
+def least_seconds(work: Callable[[], T], runs: int) -> tuple[float, T]:
+    """The fewest processor seconds that `work` takes, and what it gives."""
+    seconds = []
+    for _ in range(runs):
+        begin = time.process_time()
+        result = work()
+        seconds.append(time.process_time() - begin)
+    return min(seconds), result
+
+
+def measure(path: Path, model: Model, bits: int, runs: int) -> dict[str, float]:
     """Bytes and seconds of one video."""
     info = probe(path)
     size = str(SHORT_SIDE) if min(info.width, info.height) > SHORT_SIDE else None
@@ -38,24 +51,30 @@ def measure(path: Path, model: Model, bits: int) -> dict[str, float]:
     options = EncodeOptions(
         size=size, num_bits=bits, duration_seconds=(FRAMES - 0.5) / info.fps, compress=False
     )
-    stream = io.BytesIO()
-    begin = time.process_time()
-    encode_file(path, stream, model=model, options=options)
-    seconds = {"model": time.process_time() - begin}
-    reader = CodeFileReader(io.BytesIO(stream.getvalue()))
-    layout, chunks = reader.header.format, list(reader)
-    begin = time.process_time()
-    shown = (CodeChunk(chunk.codes, chunk.num_frames) for chunk in chunks)
-    shape = reader.header.transform
-    for _ in decode_codes(shown, model, (shape.height, shape.width)):
-        pass
-    seconds["model"] += time.process_time() - begin
+
+    def encode() -> bytes:
+        stream = io.BytesIO()
+        encode_file(path, stream, model=model, options=options)
+        return stream.getvalue()
+
+    encoding, data = least_seconds(encode, runs)
+    reader = CodeFileReader(io.BytesIO(data))
+    layout, chunks, shape = reader.header.format, list(reader), reader.header.transform
+
+    def decode() -> None:
+        shown = (CodeChunk(chunk.codes, chunk.num_frames) for chunk in chunks)
+        for _ in decode_codes(shown, model, (shape.height, shape.width)):
+            pass
+
+    def code() -> list[tuple[CodedPart, ...]]:
+        coded = [encode_parts(chunk.codes, layout, compress=True) for chunk in chunks]
+        for parts, chunk in zip(coded, chunks, strict=True):
+            assert np.array_equal(decode_parts(parts, chunk.codes.shape[2], layout), chunk.codes)
+        return coded
+
+    decoding, _ = least_seconds(decode, runs)
+    coding, coded = least_seconds(code, runs)
     packed = [encode_parts(chunk.codes, layout) for chunk in chunks]
-    begin = time.process_time()
-    coded = [encode_parts(chunk.codes, layout, compress=True) for chunk in chunks]
-    for parts, chunk in zip(coded, chunks, strict=True):
-        assert np.array_equal(decode_parts(parts, chunk.codes.shape[2], layout), chunk.codes)
-    seconds["coder"] = time.process_time() - begin
     plain = np.concatenate([chunk.codes.reshape(-1) for chunk in chunks])
     payload, whole = (sum(len(p.data) for parts in c for p in parts) for c in (coded, packed))
     return {
@@ -64,7 +83,7 @@ def measure(path: Path, model: Model, bits: int) -> dict[str, float]:
         "packed": whole,
         "coded": payload,
         "coded / packed": payload / whole,
-        "coder / model seconds": seconds["coder"] / seconds["model"],
+        "coder / model seconds": coding / (encoding + decoding),
     }
 
 
@@ -74,11 +93,12 @@ def main() -> None:
     parser.add_argument("videos", nargs="+", type=Path)
     parser.add_argument("--model", default="vtok-base")
     parser.add_argument("--bits", type=int, default=18)
+    parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = load_model(args.model, dtype="float32")
-    rows = {path.name: measure(path, model, args.bits) for path in args.videos}
+    rows = {path.name: measure(path, model, args.bits, args.runs) for path in args.videos}
     columns = list(next(iter(rows.values())))
     rows["mean"] = {c: float(np.mean([row[c] for row in rows.values()])) for c in columns}
     if args.json:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from vtok.codefile import CodeFileReader, CodeFileWriter, encode_parts
 from vtok.codefile.bins import EDGES, MISSES, ONE, BitDecoder, encode_bits, table
-from vtok.codefile.contexts import EDGE, MAX_POSITIONS, make_passes
+from vtok.codefile.contexts import EDGE, MAX_POSITIONS, Grid
 from vtok.codefile.entropy import MAX_WORK, StageCoder, work
 from vtok.codefile.packing import packed_length
 from vtok.codefile.parts import CodedPart
@@ -84,7 +84,7 @@ def test_decode_undoes_encode(
 @example(200, 150)  # more positions than a pass may have
 def test_each_position_is_in_one_pass(height: int, width: int) -> None:
     seen = np.zeros((height + 2 * EDGE, width + 2 * EDGE), np.int16)
-    for some in make_passes(height, width):
+    for some in Grid(height, width).passes:
         assert 0 < some.of(seen).size <= MAX_POSITIONS
         some.of(seen)[...] += 1
     assert (seen[EDGE:-EDGE, EDGE:-EDGE] == 1).all()
@@ -102,6 +102,16 @@ def test_bits_come_back_at_any_chance(pairs: list[tuple[bool, int]]) -> None:
     halves = [decoder.take(part) for part in np.array_split(chances, 2)]
     assert np.array_equal(np.concatenate(halves), bits)
     decoder.finish()
+
+
+def test_bits_that_are_not_there_are_found_at_the_end() -> None:
+    chances = np.full(40, 100)
+    decoder = BitDecoder(encode_bits(np.zeros(40, bool), chances), 400)
+    assert not decoder.take(chances).any()
+    for chance in (100, ONE // 2, ONE - 1):  # of its own bin, of the last one, of the first one
+        decoder.take(np.full(20, chance))
+    with pytest.raises(Damage, match="ends before its codes"):
+        decoder.finish()
 
 
 def test_bits_take_what_they_are_worth() -> None:
@@ -145,6 +155,14 @@ def golden_stages(shape: tuple[int, ...], bits: int) -> Codes:
 def test_golden_bytes(shape: tuple[int, ...], bits: int, digests: list[str]) -> None:
     parts = code_stages(golden_stages(shape, bits), bits)
     assert [hashlib.sha256(part).hexdigest()[:16] for part in parts] == digests
+
+
+def test_how_many_neighbours_are_known() -> None:
+    """Of a pass with all eight around it 12, for those at the sides count twice."""
+    grid = Grid(9, 9)
+    assert len(grid.passes) == len(grid.weights) == 7
+    assert [weight[1, 1] for weight in grid.weights] == [1, 4, 8, 12, 4, 8, 12]
+    assert [weight[0, 0] for weight in grid.weights] == [1, 4, 6, 8, 4, 6, 8]
 
 
 def test_any_integers_of_any_order_give_the_same_bytes() -> None:

@@ -1,5 +1,6 @@
 """A short run of scripts/fuzz: damaged files give the right codes or a named error."""
 
+import io
 import runpy
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vtok.codefile import CodeFileReader
 from vtok.errors import CodeFileError
 
 FUZZ = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "fuzz.py"))
@@ -27,6 +29,14 @@ def test_mutations_by_number() -> None:
     assert outcomes["CodeFileError"] > 250
     assert outcomes["whole"] > 10  # the CRCs were made to match, so some are read to the end
     assert set(outcomes) <= {"CodeFileError", "UsageError", "whole"}
+
+
+@pytest.mark.parametrize("coder", [0, 1])
+def test_files_of_one_coder(coder: int) -> None:
+    for seed in FUZZ["seeds"](coder):
+        chunks = CodeFileReader(io.BytesIO(seed))
+        assert max(used for chunk in chunks for used in chunk.coders) == coder
+    assert FUZZ["run"](0, 60, coder)["CodeFileError"] > 20
 
 
 @settings(deadline=None, max_examples=100)

@@ -43,9 +43,12 @@ def encode_bits(bits: Bits, chances: Chances) -> bytes:
         bits: `[N]`.
         chances: of each bit the probability that it is 1, `[N]`, 0 < chance < `ONE`.
     """
-    missed, bins = bits != (chances >= ONE // 2), _BIN_OF[chances]
+    bins = _BIN_OF.take(chances)
+    missed = (bits != (chances >= ONE // 2))[bins.argsort(kind="stable")]
+    ends = np.bincount(bins, minlength=len(EDGES)).cumsum()
     runs = [
-        (np.packbits(missed[bins == n], bitorder="little"), table(n)) for n in range(len(EDGES))
+        (np.packbits(of_bin, bitorder="little"), table(n))
+        for n, of_bin in enumerate(np.split(missed, ends[:-1]))
     ]
     return b"".join(_varint(len(run)) for run, _ in runs) + encode_bytes(runs)
 
@@ -69,29 +72,27 @@ class BitDecoder:
         if sum(counts) > most // 8 + len(EDGES):  # before any time is spent on them
             raise Damage(f"a coded stage of {sum(counts)} bytes of bits, not {most // 8}")
         runs = decode_bytes(data[place:], [(count, table(n)) for n, count in enumerate(counts)])
+        # one more, to be taken for all that are not there
+        runs.append(np.zeros(1, np.uint8))
         self._missed = np.unpackbits(np.concatenate(runs), bitorder="little").view(np.bool_)
         self._ends = 8 * np.cumsum(counts)
         self._next = self._ends - 8 * np.array(counts)  # of each bin
 
     def take(self, chances: Chances) -> Bits:
-        """The next bits.
+        """The next bits; any bits where there are none left, which `finish` will find.
 
         Args:
             chances: of each bit, as it was when it was coded.
-
-        Raises:
-            Damage: if there are none left.
         """
         flat = chances.reshape(-1)
-        bins = _BIN_OF[flat]
+        bins = _BIN_OF.take(flat)
         counts = np.bincount(bins, minlength=len(EDGES))
-        places = np.repeat(self._next - counts.cumsum() + counts, counts)
+        self._next += counts
+        places = (self._next - counts.cumsum()).repeat(counts)
         places += np.arange(len(flat))
-        self._next = self._next + counts
-        if (self._next > self._ends).any():
-            raise Damage("a coded stage ends before its codes")
-        bits = flat >= ONE // 2
-        bits[bins.argsort(kind="stable")] ^= self._missed[places]
+        bits = np.empty(len(flat), np.bool_)
+        bits[bins.argsort(kind="stable")] = self._missed.take(places, mode="clip")
+        bits ^= flat >= ONE // 2
         return bits.reshape(chances.shape)
 
     def finish(self) -> None:
@@ -100,6 +101,8 @@ class BitDecoder:
         Raises:
             Damage: if not.
         """
+        if (self._next > self._ends).any():
+            raise Damage("a coded stage ends before its codes")
         left = np.split(self._missed, self._ends)[:-1]
         for rest, end, place in zip(left, self._ends, self._next, strict=True):
             if end - place >= 8 or rest[len(rest) - (end - place) :].any():

@@ -21,13 +21,62 @@ import numpy.typing as npt
 
 Integers = npt.NDArray[np.int16]
 Numbers = npt.NDArray[np.float64]
+Place = tuple[Any, slice, slice]  # an index of padded planes `[..., h, w]`
 UNIT = 16  # of a bit, and so of all features
 EDGE = 2  # padding of planes: the farthest neighbour
 MAX_POSITIONS = 1024  # of a pass, in whole rows
 
 
 class Pass(NamedTuple):
-    """Positions that are coded at once: every `pitch`-th of some rows and of the columns.
+    """Positions that are coded at once: every so many rows and columns.
+
+    Attributes:
+        place: of padded planes.
+        sides: places of the neighbours beside, above and below, where they are known.
+        corners: of the diagonal ones, where they are known.
+    """
+
+    place: Place
+    sides: tuple[Place, ...]
+    corners: tuple[Place, ...]
+
+    @property
+    def looks(self) -> bool:
+        """Whether any neighbours are known."""
+        return bool(self.sides or self.corners)
+
+    def of(self, planes: Integers) -> Integers:
+        """A view of these positions of padded planes `[..., h, w]`."""
+        return planes[self.place]
+
+    def beside(self, planes: Integers) -> Integers:
+        """The sum of the neighbours at the sides, above and below."""
+        return _sum_of(planes, self.sides)
+
+    def diagonal(self, planes: Integers) -> Integers:
+        """The sum of the diagonal neighbours."""
+        return _sum_of(planes, self.corners)
+
+    def near(self, planes: Integers, beside: Integers | None = None) -> Integers:
+        """The sum of the known neighbours, those of `beside` twice."""
+        if beside is None:
+            return self.diagonal(planes)
+        twice: Integers = beside + beside
+        if self.corners:
+            twice += self.diagonal(planes)
+        return twice
+
+
+def _sum_of(planes: Integers, places: tuple[Place, ...]) -> Integers:
+    first, second, third, fourth = places
+    total: Integers = planes[first] + planes[second]
+    total += planes[third]
+    total += planes[fourth]
+    return total
+
+
+class Band(NamedTuple):
+    """Every `pitch`-th position of some rows, which is a pass.
 
     Attributes:
         top, bottom: rows, from the first to before the last.
@@ -46,51 +95,34 @@ class Pass(NamedTuple):
     sides: bool
     corners: bool
 
-    def of(self, planes: Integers, down: int = 0, right: int = 0) -> Integers:
-        """A view of these positions of padded planes `[..., h, w]`, or of those beside them."""
-        end = planes.shape[-1] - EDGE + right
-        rows = slice(EDGE + self.top + down, EDGE + self.bottom + down, self.pitch)
-        return planes[..., rows, EDGE + self.left + right : end : self.pitch]
+    def as_pass(self, width: int) -> Pass:
+        """The pass over these positions in rows of `width`."""
 
-    def beside(self, planes: Integers) -> Integers:
-        """The sum of the neighbours at the sides, above and below."""
+        def place(down: int, right: int) -> Place:
+            rows = slice(EDGE + self.top + down, EDGE + self.bottom + down, self.pitch)
+            return ..., rows, slice(EDGE + self.left + right, EDGE + width + right, self.pitch)
+
         far = self.reach
-        total: Integers = self.of(planes, 0, -far) + self.of(planes, 0, far)
-        total += self.of(planes, -far)
-        total += self.of(planes, far)
-        return total
-
-    def diagonal(self, planes: Integers) -> Integers:
-        """The sum of the diagonal neighbours."""
-        far = self.reach
-        total: Integers = self.of(planes, -far, -far) + self.of(planes, -far, far)
-        total += self.of(planes, far, -far)
-        total += self.of(planes, far, far)
-        return total
-
-    def near(self, planes: Integers, beside: Integers | None = None) -> Integers:
-        """The sum of the known neighbours, those of `beside` twice."""
-        if not self.sides:
-            return self.diagonal(planes)
-        twice: Integers = 2 * (self.beside(planes) if beside is None else beside)
-        return twice + self.diagonal(planes) if self.corners else twice
+        sides = (place(0, -far), place(0, far), place(-far, 0), place(far, 0))
+        corners = tuple(place(down, right) for down in (-far, far) for right in (-far, far))
+        return Pass(place(0, 0), sides if self.sides else (), corners if self.corners else ())
 
 
-def make_passes(height: int, width: int) -> list[Pass]:
+def make_bands(height: int, width: int) -> list[Band]:
     """The passes over the positions of one step, in order; each position is in one of them."""
-    wholes = [Pass(0, height, 0, 4, 2, False, False)]
+    wholes = [Band(0, height, 0, 4, 2, False, False)]
     for reach in (2, 1):
         for y, x, sides, corners in ((1, 1, False, True), (0, 1, True, False), (1, 0, True, True)):
             top, left = reach * y, reach * x
-            wholes.append(Pass(top, height, left, 2 * reach, reach, sides, corners))
-    passes = []
+            wholes.append(Band(top, height, left, 2 * reach, reach, sides, corners))
+    bands = []
     for whole in wholes:
         columns = -(-(width - whole.left) // whole.pitch)
         if columns > 0:
-            band = max(1, MAX_POSITIONS // columns) * whole.pitch
-            for top in range(whole.top, height, band):
-                passes.append(whole._replace(top=top, bottom=min(height, top + band)))
-    return passes
+            rows = max(1, MAX_POSITIONS // columns) * whole.pitch
+            for top in range(whole.top, height, rows):
+                bands.append(whole._replace(top=top, bottom=min(height, top + rows)))
+    return bands
 
 
 def split_bits(codes: npt.NDArray[Any], bits: int) -> Integers:
@@ -112,104 +144,133 @@ def join_bits(planes: Integers) -> npt.NDArray[np.int64]:
     return codes
 
 
+class Grid:
+    """What depends on the size of a latent step alone.
+
+    Args:
+        height, width: positions.
+
+    Attributes:
+        passes: over the positions, in order.
+        weights: of each pass how many neighbours are known, those at the sides twice, and at least
+            1: int16 `[rows, columns]`.
+        frame: a pass over all positions, with neighbours at a distance of 1.
+        padded: size of planes.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        self.padded = (height + 2 * EDGE, width + 2 * EDGE)
+        self.passes = [band.as_pass(width) for band in make_bands(height, width)]
+        self.frame = Band(0, height, 0, 1, 1, True, True).as_pass(width)
+        self.weights: list[Integers] = []
+        known = np.zeros(self.padded, np.int16)
+        for some in self.passes:
+            if some.looks:
+                near = some.near(known, some.beside(known) if some.sides else None)
+                self.weights.append(np.maximum(near, 1))
+            else:
+                self.weights.append(np.ones_like(some.of(known)))
+            some.of(known)[...] = 1
+
+
 class Contexts:
     """What is known of the bits of one codebook of a stage, as they become known.
 
     Args:
-        shape: (bits, h, w) of a latent step.
+        grid: of a latent step.
+        bits: of a code.
         below: of each stage below, planes `[t, bits, h, w]` as of `split_bits`, the nearest last.
 
     Attributes:
         steps: the bits of the steps so far, planes as of `split_bits`.
     """
 
-    def __init__(self, shape: tuple[int, int, int], below: Sequence[Sequence[Integers]]) -> None:
-        bits, height, width = shape
+    def __init__(self, grid: Grid, bits: int, below: Sequence[Sequence[Integers]]) -> None:
         self.steps: list[Integers] = []
-        self._below = below
-        self._bits = bits
-        self._frame = Pass(0, height, 0, 1, 1, True, True)
-        padded = (height + 2 * EDGE, width + 2 * EDGE)
+        self._grid, self._bits, self._below = grid, bits, below
         # what is known before a step begins: bits of the stages below and one step before, then
         # more features; its views without the padding
-        self._settled = np.zeros((len(below) + (6 if below else 4), bits, *padded), np.int16)
-        # what becomes known: where bits are known; how many are as one step before, less how many
-        # are not; the bits; and times those of the stage below
-        self._fresh = np.zeros((2 + bits * (2 if below else 1), *padded), np.int16)
+        self._settled = np.zeros((len(below) + (6 if below else 4), bits, *grid.padded), np.int16)
+        # what becomes known: how many bits are as one step before, less how many are not; the
+        # bits; and times those of the stage below
+        self._fresh = np.zeros((1 + bits * (2 if below else 1), *grid.padded), np.int16)
 
     def begin(self) -> None:
         """Go to the next step: what depends on other steps and stages is found for all of it."""
         step, count, settled = len(self.steps), len(self._below), self._settled
-        of, frame, bits = self._frame.of, self._frame, self._bits
+        frame, bits = self._grid.frame, self._bits
         for place, stage in enumerate(self._below):
             settled[place] = stage[step]
         settled[count] = self.steps[-1] if step else 0
         settled[count + 1] = self.steps[-2] if step > 1 else 0
         self._fresh[:] = 0
-        before = of(settled[count])
+        before = frame.of(settled[count])
         if not count:
-            still = agreement(settled[0], settled[1])
-            still = (frame.beside(still) + frame.diagonal(still) + of(still)) * UNIT // (9 * bits)
-            features = [before * still >> 4, frame.beside(settled[0]) >> 1]
+            same = agreement(settled[0], settled[1])
+            still = frame.beside(same) + frame.diagonal(same) + frame.of(same)
+            features = [before * (still * UNIT // (9 * bits)) >> 4, frame.beside(settled[0]) >> 1]
         else:
             under, sunk = settled[count - 1], np.zeros_like(settled[0])
             if step:
                 sunk = self._below[-1][step - 1]
-            still = of(agreement(under, sunk)) * UNIT // bits
-            follows = (before * of(sunk) >> 4) * of(under) >> 4
-            features = [before * still >> 4, frame.beside(under) >> 1, of(sunk), follows]
+            still = frame.of(agreement(under, sunk)) * UNIT // bits
+            follows = (before * frame.of(sunk) >> 4) * frame.of(under) >> 4
+            features = [before * still >> 4, frame.beside(under) >> 1, frame.of(sunk), follows]
         for place, feature in enumerate(features, start=count + 2):
-            of(settled[place])[...] = feature
+            frame.of(settled[place])[...] = feature
 
-    def of(self, some: Pass) -> tuple[Numbers, Numbers]:
-        """What is known of the positions of a pass, integers.
+    def of(self, number: int) -> Numbers:
+        """What is known of the positions of a pass.
 
         Returns:
-            The bits of the stages below and those one step before, +16, -16 or 0,
-            `[(1 + stages below) * bits, n]`; and the features `[bits, features, n]`.
+            integers `[rows, bits, n]`: a row of zeros for the bits themselves; the bits of the
+            stages below and those one step before, +16, -16 or 0; more features; and a row of
+            zeros for the last one.
         """
-        settled, below = some.of(self._settled), len(self._below)
-        shape = (settled.shape[0] + 4, *settled.shape[1:])
-        known = np.zeros(shape)
-        known[:-4] = settled
-        if some.sides or some.corners:
-            self._vote(some, known[-4:], settled[max(0, below - 1) : below + 1])
-        known = known.reshape(*shape[:2], -1)
-        here = known[: below + 1].reshape(-1, known.shape[2])
-        return here, known[max(0, below - 1) :].transpose(1, 0, 2)
+        some = self._grid.passes[number]
+        settled = some.of(self._settled)
+        rows = settled.shape[0] + 6
+        known = np.zeros((rows, *settled.shape[1:]))
+        known[1:-5] = settled
+        if some.looks:
+            below = len(self._below)
+            weights = self._grid.weights[number]
+            self._vote(some, weights, known[-5:-1], settled[max(0, below - 1) : below + 1])
+        return known.reshape(rows, self._bits, -1)
 
-    def _vote(self, some: Pass, votes: Numbers, known: Integers) -> None:
+    def _vote(self, some: Pass, weights: Integers, votes: Numbers, known: Integers) -> None:
         """The features of what is known of the step itself, into `votes`."""
         bits = self._bits
         beside = some.beside(self._fresh) if some.sides else None
         near = some.near(self._fresh, beside)
-        weight = np.maximum(near[0], 1)
-        share = UNIT**2 // weight
-        vote = near[2 : 2 + bits] * share >> 8
+        near[1:] *= UNIT**2 // weights
+        near[1:] >>= 8
+        vote = near[1 : 1 + bits]
         votes[0] = vote
         votes[1] = vote * abs(vote) >> 4
-        votes[2] = known[-1] * (near[1] * UNIT // (weight * bits)) >> 4
+        votes[2] = known[-1] * (near[0] * UNIT // (weights * bits)) >> 4
         if self._below:
-            votes[3] = (near[2 + bits :] * share >> 8) * known[0] >> 4
+            votes[3] = near[1 + bits :] * known[0] >> 4
         elif beside is not None:
-            votes[3] = beside[2:]
+            votes[3] = beside[1:]
 
-    def put(self, some: Pass, values: Numbers) -> None:
+    def put(self, number: int, values: Numbers) -> None:
         """Make known the bits of a pass, +16 and -16 `[bits, n]`."""
-        fresh, settled, below = some.of(self._fresh), some.of(self._settled), len(self._below)
-        now = fresh[2 : 2 + self._bits]
+        some, below = self._grid.passes[number], len(self._below)
+        fresh, settled = some.of(self._fresh), some.of(self._settled)
+        now = fresh[1 : 1 + self._bits]
         now[...] = values.reshape(now.shape)
-        fresh[0] = 1
-        fresh[1] = agreement(now, settled[below])
+        fresh[0] = agreement(now, settled[below])
         if below:
-            fresh[2 + self._bits :] = now * settled[below - 1] >> 4
+            fresh[1 + self._bits :] = now * settled[below - 1] >> 4
 
     def end(self) -> None:
         """The step is known."""
-        self.steps.append(self._fresh[2 : 2 + self._bits].copy())
+        self.steps.append(self._fresh[1 : 1 + self._bits].copy())
 
 
 def agreement(planes: Integers, others: Integers) -> Integers:
     """Bits `[bits, h, w]` that are equal, less those that are not: `[h, w]`."""
-    total: Integers = (planes * others).sum(0, dtype=np.int16) // UNIT**2
+    # of sums of 256ths, that divide without a rest
+    total: Integers = np.add.reduce(planes * others, 0, np.int16) >> 8
     return total

@@ -11,13 +11,21 @@ import numpy as np
 import numpy.typing as npt
 
 from vtok.codefile.bins import BitDecoder, Bits, Chances, encode_bits
-from vtok.codefile.contexts import Contexts, Integers, join_bits, make_passes, split_bits
-from vtok.codefile.mixing import Mixer, Numbers
+from vtok.codefile.contexts import (
+    Contexts,
+    Grid,
+    Integers,
+    Numbers,
+    join_bits,
+    make_bands,
+    split_bits,
+)
+from vtok.codefile.mixing import Mixer
 
 Codes = npt.NDArray[Any]
 Shape = tuple[int, int, int, int]  # [K, t, h, w]
 Planes = Sequence[Sequence[Integers]]  # [K][t], each as of `split_bits`
-CodePass = Callable[[Mixer, Numbers, Numbers, Numbers], Numbers]
+CodePass = Callable[[Mixer, Numbers], None]
 MIN_POSITIONS = 64  # of a step: with fewer, most of the time would go into little
 MAX_WIDTH = 1 << 13  # positions in a row: bounds a pass, which has at least one row
 MAX_WORK = 1 << 23  # of all modelled parts of a chunk: bounds time and memory
@@ -30,7 +38,7 @@ def work(shape: Shape, bits: int) -> int | None:
     books, steps, height, width = shape
     if height * width < MIN_POSITIONS or width > MAX_WIDTH:
         return None
-    passes = len(make_passes(height, width)) if height * width <= MAX_WORK else MAX_WORK
+    passes = len(make_bands(height, width)) if height * width <= MAX_WORK else MAX_WORK
     return books * steps * (height * width * bits + PASS_WORK * passes * (bits + 8))
 
 
@@ -57,16 +65,16 @@ class StageCoder:
     def __init__(self, shape: Shape, bits: int) -> None:
         self._shape, self._bits = shape, bits
         self._below: list[Codes | Planes] = []  # as codes, until their bits are asked for
+        self._grid: Grid | None = None
 
     def encode(self, codes: Codes) -> bytes:
         """Code the codes of the next stage, integers 0 <= code < 2 ** bits."""
         planes = split_bits(codes, self._bits)
         coded: list[tuple[Bits, Chances]] = []
 
-        def note(mixer: Mixer, here: Numbers, features: Numbers, values: Numbers) -> Numbers:
-            chances = mixer.encode(here, features, values)
-            coded.append((values.reshape(-1) > 0, chances.reshape(-1)))
-            return values
+        def note(mixer: Mixer, known: Numbers) -> None:
+            chances = mixer.encode(known)
+            coded.append((known[0].reshape(-1) > 0, chances.reshape(-1)))
 
         self._code(planes, note)
         known, chances = zip(*coded, strict=True)
@@ -80,8 +88,8 @@ class StageCoder:
         """
         decoder = BitDecoder(data, int(np.prod(self._shape)) * self._bits)
 
-        def take(mixer: Mixer, here: Numbers, features: Numbers, _: Numbers) -> Numbers:
-            return mixer.decode(here, features, decoder.take)
+        def take(mixer: Mixer, known: Numbers) -> None:
+            mixer.decode(known, decoder.take)
 
         planes = self._code(None, take)
         decoder.finish()
@@ -96,23 +104,24 @@ class StageCoder:
 
         Args:
             known: of a writer, the planes `[K, t, bits, h, w]`.
-            code_pass: takes the mixer, the features, what is known of the same positions, and the
-                bits of a pass as they are known, and gives the bits.
+            code_pass: takes the mixer and what is known of the positions of a pass, of a writer
+                the bits too, and fills in what is not.
         """
-        bits, (books, steps, height, width) = self._bits, self._shape
+        bits, (books, steps, _, _) = self._bits, self._shape
+        grid = self._grid = self._grid or Grid(*self._shape[2:])
         below = [self._planes(n) for n in range(len(self._below))[-MAX_BELOW:]]
-        nothing = np.zeros((bits, 0, 0), np.int16)
         coded: list[Sequence[Integers]] = []
-        passes = make_passes(height, width)
         for book in range(books):
-            contexts = Contexts((bits, height, width), [stage[book] for stage in below])
+            contexts = Contexts(grid, bits, [stage[book] for stage in below])
             mixer = Mixer(bits, len(below))
             for step in range(steps):
                 contexts.begin()
-                for some in passes:
-                    view = nothing if known is None else some.of(known[book, step])
-                    values = view.reshape(bits, -1).astype(np.float64)
-                    contexts.put(some, code_pass(mixer, *contexts.of(some), values))
+                for number, some in enumerate(grid.passes):
+                    of_pass = contexts.of(number)
+                    if known is not None:
+                        of_pass[0] = some.of(known[book, step]).reshape(bits, -1)
+                    code_pass(mixer, of_pass)
+                    contexts.put(number, of_pass[0])
                 contexts.end()
             coded.append(contexts.steps)
         self._below.append(coded)

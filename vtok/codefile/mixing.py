@@ -12,12 +12,9 @@ two. They stay far below 2^53, so all sums are exact, in any order and on any ma
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
 from vtok.codefile.bins import ONE, Bits, Chances
-from vtok.codefile.contexts import UNIT
-
-Numbers = npt.NDArray[np.float64]
+from vtok.codefile.contexts import UNIT, Numbers
 
 # 4096 / (1 + exp(-i / 2)) for i = -16 to 16; between them, chances are interpolated
 CURVE = (
@@ -37,7 +34,7 @@ GROUPS = (32, 2)  # of the bits of a code, that are found one after the other
 EXTRA = 4  # added to the positions of a pass, so that few of them teach less
 _WEIGHT = 1 << 16  # a weight of 1
 _SCALE = _WEIGHT * UNIT / 256  # of a weight times a feature, to 256ths of a nat
-_RUN = 8.0 * UNIT**2  # of a bit times the one before it, to eighths
+_RUN = 8.0 * UNIT**2  # of three bits, one times the other two, to eighths of a bit
 
 
 def _make_chances() -> Chances:
@@ -48,10 +45,15 @@ def _make_chances() -> Chances:
 
 
 _CHANCES = _make_chances()  # of evidence of -2048 to 2047, in 256ths of a nat
+_VALUES = np.array((-UNIT, UNIT), np.float64)  # of a bit
 
 
 class Mixer:
     """The weights of one codebook of a part.
+
+    What is known of a pass comes as `known`, integers `[rows, bits, n]`: a row for its bits, +16
+    and -16, highest first; the bits of the stages below, and those one step before, +16, -16 or 0;
+    more features; and a row for the last one, the run of higher bits that are as one step before.
 
     Args:
         bits: of a code.
@@ -60,91 +62,87 @@ class Mixer:
 
     def __init__(self, bits: int, below: int) -> None:
         kind = min(below, 1)
-        start = np.array(START[kind]) * (_WEIGHT // 64)
+        start = np.array((*START[kind], 0)) * (_WEIGHT // 64)
         run = START_RUN[kind] * (_WEIGHT // 64)
         self._slowness = SLOWNESS[kind]
         self._weights = np.repeat(start[None], bits, 0).astype(np.float64)  # [bits, features]
-        self._run = np.array([0] + [run // bit for bit in range(1, bits)], np.float64)
-        # to each bit: from the bits one step before, of the stages below, and the higher groups
+        self._weights[1:, -1] = [run // bit for bit in range(1, bits)]
+        self._below, self._first = below, max(1, below)  # row of the first feature
+        # to each bit: from the bits of the higher groups, of the stages below, and one step before
+        self._links = np.zeros((bits, (below + 2) * bits))
+        self._linked = np.ones_like(self._links)
         size = -(-bits // GROUPS[kind])
         self._groups = [slice(bit, min(bit + size, bits)) for bit in range(0, bits, size)]
-        self._links = np.zeros((bits, (below + 2) * bits))
-        self._used = np.ones((bits, bits))
         for group in self._groups:
-            self._used[group, group.start :] = 0
+            self._linked[group, group.start : bits] = 0
+        # of each bit that is not in the highest group, the lowest one of the next higher group
+        self._higher = np.arange(size, bits) // size * size - 1
 
-    def encode(self, here: Numbers, features: Numbers, values: Numbers) -> Chances:
+    def encode(self, known: Numbers) -> Chances:
         """The chances of the bits of a pass, which are known; then learn from them.
 
         Args:
-            here: the bits of the stages below and one step before, +16, -16 or 0,
-                `[(below + 1) * bits, n]`.
-            features: integers `[bits, features, n]`.
-            values: the bits, +16 and -16 `[bits, n]`, highest first.
+            known: see above; the last row is filled in.
 
         Returns:
             of each bit the chance that it is 1, of `ONE`, `[bits, n]`.
         """
-        evidence, run, links = self._weigh(here, features)
-        as_before = np.cumsum(values * here[-len(values) :] / _RUN, 0)
-        runs = np.zeros_like(values)
-        for group in self._groups[1:]:
-            runs[group] = as_before[group.start - 1]
-        chances = _chances_of(evidence + links @ values + run * runs)
-        self._learn(here, features, values, runs, chances)
+        before, highest = known[self._below + 1], self._groups[0].stop
+        as_before = (known[0] * before).cumsum(0).take(self._higher, 0)
+        known[-1, highest:] = as_before * before[highest:] / _RUN
+        chances = _chances_of(self._weigh(known))
+        self._learn(known, chances)
         return chances
 
-    def decode(self, here: Numbers, features: Numbers, take: Callable[[Chances], Bits]) -> Numbers:
-        """The bits of a pass, one group after the other; then learn from them.
+    def decode(self, known: Numbers, take: Callable[[Chances], Bits]) -> None:
+        """Find the bits of a pass, one group after the other; then learn from them.
 
         Args:
-            here, features: as for `encode`.
+            known: see above; the first and the last row are filled in.
             take: gives the bits of these chances, of the same shape.
-
-        Returns:
-            the bits, +16 and -16 `[bits, n]`.
         """
-        evidence, run, links = self._weigh(here, features)
-        values: Numbers = np.zeros_like(evidence)
-        runs = np.zeros_like(evidence)
+        evidence = self._weigh(known)
+        values, before, runs = known[0], known[self._below + 1], known[-1]
+        eighths, run_weights = before / _RUN, self._weights[:, -1:] / _SCALE
+        links = self._links[:, : len(values)] / _SCALE
         chances = np.empty(evidence.shape, np.int64)
-        before = here[-len(values) :] / _RUN
-        so_far = runs[0]
+        as_before = np.zeros_like(evidence[0])
         for group in self._groups:
-            first = group.start
-            total = evidence[group]
+            total, first = evidence[group], group.start
             if first:
-                runs[group] = so_far
-                total = total + links[group, :first] @ values[:first] + run[group] * so_far
-            chances[group] = _chances_of(total)
-            values[group] = np.where(take(chances[group]), UNIT, -UNIT)
-            so_far = so_far + (values[group] * before[group]).sum(0)
-        self._learn(here, features, values, runs, chances)
-        return values
+                run = np.multiply(as_before, eighths[group], out=runs[group])
+                total += links[group, :first] @ values[:first]
+                total += run_weights[group] * run
+            chances[group] = of_group = _chances_of(total)
+            values[group] = now = _VALUES.take(take(of_group))
+            as_before += np.add.reduce(now * before[group], 0)
+        self._learn(known, chances)
 
-    def _weigh(self, here: Numbers, features: Numbers) -> tuple[Numbers, Numbers, Numbers]:
-        """The evidence of what is known before a pass, and the weights of what becomes known."""
-        known = len(here)
-        links = self._links / _SCALE
-        evidence: Numbers = (self._weights[:, None] @ features)[:, 0] / _SCALE
-        evidence += links[:, :known] @ here
-        run: Numbers = self._run[:, None] / _SCALE * here[-len(links) :]
-        return evidence, run, links[:, known:]
+    def _features(self, known: Numbers) -> tuple[Numbers, Numbers]:
+        """The features `[bits, features, n]`, and what bits are linked to `[linked, n]`."""
+        linked = known[: self._below + 2].reshape(self._links.shape[1], -1)
+        return known[self._first :].transpose(1, 0, 2), linked
 
-    def _learn(
-        self, here: Numbers, features: Numbers, values: Numbers, runs: Numbers, chances: Chances
-    ) -> None:
+    def _weigh(self, known: Numbers) -> Numbers:
+        """The evidence of what is known so far, 2048 more than in 256ths of a nat."""
+        features, linked = self._features(known)
+        evidence: Numbers = (self._weights[:, None] @ features)[:, 0]
+        evidence += self._links @ linked
+        evidence /= _SCALE
+        evidence += ONE // 2
+        return evidence
+
+    def _learn(self, known: Numbers, chances: Chances) -> None:
         """One step of every weight down the gradient: the floor of a mean over the positions."""
-        errors = values * (ONE // (2 * UNIT)) + (ONE // 2 - chances)
-        count, known = self._slowness * (values.shape[1] + EXTRA) // 2, len(here)
+        features, linked = self._features(known)
+        errors = known[0] * (ONE // (2 * UNIT))
+        errors += ONE // 2 - chances
+        count = self._slowness * (errors.shape[1] + EXTRA) // 2
         self._weights += np.floor((features @ errors[:, :, None])[:, :, 0] / count)
-        runs = runs * here[-len(values) :]
-        self._run += np.floor((errors * runs).sum(1) / count)
-        self._links[:, :known] += np.floor(errors @ here.T / count)
-        self._links[:, known:] += np.floor(errors @ values.T / count) * self._used
+        self._links += np.floor(errors @ linked.T / count) * self._linked
 
 
 def _chances_of(evidence: Numbers) -> Chances:
-    """The chances of a 1, by evidence in 256ths of a nat."""
+    """The chances of a 1, by evidence as of `_weigh`."""
     # `astype` rounds up below zero, but what is below zero here has the first chance anyway
-    return _CHANCES.take((evidence + ONE // 2).astype(np.int64), mode="clip")
+    return _CHANCES.take(evidence.astype(np.int64), mode="clip")

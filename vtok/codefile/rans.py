@@ -17,7 +17,6 @@ PRECISION = 16
 LOW = 1 << 16  # the state lies in LOW .. LOW * 2**16 - 1
 WORD_BITS, STATE_BYTES = 16, 4
 _MASK = (1 << PRECISION) - 1
-_BLOCK = 1 << 16  # symbols that are lists of Python's integers at a time
 
 
 class Table(NamedTuple):
@@ -48,14 +47,14 @@ def encode_bytes(runs: list[tuple[Bytes, Table]]) -> bytes:
     """
     state, words = LOW, []
     for symbols, table in reversed(runs):
-        for end in range(len(symbols), 0, -_BLOCK):
-            block = symbols[max(0, end - _BLOCK) : end][::-1]
-            pairs = zip(table.shares[block].tolist(), table.starts[block].tolist(), strict=True)
-            for share, start in pairs:
-                if state >= share << WORD_BITS:  # the result would not stay in range
-                    words.append(state & _MASK)
-                    state >>= WORD_BITS
-                state += state // share * (LOW - share) + start
+        columns = (table.shares << WORD_BITS, table.shares, LOW - table.shares, table.starts)
+        rows = list(zip(*(column.tolist() for column in columns), strict=True))
+        for symbol in symbols[::-1].tobytes():
+            limit, share, rest, start = rows[symbol]
+            if state >= limit:  # the result would not stay in range
+                words.append(state & _MASK)
+                state >>= WORD_BITS
+            state += state // share * rest + start
     words.reverse()
     return state.to_bytes(STATE_BYTES, "little") + np.array(words, "<u2").tobytes()
 
@@ -79,10 +78,14 @@ def decode_bytes(data: bytes, runs: list[tuple[int, Table]]) -> list[Bytes]:
         for count, table in runs:
             run = bytearray(count)
             shares, starts, symbols = table.shares.tolist(), table.starts.tolist(), table.symbols
+            most = shares[0]  # byte 0, which starts at 0, comes most often
             for place in range(count):
                 low = state & _MASK
-                run[place] = symbol = symbols[low]
-                state = shares[symbol] * (state >> PRECISION) + low - starts[symbol]
+                if low < most:
+                    state = most * (state >> PRECISION) + low
+                else:
+                    run[place] = symbol = symbols[low]
+                    state = shares[symbol] * (state >> PRECISION) + low - starts[symbol]
                 if state < LOW:
                     state = state << WORD_BITS | words.pop()
             decoded.append(np.frombuffer(run, np.uint8))

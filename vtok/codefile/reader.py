@@ -270,7 +270,7 @@ class CodeFileReader:
             if walk.num_chunks:
                 left = (
                     f"; complete before that: {_count(walk.num_chunks, 'chunk')}, "
-                    f"{_count(walk.num_frames, 'frame')}; --salvage reads the complete part"
+                    f"{_count(walk.num_frames, 'frame')}; decode --salvage reads the complete part"
                 )
         raise CodeFileError(f"{self._name}: {exc}{left}") from exc
 
