@@ -13,7 +13,7 @@ from vtok.dataset.api import DatasetOptions
 from vtok.dataset.entry import Entry
 from vtok.dataset.ray_engine import RayEngine
 from vtok.dataset.work import DiskFailure, Record, Settings, Task, blank_record
-from vtok.errors import UsageError
+from vtok.errors import UsageError, VtokError
 
 
 class RayError(Exception):
@@ -28,7 +28,12 @@ class RayTaskError(RayError):
 
 
 class StandIn:
-    """As much of Ray as the engine uses: everything happens when its result is asked for."""
+    """As much of Ray as the engine uses: everything happens when its result is asked for.
+
+    Attributes:
+        room: how many actors the cluster has a place for; the others wait for one.
+        stillborn: how many of the next actors die before they are ready.
+    """
 
     exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
 
@@ -37,8 +42,9 @@ class StandIn:
     ) -> None:
         self._work, self._resources = work, {"CPU": num_cpus, "GPU": num_gpus}
         self._random = random.Random(0)
-        self.alive = self.most = 0
+        self.room, self.stillborn, self.most = 100, 0, 0
         self.started: list[dict[str, Any]] = []
+        self.alive: list[Actor] = []
 
     def is_initialized(self) -> bool:
         return True
@@ -49,52 +55,60 @@ class StandIn:
     def remote(self, **options: Any) -> Callable[[type], Any]:
         def start(*arguments: Any) -> Any:
             self.started.append(options)
-            self.alive += 1
-            self.most = max(self.most, self.alive)
-            return Actor()
+            self.alive.append(Actor())
+            self.most = max(self.most, len(self.alive))
+            return self.alive[-1]
 
         return lambda kind: SimpleNamespace(remote=start)
 
-    def wait(self, calls: list[Any], num_returns: int) -> tuple[list[Any], list[Any]]:
-        return [self._random.choice(calls)], []
+    def wait(
+        self, calls: list[Any], num_returns: int, timeout: float | None
+    ) -> tuple[list[Any], list[Any]]:
+        placed = self.alive[: self.room]
+        due = [call for call in calls if call.actor in placed or call.actor not in self.alive]
+        assert due or timeout is not None, "nobody would ever wake up"
+        return ([self._random.choice(due)] if due else []), []
 
-    def get(self, call: Any) -> Record:
-        if call.actor.dead:
+    def get(self, call: Any) -> Record | None:
+        if call.task is None and self.stillborn:
+            self.stillborn -= 1
+            self.kill(call.actor)
+            raise RayError("Traceback\n\nModuleNotFoundError: No module named 'vtok'")
+        if call.actor not in self.alive:
             raise RayError("the actor is dead")
         try:
-            return self._work(call.task)
+            return None if call.task is None else self._work(call.task)
         except RayError:
-            call.actor.dead = True
-            self.alive -= 1
+            self.kill(call.actor)
             raise
         except Exception as exc:
             raise RayTaskError(exc) from exc
 
     def kill(self, actor: Any) -> None:
-        self.alive -= 1
+        if actor in self.alive:
+            self.alive.remove(actor)
 
 
 class Actor:
     """A handle of an actor."""
 
     def __init__(self) -> None:
-        self.dead = False
         self.encode = SimpleNamespace(remote=lambda task: Call(self, task))
+        self.ready = SimpleNamespace(remote=lambda: Call(self, None))
 
 
 class Call:
     """What a call of a method gives."""
 
-    def __init__(self, actor: Actor, task: Task) -> None:
+    def __init__(self, actor: Actor, task: Task | None) -> None:
         self.actor, self.task = actor, task
 
 
 def engine(tmp_path: Path, stand_in: StandIn, **options: Any) -> RayEngine:
-    made = object.__new__(RayEngine)
     settings = Settings(None, tmp_path, tmp_path, tmp_path)  # type: ignore[arg-type]
-    made._ray, made._address, made._replaced = stand_in, None, {}
-    made._options, made._settings = DatasetOptions(**options), settings
-    return made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray_engine, "import_ray", lambda address: stand_in)
+        return RayEngine(DatasetOptions(**options), settings, None)
 
 
 def tasks(count: int) -> list[Task]:
@@ -127,19 +141,52 @@ def test_every_task_has_one_record_whoever_dies(tmp_path: Path) -> None:
     assert len(stand_in.started) == 3 + 1 + 2 + 2 + 1
 
 
-def test_an_actor_with_many_tasks_is_replaced_once(tmp_path: Path) -> None:
-    dying = ["5"]
-
+def test_a_clip_that_kills_takes_none_of_its_batch_along(tmp_path: Path) -> None:
     def work(task: Task) -> Record:
-        if task.entry.id in dying:
-            dying.remove(task.entry.id)
+        if task.entry.id == "5":
             raise RayError("killed")
         return ok(task)
 
     stand_in = StandIn(work, num_gpus=1)
     records = list(engine(tmp_path, stand_in).run(iter(tasks(40))))
     assert sorted(int(record["id"]) for record in records) == list(range(40))
-    assert len(stand_in.started) == 2
+    assert [record["id"] for record in records if record["status"] == "failed"] == ["5"]
+    assert len(stand_in.started) == 3
+    assert stand_in.alive == []
+
+
+def test_a_machine_that_is_gone_leaves_its_clips_to_the_others(tmp_path: Path) -> None:
+    def work(task: Task) -> Record:
+        if task.entry.id == "4" and stand_in.room == 2:
+            stand_in.room = 1  # with the machine
+            raise RayError("gone")
+        return ok(task)
+
+    stand_in = StandIn(work, num_cpus=2)
+    stand_in.room = 2
+    records = list(engine(tmp_path, stand_in).run(iter(tasks(20))))
+    assert sorted(int(record["id"]) for record in records) == list(range(20))
+    assert {record["status"] for record in records} == {"ok"}
+
+
+def test_actors_for_which_there_is_no_room_hold_nothing_up(tmp_path: Path) -> None:
+    stand_in = StandIn(ok, num_cpus=2)
+    stand_in.room = 2
+    assert len(list(engine(tmp_path, stand_in, workers=9).run(iter(tasks(20))))) == 20
+    stand_in.room = 0
+    with pytest.raises(VtokError, match="no worker has come up in the Ray cluster for 900 sec"):
+        list(engine(tmp_path, stand_in).run(iter(tasks(3))))
+    assert stand_in.alive == []
+
+
+def test_actors_that_cannot_start_end_the_run_and_not_each_clip(tmp_path: Path) -> None:
+    stand_in = StandIn(ok, num_cpus=2)
+    stand_in.stillborn = 2
+    assert len(list(engine(tmp_path, stand_in).run(iter(tasks(5))))) == 5
+    stand_in.stillborn = 100
+    with pytest.raises(VtokError, match="start in the Ray cluster: ModuleNotFoundError: No module"):
+        list(engine(tmp_path, stand_in).run(iter(tasks(5))))
+    assert len(stand_in.started) < 20
 
 
 def test_an_error_in_an_actor_is_a_record(tmp_path: Path) -> None:
@@ -168,7 +215,7 @@ def test_tasks_are_taken_as_they_can_be_worked_on(tmp_path: Path) -> None:
 
     run = engine(tmp_path, StandIn(ok), workers=2).run(some())
     next(run)
-    assert len(taken) <= 4
+    assert len(taken) <= 4  # two under way, one that was asked for, one ahead
     run.close()
 
 

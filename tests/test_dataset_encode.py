@@ -168,6 +168,39 @@ def test_a_source_that_changes_is_encoded_anew(checkpoint: Path, tmp_path: Path)
     assert made(path.parent, checkpoint, tmp_path / "out")[0]["frames"] == 13
 
 
+ALONE = """
+import sys
+from vtok.cli.app import main
+try:
+    main()
+except SystemExit as end:
+    print(end.code or 0, "torch" in sys.modules)
+"""
+
+
+def test_where_nothing_is_to_be_done_torch_is_not_imported(
+    videos: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    """It takes longer than to find ten thousand clips done."""
+    arguments = ("dataset", "encode", videos, "-o", tmp_path / "out", "--model", checkpoint)
+    assert vtok(*arguments).exit_code == 0
+    command = [sys.executable, "-c", ALONE, *map(str, arguments), "-q"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.split() == ["0", "False"], done.stderr
+
+
+def test_a_data_set_keeps_the_number_type_that_it_was_begun_with(
+    videos: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    made(videos, checkpoint, tmp_path, dtype="bfloat16")
+    before = outputs(tmp_path)
+    (tmp_path / "a.vtok").unlink()
+    made(videos, checkpoint, tmp_path)  # --dtype auto, which is float32 on many machines
+    assert outputs(tmp_path) == before
+    with pytest.raises(UsageError, match=r"another way \(dtype bfloat16 -> float32\)"):
+        made(videos, checkpoint, tmp_path, dtype="float32")
+
+
 def test_files_of_others_are_not_replaced(videos: Path, checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "a.vtok").write_bytes(b"of another")
     (tmp_path / "elsewhere").mkdir()

@@ -1,88 +1,136 @@
-"""A Ray cluster of this machine as the engine: the same bytes, and no clip that vanishes."""
+"""Ray for real: the same files, whatever machine did what, and whichever was switched off."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import tiny_checkpoint
-from datasets import manifest, outputs
+from datasets import journal_lines, manifest, outputs
+from ray_nodes import TOKEN, Marked, Node
 from videos import make_video
 
-from vtok.dataset.api import DatasetOptions, codec_options, encode_dataset
-from vtok.dataset.entry import Entry
-from vtok.dataset.ray_engine import RayEngine
-from vtok.dataset.sources import Inputs
-from vtok.dataset.work import Settings, Task
+from vtok.dataset.api import DatasetOptions, encode_dataset
 
-ray = pytest.importorskip("ray")
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    try:
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    except Exception as exc:  # it wants half a minute's worth of a free machine
-        pytest.skip(f"Ray cannot be started here: {exc}")
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def options(tmp_path_factory: pytest.TempPathFactory) -> DatasetOptions:
-    checkpoint = tiny_checkpoint(tmp_path_factory.mktemp("model"))
-    return DatasetOptions(to="tar", model=str(checkpoint), shard_size=2, workers=2)
+pytest.importorskip("ray", reason="pip install 'vtok[ray]'")
+pytestmark = pytest.mark.slow
+CLIPS = 24
 
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("videos")
-    for number in range(4):
-        make_video(folder / f"{number}.mp4", 5 + 4 * number)
     (folder / "bad.mp4").write_bytes(b"no video")
+    for number in range(CLIPS):
+        path = folder / f"{number:02d}.mp4"
+        if number < 3:  # long enough for each machine to have some of them
+            make_video(path, 200 + number, width=128, height=96)
+        else:
+            os.link(folder / f"{number % 3:02d}.mp4", path)
     return folder
 
 
-def test_the_same_bytes_as_without(
-    cluster: None, options: DatasetOptions, videos: Path, tmp_path: Path
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def plain(videos: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What comes out without Ray."""
+    folder = tmp_path_factory.mktemp("plain") / "out"
+    options = DatasetOptions(to="tar", model=str(checkpoint), shard_size=5)
+    totals = encode_dataset([videos], folder, options=options)
+    assert (totals.done, totals.failed) == (CLIPS, 1)
+    return folder
+
+
+def start(
+    videos: Path, checkpoint: Path, output: Path, *options: str, **environment: str
+) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "vtok", "dataset", "encode", videos, "-o", output, "--json"]
+    command += ["--model", checkpoint, "--to", "tar", "--shard-size", "5", "--engine", "ray"]
+    return subprocess.Popen(
+        [*map(str, command), *options],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def finish(process: "subprocess.Popen[bytes]") -> dict[str, Any]:
+    """The summary of a run in which one clip failed."""
+    out, err = process.communicate()
+    assert process.returncode == 3, err
+    assert b"bad" in err
+    return dict(json.loads(out.splitlines()[-1]))
+
+
+def assert_same(folder: Path, plain: Path) -> None:
+    """The same files and rows, and one line of the journal for each clip."""
+    assert outputs(folder) == outputs(plain)
+    rows = [[{**row, "seconds": None} for row in manifest(root)] for root in (folder, plain)]
+    assert rows[0] == rows[1]
+    ended = [record["id"] for record in journal_lines(folder) if record["kind"] == "clip"]
+    assert sorted(ended) == [row["id"] for row in manifest(plain)]
+
+
+def test_a_cluster_of_its_own_leaves_nothing_behind(
+    videos: Path, checkpoint: Path, plain: Path, tmp_path: Path
 ) -> None:
-    for engine in ("local", "ray"):
-        how = replace(options, engine=engine)
-        totals = encode_dataset(Inputs([str(videos)]), tmp_path / engine, options=how)
-        assert (totals.done, totals.failed) == (4, 1)
-    assert outputs(tmp_path / "ray") == outputs(tmp_path / "local")
-    (row,) = manifest(tmp_path / "ray", "errors")
-    assert (row["id"], row["stage"], row["error"]) == ("bad", "decode", "VideoError")
+    with Marked() as mark:
+        environment = {**mark.environment, "HOME": str(tmp_path), "TMPDIR": str(mark.folder)}
+        environment["RAY_TMPDIR"] = str(mark.folder)
+        stopped = start(videos, checkpoint, tmp_path / "out", "--workers", "2", **environment)
+        with stopped as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate()
+            assert process.returncode == 130, err
+        assert len(out.splitlines()) < CLIPS
+        with start(videos, checkpoint, tmp_path / "out", **environment) as process:
+            summary = finish(process)
+        assert summary["done"] < CLIPS == summary["done"] + summary["there"]
+        assert_same(tmp_path / "out", plain)
+        assert mark.pids() == []
+        assert list(mark.folder.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-class Killing(RayEngine):
-    """An engine whose first actors are killed when they are given something to do."""
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[tuple[Node, Node]]:
+    stack = ExitStack()
+    try:
+        head = stack.enter_context(Node())
+        worker = stack.enter_context(Node(head.address))
+    except RuntimeError as exc:  # Ray gives itself 30 seconds, which a busy machine may not have
+        stack.close()
+        pytest.skip(str(exc))
+    with stack:
+        yield head, worker
 
-    kills = 0
 
-    def _start_actor(self, gpus: int) -> object:
-        actor = super()._start_actor(gpus)
-        if self.kills:
-            self.kills -= 1
-            ray.kill(actor)
-        return actor
-
-
-@pytest.mark.parametrize(("kills", "failed"), [(1, 0), (2, 1)])
-def test_actors_that_die_take_no_clip_along(
-    cluster: None, options: DatasetOptions, videos: Path, tmp_path: Path, kills: int, failed: int
+def test_two_machines_of_which_one_is_switched_off(
+    nodes: tuple[Node, Node], videos: Path, checkpoint: Path, plain: Path, tmp_path: Path
 ) -> None:
-    settings = Settings(codec_options(options), tmp_path, tmp_path, tmp_path)
-    engine = Killing(replace(options, workers=1), settings, None)
-    engine.kills = kills
-    tasks = [
-        Task(Entry(str(number), str(videos / f"{number}.mp4")), tmp_path / str(number), True)
-        for number in range(3)
-    ]
-    records = list(engine.run(iter(tasks)))
-    assert sorted(record["id"] for record in records) == ["0", "1", "2"]
-    assert [record["status"] for record in records].count("failed") == failed
-    for record in records:
-        if record["status"] == "failed":
-            assert "its worker died 2 times" in record["message"]
+    head, worker = nodes
+    address = ("--ray-address", head.address)
+    for name in ("both", "one"):
+        with start(videos, checkpoint, tmp_path / name, *address, **TOKEN) as process:
+            for node in nodes:
+                while not node.runs("vtok.media.worker"):
+                    assert process.poll() is None, process.communicate()
+                    time.sleep(0.01)
+            if name == "one":
+                worker.kill()
+            assert finish(process)["done"] == CLIPS
+        assert_same(tmp_path / name, plain)
+    assert not head.runs("vtok.media.worker")

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from vtok.dataset.merge import merge_dataset
 from vtok.dataset.status import dataset_status, failed_entries
 from vtok.dataset.totals import Limit
 from vtok.dataset.verify import verify_dataset
+from vtok.dataset.work import Record, Task
 from vtok.errors import OutputError, PartialFailure, UsageError
 
 IDS = [f"deep/{number:02d}" for number in range(30)]
@@ -77,6 +79,49 @@ def test_a_finished_run_does_nothing_again(tmp_path: Path, to: str) -> None:
     assert (engine.encoded, totals.there, totals.todo) == ([], 30, 0)
     assert outputs(tmp_path) == before
     assert len(journal_lines(tmp_path)) == lines
+
+
+class Forgetful(FakeEngine):
+    """Says nothing of some clips, and too much of others."""
+
+    def run(self, tasks: Iterator[Task]) -> Generator[Record, None, None]:
+        for record in super().run(tasks):
+            if not record["id"].endswith("7"):
+                yield record
+            if record["id"].endswith("5"):
+                yield {**record, "status": "failed", "message": "once more"}
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_no_clip_vanishes_or_ends_twice_whatever_an_engine_says(tmp_path: Path, to: str) -> None:
+    totals = fake_run(tmp_path / "out", entries(IDS), Forgetful(), to=to)
+    assert (totals.done, totals.failed) == (27, 3)
+    assert [row["id"] for row in manifest(tmp_path / "out")] == IDS
+    missing = manifest(tmp_path / "out", "errors")
+    assert [row["id"] for row in missing] == [id_ for id_ in IDS if id_.endswith("7")]
+    assert {row["error"] for row in missing} == {"WorkerError"}
+    fake_run(tmp_path / "out", entries(IDS), to=to, retry_failed=True)
+    fake_run(tmp_path / "whole", entries(IDS), to=to)
+    assert outputs(tmp_path / "out") == outputs(tmp_path / "whole")
+
+
+def test_reports_are_written_anew_where_they_would_differ(tmp_path: Path) -> None:
+    def written() -> tuple[int, list[str]]:
+        path = tmp_path / "manifest.jsonl"
+        return path.stat().st_mtime_ns, [row["id"] for row in manifest(tmp_path)]
+
+    fake_run(tmp_path, entries(IDS[:3]))
+    first = written()
+    fake_run(tmp_path, entries(IDS[:3]))
+    assert written() == first
+    (tmp_path / "manifest.jsonl").write_text("")
+    fake_run(tmp_path, entries(IDS[:3]))
+    assert written()[1] == first[1]
+    (tmp_path / "errors.jsonl").unlink()
+    fake_run(tmp_path, entries(IDS[:3]))
+    assert (tmp_path / "errors.jsonl").exists()
+    fake_run(tmp_path, entries(IDS[3:6]), part=Part(0, 1))
+    assert written()[1] == IDS[:6]
 
 
 @pytest.mark.parametrize("to", FORMATS)
@@ -275,7 +320,8 @@ def test_ten_thousand_finished_clips_are_nothing_to_do(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("to", ["npy", "tar"])
 def test_killed_processes_lose_and_double_nothing(tmp_path: Path, to: str) -> None:
-    kills, count = int(os.environ.get("VTOK_KILLS", "8")), 400
+    kills = int(os.environ.get("VTOK_KILLS", "8"))
+    count = 50 * kills  # so that there is something left for the last life to do
     log = tmp_path / "log"
     root = tmp_path / "killed"
     command = [sys.executable, str(Path(__file__).parent / "datasets.py"), root, to, count, log]

@@ -8,14 +8,15 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from vtok.cli.console import one_line, print_json, say, say_error
-from vtok.dataset.run import MANIFEST
+from vtok.cli.progress import terminal
+from vtok.dataset.reports import MANIFEST
 from vtok.dataset.totals import Totals
 
 LINE_SECONDS = 10.0
@@ -28,7 +29,7 @@ WIDTH = 12  # of all bars together: a line has to fit on 80 columns
 @contextmanager
 def dataset_display(*, quiet: bool, as_json: bool) -> Iterator[DatasetDisplay]:
     """Show how a run goes until the block ends."""
-    console = Console(stderr=True, highlight=False)
+    console = terminal()
     if quiet or not console.is_terminal:
         yield DatasetDisplay(None, quiet=quiet, as_json=as_json)
         return

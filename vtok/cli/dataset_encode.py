@@ -75,7 +75,7 @@ def encode(
       vtok dataset encode 'shards/*.tar' -o codes --to memmap --size 256x256
       vtok dataset encode videos/ -o codes --shard auto       in a Slurm array: one share a task
     """
-    from vtok.codec.encode import EncodeOptions
+    from vtok.codec.options import EncodeOptions
     from vtok.dataset.api import DatasetOptions
     from vtok.dataset.run import Manner
     from vtok.dataset.shares import parse_share

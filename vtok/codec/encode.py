@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import vtok
 from vtok.codec.beside import worked
 from vtok.codec.files import CountingStream, name_of, open_output
-from vtok.codec.rate import Rate, RateControl
+from vtok.codec.options import EncodeOptions as EncodeOptions
+from vtok.codec.rate import RateControl
 from vtok.codec.result import Counts, Progress, Result, choose_stages, make_result
 from vtok.codec.spool import on_disk
 from vtok.codec.streams import CodeChunk, chunk_steps, encode_frames, steps_per_pass
@@ -31,71 +30,10 @@ from vtok.codefile import (
     source_name,
 )
 from vtok.codefile.pieces import rational
-from vtok.errors import UsageError
 from vtok.media.decoder import Decoder
-from vtok.media.frames import Frames, parse_size
+from vtok.media.frames import Frames
 from vtok.media.reader import VideoReader
 from vtok.model import Model, load_model
-
-FORMATS = ("vtok", *TENSOR_WRITERS)
-MAX_SECONDS = 1e9  # 31 years; headers hold no more
-
-
-@dataclass(frozen=True)
-class EncodeOptions:
-    """How to encode one clip.
-
-    Attributes:
-        to: what to write: vtok, npy or safetensors.
-        size: short side "256" or "WIDTHxHEIGHT"; the source's own if None.
-        fps: frame rate to resample to; the source's own if None.
-        start_seconds: where in the source to begin.
-        duration_seconds: how much of it; up to its end if None.
-        num_stages: stages of codes to keep; all if None.
-        num_bits: in place of `num_stages`, as many stages as fit into so many bits a position.
-        min_psnr: choose for each chunk the fewest stages that give its frames this PSNR in dB.
-        max_bpp: choose for each chunk the most stages that keep the file to so many bits a pixel.
-        compress: entropy-code the codes of a code file where that makes them fewer bytes.
-        overwrite: whether an existing output may be replaced.
-        timeout_seconds: how long the reader may go without giving frames.
-    """
-
-    to: str = "vtok"
-    size: str | None = None
-    fps: Fraction | None = None
-    start_seconds: float = 0.0
-    duration_seconds: float | None = None
-    num_stages: int | None = None
-    num_bits: int | None = None
-    min_psnr: float | None = None
-    max_bpp: float | None = None
-    compress: bool = True
-    overwrite: bool = False
-    timeout_seconds: float = 60.0
-
-    @property
-    def rate(self) -> Rate:
-        """What chooses the number of stages chunk by chunk; false where nothing does."""
-        return Rate(self.min_psnr, self.max_bpp)
-
-    def __post_init__(self) -> None:
-        """Refuse what no source and no model could make sense of.
-
-        Raises:
-            UsageError: naming the option.
-        """
-        if self.to not in FORMATS:
-            raise UsageError(f"--to {self.to}: expected one of {', '.join(FORMATS)}")
-        if not 0 <= self.start_seconds <= MAX_SECONDS:
-            raise UsageError(f"--start {self.start_seconds:g}: expected 0 or more seconds")
-        if self.duration_seconds is not None and not 0 < self.duration_seconds <= MAX_SECONDS:
-            raise UsageError(f"--duration {self.duration_seconds:g}: expected more than 0 seconds")
-        if not 0 < self.timeout_seconds <= MAX_SECONDS:
-            raise UsageError(f"--timeout {self.timeout_seconds:g}: expected more than 0 seconds")
-        if self.rate and self.to != "vtok":
-            raise UsageError(f"--to {self.to}: an array has the same stages everywhere")
-        if self.size is not None:
-            parse_size(self.size, 16, 9)  # of no source in particular
 
 
 def stages_for(model: Model, num_stages: int | None, num_bits: int | None) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
+from vtok.codec.options import Rate
 from vtok.codec.streams import CodeChunk, Frames, decode_chunk, encode_frames
 from vtok.codefile import Header, encode_parts
 from vtok.codefile.container import FOOTER_BYTES, ROW, ChunkHead, preamble_to_bytes
@@ -14,35 +15,6 @@ from vtok.errors import UsageError
 from vtok.evaluation.metrics import psnr_per_frame
 from vtok.model import Model
 from vtok.nn.streaming import StreamState
-
-
-@dataclass(frozen=True)
-class Rate:
-    """What is asked of every chunk; where both are given, the bits come first.
-
-    Attributes:
-        min_psnr: the fewest stages that give its frames this mean PSNR in dB, or all stages.
-        max_bpp: the most stages with which the file so far, header and index included, takes no
-            more bits a pixel: what one chunk leaves, later ones may take.
-
-    Raises:
-        UsageError: for numbers that are not above 0.
-    """
-
-    min_psnr: float | None = None
-    max_bpp: float | None = None
-
-    def __post_init__(self) -> None:
-        for option, value in (("--min-psnr", self.min_psnr), ("--max-bpp", self.max_bpp)):
-            if value is not None and not 0 < value < 1000:
-                raise UsageError(f"{option} {value:g}: expected a number above 0")
-
-    def __bool__(self) -> bool:
-        return self.min_psnr is not None or self.max_bpp is not None
-
-    def __str__(self) -> str:
-        asked = {"min-psnr": self.min_psnr, "max-bpp": self.max_bpp}
-        return " ".join(f"{key} {value:g}" for key, value in asked.items() if value is not None)
 
 
 class RateControl:

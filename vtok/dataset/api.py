@@ -11,6 +11,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vtok.checkpoint_info import CheckpointInfo, read_info
+from vtok.codec.options import EncodeOptions
+from vtok.codec.result import choose_stages
 from vtok.dataset.engine import Engine, LocalEngine
 from vtok.dataset.entry import Entry, Fault
 from vtok.dataset.folder import DatasetFolder
@@ -26,8 +29,6 @@ from vtok.dataset.work import Record, Settings
 from vtok.errors import UsageError
 
 if TYPE_CHECKING:  # torch takes seconds to import
-    from vtok.checkpoint import CheckpointInfo
-    from vtok.codec.encode import EncodeOptions
     from vtok.model import Model
 
 FORMATS = (*TREE, *SHARDED)
@@ -161,12 +162,10 @@ def prepared(
     origins: Sequence[str] = (),
 ) -> Iterator[Prepared]:
     """Open a data set for a run; raises as `encode_dataset`."""
-    from vtok.checkpoint import read_info
-
     info, output = read_info(options.model), output.absolute()
     codec = codec_options(options)
-    recipe = make_recipe(options, codec, info)
     folder, manner = DatasetFolder(output), options.manner
+    recipe = make_recipe(options, codec, info, choose_dtype(options, folder))
     with ExitStack() as stack:
         stack.enter_context(folder.opened(manner.part, recipe, overwrite=manner.overwrite))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vtok-dataset-")))
@@ -189,7 +188,7 @@ def prepared(
             memory_limit=options.memory_limit,
             clip_seconds=options.clip_seconds,
         )
-        options = replace(options, dtype=recipe["dtype"])  # that of this machine, on all
+        options = replace(options, dtype=recipe["dtype"])  # the same on all machines
         yield Prepared(run, plan, make_engine(options, settings), sink)
 
 
@@ -224,22 +223,34 @@ def num_workers(options: DatasetOptions) -> int:
 
 def codec_options(options: DatasetOptions) -> EncodeOptions:
     """How each clip is encoded."""
-    from vtok.codec.encode import EncodeOptions
-
     to = options.to if options.to in TREE else shard_format(options.to).codec_format
     return replace(options.codec or EncodeOptions(), to=to)
 
 
-def make_recipe(
-    options: DatasetOptions, codec: EncodeOptions, info: CheckpointInfo
-) -> dict[str, Any]:
-    """Everything that has a say in the codes of a clip, as JSON types."""
-    from vtok.codec.result import choose_stages
+def choose_dtype(options: DatasetOptions, folder: DatasetFolder) -> str:
+    """What the model computes in: `auto` is what the data set was begun with, if it was.
+
+    So machines of several kinds can work on one; and where nothing is to be done, torch, which
+    takes seconds to import, is not asked what this machine is good at.
+
+    Raises:
+        UsageError: for a device or type that this machine does not have.
+    """
+    begun = folder.read_about()["recipe"]["dtype"] if folder.about.exists() else None
+    if begun is not None and options.dtype in ("auto", begun):
+        return str(begun)
     from vtok.model import pick_device, pick_dtype
 
+    dtype = pick_dtype(options.dtype, pick_device(options.device))
+    return str(dtype).removeprefix("torch.")
+
+
+def make_recipe(
+    options: DatasetOptions, codec: EncodeOptions, info: CheckpointInfo, dtype: str
+) -> dict[str, Any]:
+    """Everything that has a say in the codes of a clip, as JSON types."""
     config = info.config
     bits = config.num_codebooks * (config.codebook_size.bit_length() - 1)
-    dtype = pick_dtype(options.dtype, pick_device(options.device))
     return {
         "to": options.to,
         "size": codec.size,
@@ -251,7 +262,7 @@ def make_recipe(
         "model": info.name,
         "config_sha256": info.config_sha256,
         "weights_sha256": info.weights_sha256,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": dtype,
     }
 
 
@@ -265,8 +276,6 @@ def recorded_options(
         model: the file of its model, where that is not shipped.
         timeout_seconds: how long a decoder may go without giving frames.
     """
-    from vtok.codec.encode import EncodeOptions
-
     codec = EncodeOptions(
         size=recipe["size"],
         fps=None if recipe["fps"] is None else Fraction(recipe["fps"]),

@@ -4,6 +4,7 @@
     manifest.jsonl          a row for each clip, in order of ids
     errors.jsonl            a row for each clip that failed
     .vtok/PART/journal.jsonl    what became of each clip, as it happened
+    .vtok/PART/reports.json     of which journals the manifest and the errors were made
     .vtok/PART/staged/      codes that wait for their shard
     .vtok/PART/tmp/         half files
 

@@ -9,8 +9,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vtok.checkpoint import read_info
-from vtok.dataset.api import DatasetOptions, codec_options, load, make_recipe, num_workers
+from vtok.checkpoint_info import read_info
+from vtok.dataset.api import (
+    DatasetOptions,
+    choose_dtype,
+    codec_options,
+    load,
+    make_recipe,
+    num_workers,
+)
 from vtok.dataset.entry import Entry, Fault, file_name
 from vtok.dataset.folder import DatasetFolder, recipe_digest
 from vtok.dataset.plan import scratch_plan
@@ -76,15 +83,15 @@ def forecast(
         UsageError, InputError: as `encode_dataset`.
     """
     codec, folder = codec_options(options), DatasetFolder(output)
-    recipe = recipe_digest(make_recipe(options, codec, read_info(options.model)))
+    info, options = read_info(options.model), replace(options, dtype=choose_dtype(options, folder))
+    recipe = recipe_digest(make_recipe(options, codec, info, options.dtype))
     seen = Forecast()
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vtok-dataset-")))
         plan = stack.enter_context(scratch_plan(scratch))
         fill_plan(plan, found, folder, options.manner.part)
-        for entry in plan.entries():
+        for entry, record in plan.known_entries():
             seen.clips += 1
-            record = plan.record(entry.id)
             if record is not None and record["status"] == "failed":
                 seen.failed_before += 1
                 if not options.manner.retry_failed and record["stage"] != "plan":

@@ -103,7 +103,7 @@ def read_record(journal: BinaryIO, place: int) -> dict[str, Any]:
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
-        record = json.loads(line) if line.endswith(b"\n") else None
+        record = json.loads(line.decode("ascii")) if line.endswith(b"\n") else None
     except ValueError:
         return None
     return record if isinstance(record, dict) else None
@@ -111,7 +111,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 def _drop_half_line(file: int) -> int:
     """Cut off what does not end in a newline; returns the length of the rest."""
-    end = os.fstat(file).st_size
+    size = end = os.fstat(file).st_size
     while end:
         begin = max(0, end - 65536)
         at = os.pread(file, end - begin, begin).rfind(b"\n")
@@ -119,5 +119,6 @@ def _drop_half_line(file: int) -> int:
             end = begin + at + 1
             break
         end = begin
-    os.ftruncate(file, end)
+    if end != size:  # else its time of change stays
+        os.ftruncate(file, end)
     return end

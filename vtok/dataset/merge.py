@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from vtok.atomic import atomic_output
-from vtok.dataset.folder import DatasetFolder
-from vtok.dataset.run import MANIFEST
+from vtok.dataset.folder import WHOLE, DatasetFolder
+from vtok.dataset.reports import write_reports
 from vtok.dataset.status import Status, dataset_status, known_plan
 from vtok.errors import OutputError, UsageError
 
@@ -38,18 +37,8 @@ def merge_dataset(root: str | Path, others: Sequence[str | Path] = ()) -> Status
     for other in others:
         _bring_in(DatasetFolder(Path(other)), folder, recipe)
     _check_parts(folder)
-    with (
-        atomic_output(folder.root / "manifest.jsonl", True) as manifest,
-        atomic_output(folder.root / "errors.jsonl", True) as errors,
-        manifest.open("w") as every,
-        errors.open("w") as failed,
-        known_plan(folder) as plan,
-    ):
-        for record in plan.records():
-            line = json.dumps({key: record.get(key) for key in MANIFEST}) + "\n"
-            every.write(line)
-            if record["status"] != "ok":
-                failed.write(line)
+    with known_plan(folder) as plan:
+        write_reports(folder, plan, WHOLE)
     return dataset_status(root)
 
 

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from vtok.dataset.entry import Entry, Fault, valid_text
 from vtok.dataset.journal import read_journal, read_record
+from vtok.errors import OutputError
 
 TABLES = """
 PRAGMA journal_mode = OFF;
@@ -40,13 +41,22 @@ ROWS_AT_ONCE = 1000
 
 @contextmanager
 def scratch_plan(folder: Path) -> Iterator[Plan]:
-    """An empty plan in a folder, for as long as the block runs."""
+    """An empty plan in a folder, for as long as the block runs.
+
+    Raises:
+        OutputError: the folder's disk has no room for it.
+    """
     database = sqlite3.connect(folder / "plan.sqlite", isolation_level=None)
     plan = Plan(database)
     try:
         database.executescript(TABLES)
         database.execute("BEGIN")  # one transaction for ever: nothing is kept
         yield plan
+    except sqlite3.OperationalError as exc:
+        raise OutputError(
+            f"{folder.parent}: cannot hold the list of clips, some 2 kB each ({exc}): make room, "
+            "or set TMPDIR to another folder"
+        ) from exc
     finally:
         database.close()
         plan.close()
@@ -71,11 +81,10 @@ class Plan:
         if isinstance(found, Fault):
             self._fault(found)
             return
-        row = self.one("SELECT json FROM entry WHERE id = ?", found.id)
-        if row is None:
-            self._run("INSERT INTO entry VALUES (?, ?)", found.id, found.to_json())
+        if self._run("INSERT OR IGNORE INTO entry VALUES (?, ?)", found.id, found.to_json()):
             return
-        other = Entry.from_json(row[0])
+        ((text,),) = self.all("SELECT json FROM entry WHERE id = ?", found.id)
+        other = Entry.from_json(text)
         if other.place == found.place:
             self.repeated += 1
             return
@@ -120,6 +129,14 @@ class Plan:
         query = f"SELECT id, json FROM entry WHERE id NOT IN (SELECT id FROM fault) {where}"
         return (Entry.from_json(text) for _, text in self._ordered(query))
 
+    def known_entries(self) -> Iterator[tuple[Entry, dict[str, Any] | None]]:
+        """All clips as `entries` gives them, each with its `record`."""
+        query = """SELECT id, json, journal, place FROM entry LEFT JOIN known USING (id)
+            WHERE id NOT IN (SELECT id FROM fault)"""
+        for _, text, journal, place in self._ordered(query):
+            known = None if journal is None else read_record(self._files[journal], place)
+            yield Entry.from_json(text), known
+
     def faults(self) -> Iterator[Fault]:
         """Everything that was found and is no clip, in order of ids."""
         for id_, *texts in self._ordered("SELECT * FROM fault WHERE 1"):
@@ -139,10 +156,9 @@ class Plan:
         """Put a clip down as one to be done."""
         self._run("INSERT OR IGNORE INTO todo VALUES (?)", id_)
 
-    def counts(self) -> dict[str, int]:
-        """Clips by status, as the journals know them."""
-        rows = self._database.execute("SELECT status, count(*) FROM known GROUP BY status")
-        return dict(rows.fetchall())
+    def unmark(self, id_: str) -> bool:
+        """Put down that a clip is done; whether it was marked."""
+        return bool(self._run("DELETE FROM todo WHERE id = ?", id_))
 
     def num(self, table: str) -> int:
         """Rows of a table."""
@@ -176,8 +192,9 @@ class Plan:
                 return
             last = rows[-1][0]
 
-    def _run(self, query: str, *values: Any) -> None:
-        self._database.execute(query, values)
+    def _run(self, query: str, *values: Any) -> int:
+        """Change rows; returns how many."""
+        return self._database.execute(query, values).rowcount
 
     def _number(self, journal: Path) -> int:
         if journal not in self._journals:

@@ -13,130 +13,180 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vtok.dataset.api import DatasetOptions, load
+from vtok.dataset.ray_cluster import import_ray, joined_cluster
 from vtok.dataset.work import ClipEncoder, DiskFailure, Record, Settings, Task, blank_record
-from vtok.errors import UsageError
+from vtok.errors import VtokError
 
 LIVES = 2
-"""How many actors may die over one clip."""
+"""How many actors may die over one clip; the last of them has it alone."""
+STARTS = 3
+"""How many actors in a row may die before any is ready."""
+START_SECONDS = 900.0
+"""How long to wait for an actor where none is left: a cluster may have to bring up a machine."""
+
+
+class _Job(NamedTuple):
+    task: Task
+    lives: int = LIVES
 
 
 class RayEngine:
     """Encodes on a Ray cluster whose nodes see the sources and the folder of the output.
 
+    Clips are given to actors that have said that they are ready: one for which the cluster has no
+    room, or no more, since a machine is gone, waits for it and holds nothing up.
+
     Args:
         options: how; `workers` is the number of actors, as many as there are CPUs (or GPUs, where
             there are any and the device is not the CPU) if None.
         settings: how clips are encoded.
-        address: of a cluster; if None, one is started on this machine for as long as the run takes.
+        address: of a cluster, see `joined_cluster`.
 
     Raises:
         UsageError: Ray is not installed.
     """
 
     def __init__(self, options: DatasetOptions, settings: Settings, address: str | None) -> None:
-        try:
-            import ray
-        except ImportError as exc:
-            raise UsageError("--engine ray needs Ray: pip install 'vtok[ray]'") from exc
-        self._ray: Any = ray
+        self._ray = import_ray(address)
         self._options, self._settings, self._address = options, settings, address
-        self._replaced: dict[Any, Any] = {}
+        self._starting: dict[Any, Any] = {}  # what says that an actor is ready -> the actor
+        self._free: dict[Any, int] = {}  # actors that are ready -> clips that they could take
+        self._busy: dict[Any, tuple[Any, _Job]] = {}  # results to come -> of whom, of what
+        self._fresh: deque[_Job] = deque()
+        self._suspects: deque[_Job] = deque()  # were there when an actor died
+        self._stillborn = 0
 
     def run(self, tasks: Iterator[Task]) -> Generator[Record, None, None]:
-        """See `Engine`."""
-        first = next(tasks, None)
-        if first is None:
-            return
-        ray, waiting = self._ray, deque([(first, LIVES)])
-        own = not ray.is_initialized()
-        if own:
-            ray.init(
-                address=self._address,
-                include_dashboard=False if self._address is None else None,
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
-        idle = [actor for actor, places in self._actors() for _ in range(places)]
-        busy: dict[Any, tuple[Any, Task, int]] = {}
-        try:
-            while True:
-                while idle and (waiting or (fresh := next(tasks, None)) is not None):
-                    if not waiting:
-                        assert fresh is not None
-                        waiting.append((fresh, LIVES))
-                    actor, (task, lives) = self._living(idle.pop()), waiting.popleft()
-                    busy[actor.encode.remote(task)] = (actor, task, lives)
-                if not busy:
-                    return
-                (done,), _ = ray.wait(list(busy), num_returns=1)
-                actor, task, lives = busy.pop(done)
-                record, actor = self._result(done, actor, task, lives - 1)
-                idle.append(actor)
-                if record is None:
-                    waiting.append((task, lives - 1))
-                else:
-                    yield record
-        finally:
-            for actor in {*idle, *(actor for actor, _, _ in busy.values())}:
-                ray.kill(actor)
-            if own:
-                ray.shutdown()
-
-    def _result(self, done: Any, actor: Any, task: Task, lives: int) -> tuple[Record | None, Any]:
-        """What came of a task, and the actor to go on with; no record for a task to try again.
+        """See `Engine`.
 
         Raises:
             DiskFailure: the output's disk takes no more.
+            VtokError: there is no cluster, or no actor starts in it.
         """
+        first = next(tasks, None)
+        if first is None:
+            return
+        with joined_cluster(self._ray, self._address):
+            self._gpus = self._num_gpus()
+            self._places = 2 * (self._options.batch or 8) if self._gpus else 1
+            try:
+                for _ in range(self._num_actors()):
+                    self._start_actor()
+                yield from self._encode_all(chain([first], tasks))
+            finally:
+                for actor in {*self._starting.values(), *self._free}:
+                    self._ray.kill(actor)
+
+    def _encode_all(self, tasks: Iterator[Task]) -> Iterator[Record]:
+        while True:
+            if not self._fresh and (task := next(tasks, None)) is not None:
+                self._fresh.append(_Job(task))
+            if self._assign():
+                continue
+            if not self._busy and not self._fresh and not self._suspects:
+                return
+            record = self._await_one()
+            if record is not None:
+                yield record
+
+    def _assign(self) -> bool:
+        """Give one actor one job that it may have, if there are such."""
+        for actor, free in self._free.items():
+            whole = free == self._places
+            if self._suspects and whole:
+                job, takes = self._suspects.popleft(), free
+            elif self._fresh and free:
+                job, takes = self._fresh.popleft(), 1
+            else:
+                continue
+            self._free[actor] -= takes
+            self._busy[actor.encode.remote(job.task)] = (actor, job)
+            return True
+        return False
+
+    def _await_one(self) -> Record | None:
+        """Wait until something has happened: a record, if a clip has ended.
+
+        Raises:
+            DiskFailure: the output's disk takes no more.
+            VtokError: no actor comes up.
+        """
+        patience = None if self._busy else START_SECONDS
+        done, _ = self._ray.wait([*self._busy, *self._starting], num_returns=1, timeout=patience)
+        if not done:
+            raise VtokError(
+                f"no worker has come up in the Ray cluster for {START_SECONDS:g} seconds: has it "
+                "CPUs to spare?"
+            )
+        if done[0] in self._starting:
+            self._welcome(done[0])
+            return None
+        actor, job = self._busy.pop(done[0])
+        return self._result(done[0], actor, job)
+
+    def _welcome(self, ready: Any) -> None:
+        """Take in an actor that has come up, or another for one that has not."""
+        actor = self._starting.pop(ready)
+        try:
+            self._ray.get(ready)
+        except self._ray.exceptions.RayError as exc:
+            self._stillborn += 1
+            if self._stillborn >= STARTS and not self._free and not self._starting:
+                reason = " ".join((str(exc).strip().splitlines() or [""])[-1].split())[:200]
+                raise VtokError(f"a worker cannot start in the Ray cluster: {reason}") from exc
+            if self._stillborn < STARTS:
+                self._start_actor()
+            return
+        self._stillborn = 0
+        self._free[actor] = self._places
+
+    def _result(self, done: Any, actor: Any, job: _Job) -> Record | None:
+        """What came of a job; no record for one to try again."""
         errors = self._ray.exceptions
         try:
-            return self._ray.get(done), actor
+            record: Record = self._ray.get(done)
         except errors.RayTaskError as exc:
             if isinstance(exc.cause, DiskFailure):
                 raise DiskFailure(str(exc.cause)) from exc
             text = " ".join(str(exc.cause).split())[:200]
-            return _failed(task, f"internal error: {text}"), actor
+            record = _failed(job.task, f"internal error: {text}")
         except errors.RayError as exc:
-            fresh = self._living(actor, dead=True)
-            if lives:
-                return None, fresh
-            kind = type(exc).__name__
-            return _failed(task, f"its worker died {LIVES} times ({kind})"), fresh
+            if self._free.pop(actor, None) is not None:  # this is the first to tell of it
+                self._ray.kill(actor)  # it may be out of reach only, and must not stay for ever
+                self._start_actor()
+            if job.lives > 1:
+                self._suspects.append(job._replace(lives=job.lives - 1))
+                return None
+            return _failed(job.task, f"its worker died {LIVES} times ({type(exc).__name__})")
+        if actor in self._free:
+            alone = job.lives < LIVES
+            self._free[actor] += self._places if alone else 1
+        return record
 
-    def _living(self, actor: Any, *, dead: bool = False) -> Any:
-        """The actor, or the one that took its place, of which there is one however many asked."""
-        if dead and actor not in self._replaced:
-            self._replaced[actor] = self._start_actor(self._num_gpus())
-        while actor in self._replaced:
-            actor = self._replaced[actor]
-        return actor
-
-    def _actors(self) -> list[tuple[Any, int]]:
-        """Actors, and how many clips each takes at once."""
-        resources, gpus = self._ray.cluster_resources(), self._num_gpus()
-        count = int(resources.get("GPU" if gpus else "CPU", 1))
-        return [
-            (self._start_actor(gpus), self._places(gpus))
-            for _ in range(self._options.workers or max(1, count))
-        ]
+    def _num_actors(self) -> int:
+        resources = self._ray.cluster_resources()
+        count = int(resources.get("GPU" if self._gpus else "CPU", 1))
+        return self._options.workers or max(1, count)
 
     def _num_gpus(self) -> int:
         has_gpu = self._ray.cluster_resources().get("GPU", 0) >= 1
         return int(has_gpu and self._options.device != "cpu")
 
-    def _places(self, gpus: int) -> int:
-        """Clips under way at once in one actor: those of a batch, and as many that wait."""
-        return 2 * (self._options.batch or 8) if gpus else 1
+    def _start_actor(self) -> None:
+        """Ask for an actor that takes as many clips at once as a batch has, and as many that wait.
 
-    def _start_actor(self, gpus: int) -> Any:
-        actor = self._ray.remote(
-            num_cpus=1, num_gpus=gpus, max_restarts=0, max_concurrency=self._places(gpus)
+        One that has no GPU takes one.
+        """
+        kind = self._ray.remote(
+            num_cpus=1, num_gpus=self._gpus, max_restarts=0, max_concurrency=self._places
         )(Worker)
-        return actor.remote(self._options, self._settings, str(Path.cwd()))
+        actor = kind.remote(self._options, self._settings, str(Path.cwd()))
+        self._starting[actor.ready.remote()] = actor
 
 
 class Worker:
@@ -150,10 +200,13 @@ class Worker:
 
     def __init__(self, options: DatasetOptions, settings: Settings, folder: str) -> None:
         os.chdir(folder)
-        self._scratch = tempfile.TemporaryDirectory(prefix="vtok-dataset-")
-        self._settings = replace(settings, scratch=Path(self._scratch.name))
+        # nothing of it stays when this process is killed, but for a clip that is being fetched
+        self._settings = replace(settings, scratch=Path(tempfile.gettempdir()))
         self._model = load(options)
         self._local = threading.local()
+
+    def ready(self) -> None:
+        """Answer, which says that the model is loaded."""
 
     def encode(self, task: Task) -> Record:
         """Encode a clip; see `ClipEncoder`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -10,24 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vtok.atomic import atomic_output
 from vtok.dataset.engine import Engine
 from vtok.dataset.entry import Entry, Fault
 from vtok.dataset.folder import WHOLE, DatasetFolder, Part, recipe_digest
 from vtok.dataset.journal import Journal
 from vtok.dataset.plan import Plan
+from vtok.dataset.reports import update_reports
 from vtok.dataset.sinks import Sink
 from vtok.dataset.state import current_signature
 from vtok.dataset.totals import Limit, Totals, Watcher
-from vtok.dataset.work import Record, Task
+from vtok.dataset.work import Record, Task, blank_record
 from vtok.errors import PartialFailure
-
-MANIFEST = (
-    "id", "input", "start", "end", "output", "status", "frames", "width", "height", "fps",
-    "code_shape", "bits_per_code", "bytes", "bpp", "psnr", "seconds", "stage", "error", "message",
-    "attempts", "digest", "sha256", "columns",
-)  # fmt: skip
-"""What a row of a manifest says, in this order."""
 
 
 @dataclass(frozen=True)
@@ -111,38 +103,22 @@ class Run:
                 for record in records:
                     self._end(record, sink)
                     self._check_failures()
+            self._reconcile(sink)
             sink.finish()
         except PartialFailure as error:
             too_many = error
         finally:
             self.totals.seconds = time.monotonic() - begin
             self._journal.sync()
-        self.write_reports()
+        update_reports(self._folder, self._plan, self._manner.part)
         if too_many is not None:
             raise too_many
         return self.totals
 
-    def write_reports(self) -> None:
-        """Write the manifest and the errors, each in order of ids."""
-        part = self._manner.part
-        with (
-            atomic_output(self._folder.report("manifest", part), True) as manifest,
-            atomic_output(self._folder.report("errors", part), True) as errors,
-            manifest.open("w") as every,
-            errors.open("w") as failed,
-        ):
-            for record in self._plan.records():
-                if part.has(record["id"]):
-                    line = json.dumps({key: record.get(key) for key in MANIFEST}) + "\n"
-                    every.write(line)
-                    if record["status"] != "ok":
-                        failed.write(line)
-
     def _decide(self, sink: Sink) -> None:
         """Mark what is to be done."""
-        for entry in self._plan.entries():
+        for entry, record in self._plan.known_entries():
             self.totals.clips += 1
-            record = self._plan.record(entry.id)
             if record is not None and self._is_settled(entry, record, sink):
                 continue
             self._plan.mark(entry.id)
@@ -190,12 +166,22 @@ class Run:
             yield Task(entry, target, ours or self._manner.overwrite, attempts)
 
     def _end(self, record: Record, sink: Sink) -> None:
-        """Put down what became of a clip."""
+        """Put down what became of a clip; what nobody waits for any more says nothing new."""
+        if not self._plan.unmark(record["id"]):
+            return
         record = sink.placed({**record, "recipe": self._recipe})
         self.note(record)
         self.totals.add(record)
         sink.ended(record)
         self._watcher.ended(record, self.totals)
+
+    def _reconcile(self, sink: Sink) -> None:
+        """Put down as failed what no engine has said anything of: no clip may vanish."""
+        for task in self._tasks(sink):
+            self._end({
+                **blank_record(task), "stage": "model", "error": "WorkerError", "seconds": 0.0,
+                "message": f"{task.entry.name}: the run ended without a word of it",
+            }, sink)  # fmt: skip
 
     def note(self, record: Record) -> None:
         """Put a record into the journal and the plan."""

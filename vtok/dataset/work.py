@@ -24,7 +24,7 @@ from vtok.media.frames import Frames
 from vtok.media.reader import VideoReader
 
 if TYPE_CHECKING:  # torch takes seconds to import
-    from vtok.codec.encode import EncodeOptions
+    from vtok.codec.options import EncodeOptions
     from vtok.model import Model
 
 Record = dict[str, Any]

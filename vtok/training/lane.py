@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import signal
-import subprocess
-import sys
 import threading
-import weakref
 from collections.abc import MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from vtok import errors
 from vtok.errors import VtokError
+from vtok.media.process import ChildProcess
 from vtok.media.ring import create_memory
 from vtok.training.clips import Clip, ClipSpec
 from vtok.training.draws import note_skipped
@@ -107,11 +102,8 @@ class Lane:
         return bool(answer["full"])
 
 
-class WorkerProcess:
-    """A process that makes clips, in a session of its own, so that Ctrl-C spares it.
-
-    It ends with `kill`, with this object, and with the parent, however that ends; what it has
-    started ends with it.
+class WorkerProcess(ChildProcess):
+    """A process that makes clips.
 
     Args:
         start: what it is told first, but for the file descriptors.
@@ -119,25 +111,10 @@ class WorkerProcess:
     """
 
     def __init__(self, start: dict[str, Any], memory: int) -> None:
-        lifeline, held = os.pipe()  # the process sees its end close when this one is gone
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "vtok.training.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=_environment(),
-                pass_fds=(memory, lifeline),
-                start_new_session=True,
-            )
-        except BaseException:
-            os.close(held)
-            raise
-        finally:
-            os.close(lifeline)
+        super().__init__("vtok.training.worker", memory)
         self.alive = True
-        self._finish = weakref.finalize(self, _end_process, self._process, held, os.getpid())
-        self._first: dict[str, Any] | None = {**start, "memory": memory, "lifeline": lifeline}
+        first = {**start, "memory": memory, "lifeline": self.lifeline}
+        self._first: dict[str, Any] | None = first
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any] | None:
         """Have a request done and return the answer; None where the process dies over it."""
@@ -154,43 +131,3 @@ class WorkerProcess:
             line = b""
         self.alive = line.endswith(b"\n")
         return json.loads(line) if self.alive else None
-
-    def end(self) -> str:
-        """Wait for a process that died, and say how."""
-        self.kill()
-        status = self._process.wait()
-        return signal.Signals(-status).name if status < 0 else f"exit status {status}"
-
-    def kill(self) -> None:
-        """End the process at once."""
-        self._finish()
-
-
-def _environment() -> dict[str, str]:
-    """The environment of a worker: the modules of this process, and one thread per library."""
-    modules = [
-        str(Path(__file__).absolute().parents[2]),
-        *(folder for folder in sys.path if folder),
-    ]
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(modules)),
-        "PYTHONSAFEPATH": "1",  # a file in the working folder must not pass for a module
-        "OPENBLAS_NUM_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-
-
-def _end_process(process: subprocess.Popen[bytes], held: int, owner: int) -> None:
-    """Kill a process and its group, and free what belongs to it."""
-    if os.getpid() != owner:  # a fork of this process ends: the worker is not its own
-        return
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        with contextlib.suppress(OSError):  # what was not read yet is lost with the reader
-            if pipe is not None:
-                pipe.close()
-    os.close(held)
