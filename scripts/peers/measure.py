@@ -1,0 +1,201 @@
+"""One tokenizer in a process of its own, which times what it is told to: see benchmark_peers.py.
+
+Requests are lines of JSON on standard input, answers on standard output; both end with the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from magvit2_peer import README, add_path, make_peer
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A tokenizer to time.
+
+    Attributes:
+        encode: clip [1, 3, T, H, W] -> codes or latents.
+        decode: those -> clip.
+        parameters: numbers in what both use.
+        note: what was found out about it.
+    """
+
+    encode: Callable[[Tensor], Any]
+    decode: Callable[[Any], Tensor]
+    parameters: int
+    note: str = ""
+
+
+def vtok_base(dtype: torch.dtype) -> Peer:
+    """The shipped model."""
+    from vtok import VideoTokenizer
+
+    return _ours(VideoTokenizer.from_pretrained("vtok-base").to(dtype))
+
+
+def magvit2(dtype: torch.dtype) -> Peer:
+    """magvit2-pytorch as its README configures it, with random weights."""
+    torch.manual_seed(SEED)
+    peer = make_peer(**README).to(dtype)
+    return Peer(
+        lambda clip: peer.encode(clip, quantize=True).indices,
+        peer.decode_from_code_indices,
+        sum(p.numel() for p in peer.parameters()),
+    )
+
+
+def magvit2_imported(dtype: torch.dtype) -> Peer:
+    """The same weights in vtok; first shown to give the same codes and frames."""
+    from vtok.importers.magvit2 import convert
+    from vtok.importers.magvit2_config import Magvit2Config
+
+    torch.manual_seed(SEED)
+    peer = make_peer(**README)
+    stated = {key: _as_lists(value) for key, value in README.items()}
+    ours = convert(peer.state_dict(), Magvit2Config.from_dict(stated)).tokenizer
+    clip = torch.rand(1, 3, 5, 64, 64) * 2 - 1
+    codes, mine = peer.encode(clip, quantize=True).indices, ours.encode(clip, quantize=True)
+    equal = (codes == mine).double().mean().item()
+    theirs = peer.decode_from_code_indices(codes)
+    apart = (ours.decode(codes, num_frames=5) - theirs).abs().max().item()
+    if equal < 0.999 or apart > 1e-4:
+        raise RuntimeError(f"not the same: {equal:.4f} of the codes, frames differ by {apart:.1e}")
+    del peer
+    note = f"{equal:.4f} of codes equal, frames within {apart:.0e}"
+    return _ours(ours.to(dtype), note)
+
+
+def diffusers(name: str, **arguments: Any) -> Callable[[torch.dtype], Peer]:
+    """An architecture of diffusers with random weights and its own default configuration."""
+
+    def make(dtype: torch.dtype) -> Peer:
+        import diffusers as library
+
+        torch.manual_seed(SEED)
+        model = getattr(library, name)(**arguments).to(dtype).eval()
+        return Peer(
+            lambda clip: model.encode(clip).latent_dist.mode(),
+            lambda latents: model.decode(latents).sample,
+            sum(p.numel() for p in model.parameters()),
+        )
+
+    return make
+
+
+PEERS: dict[str, Callable[[torch.dtype], Peer]] = {
+    "vtok-base": vtok_base,
+    "magvit2-pytorch": magvit2,
+    "magvit2 in vtok": magvit2_imported,
+    # as Cosmos-Tokenizer publishes 4x8x8; the class's own default is 8x8x8
+    "Cosmos 4x8x8": diffusers(
+        "AutoencoderKLCosmos", temporal_compression_ratio=4, latents_mean=None, latents_std=None
+    ),
+    "Wan": diffusers("AutoencoderKLWan"),
+    "CogVideoX": diffusers("AutoencoderKLCogVideoX"),
+    "LTX-Video": diffusers("AutoencoderKLLTXVideo"),
+    "HunyuanVideo": diffusers("AutoencoderKLHunyuanVideo"),
+}
+
+
+def _ours(tokenizer: nn.Module, note: str = "") -> Peer:
+    tokenizer.eval()
+    parameters = sum(p.numel() for p in tokenizer.parameters())
+    return Peer(lambda x: tokenizer.encode(x, quantize=True), tokenizer.decode, parameters, note)
+
+
+def _as_lists(value: Any) -> Any:
+    return [_as_lists(item) for item in value] if isinstance(value, tuple) else value
+
+
+@torch.inference_mode()
+def run(peer: Peer, request: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """Encode and decode a random clip once: seconds, and multiply-adds where they are asked for."""
+    shape = (1, 3, request["frames"], request["height"], request["width"])
+    clip = (torch.rand(shape) * 2 - 1).to(dtype)
+    answer: dict[str, Any] = {}
+    made: Any = clip
+    for name, work in (("encode", peer.encode), ("decode", peer.decode)):
+        counter = FlopCounterMode(display=False) if request["count"] else None
+        if counter:
+            counter.__enter__()
+        begin = time.perf_counter()
+        made = work(made)
+        answer[name] = time.perf_counter() - begin
+        if counter:
+            counter.__exit__(None, None, None)
+            answer[f"{name} macs"] = counter.get_total_flops() / 2
+    answer["shape"] = list(made.shape)
+    return answer
+
+
+def limit_memory(gigabytes: float) -> None:
+    """Make allocations fail beyond so much, in place of bringing the machine down."""
+    pages = int(open("/proc/self/statm").read().split()[0])  # noqa: SIM115, PTH123
+    most = pages * os.sysconf("SC_PAGE_SIZE") + int(gigabytes * 2**30)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def serve(args: argparse.Namespace) -> None:
+    """Answer requests until there are no more."""
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # libraries print
+    peer: Peer | None = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if peer is None:
+                peer = PEERS[args.peer](DTYPES[args.dtype])
+                limit_memory(args.memory)
+                answer = {"parameters": peer.parameters, "note": peer.note}
+            else:
+                answer = run(peer, request, DTYPES[args.dtype])
+        except Exception as error:  # whatever a peer raises is its row in the table
+            answer = {"error": _reason(error, args.memory)}
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        out.write(json.dumps({**answer, "peak mb": peak}) + "\n")
+
+
+def _reason(error: Exception, memory: float) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+        return f"more than {memory:.0f} GB of memory"
+    if isinstance(error, ImportError):
+        return f"not installed ({text[:80]})"
+    return f"{type(error).__name__}: {text[:100]}"
+
+
+def main() -> None:
+    """Read the arguments that benchmark_peers.py gives."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("peer", choices=PEERS)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--memory", type=float, default=12.0, help="GB beside the weights")
+    parser.add_argument("--peers", help="where packages of peers were installed apart")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    add_path(args.peers)
+    torch.set_num_threads(args.threads)
+    with FlopCounterMode(display=False):  # its first use imports for seconds
+        torch.ones(1, 1) @ torch.ones(1, 1)
+    serve(args)
+
+
+if __name__ == "__main__":
+    main()
