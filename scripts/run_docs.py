@@ -6,9 +6,12 @@
     scripts/run_docs.py --write    puts the real output in
 
 Blocks marked `console` hold commands after `$ ` and what they print; all of a page run in one
-folder that holds examples/bee.mp4. Speeds differ from run to run and are not compared. The floats
-of an encoder differ a little between kinds of machines, and so do codes, bytes and quality:
+folder that holds bee.mp4 and examples/. Speeds differ from run to run and are not compared. The
+floats of an encoder differ a little between kinds of machines, and so do codes, bytes and quality:
 fractions, and whole numbers from 1,000 on, may be off by a twentieth; all else is exact.
+
+`<!-- short: ARGUMENTS -->` on the line above a block is for what takes minutes: its commands run
+with these arguments added, have to succeed, and what the page shows is left as it is.
 """
 
 from __future__ import annotations
@@ -25,20 +28,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"```(console|python)\n(.*?)```", re.DOTALL)
+SHORT = re.compile(r"<!-- short: (.*?) ?-->\n$")
 PAGES = (
     *("README.md", "docs/training.md", "docs/evaluation.md", "docs/report.md"),
-    *("docs/tokens.md", "docs/datasets.md"),
+    *("docs/tokens.md", "docs/datasets.md", "docs/examples.md"),
+    *("docs/quickstart.md", "docs/api.md"),
 )
 SPEED = re.compile(r"\d+(\.\d+)? frames/s")
 NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?![\w.])")
 TOLERANCE = 0.05
 
 
-def run_console(block: str, folder: Path) -> str:
-    """The block again, with what its commands print now."""
+def run_console(block: str, folder: Path, added: str = "") -> str:
+    """The block again, with what its commands print now, given the added arguments."""
     lines = []
     for command in re.findall(r"^\$ (.*)$", block, re.MULTILINE):
-        done = run(["bash", "-o", "pipefail", "-c", command], folder)
+        done = run(["bash", "-o", "pipefail", "-c", f"{command} {added}"], folder)
         lines += [f"$ {command}", *done.stdout.rstrip().splitlines()]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
@@ -64,6 +69,9 @@ def refresh(text: str, folder: Path) -> str:
         if kind == "python":
             run([sys.executable, "-c", block], folder)
             return match.group(0)
+        if short := SHORT.search(text[: match.start()]):
+            run_console(block, folder, short.group(1))
+            return match.group(0)
         return f"```console\n{run_console(block, folder)}```"
 
     return BLOCK.sub(replace, text)
@@ -74,6 +82,7 @@ def check(page: Path, write: bool) -> str:
     old = page.read_text()
     with tempfile.TemporaryDirectory() as name:
         shutil.copy(ROOT / "examples" / "bee.mp4", name)
+        (Path(name) / "examples").symlink_to(ROOT / "examples")
         new = refresh(old, Path(name))
     if write:
         page.write_text(new)

@@ -19,7 +19,9 @@ LEVELS = {
     "nn": 2,
     "media": 2,
     "codefile": 2,
+    "checkpoint_info": 2,
     "checkpoint": 3,
+    "importers": 4,
     "model": 4,
     "token_checkpoint": 4,
     "evaluation": 5,
@@ -40,11 +42,15 @@ OWNERS = {
     "PIL": {"media"},
     "typer": {"cli"},
     "rich": {"cli"},
-    "safetensors": {"checkpoint", "codec", "token_checkpoint", "training"},
+    "safetensors": {
+        *("checkpoint_info", "checkpoint", "codec", "token_checkpoint", "training"),
+    },
     "accelerate": {"training"},
     "tensorboard": {"training"},
     "matplotlib": {"evaluation", "training"},
-    "torch": {"nn", "checkpoint", "model", "token_checkpoint", "codec", "training"},
+    "torch": {
+        *("nn", "checkpoint", "importers", "model", "token_checkpoint", "codec", "training"),
+    },
     "einops": {"nn", "codec"},
 }
 

@@ -102,7 +102,10 @@ BAD = {
     "a.vtok --model nix": (5, "nix: no such checkpoint: pass a file or a shipped name"),
     "a.vtok -o x.xyz": (2, "x.xyz: unknown video format .xyz (use .mp4"),
     "a.vtok -o x.png": (1, "x.png: a picture holds one frame, this video has more"),
-    "a.vtok -o text.vtok": (1, "text.vtok: exists already (overwrite it, or give another name)"),
+    "a.vtok -o text.vtok": (
+        1,
+        "text.vtok: exists already (--overwrite replaces it, or give another name)",
+    ),
 }
 
 

@@ -267,7 +267,7 @@ def test_a_bug_with_one_clip_does_not_stop_the_others(
 def test_existing_outputs_are_kept_replaced_or_refused(here: Path, checkpoint: Path) -> None:
     (here / "a.vtok").write_bytes(b"precious")
     refused = vtok("encode", "a.mp4", "--model", checkpoint)
-    message = "error: a.vtok: exists already (overwrite it, or give another name)\n"
+    message = "error: a.vtok: exists already (--overwrite replaces it, or give another name)\n"
     assert (refused.exit_code, refused.stderr) == (1, message)
     assert (here / "a.vtok").read_bytes() == b"precious"
     assert vtok("encode", "a.mp4", "--model", checkpoint, "--overwrite").exit_code == 0

@@ -109,7 +109,7 @@ def test_a_cut_says_what_is_left_and_what_to_do() -> None:
     with pytest.raises(
         CodeFileError,
         match=r"^a\.vtok: no index at its end: it was cut or is not finished; complete before "
-        r"that: 2 chunks, 13 frames; --salvage reads the complete part$",
+        r"that: 2 chunks, 13 frames; decode --salvage reads the complete part$",
     ):
         read(DATA[: OFFSETS[2]])
 

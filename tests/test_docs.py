@@ -40,6 +40,7 @@ def test_readme_names_only_files_that_exist() -> None:
     [
         *("encode", "decode", "info", "cut", "cat", "verify", "dump", "pack"),
         *("train", "eval", "compare", "report", "models", "doctor", "dataset encode"),
+        "import magvit2",
     ],
 )
 def test_every_command_teaches_by_example(name: str) -> None:
@@ -55,8 +56,14 @@ def test_every_command_teaches_by_example(name: str) -> None:
         "quality.py",
         "sizes.py",
         "token_quality.py",
+        "token_probe.py",
         "results.py",
         "benchmark.py",
+        "benchmark_peers.py",
+        "roofline.py",
+        "faithful.py",
+        "fill_page.py",
+        "benchmark_memory.py",
         "benchmark_dataset.py",
         "make_golden.py",
         "run_docs.py",
@@ -73,6 +80,17 @@ def test_scripts_explain_themselves(
         runpy.run_path(str(path), run_name="__main__")
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith("usage")
+
+
+def test_a_block_that_takes_minutes_runs_shorter(tmp_path: Path) -> None:
+    refresh = runpy.run_path(str(ROOT / "scripts" / "run_docs.py"))["refresh"]
+    page = "<!-- short: > {} -->\n```console\n$ echo it ran\nlong\n```\n"
+    page += "\n```console\n$ ls\nold\n```\n"
+    shown = refresh(page.format("made"), tmp_path)
+    assert shown == page.format("made").replace("$ ls\nold", "$ ls\nmade")
+    assert (tmp_path / "made").read_text() == "it ran\n"
+    with pytest.raises(SystemExit, match="exit 1"):
+        refresh(page.format("made; false"), tmp_path)
 
 
 @pytest.mark.parametrize(

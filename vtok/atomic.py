@@ -65,7 +65,7 @@ def check_output(path: Path, overwrite: bool = False) -> None:
     if path.exists() and not path.is_file():
         raise OutputError(f"{path}: is no regular file and cannot be replaced")
     if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists already (overwrite it, or give another name)")
+        raise OutputError(f"{path}: exists already (--overwrite replaces it, or give another name)")
     if not Path(os.path.realpath(path)).parent.is_dir():
         raise OutputError(f"{path}: the folder {path.parent} does not exist")
 

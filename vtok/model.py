@@ -109,7 +109,8 @@ class Models:
 
     Args:
         name_or_path: use this one for every file; if None, the one that each file names.
-        device, dtype: as for `load_model`.
+        device: as for `load_model`.
+        dtype: likewise.
     """
 
     def __init__(

@@ -70,7 +70,8 @@ def resolve_tokens(learner: str, model: CheckpointInfo) -> Path:
         return path
     if not Path(learner).is_file():
         raise InputError(
-            f"--token-learner {learner}: expected {', '.join(LEARNERS)} or the file of a checkpoint"
+            f"--token-learner {learner}: expected {', '.join(LEARNERS)} or a file that "
+            "`vtok tokens train` made"
         )
     return Path(learner)
 

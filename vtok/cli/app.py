@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 import vtok
+from vtok.cli import exits
 from vtok.cli import options as opt
 from vtok.cli.cat import cat
 from vtok.cli.compare import compare
@@ -25,18 +26,13 @@ from vtok.cli.dump import dump, pack
 from vtok.cli.encode import encode
 from vtok.cli.eval import evaluate
 from vtok.cli.failures import as_vtok_error
+from vtok.cli.import_ import import_
 from vtok.cli.info import info
 from vtok.cli.report import report
 from vtok.cli.tokens import tokens
 from vtok.cli.train import train
 from vtok.cli.verify import verify
 from vtok.errors import OutputError
-
-EPILOG = """
-Exit codes: 0 all done, 1 nothing could be done, 2 wrong usage, 3 some inputs failed, 4 damaged
-or incompatible code file or checkpoint, 5 missing or unreadable input, 130 interrupted,
-143 terminated.
-"""
 
 
 class ErrorBoundary(TyperGroup):
@@ -67,27 +63,28 @@ class ErrorBoundary(TyperGroup):
 app = typer.Typer(
     cls=ErrorBoundary,
     no_args_is_help=True,
-    epilog=EPILOG,
+    epilog=exits.ALL,
     rich_markup_mode=None,  # plain help keeps the examples as they are laid out, and starts sooner
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(encode)
-app.command()(decode)
-app.command()(info)
-app.command()(cut)
-app.command()(cat)
-app.command()(verify)
-app.command()(dump)
-app.command()(pack)
-app.command()(train)
+app.command(epilog=exits.ALL)(encode)
+app.command(epilog=exits.ALL)(decode)
+app.command(epilog=exits.ALL)(info)
+app.command(epilog=exits.ALL)(cut)
+app.command(epilog=exits.WHOLE)(cat)
+app.command(epilog=exits.ALL)(verify)
+app.command(epilog=exits.ALL)(dump)
+app.command(epilog=exits.ALL)(pack)
+app.command(epilog=exits.WHOLE)(train)
 app.add_typer(dataset, name="dataset")
 app.add_typer(tokens, name="tokens")
-app.command("eval")(evaluate)
-app.command()(compare)
-app.command()(models)
-app.command()(doctor)
-app.command()(report)
+app.add_typer(import_, name="import")
+app.command("eval", epilog=exits.ALL)(evaluate)
+app.command(epilog=exits.WHOLE)(compare)
+app.command(epilog=exits.WHOLE)(models)
+app.command(epilog=exits.WHOLE)(doctor)
+app.command(epilog=exits.ALL)(report)
 
 
 def _version(asked: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from vtok.cli import options as opt
+from vtok.cli.completion import codes
 from vtok.cli.inputs import STREAM, Job
 from vtok.cli.run import Manner, report
 from vtok.errors import UsageError
@@ -18,7 +19,10 @@ def cat(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT", show_default=False, help="Code files in order; one may be -."
+            metavar="INPUT",
+            show_default=False,
+            help="Code files in order; one may be -.",
+            autocompletion=codes,
         ),
     ],
     output: Annotated[

@@ -12,6 +12,7 @@ import typer
 
 from vtok.atomic import atomic_output, check_output
 from vtok.cli import options as opt
+from vtok.cli.completion import some_codecs, videos
 from vtok.cli.console import print_json, say, say_warning
 from vtok.cli.eval import (
     BitsList,
@@ -34,10 +35,19 @@ RESULTS, CURVES, VIDEO = "results.json", ("curves.png", "curves.svg"), "side-by-
 
 def compare(
     video: Annotated[
-        str, typer.Argument(metavar="VIDEO", show_default=False, help="The video to code.")
+        str,
+        typer.Argument(
+            metavar="VIDEO",
+            show_default=False,
+            help="The video to code.",
+            autocompletion=videos,
+        ),
     ],
     codecs: Annotated[
-        str, typer.Option("--with", metavar="NAME,...", help="Of x264, x265, av1.")
+        str,
+        typer.Option(
+            "--with", metavar="NAME,...", help="Of x264, x265, av1.", autocompletion=some_codecs
+        ),
     ] = "x264,x265,av1",
     output: Annotated[
         str | None,
@@ -53,9 +63,7 @@ def compare(
         typer.Option("--show", metavar="N", help="Bits of the video. [default: second rate]"),
     ] = None,
     metrics: MetricsList = None,
-    packed: Annotated[
-        bool, typer.Option("--packed", help="Count vtok's bytes without entropy coding.")
-    ] = False,
+    compress: opt.Compress = True,
     frames: FirstFrames = None,
     size: opt.Size = None,
     start: opt.Start = 0.0,
@@ -97,7 +105,7 @@ def compare(
         names = words(codecs) or ()
         for name in names:
             find_codec(name)
-        how = EvalOptions(part, numbers("--bits", bits), words(metrics), not packed)
+        how = EvalOptions(part, numbers("--bits", bits), words(metrics), compress)
         loaded = load_model(model, device=device, dtype=dtype)
         shown = _rate_to_show(list(stages_of(loaded, how.bits)), show)
     source, printer = Path(video), Printer(as_json=as_json, as_csv=as_csv)
@@ -168,9 +176,9 @@ def _write_curves(folder: Path, comparison: Comparison, overwrite: bool) -> None
 @contextmanager
 def _status(quiet: bool) -> Iterator[Notify]:
     """A function that says what is being done, on a terminal."""
-    from rich.console import Console
+    from vtok.cli.progress import terminal
 
-    console = Console(stderr=True, highlight=False)
+    console = terminal()
     if quiet or not console.is_terminal:
         yield lambda what, done, total: None
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any
+from typing import Any, Literal
 
 import typer
 
@@ -37,6 +37,11 @@ def print_json(row: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def colours() -> Literal["auto"] | None:
+    """Rich's `color_system`: None, which is no style at all, where NO_COLOR is set."""
+    return None if os.environ.get("NO_COLOR") else "auto"
+
+
 def _coloured(word: str, colour: str) -> str:
-    plain = os.environ.get("NO_COLOR") or not sys.stderr.isatty()
+    plain = colours() is None or not sys.stderr.isatty()
     return word if plain else typer.style(word, fg=colour, bold=True)

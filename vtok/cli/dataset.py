@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from vtok.cli import dataset_options as own
+from vtok.cli import exits
 from vtok.cli import options as opt
 from vtok.cli.console import one_line, print_json, say
 from vtok.cli.dataset_encode import encode, run_dataset
@@ -19,10 +20,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Many clips into training-ready codes: every clip once, whatever happens on the way.",
 )
-app.command()(encode)
+app.command(epilog=exits.ALL)(encode)
 
 
-@app.command()
+@app.command(epilog=exits.ALL)
 def retry(
     folder: own.Folder,
     model: opt.ModelInstead = None,
@@ -58,7 +59,7 @@ def retry(
     run_dataset(failed, folder, options, (), as_json=as_json, quiet=quiet)
 
 
-@app.command()
+@app.command(epilog=exits.WHOLE)
 def status(folder: own.Folder, as_json: own.Json = False, debug: opt.Debug = False) -> None:
     """Say how far a data set is, and why clips failed; also while runs work on it.
 
@@ -87,7 +88,7 @@ def status(folder: own.Folder, as_json: own.Json = False, debug: opt.Debug = Fal
         typer.echo(one_line(f"{name:<{width}}  {value}"))
 
 
-@app.command()
+@app.command(epilog=exits.WHOLE)
 def verify(
     folder: own.Folder,
     as_json: own.Json = False,
@@ -116,7 +117,7 @@ def verify(
     say(f"{folder}: the codes of {good:,} clips are whole", quiet=quiet)
 
 
-@app.command()
+@app.command(epilog=exits.WHOLE)
 def merge(
     folder: own.Folder,
     others: own.Inputs = None,

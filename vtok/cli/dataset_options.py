@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from vtok.cli.completion import one_of
+
 Inputs = Annotated[
     list[str] | None,
     typer.Argument(
@@ -24,6 +26,7 @@ Format = Annotated[
         "--to",
         metavar="FORMAT",
         help="vtok, npy, safetensors: a file a clip; tar, tar-vtok, memmap, parquet: shards.",
+        autocompletion=one_of("vtok", "npy", "safetensors", "tar", "tar-vtok", "memmap", "parquet"),
     ),
 ]
 InputColumn = Annotated[

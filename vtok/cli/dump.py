@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from vtok.cli import options as opt
+from vtok.cli.completion import dumps, one_of
 from vtok.cli.inputs import plan
 from vtok.cli.run import Manner, never_done, run_jobs
 from vtok.errors import UsageError
@@ -18,7 +19,13 @@ def dump(
     inputs: opt.Inputs,
     output: opt.Output = "-",
     form: Annotated[
-        str, typer.Option("--format", metavar="FORMAT", help="jsonl, text or bin.")
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="jsonl, text or bin.",
+            autocompletion=one_of("jsonl", "text", "bin"),
+        ),
     ] = "jsonl",
     stages: opt.Stages = None,
     bits: opt.Bits = None,
@@ -61,6 +68,7 @@ def pack(
             metavar="INPUT",
             show_default=False,
             help="Dumps of any format, folders of them, quoted globs, or - for standard input.",
+            autocompletion=dumps,
         ),
     ],
     output: opt.Output = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vtok.cli import options as opt
+from vtok.cli.completion import some_of
 from vtok.cli.failures import as_vtok_error, raise_failures, report_failure
 from vtok.cli.inputs import find_files
 from vtok.errors import UsageError, VtokError
@@ -39,16 +40,14 @@ MetricsList = Annotated[
         "--metrics",
         metavar="NAME,...",
         help="Of psnr, ssim, ms_ssim, vmaf, flicker. [default: all]",
+        autocompletion=some_of("psnr", "ssim", "ms_ssim", "vmaf", "flicker"),
     ),
 ]
 Csv = Annotated[bool, typer.Option("--csv", help="A row a rate on standard output.")]
 
 
 def evaluate(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(metavar="VIDEO", show_default=False, help="Files, folders or quoted globs."),
-    ],
+    inputs: opt.Videos,
     bits: BitsList = None,
     metrics: MetricsList = None,
     compress: opt.Compress = True,

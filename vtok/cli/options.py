@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from vtok.cli import completion
+
 DEBUG = "vtok.debug"
 """Key in the context's `meta` under which `--debug` is kept."""
 
@@ -28,6 +30,7 @@ Inputs = Annotated[
         metavar="INPUT",
         show_default=False,
         help="Files, folders, quoted globs, or - for standard input.",
+        autocompletion=completion.codes,
     ),
 ]
 InputsOrList = Annotated[
@@ -36,6 +39,16 @@ InputsOrList = Annotated[
         metavar="INPUT",
         show_default=False,
         help="Files, folders, quoted globs, or - for standard input.",
+        autocompletion=completion.videos,
+    ),
+]
+Videos = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="VIDEO",
+        show_default=False,
+        help="Files, folders or quoted globs.",
+        autocompletion=completion.videos,
     ),
 ]
 FilesFrom = Annotated[
@@ -91,6 +104,7 @@ Format = Annotated[
         "--to",
         metavar="FORMAT",
         help="vtok, npy, safetensors or tokens. [default: by the name that -o gives, else vtok]",
+        autocompletion=completion.one_of("vtok", "npy", "safetensors", "tokens"),
     ),
 ]
 NumTokens = Annotated[
@@ -114,6 +128,7 @@ TokenLearner = Annotated[
         "--token-learner",
         metavar="NAME",
         help="v10, v11, grouped, or a file that `vtok tokens train` made. [default: v11]",
+        autocompletion=completion.learners,
     ),
 ]
 TokenLearnerInstead = Annotated[
@@ -122,6 +137,7 @@ TokenLearnerInstead = Annotated[
         "--token-learner",
         metavar="NAME",
         help="The checkpoint of a token learner. [default: what each file of tokens names]",
+        autocompletion=completion.learners,
     ),
 ]
 Size = Annotated[
@@ -160,22 +176,13 @@ Crf = Annotated[
 Salvage = Annotated[
     bool, typer.Option("--salvage", help="Decode what is whole of a cut or damaged file.")
 ]
-
-
-def _complete_model(incomplete: str) -> list[str]:
-    """Names of shipped models, for the shell; where none fits, shells offer files."""
-    from vtok.report.cards import model_names
-
-    return [name for name in model_names() if name.startswith(incomplete)]
-
-
 ModelName = Annotated[
     str,
     typer.Option(
         "--model",
         metavar="NAME",
         help="A shipped checkpoint's name, or a file.",
-        autocompletion=_complete_model,
+        autocompletion=completion.models,
     ),
 ]
 ModelInstead = Annotated[
@@ -184,14 +191,26 @@ ModelInstead = Annotated[
         "--model",
         metavar="NAME",
         help="A shipped checkpoint's name, or a file. [default: what each code file names]",
-        autocompletion=_complete_model,
+        autocompletion=completion.models,
     ),
 ]
 Device = Annotated[
-    str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps ...")
+    str,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="auto, cpu, cuda, cuda:1, mps ...",
+        autocompletion=completion.devices,
+    ),
 ]
 Dtype = Annotated[
-    str, typer.Option("--dtype", metavar="NAME", help="auto, float32, bfloat16 or float16.")
+    str,
+    typer.Option(
+        "--dtype",
+        metavar="NAME",
+        help="auto, float32, bfloat16 or float16.",
+        autocompletion=completion.dtypes,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a file on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
@@ -210,6 +229,7 @@ TrainingData = Annotated[
         metavar="DATA",
         show_default=False,
         help="Videos and photos: files, folders, quoted globs, tar shards.",
+        autocompletion=completion.training_data,
     ),
 ]
 Run = Annotated[

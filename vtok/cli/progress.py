@@ -17,9 +17,14 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from vtok.cli.console import one_line
+from vtok.cli.console import colours, one_line
 
 LABEL_WIDTH = 24
+
+
+def terminal() -> Console:
+    """Standard error to draw on; where NO_COLOR is set, without colours or any other style."""
+    return Console(stderr=True, highlight=False, color_system=colours())
 
 
 class FrameRate(ProgressColumn):
@@ -39,7 +44,7 @@ def frames_progress(
 
     Off a terminal nothing is drawn, and None is given: a line a clip is said at its end anyway.
     """
-    console = Console(stderr=True, highlight=False)
+    console = terminal()
     if quiet or not console.is_terminal:
         yield None
         return
@@ -61,7 +66,7 @@ def frames_progress(
 @contextmanager
 def waiting(label: str, *, quiet: bool) -> Iterator[None]:
     """Show that something is under way whose length nobody knows."""
-    console = Console(stderr=True, highlight=False)
+    console = terminal()
     if quiet or not console.is_terminal:
         yield
         return

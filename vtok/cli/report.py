@@ -11,6 +11,7 @@ import typer
 
 from vtok.atomic import atomic_output, check_output
 from vtok.cli import options as opt
+from vtok.cli.completion import some_codecs
 from vtok.cli.console import print_json, say
 from vtok.cli.eval import BitsList, Card, MetricsList, make_part, numbers, words
 from vtok.cli.failures import as_vtok_error, raise_failures, report_failure
@@ -32,10 +33,7 @@ _BASE64 = 4 / 3  # bytes of text for each byte of a picture
 
 
 def report(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(metavar="VIDEO", show_default=False, help="Files, folders or quoted globs."),
-    ],
+    inputs: opt.Videos,
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="The page to write.")
     ] = "report.html",
@@ -43,13 +41,14 @@ def report(
     codecs: Annotated[
         str | None,
         typer.Option(
-            "--with", metavar="NAME,...", help="Classic codecs beside it: of x264, x265, av1."
+            "--with",
+            metavar="NAME,...",
+            help="Classic codecs beside it: of x264, x265, av1.",
+            autocompletion=some_codecs,
         ),
     ] = None,
     metrics: MetricsList = None,
-    packed: Annotated[
-        bool, typer.Option("--packed", help="Count vtok's bytes without entropy coding.")
-    ] = False,
+    compress: opt.Compress = True,
     frames: Annotated[
         int, typer.Option("--frames", metavar="N", help="Only the first N frames of each.")
     ] = 90,
@@ -107,7 +106,7 @@ def report(
         names = words(codecs) or ()
         for name in names:
             find_codec(name)
-        how = EvalOptions(part, numbers("--bits", bits), words(metrics), not packed)
+        how = EvalOptions(part, numbers("--bits", bits), words(metrics), compress)
         loaded = load_model(model, device=device, dtype=dtype)
         stages_of(loaded, how.bits)  # an error of usage comes once, not for every input
     maker = _Maker(loaded, how, names, as_json, quiet)

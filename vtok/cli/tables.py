@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vtok.cli.console import one_line, print_json
+from vtok.cli.console import colours, one_line, print_json
 from vtok.evaluation.quality import METRICS
 from vtok.evaluation.results import (
     ClipResult,
@@ -120,7 +120,7 @@ class Printer:
         """Of more width than any table has: a narrow terminal wraps lines, rich would cut cells."""
         from rich.console import Console
 
-        return Console(file=sys.stdout, width=WIDEST, highlight=False)
+        return Console(file=sys.stdout, width=WIDEST, highlight=False, color_system=colours())
 
     def _print(self, title: str, *tables: Table) -> None:
         from rich.text import Text

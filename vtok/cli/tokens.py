@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vtok.cli import exits
 from vtok.cli import options as opt
+from vtok.cli.completion import one_of, videos
 from vtok.cli.console import print_json, say
 from vtok.cli.run import Manner, Work
 from vtok.errors import UsageError
@@ -67,7 +69,7 @@ def token_work(
     return work, manner, is_done
 
 
-@tokens.command()
+@tokens.command(epilog=exits.WHOLE)
 def train(
     data: opt.TrainingData,
     out: opt.Run,
@@ -77,6 +79,7 @@ def train(
             "--learner",
             metavar="NAME",
             help="v10, v11, grouped; or to compare with: average, average_lifted.",
+            autocompletion=one_of("v10", "v11", "grouped", "average", "average_lifted"),
         ),
     ] = "v11",
     model: opt.ModelName = "vtok-base",
@@ -135,9 +138,14 @@ def train(
     tell(f"{made}: the weights")
 
 
-@tokens.command()
+@tokens.command(epilog=exits.WHOLE)
 def show(
-    video: Annotated[Path, typer.Argument(metavar="VIDEO", show_default=False)],
+    video: Annotated[
+        Path,
+        typer.Argument(
+            metavar="VIDEO", show_default=False, help="The video to look at.", autocompletion=videos
+        ),
+    ],
     output: Annotated[
         Path,
         typer.Option(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vtok.cli import options as opt
+from vtok.cli.completion import models, training_data
 from vtok.errors import UsageError
 from vtok.training.launch import is_main_process
 
@@ -33,6 +34,7 @@ def train(
             "--init",
             metavar="NAME",
             help="Start from a shipped checkpoint's weights, or a file's. [default: fresh weights]",
+            autocompletion=models,
         ),
     ] = None,
     steps: Annotated[
@@ -46,6 +48,7 @@ def train(
             metavar="DATA",
             help="What to measure on; may be given again. [default: videos set aside, if 20 are "
             "there]",
+            autocompletion=training_data,
         ),
     ] = None,
     device: opt.Device = "auto",

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.columns import Columns
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from vtok.cli.console import one_line, print_json, say, say_warning
+from vtok.cli.progress import terminal
 from vtok.training.report import Alarm, StepReport, ValidationReport
 
 LINE_EVERY = 20
@@ -37,7 +38,7 @@ def train_display(*, quiet: bool, as_json: bool) -> Iterator[TrainDisplay]:
         quiet: say nothing but alarms.
         as_json: one JSON object on stdout for each step, validation and alarm; lines are left out.
     """
-    console = Console(stderr=True, highlight=False)
+    console = terminal()
     shared = as_json and sys.stdout.isatty()  # a picture would be torn by the lines of JSON
     if quiet or shared or not console.is_terminal:
         yield TrainDisplay(None, quiet=quiet, as_json=as_json)

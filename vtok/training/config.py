@@ -43,7 +43,8 @@ class TrainingConfig:
         steps: optimizer steps in all; the rates fall to the end of them.
         batch: clips of one forward pass, over which the entropy of a bit is taken.
         accumulate: forward passes whose gradients make one step, in each process.
-        frames, crop: length, and height and width, of a clip.
+        frames: length of a clip.
+        crop: its height and width, in pixels.
         photo_share: share of clips that a moving camera makes from photos, 0..1.
         learning_rate: of Muon, for the matrices inside.
         adamw_learning_rate: of AdamW, for everything else.
@@ -57,18 +58,21 @@ class TrainingConfig:
             0 is none.
         precision: what forward passes compute in: `float32`, `bfloat16`, or `auto`, which is
             bfloat16 where the hardware has it.
-        l1, mse: weights of the mean absolute and squared error, pixels in -1..1.
+        l1: weight of the mean absolute error, pixels in -1..1.
+        mse: weight of the mean squared error.
         rmse: weight of the root of each clip's mean squared error.
         ms_ssim: weight of 1 - MS-SSIM.
         entropy: weight of the quantizer's entropy loss.
-        entropy_start, entropy_steps: the weight falls linearly from `entropy_start` over this
-            many steps; 0 steps for the same weight throughout.
+        entropy_start: what that weight falls from, linearly.
+        entropy_steps: over how many steps; 0 for the same weight throughout.
         commitment: weight of the quantizer's commitment loss.
-        base_stages, base_share: a clip uses `base_stages` stages with chance `base_share`,
-        all_share: all of them with this chance, else any number.
+        base_stages: how many stages a clip uses with chance `base_share`.
+        base_share: that chance, 0..1.
+        all_share: chance that a clip uses all stages, 0..1; the others use any number.
         adversarial: weight of the adversarial loss; 0 is none.
         adversarial_from: step at which it begins.
-        validate_every, save_every: steps between validations, and between saved states.
+        validate_every: steps between validations.
+        save_every: steps between saved states.
         keep: how many of the last states are kept.
         seed: of the first weights and of everything drawn.
         workers: processes that read data; 0 picks a number.

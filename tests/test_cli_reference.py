@@ -1,0 +1,66 @@
+"""docs/cli.md is what the commands say of themselves."""
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "scripts" / "cli_reference.py"
+PAGE = (ROOT / "docs" / "cli.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def script() -> dict[str, Any]:
+    return runpy.run_path(str(SCRIPT))
+
+
+def test_the_page_is_up_to_date(script: dict[str, Any]) -> None:
+    assert script["page"]() == PAGE, "scripts/cli_reference.py --write writes it anew"
+
+
+def test_drift_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    copy = tmp_path / "scripts" / "cli_reference.py"
+    copy.parent.mkdir()
+    (tmp_path / "docs").mkdir()
+    copy.write_text(SCRIPT.read_text())
+    (tmp_path / "docs" / "cli.md").write_text(PAGE.replace("--no-compress", "--packed"))
+    done = subprocess.run([sys.executable, copy], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "+| `--compress` / `--no-compress` |" in done.stderr
+    assert "scripts/cli_reference.py --write" in done.stderr
+
+
+def test_each_command_is_whole(script: dict[str, Any]) -> None:
+    group = script["get_command"](script["app"])
+    for name, command in script["commands"](group, "vtok"):
+        section = PAGE.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+        for param in command.params:
+            for option in (*param.opts, *param.secondary_opts):
+                assert option.startswith("-") is False or f"`{option}" in section, (name, option)
+            assert param.help, f"{name} {param.name} says what it is"
+        assert re.search(rf"^{name}( |$)", section, re.MULTILINE), f"{name} has an example"
+        assert "[Exit codes](#exit-codes): 0, 1, 2" in section
+
+
+def test_several_inputs_may_fail_each_alone() -> None:
+    for name, codes in (("encode", "0, 1, 2, 3, 4, 5"), ("train", "0, 1, 2, 4, 5")):
+        section = PAGE.partition(f"\n## vtok {name}\n")[2].partition("\n## ")[0]
+        assert f"(#exit-codes): {codes}, 130, 143" in section
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("unless -o says", "unless `-o` says"),
+        ("with --start.", "with `--start`."),
+        ("`vtok encode --model` and non-empty", "`vtok encode --model` and non-empty"),
+        ("folders or - for standard input", "folders or - for standard input"),
+    ],
+)
+def test_options_in_sentences_stand_out(script: dict[str, Any], text: str, shown: str) -> None:
+    assert script["marked"](text) == shown

@@ -1,0 +1,90 @@
+"""What the shell offers for a word that is being typed; where nothing fits, it offers its files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable
+
+from vtok.media.kinds import PHOTO_SUFFIXES, VIDEO_SUFFIXES
+
+Complete = Callable[[str], list[str]]
+_PLAIN = re.compile(r"[\w./+,@%-]*")
+
+
+def files(suffixes: Iterable[str]) -> Complete:
+    """Offers files that end in one of `suffixes`, and folders."""
+    ends = tuple(suffixes)
+
+    def complete(incomplete: str) -> list[str]:
+        folder, begin = os.path.split(incomplete)
+        found = _matching(folder, begin, ends)
+        if not all(_PLAIN.fullmatch(name) for name in found):
+            return []  # quoting names is what the shell itself does best
+        # a second candidate keeps the shell from ending the word after a folder's name
+        alone = len(found) == 1 and found[0].endswith(os.sep)
+        return [*found, *complete(found[0])] if alone else found
+
+    return complete
+
+
+def one_of(*names: str) -> Complete:
+    """Offers these names."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return complete
+
+
+def some_of(*names: str) -> Complete:
+    """Offers these names in a list with commas between them, each once."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, begin = incomplete.rpartition(",")
+        left = [name for name in names if name not in before.split(",")]
+        return [f"{before}{comma}{name}" for name in left if name.startswith(begin)]
+
+    return complete
+
+
+def models(incomplete: str) -> list[str]:
+    """Offers the shipped models."""
+    from vtok.report.cards import model_names
+
+    return one_of(*model_names())(incomplete)
+
+
+def learners(incomplete: str) -> list[str]:
+    """Offers the token learners by name, and checkpoints."""
+    from vtok.nn.token_config import LEARNERS
+
+    return [*one_of(*LEARNERS)(incomplete), *files([".safetensors"])(incomplete)]
+
+
+videos = files(VIDEO_SUFFIXES)
+training_data = files(VIDEO_SUFFIXES | PHOTO_SUFFIXES | {".tar"})
+codes = files([".vtok", ".tokens.safetensors"])
+dumps = files([".jsonl", ".txt", ".bin"])
+devices = one_of("auto", "cpu", "cuda", "mps")
+some_codecs = some_of("x264", "x265", "av1")
+dtypes = one_of("auto", "float32", "bfloat16", "float16")
+
+
+def _matching(folder: str, begin: str, ends: tuple[str, ...]) -> list[str]:
+    """Paths in a folder, sorted; folders end in a separator, hidden ones are left out."""
+    found = []
+    try:
+        with os.scandir(folder or os.curdir) as entries:
+            for entry in entries:
+                hidden = entry.name.startswith(".") and not begin.startswith(".")
+                if hidden or not entry.name.startswith(begin):
+                    continue
+                path = os.path.join(folder, entry.name)  # noqa: PTH118 - as it was typed
+                if entry.is_dir():
+                    found.append(path + os.sep)
+                elif entry.name.lower().endswith(ends):
+                    found.append(path)
+    except OSError:
+        return []
+    return sorted(found)
