@@ -11,17 +11,18 @@ from commands import rows, tiny_checkpoint, vtok
 import vtok.evaluation.vmaf as vmaf
 import vtok.report.doctor as doctor
 from vtok.checkpoint import list_models
-from vtok.report.cards import card_quality, model_names, read_card
+from vtok.report.cards import card_quality, read_card, token_learners
 
 
 def test_every_shipped_model_is_listed_with_its_quality() -> None:
-    assert model_names() == list_models()
     found = rows(vtok("models", "--json"))
     assert [row["name"] for row in found] == list_models()
     for row in found:
         assert row["parameters"] > 1e6
         assert row["bytes"] == Path(row["path"]).stat().st_size
         assert row["psnr"], "its card has a table"
+    assert "v11" in token_learners("vtok-base")
+    assert [row["token_learners"] for row in found] == [token_learners(n) for n in list_models()]
     shown = vtok("models").stdout
     assert all(f"{name}: " in shown for name in list_models())
 

@@ -49,7 +49,7 @@ SLOW: dict[str, tuple[str, ...]] = {
     "train": ("few", "--out", "{}", "--config", "tiny.toml", "--steps", "1", "--device", "cpu"),
     "tokens train": (
         *("few", "--out", "{}", "--model", "tiny.safetensors", "--device", "cpu", "--steps", "1"),
-        *("--set", "pixel_steps=1", "--set", "bank=8", "--set", "batch=2", "--set", "crop=48"),
+        *("--set", "pixel_steps=1", "--set", "bank=8", "--set", "batch=2", "--set", "crop=32"),
         *("--set", "frames=5", "--set", "pixel_batch=1", "--set", "pipeline.dim=16"),
     ),
     "dataset retry": ("set", "--workers", "1", "--model", "tiny.safetensors"),

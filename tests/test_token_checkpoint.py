@@ -55,7 +55,7 @@ def test_missing_weights_say_how_to_get_them(tmp_path: Path) -> None:
     info = load_model(tiny_tokens(tmp_path)[0]).info
     with pytest.raises(InputError, match=r"vtok tokens train VIDEOS --learner v10"):
         resolve_tokens("v10", info)
-    with pytest.raises(InputError, match="expected v10, v11, grouped or the file"):
+    with pytest.raises(InputError, match="expected v10, v11, grouped or a file"):
         resolve_tokens("v12", info)
 
 

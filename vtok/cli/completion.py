@@ -50,9 +50,9 @@ def some_of(*names: str) -> Complete:
 
 def models(incomplete: str) -> list[str]:
     """Offers the shipped models."""
-    from vtok.report.cards import model_names
+    from vtok.checkpoint_info import list_models
 
-    return one_of(*model_names())(incomplete)
+    return one_of(*list_models())(incomplete)
 
 
 def learners(incomplete: str) -> list[str]:

@@ -44,15 +44,15 @@ def doctor(
 
 
 def models(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
-    """List the shipped models: size, compression, and PSNR at each rate as their cards have it.
+    """List the shipped models: size, PSNR at each rate as their cards have it, token learners.
 
     \b
       vtok models
       vtok models --json | jq .psnr
     """
-    from vtok.report.cards import model_names
+    from vtok.checkpoint_info import list_models
 
-    for number, name in enumerate(model_names()):
+    for number, name in enumerate(list_models()):
         facts = _facts(name)
         if as_json:
             print_json(facts)
@@ -66,12 +66,15 @@ def models(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
         rates = facts["psnr"].items()
         typer.echo("  bits a position  " + "  ".join(f"{bits:>5}" for bits, _ in rates))
         typer.echo("  PSNR dB          " + "  ".join(f"{value:5.2f}" for _, value in rates))
+        if facts["token_learners"]:
+            typer.echo("  token learners   " + ", ".join(facts["token_learners"]))
 
 
 def _facts(name: str) -> dict[str, Any]:
     from vtok.codec.inspect import inspect_checkpoint
-    from vtok.report.cards import card_quality, read_card
+    from vtok.report.cards import card_quality, read_card, token_learners
 
     kept = ("name", "path", "parameters", "bytes", "codebook_size", "num_codebooks", "stages")
     facts = inspect_checkpoint(name)
-    return {**{key: facts[key] for key in kept}, "psnr": card_quality(read_card(name))}
+    psnr, learners = card_quality(read_card(name)), token_learners(name)
+    return {**{key: facts[key] for key in kept}, "psnr": psnr, "token_learners": learners}

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-import vtok
-
-WEIGHTS_FOLDER = Path(vtok.__file__).parent / "weights"
+from vtok.checkpoint_info import WEIGHTS_FOLDER
 
 
-def model_names() -> list[str]:
-    """Names of the shipped checkpoints."""
-    return sorted(path.stem for path in WEIGHTS_FOLDER.glob("*.safetensors"))
+def token_learners(model: str) -> list[str]:
+    """The kinds of the token learners that are shipped for a shipped model."""
+    found = (WEIGHTS_FOLDER / "tokens").glob(f"{model}-*.safetensors")
+    return sorted(path.stem.removeprefix(f"{model}-") for path in found)
 
 
 def card_quality(text: str) -> dict[int, float]:
