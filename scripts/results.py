@@ -111,7 +111,7 @@ Written by `scripts/results.py`, with `{model.info.name}` of weights
 The clips are for measuring alone, none was trained on. Of each the model is given 33 frames, the
 short side scaled down to at most 384, the centre 256x256 or the largest multiple of 16 that fits;
 so are the codecs, whose constant rate factor is searched for until their stream takes as many bytes
-as the model's code file with `--compress`. [evaluation.md](evaluation.md) defines the metrics and
+as the model's code file. [evaluation.md](evaluation.md) defines the metrics and
 says what favours whom.
 
 ## At the same bytes
