@@ -5,8 +5,8 @@ scripts/benchmark_dataset.py [VIDEO ...] [--clips 500] [--workers N] [--json]
 
 Also memory for one and four times the clips, and how long it takes to find that 10,000 clips are
 done. Some six minutes on two cores that have nothing else to do; with anything beside it the
-ratios say nothing. How runs that are killed end is tested:
-VTOK_KILLS=50 scripts/test -m slow -k killed.
+ratios say nothing. With NUMBA_DISABLE_JIT=1 numpy alone codes files. How runs that are killed end
+is tested: VTOK_KILLS=50 scripts/test -m slow -k killed.
 """
 
 from __future__ import annotations

@@ -40,9 +40,9 @@ class Noted(mixing.Mixer):
 
     def learned(self) -> tuple[npt.NDArray[np.float64], float]:
         """The weights of features and of the run, in 64ths, means over the bits."""
-        later = self._weights[1:, -1] * np.arange(1, len(self._weights))
+        later = self.weights[1:, -1] * np.arange(1, len(self.weights))
         run = float(later.mean() / UNIT) if len(later) else 0.0
-        return self._weights[:, :-1].mean(0) / UNIT, run
+        return self.weights[:, :-1].mean(0) / UNIT, run
 
 
 def read(paths: list[Path]) -> Stacks:

@@ -3,7 +3,8 @@
 
 The first 89 frames of each video, its short side scaled down to at most 256. Seconds are those of
 the processor that coding and decoding take, over the model's own for encoding and decoding, both
-on one thread, and of each the least of some runs: what else the machine does only adds to them.
+on one thread, and of each the least of some runs: what else the machine does only adds to them. By
+numpy alone, and by the compiled loops where numba is there, which are loaded before.
 
     scripts/sizes.py validation/* --bits 18 --runs 3
 """
@@ -24,13 +25,14 @@ import zstandard
 
 from vtok.codec.encode import EncodeOptions, encode_file
 from vtok.codec.streams import CodeChunk, decode_codes
-from vtok.codefile import CodedPart, CodeFileReader, encode_parts
+from vtok.codefile import CodedPart, CodeFileReader, encode_parts, loops
 from vtok.codefile.parts import decode_parts
 from vtok.media.reader import probe
 from vtok.model import Model, load_model
 
 T = TypeVar("T")
 FRAMES, SHORT_SIDE = 89, 256
+NEVER = 1 << 62
 
 
 def least_seconds(work: Callable[[], T], runs: int) -> tuple[float, T]:
@@ -73,7 +75,14 @@ def measure(path: Path, model: Model, bits: int, runs: int) -> dict[str, float]:
         return coded
 
     decoding, _ = least_seconds(decode, runs)
+    loops.PAYS_AFTER = NEVER
     coding, coded = least_seconds(code, runs)
+    compiled = {}
+    if loops.compiled() is not None:
+        loops.PAYS_AFTER = -1
+        assert code() == coded  # and is loaded now
+        seconds, _ = least_seconds(code, runs)
+        compiled["compiled / model seconds"] = seconds / (encoding + decoding)
     packed = [encode_parts(chunk.codes, layout) for chunk in chunks]
     plain = np.concatenate([chunk.codes.reshape(-1) for chunk in chunks])
     payload, whole = (sum(len(p.data) for parts in c for p in parts) for c in (coded, packed))
@@ -84,6 +93,7 @@ def measure(path: Path, model: Model, bits: int, runs: int) -> dict[str, float]:
         "coded": payload,
         "coded / packed": payload / whole,
         "coder / model seconds": coding / (encoding + decoding),
+        **compiled,
     }
 
 

@@ -16,6 +16,7 @@ LEVELS = {
     "errors": 0,
     "atomic": 1,
     "config": 1,
+    "scratch": 1,
     "nn": 2,
     "media": 2,
     "codefile": 2,
@@ -52,6 +53,7 @@ OWNERS = {
         *("nn", "checkpoint", "importers", "model", "token_checkpoint", "codec", "training"),
     },
     "einops": {"nn", "codec"},
+    "numba": {"codefile"},
 }
 
 

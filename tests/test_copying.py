@@ -210,6 +210,7 @@ BAD = {
     "cat a.vtok text.vtok -o b.vtok": (4, "text.vtok: not a vtok code file"),
     "cat a.vtok broken.vtok -o b.vtok": (4, "broken.vtok: stage 1 at frame 125 does not match"),
     "cat a.vtok a.vtok -o a.vtok --overwrite": (2, "a.vtok: is an input, it cannot be the output"),
+    "cat a.vtok -o a.vtok": (2, "a.vtok: is an input, it cannot be the output"),
     "cat a.vtok a.vtok -o text.vtok": (1, "text.vtok: exists already"),
     "cat - - -o b.vtok": (2, "- reads standard input, which can be read once only"),
 }

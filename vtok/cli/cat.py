@@ -47,16 +47,15 @@ def cat(
         raise UsageError("- reads standard input, which can be read once only")
     manner = Manner(overwrite, False, as_json, quiet)
     for name in inputs:
-        manner.check([Job(name, output)])
-        if (
-            name != STREAM
-            and output != STREAM
-            and Path(output).exists()
-            and Path(name).samefile(output)
-        ):
+        if STREAM not in (name, output) and _are_one(Path(name), Path(output)):
             raise UsageError(f"{output}: is an input, it cannot be the output")
+        manner.check([Job(name, output)])
     from vtok.codec.copy import join_files
 
     sources: list[Any] = [sys.stdin.buffer if name == STREAM else name for name in inputs]
     target: Any = sys.stdout.buffer if output == STREAM else output
     report(join_files(sources, target, overwrite=overwrite), manner)
+
+
+def _are_one(source: Path, output: Path) -> bool:
+    return source.exists() and output.exists() and source.samefile(output)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +29,9 @@ def retry(
     device: opt.Device = "auto",
     workers: own.Workers = None,
     batch: own.Batch = None,
-    timeout: opt.Timeout = 60.0,
+    timeout: opt.Timeout = own.TIMEOUT,
     clip_timeout: own.ClipTimeout = None,
-    memory: own.Memory = 4096,
+    memory: own.Memory = own.MEMORY,
     as_json: own.Json = False,
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
@@ -47,13 +46,13 @@ def retry(
     from vtok.dataset.status import failed_entries
 
     about = DatasetFolder(Path(folder))
-    options = replace(
+    options = own.with_means(
         recorded_options(about.read_about()["recipe"], model, timeout),
         device=device,
         workers=workers,
         batch=batch,
-        clip_seconds=clip_timeout,
-        memory_limit=memory * 2**20 or None,
+        clip_timeout=clip_timeout,
+        memory=memory,
     )
     failed = list(failed_entries(about))
     run_dataset(failed, folder, options, (), as_json=as_json, quiet=quiet)

@@ -50,9 +50,9 @@ def encode(
     batch: own.Batch = None,
     engine: own.Engine = "local",
     ray_address: own.RayAddress = None,
-    timeout: opt.Timeout = 60.0,
+    timeout: opt.Timeout = own.TIMEOUT,
     clip_timeout: own.ClipTimeout = None,
-    memory: own.Memory = 4096,
+    memory: own.Memory = own.MEMORY,
     psnr: own.Psnr = False,
     retry_failed: own.RetryFailed = False,
     max_failures: own.MaxFailures = None,
@@ -105,16 +105,19 @@ def encode(
         codec=codec,
         shard_size=shard_size,
         measure=psnr,
-        workers=workers,
-        batch=batch,
-        memory_limit=memory * 2**20 or None,
-        clip_seconds=clip_timeout,
         model=model,
-        device=device,
         dtype=dtype,
         engine=engine,
         ray_address=ray_address,
         manner=manner,
+    )
+    options = own.with_means(
+        options,
+        device=device,
+        workers=workers,
+        batch=batch,
+        clip_timeout=clip_timeout,
+        memory=memory,
     )
     if dry_run:
         _forecast(found, Path(output), options, sample, as_json=as_json)

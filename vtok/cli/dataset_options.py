@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vtok.cli.completion import one_of
+
+if TYPE_CHECKING:
+    from vtok.dataset.api import DatasetOptions
+
+MEMORY = 4096
+"""Megabytes of a decoder, where nothing is said."""
+TIMEOUT = 60.0
+"""Seconds that a decoder may go without giving frames, where nothing is said."""
 
 Inputs = Annotated[
     list[str] | None,
@@ -110,3 +119,31 @@ Sample = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON object a clip on standard output, then a summary.")
 ]
+
+
+def with_means(
+    options: DatasetOptions,
+    *,
+    device: str,
+    workers: int | None,
+    batch: int | None,
+    clip_timeout: float | None,
+    memory: int,
+) -> DatasetOptions:
+    """What any run over clips may be told of where it works and what a clip may take.
+
+    Args:
+        options: everything else.
+        device: that the model runs on.
+        workers, batch: clips under way at once, and of a pass of the model; None chooses.
+        clip_timeout: most seconds for one clip; None sets no limit.
+        memory: most megabytes of a decoder; 0 sets no limit.
+    """
+    return replace(
+        options,
+        device=device,
+        workers=workers,
+        batch=batch,
+        clip_seconds=clip_timeout,
+        memory_limit=memory * 2**20 or None,
+    )

@@ -8,11 +8,12 @@ bins apart first, and then hands out what is in them.
 """
 
 from functools import cache
+from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
 
-from vtok.codefile.rans import Table, decode_bytes, encode_bytes
+from vtok.codefile.rans import Bytes, Table, decode_bytes, encode_bytes
 from vtok.codefile.source import Damage
 
 Bits = npt.NDArray[np.bool_]
@@ -22,7 +23,7 @@ ONE = 4096  # chances are integers p of p / ONE, 0 < p < ONE
 EDGES = (1, 4, 15, 49, 112, 210, 353, 560, 843, 1207, 1642)
 MISSES = (2, 8, 28, 77, 155, 274, 446, 689, 1013, 1417, 1874)
 _FOLDED = np.minimum(np.arange(ONE), ONE - np.arange(ONE))
-_BIN_OF = (np.searchsorted(EDGES, _FOLDED, side="right") - 1).astype(np.uint8)  # of a chance of 1
+BIN_OF = (np.searchsorted(EDGES, _FOLDED, side="right") - 1).astype(np.uint8)  # of a chance of 1
 
 
 @cache
@@ -43,14 +44,24 @@ def encode_bits(bits: Bits, chances: Chances) -> bytes:
         bits: `[N]`.
         chances: of each bit the probability that it is 1, `[N]`, 0 < chance < `ONE`.
     """
-    bins = _BIN_OF.take(chances)
-    missed = (bits != (chances >= ONE // 2))[bins.argsort(kind="stable")]
+    return encode_misses(bits != (chances >= ONE // 2), BIN_OF.take(chances))
+
+
+def encode_misses(missed: Bits, bins: Bytes, fast: ModuleType | None = None) -> bytes:
+    """Code bits that were made misses and hits.
+
+    Args:
+        missed: `[N]`.
+        bins: of each bit, `[N]`.
+        fast: compiled loops, if there are any.
+    """
+    missed = missed[bins.argsort(kind="stable")]
     ends = np.bincount(bins, minlength=len(EDGES)).cumsum()
     runs = [
         (np.packbits(of_bin, bitorder="little"), table(n))
         for n, of_bin in enumerate(np.split(missed, ends[:-1]))
     ]
-    return b"".join(_varint(len(run)) for run, _ in runs) + encode_bytes(runs)
+    return b"".join(_varint(len(run)) for run, _ in runs) + encode_bytes(runs, fast)
 
 
 class BitDecoder:
@@ -59,24 +70,30 @@ class BitDecoder:
     Args:
         data: the bytes.
         most: bits that there are, at most.
+        fast: compiled loops, if there are any.
+
+    Attributes:
+        missed: misses and hits, bin by bin.
+        next: of each bin the place of the next one.
 
     Raises:
         Damage: for bytes that `encode_bits` does not make.
     """
 
-    def __init__(self, data: bytes, most: int) -> None:
+    def __init__(self, data: bytes, most: int, fast: ModuleType | None = None) -> None:
         counts, place = [], 0
         for _ in EDGES:
             count, place = _read_varint(data, place)
             counts.append(count)
         if sum(counts) > most // 8 + len(EDGES):  # before any time is spent on them
             raise Damage(f"a coded stage of {sum(counts)} bytes of bits, not {most // 8}")
-        runs = decode_bytes(data[place:], [(count, table(n)) for n, count in enumerate(counts)])
+        tables = [(count, table(n)) for n, count in enumerate(counts)]
+        runs = decode_bytes(data[place:], tables, fast)
         # one more, to be taken for all that are not there
         runs.append(np.zeros(1, np.uint8))
-        self._missed = np.unpackbits(np.concatenate(runs), bitorder="little").view(np.bool_)
+        self.missed = np.unpackbits(np.concatenate(runs), bitorder="little").view(np.bool_)
         self._ends = 8 * np.cumsum(counts)
-        self._next = self._ends - 8 * np.array(counts)  # of each bin
+        self.next = self._ends - 8 * np.array(counts)  # of each bin
 
     def take(self, chances: Chances) -> Bits:
         """The next bits; any bits where there are none left, which `finish` will find.
@@ -85,13 +102,13 @@ class BitDecoder:
             chances: of each bit, as it was when it was coded.
         """
         flat = chances.reshape(-1)
-        bins = _BIN_OF.take(flat)
+        bins = BIN_OF.take(flat)
         counts = np.bincount(bins, minlength=len(EDGES))
-        self._next += counts
-        places = (self._next - counts.cumsum()).repeat(counts)
+        self.next += counts
+        places = (self.next - counts.cumsum()).repeat(counts)
         places += np.arange(len(flat))
         bits = np.empty(len(flat), np.bool_)
-        bits[bins.argsort(kind="stable")] = self._missed.take(places, mode="clip")
+        bits[bins.argsort(kind="stable")] = self.missed.take(places, mode="clip")
         bits ^= flat >= ONE // 2
         return bits.reshape(chances.shape)
 
@@ -101,10 +118,10 @@ class BitDecoder:
         Raises:
             Damage: if not.
         """
-        if (self._next > self._ends).any():
+        if (self.next > self._ends).any():
             raise Damage("a coded stage ends before its codes")
-        left = np.split(self._missed, self._ends)[:-1]
-        for rest, end, place in zip(left, self._ends, self._next, strict=True):
+        left = np.split(self.missed, self._ends)[:-1]
+        for rest, end, place in zip(left, self._ends, self.next, strict=True):
             if end - place >= 8 or rest[len(rest) - (end - place) :].any():
                 raise Damage("a coded stage does not end with its codes")
 

@@ -5,6 +5,7 @@ else, so chunks and stages can be cut and read alone.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from vtok.codefile.bins import BitDecoder, Bits, Chances, encode_bits
 from vtok.codefile.contexts import (
+    EDGE,
     Contexts,
     Grid,
     Integers,
@@ -20,6 +22,7 @@ from vtok.codefile.contexts import (
     make_bands,
     split_bits,
 )
+from vtok.codefile.loops import decode_stage, encode_stage, loops
 from vtok.codefile.mixing import Mixer
 
 Codes = npt.NDArray[Any]
@@ -65,11 +68,14 @@ class StageCoder:
     def __init__(self, shape: Shape, bits: int) -> None:
         self._shape, self._bits = shape, bits
         self._below: list[Codes | Planes] = []  # as codes, until their bits are asked for
-        self._grid: Grid | None = None
 
     def encode(self, codes: Codes) -> bytes:
         """Code the codes of the next stage, integers 0 <= code < 2 ** bits."""
-        planes = split_bits(codes, self._bits)
+        planes, fast = split_bits(codes, self._bits), loops(codes.size * self._bits)
+        if fast is not None:
+            data = encode_stage(fast, planes, self._seen(), self._mixers())
+            self._below.append(list(planes))
+            return data
         coded: list[tuple[Bits, Chances]] = []
 
         def note(mixer: Mixer, known: Numbers) -> None:
@@ -86,7 +92,17 @@ class StageCoder:
         Raises:
             Damage: for bytes that `encode` does not make.
         """
-        decoder = BitDecoder(data, int(np.prod(self._shape)) * self._bits)
+        books, steps, height, width = self._shape
+        count = int(np.prod(self._shape)) * self._bits
+        fast = loops(count)
+        decoder = BitDecoder(data, count, fast)
+        if fast is not None:
+            padded = (books, steps, self._bits, height + 2 * EDGE, width + 2 * EDGE)
+            found = np.zeros(padded, np.int16)
+            decode_stage(fast, found, self._seen(), self._mixers(), decoder)
+            decoder.finish()
+            self._below.append(list(found))
+            return join_bits(found)
 
         def take(mixer: Mixer, known: Numbers) -> None:
             mixer.decode(known, decoder.take)
@@ -107,13 +123,12 @@ class StageCoder:
             code_pass: takes the mixer and what is known of the positions of a pass, of a writer
                 the bits too, and fills in what is not.
         """
-        bits, (books, steps, _, _) = self._bits, self._shape
-        grid = self._grid = self._grid or Grid(*self._shape[2:])
-        below = [self._planes(n) for n in range(len(self._below))[-MAX_BELOW:]]
+        bits, steps = self._bits, self._shape[1]
+        grid = _grid(*self._shape[2:])
+        below = self._seen()
         coded: list[Sequence[Integers]] = []
-        for book in range(books):
+        for book, mixer in enumerate(self._mixers()):
             contexts = Contexts(grid, bits, [stage[book] for stage in below])
-            mixer = Mixer(bits, len(below))
             for step in range(steps):
                 contexts.begin()
                 for number, some in enumerate(grid.passes):
@@ -127,9 +142,23 @@ class StageCoder:
         self._below.append(coded)
         return coded
 
+    def _mixers(self) -> list[Mixer]:
+        """For each codebook of the next stage."""
+        return [Mixer(self._bits, min(len(self._below), MAX_BELOW)) for _ in range(self._shape[0])]
+
+    def _seen(self) -> list[Planes]:
+        """The planes of the stages below that the next one looks at."""
+        return [self._planes(n) for n in range(len(self._below))[-MAX_BELOW:]]
+
     def _planes(self, number: int) -> Planes:
         """The planes of a stage below."""
         stage = self._below[number]
         if isinstance(stage, np.ndarray):
             self._below[number] = stage = list(split_bits(stage, self._bits))
         return stage
+
+
+@lru_cache(4)
+def _grid(height: int, width: int) -> Grid:
+    """What depends on the size of a latent step alone, for all chunks of it."""
+    return Grid(height, width)

@@ -44,7 +44,7 @@ def _make_chances() -> Chances:
     return chances
 
 
-_CHANCES = _make_chances()  # of evidence of -2048 to 2047, in 256ths of a nat
+CHANCES = _make_chances()  # of evidence of -2048 to 2047, in 256ths of a nat
 _VALUES = np.array((-UNIT, UNIT), np.float64)  # of a bit
 
 
@@ -58,25 +58,30 @@ class Mixer:
     Args:
         bits: of a code.
         below: stages below that are looked at.
+
+    Attributes:
+        weights: of each bit for its features, the run last `[bits, features]`.
+        links: of each bit to those of the code, of the stages below, and one step before
+            `[bits, (below + 2) * bits]`.
+        slowness: of learning, in halves.
+        groups: of the bits of a code, that are found one after the other.
     """
 
     def __init__(self, bits: int, below: int) -> None:
         kind = min(below, 1)
         start = np.array((*START[kind], 0)) * (_WEIGHT // 64)
         run = START_RUN[kind] * (_WEIGHT // 64)
-        self._slowness = SLOWNESS[kind]
-        self._weights = np.repeat(start[None], bits, 0).astype(np.float64)  # [bits, features]
-        self._weights[1:, -1] = [run // bit for bit in range(1, bits)]
+        self.slowness = SLOWNESS[kind]
+        self.weights = np.repeat(start[None], bits, 0).astype(np.float64)  # [bits, features]
+        self.weights[1:, -1] = [run // bit for bit in range(1, bits)]
         self._below, self._first = below, max(1, below)  # row of the first feature
         # to each bit: from the bits of the higher groups, of the stages below, and one step before
-        self._links = np.zeros((bits, (below + 2) * bits))
-        self._linked = np.ones_like(self._links)
+        self.links = np.zeros((bits, (below + 2) * bits))
+        self._linked = np.ones_like(self.links)
         size = -(-bits // GROUPS[kind])
-        self._groups = [slice(bit, min(bit + size, bits)) for bit in range(0, bits, size)]
-        for group in self._groups:
+        self.groups = [slice(bit, min(bit + size, bits)) for bit in range(0, bits, size)]
+        for group in self.groups:
             self._linked[group, group.start : bits] = 0
-        # of each bit that is not in the highest group, the lowest one of the next higher group
-        self._higher = np.arange(size, bits) // size * size - 1
 
     def encode(self, known: Numbers) -> Chances:
         """The chances of the bits of a pass, which are known; then learn from them.
@@ -87,9 +92,9 @@ class Mixer:
         Returns:
             of each bit the chance that it is 1, of `ONE`, `[bits, n]`.
         """
-        before, highest = known[self._below + 1], self._groups[0].stop
-        as_before = (known[0] * before).cumsum(0).take(self._higher, 0)
-        known[-1, highest:] = as_before * before[highest:] / _RUN
+        before = known[self._below + 1]
+        higher = self._linked[:, : len(before)]  # of each bit, those in higher groups
+        known[-1] = higher @ (known[0] * before) * before / _RUN
         chances = _chances_of(self._weigh(known))
         self._learn(known, chances)
         return chances
@@ -103,11 +108,11 @@ class Mixer:
         """
         evidence = self._weigh(known)
         values, before, runs = known[0], known[self._below + 1], known[-1]
-        eighths, run_weights = before / _RUN, self._weights[:, -1:] / _SCALE
-        links = self._links[:, : len(values)] / _SCALE
+        eighths, run_weights = before / _RUN, self.weights[:, -1:] / _SCALE
+        links = self.links[:, : len(values)] / _SCALE
         chances = np.empty(evidence.shape, np.int64)
         as_before = np.zeros_like(evidence[0])
-        for group in self._groups:
+        for group in self.groups:
             total, first = evidence[group], group.start
             if first:
                 run = np.multiply(as_before, eighths[group], out=runs[group])
@@ -120,14 +125,14 @@ class Mixer:
 
     def _features(self, known: Numbers) -> tuple[Numbers, Numbers]:
         """The features `[bits, features, n]`, and what bits are linked to `[linked, n]`."""
-        linked = known[: self._below + 2].reshape(self._links.shape[1], -1)
+        linked = known[: self._below + 2].reshape(self.links.shape[1], -1)
         return known[self._first :].transpose(1, 0, 2), linked
 
     def _weigh(self, known: Numbers) -> Numbers:
         """The evidence of what is known so far, 2048 more than in 256ths of a nat."""
         features, linked = self._features(known)
-        evidence: Numbers = (self._weights[:, None] @ features)[:, 0]
-        evidence += self._links @ linked
+        evidence: Numbers = (self.weights[:, None] @ features)[:, 0]
+        evidence += self.links @ linked
         evidence /= _SCALE
         evidence += ONE // 2
         return evidence
@@ -137,12 +142,12 @@ class Mixer:
         features, linked = self._features(known)
         errors = known[0] * (ONE // (2 * UNIT))
         errors += ONE // 2 - chances
-        count = self._slowness * (errors.shape[1] + EXTRA) // 2
-        self._weights += np.floor((features @ errors[:, :, None])[:, :, 0] / count)
-        self._links += np.floor(errors @ linked.T / count) * self._linked
+        count = self.slowness * (errors.shape[1] + EXTRA) // 2
+        self.weights += np.floor((features @ errors[:, :, None])[:, :, 0] / count)
+        self.links += np.floor(errors @ linked.T / count) * self._linked
 
 
 def _chances_of(evidence: Numbers) -> Chances:
     """The chances of a 1, by evidence as of `_weigh`."""
     # `astype` rounds up below zero, but what is below zero here has the first chance anyway
-    return _CHANCES.take(evidence.astype(np.int64), mode="clip")
+    return CHANCES.take(evidence.astype(np.int64), mode="clip")

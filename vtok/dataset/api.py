@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from vtok.dataset.entry import Entry, Fault
 from vtok.dataset.folder import DatasetFolder
 from vtok.dataset.forms import SHARDED, shard_format
 from vtok.dataset.journal import Journal
-from vtok.dataset.plan import Plan, scratch_plan
+from vtok.dataset.plan import SCRATCH, Plan, scratch_plan
 from vtok.dataset.run import Manner, Run, fill_plan
 from vtok.dataset.shards import Shards
 from vtok.dataset.sinks import TREE, Sink, Tree
@@ -27,6 +26,7 @@ from vtok.dataset.sources import Inputs, find_entries
 from vtok.dataset.totals import Totals, Watcher
 from vtok.dataset.work import Record, Settings
 from vtok.errors import UsageError
+from vtok.scratch import ScratchFolder
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from vtok.model import Model
@@ -168,7 +168,7 @@ def prepared(
     recipe = make_recipe(options, codec, info, choose_dtype(options, folder))
     with ExitStack() as stack:
         stack.enter_context(folder.opened(manner.part, recipe, overwrite=manner.overwrite))
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vtok-dataset-")))
+        scratch = stack.enter_context(ScratchFolder(SCRATCH))
         plan = stack.enter_context(scratch_plan(scratch))
         fill_plan(plan, found, folder, manner.part)
         journal = stack.enter_context(Journal(folder.journal(manner.part)))

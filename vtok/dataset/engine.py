@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -13,6 +14,12 @@ from vtok.dataset.work import ClipEncoder, Record, Settings, Task
 if TYPE_CHECKING:  # torch takes seconds to import
     from vtok.model import Model
 
+SWITCH_SECONDS = 0.0005
+"""How long a thread may keep the interpreter while another wants it.
+
+A thread that codes by many small calls keeps it all of that time whenever the model of another
+thread comes back for its next layer; by default these are 5 ms, longer than most layers take.
+"""
 AHEAD = 2
 """Clips for each worker that may be under way or wait to have their end noted."""
 
@@ -56,6 +63,8 @@ class LocalEngine:
         if first is None:
             return
         self._model = self._load()
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(min(SWITCH_SECONDS, before))
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="vtok-dataset")
         under_way: set[Future[Record]] = set()
         try:
@@ -74,6 +83,7 @@ class LocalEngine:
             for encoder in self._encoders:
                 encoder.close()  # which ends clips that are still under way
             pool.shutdown(wait=True, cancel_futures=True)
+            sys.setswitchinterval(before)
 
     def _encode(self, task: Task) -> Record:
         if not hasattr(self._local, "encoder"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -20,10 +19,11 @@ from vtok.dataset.api import (
 )
 from vtok.dataset.entry import Entry, Fault, file_name
 from vtok.dataset.folder import DatasetFolder, recipe_digest
-from vtok.dataset.plan import scratch_plan
+from vtok.dataset.plan import SCRATCH, scratch_plan
 from vtok.dataset.run import fill_plan
 from vtok.dataset.state import current_signature
 from vtok.dataset.work import ClipEncoder, Settings, Task
+from vtok.scratch import ScratchFolder
 
 SHOWN = 20
 """Faults that are listed in full."""
@@ -87,7 +87,7 @@ def forecast(
     recipe = recipe_digest(make_recipe(options, codec, info, options.dtype))
     seen = Forecast()
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vtok-dataset-")))
+        scratch = stack.enter_context(ScratchFolder(SCRATCH))
         plan = stack.enter_context(scratch_plan(scratch))
         fill_plan(plan, found, folder, options.manner.part)
         for entry, record in plan.known_entries():

@@ -37,6 +37,7 @@ INSERT INTO known VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET
 WHERE excluded.at >= known.at
 """  # journals of several parts are read one after the other: what was written last counts
 ROWS_AT_ONCE = 1000
+SCRATCH = "vtok-dataset-"  # prefix of the folders that hold one
 
 
 @contextmanager

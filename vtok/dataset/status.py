@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +11,9 @@ from typing import Any
 
 from vtok.dataset.entry import Entry, Fault, Member
 from vtok.dataset.folder import DatasetFolder
-from vtok.dataset.plan import Plan, scratch_plan
+from vtok.dataset.plan import SCRATCH, Plan, scratch_plan
 from vtok.dataset.work import Record
+from vtok.scratch import ScratchFolder
 
 
 @dataclass
@@ -50,10 +50,7 @@ class Status:
 @contextmanager
 def known_plan(folder: DatasetFolder) -> Iterator[Plan]:
     """What all journals of a data set know, for as long as the block runs."""
-    with (
-        tempfile.TemporaryDirectory(prefix="vtok-dataset-") as scratch,
-        scratch_plan(Path(scratch)) as plan,
-    ):
+    with ScratchFolder(SCRATCH) as scratch, scratch_plan(scratch) as plan:
         for journal in folder.journals():
             plan.load(journal)
         yield plan

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from vtok.errors import InputError, UsageError
+from vtok.scratch import ScratchFolder
 from vtok.training.cache import Cache
 from vtok.training.clips import Clip, ClipSpec, middle_clip
 from vtok.training.draws import note_skipped, steps_a_part, why_nothing
@@ -27,6 +27,8 @@ from vtok.training.parts import PartStore
 from vtok.training.sources import Source
 
 __all__ = ["ClipPool", "ClipSpec"]
+
+SCRATCH = "vtok-clips-"
 
 T = TypeVar("T")
 Job = Callable[[], Future[T]]
@@ -77,13 +79,14 @@ class ClipPool:
         self._steps_a_part = steps_a_part(sources)
         if cache is not None:
             Cache(cache, cache_bytes).tidy(sources)
-        self._scratch = _scratch() if any(source.member for source in sources) else None
+        members = any(source.member for source in sources)  # which are unpacked one by one
+        self._scratch = ScratchFolder(SCRATCH) if members else None
         start = {
             "sources": [[s.name, str(s.path.absolute()), s.member, s.kind] for s in sources],
             "spec": dataclasses.asdict(spec),
             "cache": None if cache is None else str(cache.absolute()),
             "cache_bytes": cache_bytes,
-            "scratch": self._scratch.name if self._scratch else "",
+            "scratch": str(self._scratch.path) if self._scratch else "",
         }
         self._lanes = [Lane(start, spec, self.skipped) for _ in range(workers)]
 
@@ -157,8 +160,8 @@ class ClipPool:
         """
         clips: list[Clip] = []
         reasons: dict[str, str] = {}
-        with _scratch() as scratch:
-            store = PartStore(self._spec, 1, None, Path(scratch))
+        with ScratchFolder(SCRATCH) as scratch:
+            store = PartStore(self._spec, 1, None, scratch)
             for source in sources:
                 if len(clips) == count:
                     break
@@ -177,7 +180,7 @@ class ClipPool:
         for lane in self._lanes:
             lane.close()
         if self._scratch is not None:
-            self._scratch.cleanup()
+            self._scratch.close()
 
     def _batch(self, step: int, indices: Sequence[range]) -> Iterator[list[Job[Clip]]]:
         """The jobs of one step; those that share a part go to one worker, which may hold it."""
@@ -190,11 +193,6 @@ class ClipPool:
                 jobs.append(partial(lane.clip, step, index))
                 number += 1
             yield jobs
-
-
-def _scratch() -> tempfile.TemporaryDirectory[str]:
-    """A folder where members of shards are unpacked one by one."""
-    return tempfile.TemporaryDirectory(prefix="vtok-clips-")
 
 
 def _ahead(jobs: Iterator[list[Job[T]]], count: int) -> Iterator[list[Future[T]]]:
