@@ -9,7 +9,7 @@ from videos import make_video, read_barcodes
 
 from vtok.errors import InputError, VideoError
 from vtok.media.decoder import Decoder
-from vtok.media.reader import VideoReader
+from vtok.media.reader import VideoReader, make_request
 
 
 def numbers_in(path: Path, decoder: Decoder, **options: object) -> list[int]:
@@ -42,6 +42,28 @@ def test_a_reader_closed_early_leaves_nothing_for_the_next(
     with VideoReader(path, decoder=decoder) as reader:
         next(reader)
     assert numbers_in(path, decoder) == list(range(200))
+
+
+def test_a_video_that_is_expected_is_read_before_it_is_asked_for(
+    tmp_path: Path, decoder: Decoder
+) -> None:
+    path, other = make_video(tmp_path / "a.mp4", 40), make_video(tmp_path / "b.mp4", 30)
+    decoder.expect(make_request(path, 0.5, None, None, None))
+    process, asked = decoder._child, []
+    assert process is not None
+    process.request = asked.append  # type: ignore[method-assign]
+    assert numbers_in(path, decoder, start_seconds=0.5) == list(range(15, 40))
+    assert decoder._child is process
+    assert not asked  # it was at it already
+    del process.request
+    assert numbers_in(path, decoder, start_seconds=0.5) == list(range(15, 40))  # and only once
+    for unwanted in (make_request(path, 0.0, None, None, None), {"path": "none.mp4"}):
+        decoder.expect(unwanted)
+        assert numbers_in(other, decoder) == list(range(30))
+    decoder.expect(make_request(path, 0.0, None, None, None))
+    assert decoder._child is not None
+    decoder._child.kill()
+    assert numbers_in(path, decoder) == list(range(40))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])

@@ -4,6 +4,7 @@ import io
 import os
 import resource
 import signal
+import threading
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
@@ -221,6 +222,35 @@ def test_full_disk(tmp_path: Path) -> None:
         failing(tmp_path, r"cannot be written \(ffmpeg was stopped by SIGXFSZ\)", noise)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_frames_are_taken_without_waiting_for_ffmpeg(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "a.mp4", width=640, height=480, fps=FPS)
+    process = writer._sink._encoder._process
+    os.kill(process.pid, signal.SIGSTOP)
+    frames = np.zeros((1, 480, 640, 3), np.uint8)  # more than a pipe holds
+    writer.write(frames)  # the thread's
+    writer.write(frames)  # waits for the thread
+    third = threading.Thread(target=writer.write, args=(frames,))
+    third.start()
+    third.join(0.3)
+    assert third.is_alive()  # no more than that is held
+    os.kill(process.pid, signal.SIGCONT)
+    third.join(30)
+    writer.close()
+    assert read_index(tmp_path / "a.mp4").timeline.num_frames == 3
+    assert not [thread for thread in threading.enumerate() if thread.name == "vtok-writer"]
+
+
+def test_an_encoder_that_hangs_can_be_aborted(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "a.mp4", width=640, height=480, fps=FPS)
+    os.kill(writer._sink._encoder._process.pid, signal.SIGSTOP)
+    for _ in range(2):
+        writer.write(np.zeros((1, 480, 640, 3), np.uint8))
+    writer.abort()
+    writer.abort()
+    assert list(tmp_path.iterdir()) == []
+    assert not [thread for thread in threading.enumerate() if thread.name == "vtok-writer"]
 
 
 def test_killed_encoder(tmp_path: Path) -> None:

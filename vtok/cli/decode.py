@@ -5,15 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from vtok.cli import options as opt
+from vtok.cli.fold import unfolded
 from vtok.cli.inputs import plan
+from vtok.cli.loading import loading
 from vtok.cli.run import Manner, run_jobs
 from vtok.errors import UsageError
 
 TOKENS = ".tokens.safetensors"
 
 
+@unfolded
 def decode(
     inputs: opt.Inputs,
+    *,
     output: opt.Output = None,
     stages: opt.Stages = None,
     bits: opt.Bits = None,
@@ -24,13 +28,10 @@ def decode(
     crf: opt.Crf = 16,
     salvage: opt.Salvage = False,
     model: opt.ModelInstead = None,
-    device: opt.Device = "auto",
-    dtype: opt.Dtype = "auto",
+    running: opt.Running,
     overwrite: opt.Overwrite = False,
     skip_existing: opt.SkipExisting = False,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    debug: opt.Debug = False,
+    saying: opt.Saying,
 ) -> None:
     """Decode code files or learned tokens to videos of the size, rate and length encoded.
 
@@ -48,10 +49,10 @@ def decode(
     """
     if not 0 <= crf <= 51:
         raise UsageError(f"--crf {crf}: expected 0 to 51")
-    manner = Manner(overwrite, skip_existing, as_json, quiet)
+    manner = Manner(overwrite, skip_existing, saying.as_json, saying.quiet)
     jobs = plan(inputs, output, ".decoded.mp4", frozenset({".vtok", TOKENS}))
     manner.check(jobs)
-    with manner.waiting("loading the model"):  # torch alone takes seconds to import
+    with loading(quiet=saying.quiet):
         from vtok.codec.decode import DecodeOptions, decode_file
         from vtok.codec.existing import is_decoded
         from vtok.codec.token_decode import decode_tokens_file
@@ -70,9 +71,9 @@ def decode(
             duration_seconds=duration,
         )
         # an error of usage comes once, not for every input
-        pick_dtype(dtype, pick_device(device))
+        pick_dtype(running.dtype, pick_device(running.device))
         tokens = TokenModels(token_learner)
-        models = Models(model, device=device, dtype=dtype)
+        models = Models(model, device=running.device, dtype=running.dtype)
         if model is not None:
             models.get(model)
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vtok.cli import options as opt
-from vtok.cli.inputs import plan, with_listed
+from vtok.cli.fold import unfolded
+from vtok.cli.inputs import STREAM, Job, plan, with_listed
+from vtok.cli.loading import loading
 from vtok.cli.run import Manner, run_jobs
 from vtok.cli.tokens import TokenChoice, token_work
 from vtok.errors import UsageError
 from vtok.media.kinds import VIDEO_SUFFIXES
+
+if TYPE_CHECKING:
+    from vtok.codec.options import EncodeOptions
+    from vtok.media.decoder import Decoder
 
 SUFFIXES = {
     "vtok": ".vtok",
@@ -20,8 +27,10 @@ SUFFIXES = {
 }
 
 
+@unfolded
 def encode(
     inputs: opt.InputsOrList = None,
+    *,
     output: opt.Output = None,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
@@ -33,19 +42,13 @@ def encode(
     compress: opt.Compress = True,
     num_tokens: opt.NumTokens = None,
     token_learner: opt.TokenLearner = None,
-    size: opt.Size = None,
-    fps: opt.Rate = None,
-    start: opt.Start = 0.0,
-    duration: opt.Duration = None,
+    part: opt.Part,
     model: opt.ModelName = "vtok-base",
-    device: opt.Device = "auto",
-    dtype: opt.Dtype = "auto",
+    running: opt.Running,
     timeout: opt.Timeout = 60.0,
     overwrite: opt.Overwrite = False,
     skip_existing: opt.SkipExisting = False,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    debug: opt.Debug = False,
+    saying: opt.Saying,
 ) -> None:
     """Encode videos to code files, beside them unless -o says otherwise.
 
@@ -69,42 +72,56 @@ def encode(
         raise UsageError("--token-learner: give --to tokens or --num-tokens with it")
     if by_tokens and to not in ("tokens", "vtok"):
         raise UsageError(f"--to {to}: --num-tokens is for --to tokens and --to vtok")
-    manner = Manner(overwrite, skip_existing, as_json, quiet)
+    manner = Manner(overwrite, skip_existing, saying.as_json, saying.quiet)
     names = with_listed(inputs, files_from, null)
     jobs = plan(names, output, SUFFIXES[to], VIDEO_SUFFIXES)
     manner.check(jobs)
-    with manner.waiting("loading the model"):  # torch alone takes seconds to import
-        from vtok.codec.encode import EncodeOptions, encode_file, stages_for
-        from vtok.codec.existing import is_encoded
-        from vtok.media.frames import parse_fps
-        from vtok.model import load_model
+    from vtok.codec.options import EncodeOptions
+    from vtok.media.decoder import Decoder
 
-        how = EncodeOptions(
-            to="vtok" if to == "tokens" else to,
-            size=size,
-            fps=None if fps is None else parse_fps(fps),
-            start_seconds=start,
-            duration_seconds=duration,
-            num_stages=stages,
-            num_bits=bits,
-            min_psnr=min_psnr,
-            max_bpp=max_bpp,
-            compress=compress,
-            overwrite=overwrite or skip_existing,  # what is left to do replaces what does not fit
-            timeout_seconds=timeout,
-        )
-        loaded = load_model(model, device=device, dtype=dtype)
-        stages_for(loaded, stages, bits)  # an error of usage comes once, not for every input
+    how = EncodeOptions(
+        to="vtok" if to == "tokens" else to,
+        size=part.size,
+        fps=part.rate,
+        start_seconds=part.start,
+        duration_seconds=part.duration,
+        num_stages=stages,
+        num_bits=bits,
+        min_psnr=min_psnr,
+        max_bpp=max_bpp,
+        compress=compress,
+        overwrite=overwrite or skip_existing,  # what is left to do replaces what does not fit
+        timeout_seconds=timeout,
+    )
+    with Decoder() as decoder:
+        _begin(jobs, how, manner, decoder)
+        with loading(quiet=saying.quiet):
+            from vtok.codec.encode import encode_file, stages_for
+            from vtok.codec.existing import is_encoded
+            from vtok.model import load_model
 
-    if by_tokens:
-        asked = TokenChoice(to == "tokens", num_tokens, token_learner)
-        run_jobs(jobs, *token_work(loaded, how, asked, manner))
-        return
+            loaded = load_model(model, device=running.device, dtype=running.dtype)
+            stages_for(loaded, stages, bits)  # an error of usage comes once, not for every input
 
-    def work(source: Any, target: Any, progress: Any) -> Any:
-        return encode_file(source, target, model=loaded, options=how, progress=progress)
+        if by_tokens:
+            asked = TokenChoice(to == "tokens", num_tokens, token_learner)
+            run_jobs(jobs, *token_work(loaded, how, asked, manner, decoder))
+            return
 
-    run_jobs(jobs, work, manner, lambda made, source: is_encoded(made, source, loaded, how))
+        def work(source: Any, target: Any, progress: Any) -> Any:
+            return encode_file(
+                source, target, model=loaded, options=how, progress=progress, decoder=decoder
+            )
+
+        run_jobs(jobs, work, manner, lambda made, source: is_encoded(made, source, loaded, how))
+
+
+def _begin(jobs: Sequence[Job], how: EncodeOptions, manner: Manner, decoder: Decoder) -> None:
+    """Have the first video read while torch is imported."""
+    from vtok.codec.options import expect_video
+
+    if jobs[0].source != STREAM and not manner.skip_existing:
+        expect_video(Path(jobs[0].source), how, decoder)
 
 
 def _format_of(output: str | None) -> str:

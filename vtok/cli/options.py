@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
@@ -214,6 +216,42 @@ Dtype = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a file on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which frames of a video, and how large; for `vtok.cli.fold.unfolded`, as those below."""
+
+    size: Size = None
+    fps: Rate = None
+    start: Start = 0.0
+    duration: Duration = None
+
+    @property
+    def rate(self) -> Fraction | None:
+        """The frame rate; raises a UsageError for what is none."""
+        from vtok.media.frames import parse_fps
+
+        return None if self.fps is None else parse_fps(self.fps)
+
+
+@dataclass(frozen=True)
+class Running:
+    """What a model runs on."""
+
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+
+@dataclass(frozen=True)
+class Saying:
+    """What a command says, and how."""
+
+    as_json: Json = False
+    quiet: Quiet = False
+    debug: Debug = False
+
+
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
 SkipExisting = Annotated[
     bool,

@@ -15,7 +15,9 @@ from vtok.cli.completion import some_codecs
 from vtok.cli.console import print_json, say
 from vtok.cli.eval import BitsList, Card, MetricsList, make_part, numbers, words
 from vtok.cli.failures import as_vtok_error, raise_failures, report_failure
+from vtok.cli.fold import unfolded
 from vtok.cli.inputs import find_files
+from vtok.cli.loading import loading
 from vtok.errors import OutputError, UsageError, VtokError
 from vtok.media.kinds import VIDEO_SUFFIXES
 
@@ -32,8 +34,10 @@ _TEXT_BYTES = 150_000  # of a page without its pictures, about
 _BASE64 = 4 / 3  # bytes of text for each byte of a picture
 
 
+@unfolded
 def report(
     inputs: opt.Videos,
+    *,
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="The page to write.")
     ] = "report.html",
@@ -74,13 +78,10 @@ def report(
         str | None, typer.Option("--title", metavar="TEXT", help="[default: the video's name]")
     ] = None,
     model: opt.ModelName = "vtok-base",
-    device: opt.Device = "auto",
-    dtype: opt.Dtype = "auto",
+    running: opt.Running,
     timeout: opt.Timeout = 60.0,
     overwrite: opt.Overwrite = False,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    debug: opt.Debug = False,
+    saying: opt.Saying,
 ) -> None:
     """Make a page that shows what a model does to videos: one HTML file, to open in any browser.
 
@@ -96,9 +97,7 @@ def report(
     target = _check_page(output, megabytes, overwrite)
     part = _part(frames, size, start, timeout, card)
     paths = find_files(inputs, VIDEO_SUFFIXES)
-    from vtok.cli.progress import waiting
-
-    with waiting("loading the model", quiet=quiet):  # torch alone takes seconds to import
+    with loading(quiet=saying.quiet):
         from vtok.evaluation.classic import find_codec
         from vtok.model import load_model
         from vtok.report.evaluate import EvalOptions, stages_of
@@ -107,12 +106,12 @@ def report(
         for name in names:
             find_codec(name)
         how = EvalOptions(part, numbers("--bits", bits), words(metrics), compress)
-        loaded = load_model(model, device=device, dtype=dtype)
+        loaded = load_model(model, device=running.device, dtype=running.dtype)
         stages_of(loaded, how.bits)  # an error of usage comes once, not for every input
-    maker = _Maker(loaded, how, names, as_json, quiet)
+    maker = _Maker(loaded, how, names, saying)
     exhibits, failures = maker.make(paths, megabytes * MEGABYTE)
     if exhibits:
-        _write(target, exhibits, loaded, title, overwrite, as_json=as_json, quiet=quiet)
+        _write(target, exhibits, loaded, title, overwrite, saying)
     raise_failures(failures, len(paths))
 
 
@@ -120,10 +119,10 @@ class _Maker:
     """Makes an exhibit of each video; one that fails does not stop the others."""
 
     def __init__(
-        self, model: Model, how: EvalOptions, codecs: tuple[str, ...], as_json: bool, quiet: bool
+        self, model: Model, how: EvalOptions, codecs: tuple[str, ...], saying: opt.Saying
     ) -> None:
         self._model, self._how, self._codecs = model, how, codecs
-        self._as_json, self._quiet = as_json, quiet
+        self._saying = saying
 
     def make(self, paths: list[Path], page_bytes: float) -> tuple[list[Exhibit], list[VtokError]]:
         """All exhibits, in order, and what went wrong; what one leaves unused others may use."""
@@ -135,7 +134,7 @@ class _Maker:
         for number, path in enumerate(paths):
             place = f"{number + 1}/{len(paths)} " if len(paths) > 1 else ""
             try:
-                with _phases(place + path.name, quiet=self._quiet) as notify:
+                with _phases(place + path.name, quiet=self._saying.quiet) as notify:
                     exhibit = exhibit_file(
                         path,
                         model=self._model,
@@ -151,7 +150,7 @@ class _Maker:
                 continue
             left -= exhibit.num_bytes
             exhibits.append(exhibit)
-            if self._as_json:
+            if self._saying.as_json:
                 facts = {**exhibit.result.to_json(), "pictured": exhibit.pictured}
                 print_json({"kind": "clip", **facts, "status": "ok"})
         return exhibits, failures
@@ -159,7 +158,7 @@ class _Maker:
     def _failed(self, path: Path, error: Exception, *, alone: bool) -> VtokError:
         known = as_vtok_error(error, str(path))
         known.__cause__ = None if known is error else error  # for --debug
-        report_failure({"input": str(path)}, known, as_json=self._as_json, silent=alone)
+        report_failure({"input": str(path)}, known, as_json=self._saying.as_json, silent=alone)
         return known
 
 
@@ -220,9 +219,7 @@ def _write(
     model: Model,
     title: str | None,
     overwrite: bool,
-    *,
-    as_json: bool,
-    quiet: bool,
+    saying: opt.Saying,
 ) -> None:
     """Write the page whole or not at all, and say so."""
     from vtok.report.page import build_page
@@ -235,11 +232,12 @@ def _write(
             raise OutputError(f"{target}: cannot be written ({exc.strerror})") from exc
     pictured = sum(exhibit.pictured for exhibit in exhibits)
     measured = sum(exhibit.result.frames for exhibit in exhibits)
-    if as_json:
+    if saying.as_json:
         facts = {"clips": len(exhibits), "frames": measured, "pictured": pictured}
         print_json(
             {"kind": "page", "output": str(target), "bytes": len(page), **facts, "status": "ok"}
         )
     clips = "1 clip" if len(exhibits) == 1 else f"{len(exhibits)} clips"
     shown = f"{pictured} of {measured} frames in pictures"
-    say(f"{target}: {clips}, {shown}, {len(page) / MEGABYTE:.1f} MB", quiet=quiet or as_json)
+    silent = saying.quiet or saying.as_json
+    say(f"{target}: {clips}, {shown}, {len(page) / MEGABYTE:.1f} MB", quiet=silent)

@@ -13,12 +13,17 @@ from vtok.cli import exits
 from vtok.cli import options as opt
 from vtok.cli.completion import one_of, videos
 from vtok.cli.console import print_json, say
+from vtok.cli.fold import unfolded
+from vtok.cli.loading import loading
 from vtok.cli.run import Manner, Work
 from vtok.errors import UsageError
 
 if TYPE_CHECKING:
-    from vtok.codec.encode import EncodeOptions
+    from vtok.codec.options import EncodeOptions
+    from vtok.media.decoder import Decoder
     from vtok.model import Model
+
+SMALL = opt.Part(size="256")
 
 tokens = typer.Typer(
     no_args_is_help=True,
@@ -44,7 +49,7 @@ class TokenChoice:
 
 
 def token_work(
-    model: Model, how: EncodeOptions, asked: TokenChoice, manner: Manner
+    model: Model, how: EncodeOptions, asked: TokenChoice, manner: Manner, decoder: Decoder
 ) -> tuple[Work, Manner, Callable[[Path, Path], bool]]:
     """What `run_jobs` needs to encode to learned tokens."""
     from vtok.codec.existing import are_tokens_encoded
@@ -60,7 +65,13 @@ def token_work(
 
     def work(source: Any, target: Any, progress: Any) -> Any:
         return encode(
-            source, target, model=loaded, num_tokens=count, options=how, progress=progress
+            source,
+            target,
+            model=loaded,
+            num_tokens=count,
+            options=how,
+            progress=progress,
+            decoder=decoder,
         )
 
     def is_done(made: Path, source: Path) -> bool:
@@ -139,7 +150,9 @@ def train(
 
 
 @tokens.command(epilog=exits.WHOLE)
+@unfolded
 def show(
+    *,
     video: Annotated[
         Path,
         typer.Argument(
@@ -159,17 +172,11 @@ def show(
         int, typer.Option("--num-tokens", metavar="S", help="Tokens of a latent step, 1 to 64.")
     ] = 8,
     token_learner: opt.TokenLearner = None,
-    size: opt.Size = "256",
-    fps: opt.Rate = None,
-    start: opt.Start = 0.0,
-    duration: opt.Duration = None,
+    part: opt.Part = SMALL,
     model: opt.ModelName = "vtok-base",
-    device: opt.Device = "auto",
-    dtype: opt.Dtype = "auto",
+    running: opt.Running,
     overwrite: opt.Overwrite = False,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    debug: opt.Debug = False,
+    saying: opt.Saying,
 ) -> None:
     """Draw which parts of the frame each learned token looks at.
 
@@ -181,29 +188,28 @@ def show(
       vtok tokens show clip.mp4 -o maps.png --start 2
       vtok tokens show clip.mp4 -o maps.mp4 --num-tokens 16
     """
-    manner = Manner(overwrite, False, as_json, quiet)
-    with manner.waiting("loading the model"):  # torch alone takes seconds to import
+    with loading(quiet=saying.quiet):
         from vtok.codec.encode import EncodeOptions
         from vtok.codec.token_model import DEFAULT_LEARNER, load_token_model
         from vtok.codec.token_show import show_tokens
-        from vtok.media.frames import parse_fps
         from vtok.model import load_model
 
         how = EncodeOptions(
-            size=size,
-            fps=None if fps is None else parse_fps(fps),
-            start_seconds=start,
-            duration_seconds=duration,
+            size=part.size,
+            fps=part.rate,
+            start_seconds=part.start,
+            duration_seconds=part.duration,
             overwrite=overwrite,
         )
-        loaded = load_model(model, device=device, dtype=dtype)
+        loaded = load_model(model, device=running.device, dtype=running.dtype)
         pipeline = load_token_model(token_learner or DEFAULT_LEARNER, model=loaded)
     from vtok.cli.progress import frames_progress
 
-    with frames_progress(video.name, quiet=quiet) as progress:
+    with frames_progress(video.name, quiet=saying.quiet) as progress:
         shown = show_tokens(
             video, output, model=pipeline, num_tokens=num_tokens, options=how, progress=progress
         )
-    if as_json:
+    if saying.as_json:
         print_json({"input": str(video), "output": str(output), "frames": shown, "status": "ok"})
-    say(f"{video} -> {output}: {num_tokens} tokens, {shown} frames", quiet=quiet or as_json)
+    silent = saying.quiet or saying.as_json
+    say(f"{video} -> {output}: {num_tokens} tokens, {shown} frames", quiet=silent)

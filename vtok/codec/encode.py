@@ -11,6 +11,7 @@ import vtok
 from vtok.codec.beside import worked
 from vtok.codec.files import CountingStream, name_of, open_output
 from vtok.codec.options import EncodeOptions as EncodeOptions
+from vtok.codec.options import open_reader as open_reader
 from vtok.codec.rate import RateControl
 from vtok.codec.result import Counts, Progress, Result, choose_stages, make_result
 from vtok.codec.spool import on_disk
@@ -49,6 +50,7 @@ def encode_file(
     model: Model | None = None,
     options: EncodeOptions | None = None,
     progress: Progress | None = None,
+    decoder: Decoder | None = None,
 ) -> Result:
     """Encode one video file.
 
@@ -59,6 +61,7 @@ def encode_file(
         model: encodes; `vtok-base` if None.
         options: size, rate, part and format.
         progress: called as it goes.
+        decoder: reads the video, if it is to read others too; one is started for it if None.
 
     Raises:
         InputError: if the source is missing or no readable video.
@@ -69,7 +72,7 @@ def encode_file(
     stages_for(model, options.num_stages, options.num_bits)  # nonsense is an error before any work
     with (
         on_disk(source) as path,
-        open_reader(path, options) as reader,
+        open_reader(path, options, decoder) as reader,
         open_output(output, options.overwrite) as stream,
     ):
         header, counts = encode_opened(
@@ -115,21 +118,6 @@ def encode_opened(
         _write_tensor(stream, header, chunks, options.to)
     counts.bytes, counts.psnr = stream.count, control.psnr
     return header, counts
-
-
-def open_reader(
-    source: Path, options: EncodeOptions, decoder: Decoder | None = None
-) -> VideoReader:
-    """The frames of a source that the options ask for; `decoder` as `VideoReader` takes it."""
-    return VideoReader(
-        source,
-        start_seconds=options.start_seconds,
-        duration_seconds=options.duration_seconds,
-        fps=options.fps,
-        size=options.size,
-        timeout_seconds=options.timeout_seconds,
-        decoder=decoder,
-    )
 
 
 def make_header(

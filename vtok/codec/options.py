@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 
 from vtok.errors import UsageError
+from vtok.media.decoder import Decoder
 from vtok.media.frames import parse_size
+from vtok.media.reader import VideoReader, make_request
 
 FORMATS = ("vtok", "npy", "safetensors")
 MAX_SECONDS = 1e9  # 31 years; headers hold no more
@@ -96,3 +99,25 @@ class EncodeOptions:
             raise UsageError(f"--to {self.to}: an array has the same stages everywhere")
         if self.size is not None:
             parse_size(self.size, 16, 9)  # of no source in particular
+
+
+def open_reader(
+    source: Path, options: EncodeOptions, decoder: Decoder | None = None
+) -> VideoReader:
+    """The frames of a source that the options ask for; `decoder` as `VideoReader` takes it."""
+    return VideoReader(
+        source,
+        start_seconds=options.start_seconds,
+        duration_seconds=options.duration_seconds,
+        fps=options.fps,
+        size=options.size,
+        timeout_seconds=options.timeout_seconds,
+        decoder=decoder,
+    )
+
+
+def expect_video(source: Path, options: EncodeOptions, decoder: Decoder) -> None:
+    """Have a decoder begin with what `open_reader` will soon be asked for."""
+    if source.is_file():  # of anything else `open_reader` says what is wrong
+        start, duration = options.start_seconds, options.duration_seconds
+        decoder.expect(make_request(source, start, duration, options.fps, options.size))

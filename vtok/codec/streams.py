@@ -142,9 +142,17 @@ def frames_to_clip(frames: Frames, model: Model) -> Tensor:
 
 def clip_to_frames(clip: Tensor) -> Frames:
     """[1, 3, T, H, W] about -1..1 -> uint8 [T, H, W, 3], rounded and clamped."""
-    levels = clip.float().add(1).mul_(127.5).round_().clamp_(0, 255)
-    video = rearrange(levels.to(torch.uint8), "1 c t h w -> t h w c")
-    return video.contiguous().cpu().numpy()
+    _, channels, count, height, width = clip.shape
+    frames = np.empty((count, height, width, channels), np.uint8)
+    at_once = 1 if clip.device.type == "cpu" else count  # one frame stays in cache, many do not
+    for some, part in zip(
+        np.split(frames, range(at_once, count, at_once)),
+        torch.split(clip[0], at_once, dim=1),
+        strict=True,
+    ):
+        levels = part.float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+        np.stack(tuple(levels.cpu().numpy()), axis=-1, out=some)
+    return frames
 
 
 def chunk_steps(model: Model, grid: Sequence[int], stages: int, at_once: int) -> int:

@@ -23,6 +23,7 @@ from vtok.codec.token_file import ORIGIN_KEY, token_origin
 from vtok.codec.token_model import DEFAULT_TOKENS, TokenModel, TokenModels, load_token_model
 from vtok.codefile import CodeFileWriter, Header
 from vtok.errors import CodeFileError, UsageError
+from vtok.media.decoder import Decoder
 from vtok.model import Model
 from vtok.nn.token_bits import CODEBOOK_SIZE
 
@@ -37,6 +38,7 @@ def encode_token_codes_file(
     num_tokens: int = DEFAULT_TOKENS,
     options: EncodeOptions | None = None,
     progress: Progress | None = None,
+    decoder: Decoder | None = None,
 ) -> Result:
     """Encode one video file to quantized tokens in a code file: video of a very low rate.
 
@@ -51,7 +53,7 @@ def encode_token_codes_file(
         raise UsageError(f"--to {options.to}: --num-tokens is for --to tokens and --to vtok")
     with (
         on_disk(source) as path,
-        open_reader(path, options) as reader,
+        open_reader(path, options, decoder) as reader,
         open_output(output, options.overwrite) as stream,
     ):
         plain = token_header(name_of(source), reader, model, num_tokens, options)

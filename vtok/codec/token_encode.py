@@ -18,6 +18,7 @@ from vtok.codec.streams import encode_latents
 from vtok.codec.token_file import TokenFileInfo, TokenOrigin, Tokens, write_token_file
 from vtok.codec.token_model import DEFAULT_TOKENS, TokenModel, load_token_model
 from vtok.errors import CodeFileError, UsageError
+from vtok.media.decoder import Decoder
 from vtok.media.reader import VideoReader
 
 
@@ -90,6 +91,7 @@ def encode_tokens_file(
     num_tokens: int = DEFAULT_TOKENS,
     options: EncodeOptions | None = None,
     progress: Progress | None = None,
+    decoder: Decoder | None = None,
 ) -> TokenResult:
     """Encode one video file to learned tokens, float16 [t, S, dim] in a safetensors file.
 
@@ -100,6 +102,7 @@ def encode_tokens_file(
         num_tokens: S, of each latent step.
         options: size, rate and part; those of codes count for nothing.
         progress: called as it goes.
+        decoder: as `encode_file` takes it.
 
     Raises:
         InputError: if the source is missing or no readable video.
@@ -112,7 +115,7 @@ def encode_tokens_file(
     check_token_options(options)
     with (
         on_disk(source) as path,
-        open_reader(path, options) as reader,
+        open_reader(path, options, decoder) as reader,
         open_output(output, options.overwrite) as stream,
         tempfile.TemporaryFile(prefix="vtok-") as spool,  # how many there are shows at the end
     ):

@@ -13,6 +13,7 @@ import threading
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from queue import Queue
 from typing import IO, BinaryIO, NoReturn
 
 import numpy as np
@@ -99,25 +100,23 @@ class Encoder:
             stderr=self._log,
             start_new_session=True,  # Ctrl-C is for the parent, which then aborts
         )
+        assert self._process.stdin is not None
+        self._feeder = _Feeder(self._process.stdin)
         self._pump: _Pump | None = None
         if not isinstance(output, Path):
             assert self._process.stdout is not None
             self._pump = _Pump(self._process.stdout, output)
 
     def write(self, frames: Frames) -> None:
-        """Encode frames.
+        """Encode frames, while the caller makes the next ones.
 
         Args:
-            frames: uint8 [T, H, W, 3] RGB, of the size of the video.
+            frames: uint8 [T, H, W, 3] RGB, of the size of the video; not to be changed any more.
 
         Raises:
-            OutputError: ffmpeg has failed.
+            OutputError: ffmpeg has failed, maybe at earlier frames.
         """
-        assert self._process.stdin is not None
-        try:
-            for frame in frames:
-                self._process.stdin.write(np.ascontiguousarray(frame).data)
-        except BrokenPipeError:
+        if not self._feeder.give(frames):
             self._fail()
 
     def finish(self) -> None:
@@ -126,9 +125,7 @@ class Encoder:
         Raises:
             OutputError: ffmpeg or the stream has failed.
         """
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
+        self._feeder.close()
         status = self._process.wait()
         stream_error = self._pump.join() if self._pump else None
         if status != 0 or stream_error is not None:
@@ -141,9 +138,7 @@ class Encoder:
         self._process.wait()
         if self._pump:
             self._pump.join(timeout_seconds=1.0)  # it may wait for a reader that never comes
-        if self._process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
+        self._feeder.close()
         self._log.close()
 
     def _fail(self) -> NoReturn:
@@ -163,6 +158,39 @@ def _first_error(log: str, status: int) -> str:
     if not errors and status < 0:
         return f"ffmpeg was stopped by {signal.Signals(-status).name}"
     return errors[0] if errors else f"ffmpeg ended with status {status}"
+
+
+class _Feeder:
+    """A thread that writes frames to a pipe; no more than one batch waits for it."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._pipe = pipe
+        self._waiting: Queue[Frames | None] = Queue(1)
+        self._is_broken = False
+        self._thread = threading.Thread(target=self._feed, name="vtok-writer", daemon=True)
+        self._thread.start()
+
+    def give(self, frames: Frames) -> bool:
+        """Have frames written as soon as those before them are; False if nobody reads the pipe."""
+        if not self._is_broken:
+            self._waiting.put(frames)
+        return not self._is_broken
+
+    def close(self) -> None:
+        """Close the pipe once all is written, or nobody reads it. Closing twice is fine."""
+        if self._thread.is_alive():
+            self._waiting.put(None)
+            self._thread.join()
+        with contextlib.suppress(BrokenPipeError):
+            self._pipe.close()
+
+    def _feed(self) -> None:
+        while (frames := self._waiting.get()) is not None:
+            try:
+                for frame in () if self._is_broken else frames:  # then it only makes room
+                    self._pipe.write(np.ascontiguousarray(frame).data)
+            except BrokenPipeError:
+                self._is_broken = True
 
 
 class _Pump:

@@ -1,10 +1,9 @@
 """The ffmpeg program that imageio ships: where it is, how it is given a file, what its log says."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-
-import imageio_ffmpeg
 
 from vtok.errors import VtokError
 
@@ -30,6 +29,10 @@ def ffmpeg_path() -> str:
     Raises:
         VtokError: There is none.
     """
+    if named := os.environ.get("IMAGEIO_FFMPEG_EXE"):
+        return named  # as imageio does, but without importing it into every decoding process
+    import imageio_ffmpeg
+
     try:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except RuntimeError as exc:

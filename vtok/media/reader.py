@@ -71,11 +71,11 @@ class VideoReader:
         self._path, self._timeout_seconds = path, timeout_seconds
         self.frames_read = 0
         self._ring: Frames | None = None
-        request = _make_request(path, start_seconds, duration_seconds, fps, size)
+        request = make_request(path, start_seconds, duration_seconds, fps, size)
         _check_file(path)
         self._ended, self._is_lent = False, decoder is not None
         self._decoder = decoder or Decoder()
-        self._child = self._decoder.start({**request.to_fields()})
+        self._child = self._decoder.start(request)
         try:
             self._take_info(self._receive("info"))
         except BaseException:
@@ -179,14 +179,18 @@ def probe(path: Path, timeout_seconds: float = 60.0) -> VideoInfo:
         return reader.info
 
 
-def _make_request(
+def make_request(
     path: Path,
     start_seconds: float | Fraction,
     duration_seconds: float | Fraction | None,
     fps: Fraction | None,
     size: tuple[int, int] | str | None,
-) -> Request:
-    """Check the arguments of a reader."""
+) -> dict[str, Any]:
+    """What a `VideoReader` with these arguments asks its decoder for.
+
+    Raises:
+        UsageError: An argument is out of range.
+    """
     start = _to_seconds("start", start_seconds)
     duration = None if duration_seconds is None else _to_seconds("duration", duration_seconds)
     if duration == 0:
@@ -196,7 +200,7 @@ def _make_request(
     text = size if size is None or isinstance(size, str) else f"{size[0]}x{size[1]}"
     if text is not None:
         parse_size(text, 16, 9)  # nonsense is an error before any file is opened
-    return Request(path, start, duration, fps, text)
+    return {**Request(path, start, duration, fps, text).to_fields()}
 
 
 def _to_seconds(name: str, seconds: float | Fraction) -> Fraction:

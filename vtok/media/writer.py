@@ -89,11 +89,11 @@ class VideoWriter:
         """Add frames.
 
         Args:
-            frames: uint8 [T, H, W, 3] RGB.
+            frames: uint8 [T, H, W, 3] RGB; not to be changed any more, as they may wait.
 
         Raises:
             ShapeError: The frames are of another size or type.
-            OutputError: Writing failed.
+            OutputError: Writing failed, maybe at earlier frames.
         """
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != self._shape:
             raise ShapeError(

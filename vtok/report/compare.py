@@ -24,7 +24,7 @@ from vtok.evaluation.quality import METRICS, Quality, QualityMeter
 from vtok.evaluation.results import VTOK, ClipResult, Point
 from vtok.model import Model
 from vtok.report.clips import each_frame, open_clip
-from vtok.report.evaluate import EvalOptions, evaluate_file
+from vtok.report.evaluate import EvalOptions, Watch, evaluate_file
 
 Notify = Callable[[str, int, "int | None"], None]
 """Called with what is being done, how far it is, and how far it goes where that is known."""
@@ -79,6 +79,7 @@ def compare_file(
     codecs: Sequence[str],
     options: EvalOptions | None = None,
     notify: Notify | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[Comparison]:
     """Measure a model and codecs on one video; the files made are there until the block ends.
 
@@ -88,6 +89,7 @@ def compare_file(
         codecs: names from `vtok.evaluation.classic.CODECS`.
         options: part, rates and metrics.
         notify: called as it goes.
+        watch: sees the frames of the model.
 
     Raises:
         UsageError: for a codec that is not known, or that this ffmpeg does not have.
@@ -99,7 +101,12 @@ def compare_file(
     with tempfile.TemporaryDirectory(prefix="vtok-") as name:
         folder = Path(name)
         result = evaluate_file(
-            source, model=model, options=options, progress=partial(tell, VTOK), keep=folder
+            source,
+            model=model,
+            options=options,
+            progress=partial(tell, VTOK),
+            keep=folder,
+            watch=watch,
         )
         with open_clip(source, options.part) as clip:
             master = make_master(folder / "master.mkv", clip, clip.fps)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +28,9 @@ from vtok.evaluation.usage import CodeUsage
 from vtok.model import Model
 from vtok.nn.streaming import StreamState
 from vtok.report.clips import WHOLE, Clip, Part, open_clip
+
+Watch = Callable[[int, Frames, Frames], None]
+"""Called for each rate, front to back, with its bits a position, decoded frames and originals."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ def evaluate_file(
     options: EvalOptions | None = None,
     progress: Progress | None = None,
     keep: Path | None = None,
+    watch: Watch | None = None,
 ) -> ClipResult:
     """Measure what a model makes of one video.
 
@@ -91,6 +95,7 @@ def evaluate_file(
         options: part, rates and metrics.
         progress: called as it goes.
         keep: folder in which to leave the code file of each rate, as `18.vtok`.
+        watch: sees the frames that are measured.
 
     Raises:
         InputError: if the source is missing or no readable video.
@@ -104,7 +109,9 @@ def evaluate_file(
         header = _header(Path(source), clip, model, max(rates.values()))
         try:
             decoders = [
-                stack.enter_context(_Rate(model, header, bits, stages, options.metrics, keep))
+                stack.enter_context(
+                    _Rate(model, header, bits, stages, options.metrics, keep, watch)
+                )
                 for bits, stages in rates.items()
             ]
         except ShapeError as exc:
@@ -192,7 +199,9 @@ class _Rate:
         stages: int,
         metrics: Sequence[str] | None,
         keep: Path | None,
+        watch: Watch | None,
     ) -> None:
+        self._watch = watch
         self._model, self._bits, self._stages = model, bits, stages
         self._header = replace(header, format=replace(header.format, num_stages=stages))
         shape = header.transform
@@ -216,7 +225,10 @@ class _Rate:
         begin, place = time.perf_counter(), 0
         for frames in shown:
             self._seconds += time.perf_counter() - begin
-            self._meter.add(frames, reference[place : place + len(frames)])
+            originals = reference[place : place + len(frames)]
+            self._meter.add(frames, originals)
+            if self._watch is not None:
+                self._watch(self._bits, frames, originals)
             place += len(frames)
             begin = time.perf_counter()
         self._seconds += time.perf_counter() - begin

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from vtok.codefile import CodeFileReader, Header
 from vtok.evaluation.metrics import Frames, psnr
-from vtok.evaluation.results import VTOK, ClipResult, Point
+from vtok.evaluation.results import VTOK, ClipResult
 from vtok.media.webp import frame_to_webp, webp_to_frame
 from vtok.model import Model
 from vtok.report.clips import each_frame, open_clip
@@ -116,23 +117,24 @@ def exhibit_file(
     Raises:
         VtokError: as `compare_file`.
     """
+    made = _Strips(most_bytes)
     with compare_file(
-        source, model=model, codecs=codecs, options=options, notify=notify
+        source, model=model, codecs=codecs, options=options, notify=notify, watch=made.watch
     ) as comparison:
         path = comparison.folder / f"{_most_bits(comparison.result)}.vtok"
         header, chunks, codes = _read_codes(path)
-        strips = _make_strips(
-            comparison, source, options, model, _Budget(codes, header, most_bytes), notify
-        )
-        pictured, temporal = len(strips[0].pictures), header.format.temporal_compression
-        return Exhibit(
-            result=comparison.result,
-            deltas=tuple(deltas(comparison.result.points)),
-            strips=tuple(strips),
-            chunks=tuple(chunks),
-            codes=codes[:, : 1 + -(-(pictured - 1) // temporal)],
-            header=header,
-        )
+        classic = _add_classic(made, comparison, source, options, model, notify)
+    strips = (made.original, *made.coded.values(), *classic)
+    made.trim(strips, _Budget(codes, header, most_bytes))
+    pictured, temporal = len(strips[0].pictures), header.format.temporal_compression
+    return Exhibit(
+        result=comparison.result,
+        deltas=tuple(deltas(comparison.result.points)),
+        strips=strips,
+        chunks=tuple(chunks),
+        codes=codes[:, : 1 + -(-(pictured - 1) // temporal)],
+        header=header,
+    )
 
 
 class _Budget:
@@ -171,41 +173,71 @@ def _read_codes(path: Path) -> tuple[Header, list[ChunkBytes], npt.NDArray[np.in
     return reader.header, chunks, codes.reshape(-1, *codes.shape[2:])
 
 
-def _make_strips(
+class _Strips:
+    """The strips of a clip, filled as its frames are made: nothing is decoded for them again.
+
+    Attributes:
+        original: the frames themselves.
+        coded: what the model makes of them, by bits a position.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self.original = Strip(ORIGINAL, 0)
+        self.coded: dict[int, Strip] = {}
+        self._most = most_bytes
+        self._sizes: list[int] = []  # of the pictures of each frame so far
+
+    def watch(self, bits: int, frames: Frames, originals: Frames) -> None:
+        """Take frames of one rate, as `evaluate_file` gives them: each rate in turn."""
+        strip = self.coded.setdefault(bits, Strip(VTOK, bits))
+        if bits == next(iter(self.coded)):
+            self._picture(self.original, originals)
+        self.add(strip, frames, originals)
+
+    def add(self, strip: Strip, frames: Frames, originals: Frames) -> None:
+        """Measure the next frames of a strip, uint8 [n, H, W, 3], and keep pictures of them."""
+        for frame, original in zip(frames, originals, strict=True):
+            strip.psnr.append(psnr(frame[None], original[None]))
+        self._picture(strip, frames)
+
+    def trim(self, strips: Sequence[Strip], budget: _Budget) -> None:
+        """Leave pictures of those first frames of which all strips' fit the budget."""
+        in_step = zip(*(strip.pictures for strip in strips), strict=False)
+        fitting = sum(1 for _ in takewhile(budget.takes, in_step))
+        for strip in strips:
+            del strip.pictures[fitting:], strip.fidelity[fitting:]
+
+    def _picture(self, strip: Strip, frames: Frames) -> None:
+        for frame in frames:
+            number = len(strip.pictures)
+            if number and sum(self._sizes[:number]) > self._most:
+                return  # nor will any later frame fit
+            picture = frame_to_webp(frame)
+            strip.pictures.append(picture)
+            strip.fidelity.append(psnr(webp_to_frame(picture)[None], frame[None]))
+            if number == len(self._sizes):
+                self._sizes.append(0)
+            self._sizes[number] += len(picture)
+
+
+def _add_classic(
+    strips: _Strips,
     comparison: Comparison,
     source: Path,
     options: EvalOptions,
     model: Model,
-    budget: _Budget,
     notify: Notify | None,
 ) -> list[Strip]:
-    points = comparison.result.points
-    strips = [Strip(ORIGINAL, 0), *(Strip(point.coder, point.bits) for point in points)]
-    full = False
-    for number, frames in enumerate(_in_step(comparison, source, options, model, points)):
-        original, *others = (frame[None] for frame in frames)
-        for strip, frame in zip(strips[1:], others, strict=True):
-            strip.psnr.append(psnr(frame, original))
-        if not full:
-            pictures = [frame_to_webp(frame) for frame in frames]
-            full = not budget.takes(pictures)
-        if not full:
-            for strip, frame, picture in zip(strips, frames, pictures, strict=True):
-                strip.pictures.append(picture)
-                strip.fidelity.append(psnr(webp_to_frame(picture)[None], frame[None]))
-        if notify is not None:
-            notify(PICTURES, number + 1, comparison.result.frames)
-    return strips
-
-
-def _in_step(
-    comparison: Comparison,
-    source: Path,
-    options: EvalOptions,
-    model: Model,
-    points: Sequence[Point],
-) -> Iterator[tuple[Frames, ...]]:
-    """The same frame of the original and of every coding, uint8 [H, W, 3] each."""
+    """Strips of what the classic codecs make of the clip, decoded in step with it."""
+    points = [point for point in comparison.result.points if point.coder != VTOK]
+    made = [Strip(point.coder, point.bits) for point in points]
+    if not points:
+        return made
     with open_clip(source, options.part) as clip:
         coded = (coded_frames(comparison, point, model) for point in points)
-        yield from zip(each_frame(clip), *coded, strict=True)
+        for number, frames in enumerate(zip(each_frame(clip), *coded, strict=True)):
+            for strip, frame in zip(made, frames[1:], strict=True):
+                strips.add(strip, frame[None], frames[0][None])
+            if notify is not None:
+                notify(PICTURES, number + 1, comparison.result.frames)
+    return made

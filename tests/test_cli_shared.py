@@ -1,0 +1,150 @@
+"""What commands share: options folded into dataclasses, and how the model is loaded."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import typer
+from commands import tiny_checkpoint, vtok
+from typer.testing import CliRunner
+from videos import make_video
+
+from vtok.cli import loading
+from vtok.cli.fold import unfolded
+from vtok.codec.options import EncodeOptions, expect_video
+from vtok.media.child import DecodingChild
+from vtok.media.decoder import Decoder
+from vtok.media.reader import VideoReader
+
+
+@dataclass(frozen=True)
+class Spam:
+    """Two options."""
+
+    eggs: Annotated[int, typer.Option("--eggs", help="How many.")] = 3
+    ham: Annotated[bool, typer.Option("--ham")] = False
+
+
+FEWER = Spam(eggs=1)
+
+
+@unfolded
+def spam(
+    name: str,
+    *,
+    own: Annotated[str, typer.Option("--own")] = "x",
+    spam: Spam,
+    last: Annotated[int, typer.Option("--last")] = 0,
+) -> None:
+    """Cook."""
+    typer.echo(f"{name} {own} {spam} {last}")
+
+
+@unfolded
+def fewer(*, spam: Spam = FEWER) -> None:
+    """Cook less."""
+    typer.echo(spam)
+
+
+def run(*arguments: str) -> str:
+    app = typer.Typer(rich_markup_mode=None)
+    app.command()(spam)
+    app.command()(fewer)
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_a_dataclass_stands_for_its_fields() -> None:
+    assert run("spam", "a") == "a x Spam(eggs=3, ham=False) 0\n"
+    asked = run("spam", "a", "--ham", "--last", "2", "--eggs", "7", "--own", "y")
+    assert asked == "a y Spam(eggs=7, ham=True) 2\n"
+    assert run("fewer") == "Spam(eggs=1, ham=False)\n"
+    assert run("fewer", "--eggs", "2") == "Spam(eggs=2, ham=False)\n"
+
+
+def test_help_has_the_fields_in_place_of_it() -> None:
+    text = run("spam", "--help")
+    places = [text.index(option) for option in ("--own", "--eggs", "--ham", "--last")]
+    assert places == sorted(places)
+    assert "Cook." in text
+    assert "How many.  [default: 3]" in text
+
+
+@pytest.mark.parametrize(("cores", "word"), [(1, "PASSIVE"), (4, "PASSIVE"), (5, None)])
+def test_threads_sleep_where_cores_are_few(
+    monkeypatch: pytest.MonkeyPatch, cores: int, word: str | None
+) -> None:
+    monkeypatch.setattr(loading, "_cores", lambda: cores)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    loading.spare_cores()
+    assert os.environ.get("OMP_WAIT_POLICY") == word
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    loading.spare_cores()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def test_torch_is_imported_after_threads_are_told_and_the_video_is_begun(tmp_path: Path) -> None:
+    make_video(tmp_path / "a.mp4", 5)
+    tiny_checkpoint(tmp_path)
+    code = """if True:
+        import sys
+        from vtok.cli import loading
+        from vtok.cli.app import app
+        from vtok.media.child import DecodingChild
+        request, spare = DecodingChild.request, loading.spare_cores
+        def noted(what, function):
+            def call(*given):
+                print(what, "torch" in sys.modules, file=sys.stderr)
+                return function(*given)
+            return call
+        DecodingChild.request = noted("request", request)
+        loading.spare_cores = noted("spare", spare)
+        app(["encode", "a.mp4", "-q", "--model", "tiny.safetensors"])
+    """
+    made = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert made.stderr.split("\n") == ["request False", "spare False", ""]
+    assert (tmp_path / "a.vtok").stat().st_size
+
+
+def test_many_videos_are_read_by_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, start = [], DecodingChild.__init__
+    for name in "abc":
+        make_video(tmp_path / f"{name}.mp4", 5)
+    model = tiny_checkpoint(tmp_path)
+
+    def noted(self: DecodingChild, *given: object) -> None:
+        started.append(self)
+        start(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(DecodingChild, "__init__", noted)
+    result = vtok("encode", tmp_path, "-o", tmp_path / "codes", "--model", model)
+    assert result.exit_code == 0, result.output
+    assert len(started) == 1
+    assert not started[0].is_alive()
+    assert len(list((tmp_path / "codes").glob("*.vtok"))) == 3
+
+
+def test_only_a_video_that_is_there_is_expected(tmp_path: Path) -> None:
+    options = EncodeOptions(start_seconds=0.1, duration_seconds=0.2, size="32")
+    with Decoder() as decoder:
+        expect_video(tmp_path / "none.mp4", options, decoder)
+        os.mkfifo(tmp_path / "pipe.mp4")
+        expect_video(tmp_path / "pipe.mp4", options, decoder)
+        assert decoder._child is None
+        path = make_video(tmp_path / "a.mp4", 12)
+        expect_video(path, options, decoder)
+        begun = decoder._child
+        with VideoReader(
+            path, start_seconds=0.1, duration_seconds=0.2, size="32", decoder=decoder
+        ) as reader:
+            assert reader._child is begun
+            assert sum(map(len, reader)) == 6

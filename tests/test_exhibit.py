@@ -1,0 +1,59 @@
+"""What a page shows of a clip: gathered while the clip is measured, without decoding it again."""
+
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import tiny_model
+from videos import make_video
+
+from vtok.codec.streams import CodeChunk, decode_chunk
+from vtok.evaluation.metrics import Frames, psnr
+from vtok.media.reader import VideoReader
+from vtok.media.webp import frame_to_webp
+from vtok.report.clips import Part
+from vtok.report.compare import compare_file
+from vtok.report.evaluate import EvalOptions
+from vtok.report.exhibit import exhibit_file
+from vtok.report.sidebyside import coded_frames
+
+
+def test_each_rate_is_decoded_once_and_seen_as_its_file_decodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model(tmp_path)
+    source = make_video(tmp_path / "a.mp4", 50)  # more than a pass and a chunk
+    decoded: Counter[int] = Counter()
+
+    def counted(chunk: CodeChunk, *given: Any) -> Iterator[Frames]:
+        decoded[len(chunk.codes)] += chunk.num_frames
+        return decode_chunk(chunk, *given)
+
+    options = EvalOptions(Part(), bits=(6, 18), metrics=("psnr",))
+    with compare_file(source, model=model, codecs=(), options=options) as comparison:
+        again = {
+            point.bits: list(coded_frames(comparison, point, model))
+            for point in comparison.result.points
+        }
+    monkeypatch.setattr("vtok.report.evaluate.decode_chunk", counted)
+    monkeypatch.setattr("vtok.report.sidebyside.decode_codes", None)
+    make = partial(exhibit_file, source, model=model, options=options)
+    all_ = make(most_bytes=10**7)
+    few = make(most_bytes=all_.num_bytes // 2)
+    assert decoded == {1: 2 * 50, 3: 2 * 50}
+    assert [len(strip.pictures) for strip in all_.strips] == [50] * 3
+    with VideoReader(source) as reader:
+        originals = np.concatenate(list(reader))
+    for strip in all_.strips[1:]:
+        pairs = zip(again[strip.bits], originals, strict=True)
+        assert strip.psnr == [psnr(frame[None], own[None]) for frame, own in pairs]
+        assert strip.pictures == [frame_to_webp(frame) for frame in again[strip.bits]]
+    assert 1 < few.pictured < 50
+    for strip, whole in zip(few.strips, all_.strips, strict=True):
+        assert strip.psnr == whole.psnr
+        assert strip.pictures == whole.pictures[: few.pictured]
+        assert strip.fidelity == whole.fidelity[: few.pictured]
