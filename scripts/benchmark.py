@@ -1,10 +1,11 @@
 #!/usr/bin/env python
 """Speed of vtok on this machine, in one run: what is claimed is a ratio of these figures.
 
-scripts/benchmark.py [--threads 2] [--runs 3] [--json]
+    scripts/benchmark.py [--threads 2] [--runs 3] [--json FILE]
 
-In parentheses is what a ratio is to reach. Elsewhere: bytes, and the entropy coder's time over the
-model's, are scripts/sizes.py; memory is scripts/benchmark_memory.py.
+In parentheses is what a ratio is to reach. Elsewhere: commands as processes, beside ffmpeg, are
+scripts/benchmark_commands.py; bytes, and the entropy coder's time over the model's, are
+scripts/sizes.py; memory is scripts/benchmark_memory.py.
 """
 
 from __future__ import annotations
@@ -12,13 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -28,7 +28,9 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import vtok
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # where a test runs this by its path
+from machine import facts, line
+
 from vtok.codec.decode import DecodeOptions, decode_file
 from vtok.codec.encode import EncodeOptions, encode_file
 from vtok.codec.streams import decode_codes, encode_frames
@@ -38,7 +40,7 @@ from vtok.media.writer import VideoWriter
 from vtok.model import Models, load_model
 
 BEE = Path(__file__).resolve().parent.parent / "examples" / "bee.mp4"
-SIDE, WIDE_FRAMES = 256, 33
+SIDE, FRAMES = 256, 121
 
 
 def make_video(path: Path, frames: Frames) -> None:
@@ -87,9 +89,16 @@ def median_rates(work: Mapping[str, tuple[int, Callable[[], Any]]], runs: int) -
     return {name: statistics.median(rates) for name, rates in taken.items()}
 
 
-def rates(folder: Path, runs: int) -> dict[str, float]:
-    """Frames a second of the model alone, the reader alone, the writer alone, whole commands."""
-    frames, wide, video = bee_square(), bee_frames("480")[:WIDE_FRAMES], folder / "bee.mp4"
+def rates(folder: Path, runs: int, most: int) -> dict[str, float]:
+    """Frames a second of the model alone, the reader alone, the writer alone, whole commands.
+
+    Args:
+        folder: for files.
+        runs: rounds of which to take the median.
+        most: frames of the clip; of large ones a quarter of it, or a little more.
+    """
+    frames, wide = bee_square()[:most], bee_frames("480")[: 1 + most // 16 * 4]
+    video = folder / "bee.mp4"
     code_file, packed_file, decoded = (folder / name for name in ("a.vtok", "b.vtok", "a.mp4"))
     make_video(video, frames)
     model, models = load_model(), Models()
@@ -159,45 +168,41 @@ def help_seconds(runs: int) -> float:
     return statistics.median(seconds[1:])
 
 
-def machine() -> dict[str, str]:
-    """What the figures were measured on."""
+def machine(threads: int) -> dict[str, str]:
+    """What the figures were measured on, and with which weights."""
     model = load_model()
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": str(os.cpu_count()),
-        "threads": str(torch.get_num_threads()),
+    return facts(threads, model.dtype_name) | {
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "dtype": model.dtype_name,
         "device": str(model.device),
-        "torch": torch.__version__,
-        "vtok": vtok.__version__,
         "weights": model.info.weights_sha256[:12],
     }
 
 
-def main() -> None:
-    """Print a table, or JSON."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a table, and write JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="a few frames: does all this run?")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
+    args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
+    runs, most = (1, 5) if args.quick else (args.runs, FRAMES)
     with tempfile.TemporaryDirectory(prefix="vtok-speed-") as name:
-        speeds = rates(Path(name), args.runs)
+        speeds = rates(Path(name), runs, most)
     figures = {
         **{f"{key} (frames/s)": value for key, value in speeds.items()},
         **ratios(speeds),
         **{f"{key} (kMAC/pixel)": value for key, value in operations().items()},
-        "vtok --help (s)": help_seconds(args.runs),
+        "vtok --help (s)": help_seconds(runs),
     }
+    found = machine(args.threads)
     if args.json:
-        print(json.dumps({"machine": machine(), "figures": figures}))
-        return
-    print(", ".join(f"{key} {value}" for key, value in machine().items()))
-    print(f"{SIDE}x{SIDE} where nothing else is said, medians of {args.runs} rounds\n")
+        args.json.write_text(json.dumps({"machine": found, "figures": figures}, indent=1) + "\n")
+    print(line(found))
+    print(f"{SIDE}x{SIDE} where nothing else is said, medians of {runs} rounds\n")
     print("| figure | value |\n|---|---|")
     for key, value in figures.items():
         print(f"| {key} | {value:.3g} |")

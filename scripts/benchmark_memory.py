@@ -1,13 +1,13 @@
 #!/usr/bin/env python
 """Peak memory of commands on a short and on a long synthetic video: it must be the same.
 
-What memory might grow with is frames, so by default they are small and the model is, too: a
-minute against an hour in a few minutes. Memory is that of the command itself, and of the largest
-process that it started (the decoder of videos, the writer).
+    scripts/benchmark_memory.py                   all of it, some 15 minutes on two idle cores
+    scripts/benchmark_memory.py hour 1080p        these settings alone
+    scripts/benchmark_memory.py 4k hour256        not among those run by default
 
-    scripts/benchmark_memory.py --times 60                                    an hour
-    scripts/benchmark_memory.py --side 256 --seconds 4 --times 10 --model vtok-base
-    scripts/benchmark_memory.py --large                                       1080p and 4K
+Memory may grow with frames, with their size, or with both. A whole hour is of small frames and by
+a small model; large frames are fewer, but still many times what a chunk holds. What is measured is
+the most that a command and the processes that it starts (decoder, writer) have at one time.
 """
 
 from __future__ import annotations
@@ -17,10 +17,17 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import replace
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # where a test runs this by its path
+from machine import facts, line
+from processes import VTOK, run_command
+
+from vtok.atomic import atomic_output
 from vtok.checkpoint import read_info, save_checkpoint
 from vtok.config import PRESETS
 from vtok.media.ffmpeg import ffmpeg_path
@@ -29,37 +36,91 @@ from vtok.nn.token_pipeline import TokenPipeline
 from vtok.nn.tokenizer import VideoTokenizer
 from vtok.token_checkpoint import save_tokens
 
-LARGE = ((1920, 1080), (3840, 2160))
 RATE = 30
-MODEL, LEARNER = "model.safetensors", "learner.safetensors"
-CHILD = """
-import resource, sys
-from vtok.cli.app import main
-try:
-    main()
-finally:
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    print(*(usage.ru_maxrss / unit for usage in usages), file=sys.stderr)
-"""
+SMALL, SHIPPED = "small", "vtok-base"
+CODING, ALL = ("encode", "decode"), ("encode", "decode", "tokens", "dump", "pack", "verify")
+COPYING = ("cat", "verify", "cut")
+TITLES = {"tokens": "encode --to tokens", "pack": "pack (the entropy coder alone)"}
+MOST = 1.05  # of the memory that the short video takes
 
 
-def peak_megabytes(*arguments: str | Path) -> float:
-    """The most memory that `vtok` takes with these arguments, and its largest child.
+@dataclass(frozen=True)
+class Setting:
+    """A short and a long video, and what is done with both.
 
-    Raises:
-        SystemExit: with what it says, if it fails.
+    Attributes:
+        size: width and height of the frames.
+        frames: of the short video.
+        times: how often the long one has them.
+        model: `SMALL` or a shipped name.
+        commands: of `Commands`.
+        made: how often what is encoded of the video is joined before these commands.
     """
-    command = [sys.executable, "-c", CHILD, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return sum(map(float, done.stderr.split("\n")[-2].split()))
+
+    size: tuple[int, int]
+    frames: int
+    times: int
+    model: str
+    commands: tuple[str, ...]
+    made: int = 1
+
+
+MINUTE = 60 * RATE
+SETTINGS = {
+    "hour": Setting((64, 64), MINUTE, 60, SMALL, ALL),
+    "shipped": Setting((256, 256), 300, 10, SHIPPED, ALL),
+    "1080p": Setting((1920, 1080), 90, 6, SMALL, ALL),
+    "copies": Setting((1920, 1080), 30, 60, SMALL, COPYING, made=60),
+    "large": Setting((1920, 1080), 37, 2, SHIPPED, CODING),
+    "4k": Setting((3840, 2160), 21, 2, SHIPPED, CODING),
+    "hour256": Setting((256, 256), MINUTE, 60, SMALL, ALL),
+    "hour1080p": Setting((1920, 1080), MINUTE, 60, SMALL, ALL),
+}
+BY_DEFAULT = tuple(SETTINGS)[:5]
+QUICK = Setting((64, 64), 9, 2, SMALL, ("encode", "dump", "pack"))
+
+
+class Commands:
+    """What can be done with a video, each command once on request, with its peak in megabytes."""
+
+    def __init__(self, folder: Path, model: str) -> None:
+        """Begin in a folder of its own; `model` is a name or a checkpoint."""
+        self.video, self.codes, self.back = (folder / f"a.{x}" for x in ("mkv", "vtok", "mp4"))
+        self._dump, self._joined = folder / "a.bin", folder / "joined.vtok"
+        self._tokens, self._learner = folder / "a.safetensors", folder / "learner.safetensors"
+        self._model = ("--model", model)
+
+    def peak(self, name: str, copies: int = 1) -> float:
+        """Run one; `cat` joins the codes with themselves, so many `copies`."""
+        made: dict[str, tuple[str | Path, ...]] = {
+            "encode": (self.video, "-o", self.codes, "--stages", "2", *self._model),
+            "decode": (self.codes, "-o", self.back, *self._model),
+            "tokens": (
+                *(self.video, "-o", self._tokens, "--to", "tokens"),
+                *("--token-learner", self._learner, *self._model),
+            ),
+            "dump": (self.codes, "-o", self._dump, "--format", "bin"),
+            "pack": (self._dump, "-o", self.codes),
+            "verify": (self.codes,),
+            "cat": (*[self.codes] * copies, "-o", self._joined),
+            "cut": (self.codes, "-o", self._joined, "--stages", "1"),
+        }
+        verb = {"tokens": "encode"}.get(name, name)
+        quiet = ("-q",) if name == "verify" else ("-q", "--overwrite")
+        ran = run_command([*VTOK, verb, *made[name], *quiet])
+        say(f"{name}: {ran.seconds:.0f} s, {ran.cpu_seconds:.0f} s of cores, {ran.peak_mb:,.0f} MB")
+        return ran.peak_mb
+
+    def join(self, copies: int) -> None:
+        """Go on with the codes joined with themselves, so many `copies`."""
+        if copies > 1:
+            self.peak("cat", copies)
+            self._joined.replace(self.codes)
 
 
 def make_video(path: Path, size: tuple[int, int], frames: int, times: int = 1) -> None:
     """Write a moving test picture of (width, height), some frames of it and all these again."""
-    short = path.with_suffix(".short.mp4")
+    short = path.with_suffix(f".short{path.suffix}")
     picture = f"testsrc2=size={size[0]}x{size[1]}:rate={RATE}"
     codec = ("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p")
     start = (ffmpeg_path(), "-v", "error", "-y")
@@ -70,104 +131,109 @@ def make_video(path: Path, size: tuple[int, int], frames: int, times: int = 1) -
     short.unlink()
 
 
-def make_models(folder: Path, model: str | None) -> str:
-    """A learner with the weights it starts from, and a small model where none is given."""
-    if model is None:
+def make_models(folder: Path, model: str) -> str:
+    """A learner with the weights it starts from, and the small model where that is asked for."""
+    if model == SMALL:
         layers = (("fold", 32), ("separable_memory", 32))
         small = replace(
-            PRESETS["vtok-base"], init_dim=16, layers=layers, decoder_init_dim=16,
+            PRESETS[SHIPPED], init_dim=16, layers=layers, decoder_init_dim=16,
             decoder_layers=(("separable", 16), *layers),
         )  # fmt: skip
-        model = str(folder / MODEL)
-        save_checkpoint(Path(model), VideoTokenizer.from_config(small), "small")
+        model = str(folder / "model.safetensors")
+        save_checkpoint(Path(model), VideoTokenizer.from_config(small), SMALL)
     info = read_info(model)
     latent_dim = VideoTokenizer.from_config(info.config).quantizer.dim
     learner = TokenPipeline(TokenConfig(latent_dim, dim=32, map_dim=16, max_tokens=8))
-    save_tokens(folder / LEARNER, learner, "fresh", info)
+    save_tokens(folder / "learner.safetensors", learner, "fresh", info)
     return model
 
 
-def peaks(folder: Path, video: Path, model: str, stages: int) -> dict[str, float]:
-    """Peak megabytes of what is done with one video, by command."""
-    codes, tokens, dump = (folder / f"a.{kind}" for kind in ("vtok", "safetensors", "bin"))
-    by_model, quiet = ("--model", model), ("-q", "--overwrite")
-    learned = ("--to", "tokens", "--token-learner", folder / LEARNER)
-    form = ("--format", "bin")
-    return {
-        "encode": peak_megabytes(
-            "encode", video, "-o", codes, "--stages", str(stages), *by_model, *quiet
-        ),
-        "decode": peak_megabytes("decode", codes, "-o", folder / "back.mp4", *by_model, *quiet),
-        "encode --to tokens": peak_megabytes(
-            "encode", video, "-o", tokens, *learned, *by_model, *quiet
-        ),
-        "dump": peak_megabytes("dump", codes, "-o", dump, *form, *quiet),
-        "pack (the entropy coder alone)": peak_megabytes("pack", dump, "-o", codes, *quiet),
-        "verify": peak_megabytes("verify", codes, "-q"),
-    }
+def peaks(folder: Path, model: str, setting: Setting, times: int) -> dict[str, float]:
+    """Peak megabytes by command, of the short video so many `times`."""
+    commands, joined = Commands(folder, model), setting.made > 1
+    make_video(commands.video, setting.size, setting.frames, 1 if joined else times)
+    if joined:
+        commands.peak("encode")
+        commands.join(setting.made)
+    if not joined:
+        return {name: commands.peak(name) for name in setting.commands}
+    found = {"cat": commands.peak("cat", times)}
+    commands.join(times)
+    return found | {name: commands.peak(name) for name in setting.commands if name != "cat"}
 
 
-def by_length(args: argparse.Namespace, folder: Path) -> dict[str, dict[str, float]]:
-    """Peak megabytes of a short and of a long video, and the ratio, by command."""
-    model, frames = make_models(folder, args.model), round(args.seconds * RATE)
-    both = []
-    for times in (1, args.times):
-        video = folder / "video.mp4"
-        make_video(video, (args.side, args.side), frames, times)
-        both.append(peaks(folder, video, model, args.stages))
-    short, long = both
-    return {
-        name: {
-            f"{frames:,} frames, MB": short[name],
-            f"{frames * args.times:,} frames, MB": long[name],
-            "ratio": long[name] / short[name],
-        }
-        for name in short
-    }
+def measure(name: str, setting: Setting) -> Iterator[dict[str, Any]]:
+    """A row for each command, the short video against the long one."""
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="vtok-memory-") as folder:
+        model = make_models(Path(folder), setting.model)
+        short, long = (peaks(Path(folder), model, setting, n) for n in (1, setting.times))
+    frames = setting.frames * setting.made
+    for command, megabytes in short.items():
+        yield {
+            "setting": name, "size": "x".join(map(str, setting.size)), "model": setting.model,
+            "command": TITLES.get(command, command), "short frames": frames,
+            "long frames": frames * setting.times, "short MB": megabytes,
+            "long MB": long[command], "ratio": long[command] / megabytes,
+        }  # fmt: skip
+    say(f"{name}: done in {time.monotonic() - begin:.0f} s")
 
 
-def by_size(args: argparse.Namespace, folder: Path) -> dict[str, dict[str, float]]:
-    """Peak megabytes of two latent steps and of ten, by size of the frames."""
-    model = ("--model", args.model or "vtok-base")
-    figures = {}
-    for width, height in LARGE:
-        row = {}
-        for frames in (5, 37):
-            video, codes, back = (folder / name for name in ("a.mp4", "a.vtok", "b.mp4"))
-            make_video(video, (width, height), frames)
-            quiet = ("-q", "--overwrite", *model)
-            row[f"encode {frames} frames, MB"] = peak_megabytes(
-                "encode", video, "-o", codes, *quiet
-            )
-            back = folder / "back.mp4"
-            row[f"decode {frames} frames, MB"] = peak_megabytes("decode", codes, "-o", back, *quiet)
-        figures[f"{width}x{height}"] = row
-    return figures
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """All rows as Markdown, what they come to, and what was not run."""
+    heads = ("size", "model", "command", "short, frames", "long, frames", "short, MB", "long, MB")
+    lines = ["| " + " | ".join((*heads, "ratio")) + " |", "|---" * (len(heads) + 1) + "|"]
+    for row in rows:
+        counts = (f"{row[f'{x} frames']:,}" for x in ("short", "long"))
+        sizes = (f"{row[f'{x} MB']:,.0f}" for x in ("short", "long"))
+        told = (row["size"], row["model"], row["command"], *counts, *sizes, f"{row['ratio']:.3f}")
+        lines.append("| " + " | ".join(told) + " |")
+    worst = max(rows, key=lambda row: row["ratio"])
+    lines.append(
+        f"\nThe largest ratio is {worst['ratio']:.3f}, of {worst['command']} at {worst['size']} "
+        f"({'within' if worst['ratio'] <= MOST else 'more than'} the {MOST - 1:.0%} aimed at)."
+    )
+    left = [name for name in SETTINGS if name not in {row["setting"] for row in rows}]
+    if left:
+        lines += ["\nNot run:\n", *(f"- `{name}`: {told_of(SETTINGS[name])}" for name in left)]
+    return "\n".join(lines)
+
+
+def say(text: str) -> None:
+    """One line of progress."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def told_of(setting: Setting) -> str:
+    """A setting in words."""
+    frames, (width, height) = setting.frames * setting.made, setting.size
+    long = f"{frames:,} against {frames * setting.times:,} frames of {width}x{height}"
+    return f"{long}, {setting.model} model, {', '.join(setting.commands)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a Markdown table, or JSON."""
+    """Print a Markdown table; JSON is written setting by setting."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--side", type=int, default=64, help="pixels of the square frames")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of the short video")
-    parser.add_argument("--times", type=int, default=10, help="how often the long one has it")
-    parser.add_argument("--stages", type=int, default=2, help="of codes")
-    parser.add_argument("--model", help="a shipped name or a checkpoint, in place of a small one")
-    parser.add_argument("--large", action="store_true", help="by size of the frames instead")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "settings", nargs="*", metavar="SETTING", default=BY_DEFAULT,
+        help=", ".join(f"{name}: {told_of(setting)}" for name, setting in SETTINGS.items()),
+    )  # fmt: skip
+    parser.add_argument("--quick", action="store_true", help="seconds of 64x64: does all this run?")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
     args = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="vtok-memory-") as name:
-        figures = (by_size if args.large else by_length)(args, Path(name))
-    if args.json:
-        print(json.dumps(figures))
-        return
-    columns = list(next(iter(figures.values())))
-    print("| | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
-    for title, row in figures.items():
-        shown = (f"{row[c]:.3f}" if c == "ratio" else f"{row[c]:,.0f}" for c in columns)
-        print(f"| {title} | " + " | ".join(shown) + " |")
+    if unknown := set(args.settings) - set(SETTINGS):
+        parser.error(f"{', '.join(unknown)}: expected some of {', '.join(SETTINGS)}")
+    machine, rows = facts(0, "float32"), []
+    del machine["threads"], machine["dtype"]  # memory hardly hangs on them, and each is its default
+    chosen = {"quick": QUICK} if args.quick else {name: SETTINGS[name] for name in args.settings}
+    for name, setting in chosen.items():
+        rows += measure(name, setting)
+        if args.json:
+            with atomic_output(args.json, overwrite=True) as path:
+                path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    print(f"{line(machine)}\n\n{table(rows)}")
 
 
 if __name__ == "__main__":

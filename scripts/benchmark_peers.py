@@ -1,166 +1,147 @@
 #!/usr/bin/env python
 """vtok-base beside other video tokenizers: same machine, input, number type and threads, one run.
 
-scripts/benchmark_peers.py [--peers FOLDER] [--threads 2] [--budget 25] [--json FILE]
-docs/benchmarks.md says how to install the peers; a row says so where one is missing.
+    scripts/benchmark_peers.py --json peers.json             every row is written as it comes
+    scripts/benchmark_peers.py --json peers.json --resume    measures only what is not in it
+    scripts/benchmark_peers.py --only Wan --sizes 256x256 --limit 300
 
-Each runs in a process of its own, so that its peak memory is its own; one after the other encodes
-and decodes once, then they start over, so that what slows the machine slows all of them. Where a
-peer would take longer than its budget of seconds, it gets fewer frames: the table says how many.
+docs/benchmarks.md says how to install the peers; a row says so where one is missing. Each is in a
+process of its own, with a limit of time and of memory, so that what it takes costs nothing but its
+own row. vtok-base takes its turn after each turn of a peer, with the same clip: their ratio is of
+the same minutes. A peer that a limit stops gets fewer frames, and the table says which limit.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
-import select
-import signal
 import statistics
-import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from importlib import metadata
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).resolve().parent / "peers"
-SIZES = {"256x256": (256, 256), "832x480": (480, 832)}
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # where a test runs this by its path
+from machine import facts, line, memory_gigabytes
+from peers.child import START_SECONDS, Child, start
+
+from vtok.atomic import atomic_output
+
+SIZES = ("256x256", "832x480")
 LENGTHS = (17, 9, 1)  # that all of them take as they are: a step is 4 frames, or 8
 PROBE = {"frames": 9, "height": 64, "width": 64, "count": False}
 OURS = "vtok-base"
-NAMES = (
-    OURS, "magvit2-pytorch", "magvit2 in vtok", "Cosmos 4x8x8", "Wan", "CogVideoX", "LTX-Video",
-    "HunyuanVideo",
+NEEDS = {  # the module without which a peer cannot be
+    OURS: "vtok", "magvit2-pytorch": "magvit2_pytorch", "magvit2 in vtok": "magvit2_pytorch",
+    "Cosmos 4x8x8": "diffusers", "LTX-Video": "diffusers", "Wan": "diffusers",
+    "CogVideoX": "diffusers", "HunyuanVideo": "diffusers",
+}  # fmt: skip
+PACKAGES = ("vtok", "torch", "magvit2-pytorch", "diffusers")
+PASSES = ("encode", "decode")
+FREE_SHARE = 0.7  # of the free memory, for a peer where no limit is given
+SETTINGS = ("frames", "limit", "memory", "budget", "turns")  # that figures depend on
+HEADS = (
+    "tokenizer", "M parameters", "kMAC/px enc + dec", "frames/s enc", "dec", "both",
+    "vtok-base is faster by", "peak MB", "frames", "turns", "stopped by a limit",
 )  # fmt: skip
-VERSIONS = ("vtok", "torch", "magvit2-pytorch", "diffusers")
-START_SECONDS = 300  # to import and to make random weights
 
 
-@dataclass
-class Child:
-    """A peer in its process.
-
-    Attributes:
-        name: of the peer.
-        process: answers a line of JSON with one.
-        about: its first answer.
-        failure: why it cannot go on; empty while it can.
-        per_pixel: seconds a pixel of its latest run, for a guess at the next.
-    """
-
-    name: str
-    process: subprocess.Popen[str]
-    about: dict[str, Any] = field(default_factory=dict)
-    failure: str = ""
-    per_pixel: float = 0.0
-
-    def ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """One request; an answer with `error` where it failed; one that hangs or dies is ended."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        try:
-            self.process.stdin.write(json.dumps(request) + "\n")
-            self.process.stdin.flush()
-            ready = select.select([self.process.stdout], [], [], seconds)[0]
-            line = self.process.stdout.readline() if ready else ""
-        except OSError:
-            ready, line = [self.process.stdout], ""
-        if line:
-            return dict(json.loads(line))
-        self.failure = self._death() if ready else f"more than {seconds:.0f} s"
-        self.process.kill()
-        return {"error": self.failure}
-
-    def _death(self) -> str:
-        """What a process died of that closed its output."""
-        try:
-            code = self.process.wait(START_SECONDS)
-        except subprocess.TimeoutExpired:
-            return "closed its output"
-        if code >= 0:
-            return f"ended with exit code {code}"
-        hint = ", as when memory runs out" if -code in (signal.SIGKILL, signal.SIGABRT) else ""
-        return f"died of {signal.Signals(-code).name}{hint}"
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.wait()
+def measure(name: str, size: str, ours: Child, args: argparse.Namespace) -> dict[str, Any]:
+    """The row of a peer at a size, with the longest clip that no limit forbids."""
+    width, height = (int(side) for side in size.split("x"))
+    row: dict[str, Any] = {"peer": name, "height": height, "width": width, "stopped": {}}
+    if find_spec(NEEDS[name]) is None:
+        return {**row, "error": f"{NEEDS[name]} is not installed"}
+    for frames in (n for n in LENGTHS if n <= args.frames):
+        request = {"frames": frames, "height": height, "width": width}
+        found = attempt(name, request, ours, args)
+        row = {**found, **row} if "error" in found else {**row, **found}
+        if "error" not in found:
+            return {**row, "frames": frames}
+        error = row.pop("error")
+        say(f"{name} {size}, {frames} frames: {error}")
+        if found.get("broken"):  # no limit, so fewer frames are no better
+            return {**row, "error": error}
+        row["stopped"][str(frames)] = error
+    return {**row, "error": error}
 
 
-def start(name: str, args: argparse.Namespace, memory: float) -> Child:
-    """Start a peer and let it prove on a tiny clip that it runs."""
-    command = [sys.executable, str(FOLDER / "measure.py"), name, "--threads", str(args.threads)]
-    command += ["--dtype", args.dtype, "--memory", f"{memory:.1f}"]
-    command += ["--peers", args.peers] if args.peers else []
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    quiet = None if args.debug else subprocess.DEVNULL
-    child = Child(name, subprocess.Popen(command, text=True, stderr=quiet, **pipes))
-    child.about = child.ask({}, START_SECONDS)
-    if "error" not in child.about:
-        tried = child.ask(PROBE, START_SECONDS)
-        if "error" in tried:
-            child.about["error"] = tried["error"]
+def attempt(
+    name: str, request: dict[str, Any], ours: Child, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Figures of a peer with one clip; with an `error` where it could not."""
+    memory = args.memory or FREE_SHARE * memory_gigabytes()
+    child, found = start(
+        name, threads=args.threads, dtype=args.dtype, memory=memory, peers=args.peers,
+        debug=args.debug,
+    )  # fmt: skip
+    try:
+        if "error" in found:
+            return {**found, "broken": True}
+        answer = child.ask({**request, "operations": True}, START_SECONDS)
+        macs = {key: value for key, value in answer.items() if key.endswith("macs")}
+        needed = answer.get("gigabytes", 0.0)
+        if needed > memory:
+            error = f"{needed:.0f} GB of memory expected, limit {memory:.0f} GB"
+            turns = {**macs, "error": error}
         else:
-            child.per_pixel = (tried["encode"] + tried["decode"]) / pixels(PROBE)
-    child.failure = child.about.get("error", "")
-    say(f"{name}: {child.failure or 'ready'}")
-    return child
+            turns = take_turns(child, ours, request, macs, args)
+    finally:
+        child.close()
+    about = {"parameters": found["parameters"], "note": found["note"]}
+    return {**about, **summary(request, turns)}
 
 
-def measure(
-    children: list[Child], height: int, width: int, args: argparse.Namespace
-) -> list[dict[str, Any]]:
-    """One row for each peer at this size."""
-    rows = [plan(child, height, width, args) for child in children]
-    for turn in range(args.repeats):
-        for child, row in zip(children, rows, strict=True):
-            if "error" in row or (turn and row["spent"] + row["last"] > args.budget):
-                continue
-            request = {key: row[key] for key in ("frames", "height", "width")}
-            answer = child.ask({**request, "count": turn == 0}, max(60.0, 6 * args.budget))
-            row |= {key: value for key, value in answer.items() if key not in ("encode", "decode")}
-            if "error" in answer:
-                continue
-            row["last"] = answer["encode"] + answer["decode"]
-            row["spent"] += row["last"]
-            if turn == 1:  # the first turn was a warm-up, and was counted
-                row["seconds"].clear()
-            row["seconds"].append((answer["encode"], answer["decode"]))
-            child.per_pixel = row["last"] / pixels(row)
-            frames, spent = row["frames"], row["last"]
-            say(f"{child.name} {width}x{height}: {frames} frames in {spent:.1f} s, turn {turn + 1}")
-    return [summary(row) for row in rows]
+def take_turns(
+    child: Child, ours: Child, request: dict[str, Any], macs: dict[str, float],
+    args: argparse.Namespace,
+) -> dict[str, Any]:  # fmt: skip
+    """Seconds of the peer and of ours, turn by turn; a first turn that is short only warms up."""
+    found: dict[str, Any] = {**macs, "theirs": [], "ours": []}
+    guess = expected(child, request, macs, args) if pixels(request) > pixels(PROBE) else 0.0
+    if isinstance(guess, str):
+        return {**found, "error": f"{guess} for a clip of 64x64", "broken": True}
+    if guess > args.limit:
+        return {**found, "error": f"{guess:,.0f} s expected, limit {args.limit:,.0f} s"}
+    paired = child.name != OURS
+    if paired:
+        ours.ask({**request, "count": False}, args.limit)
+    for turn in range(args.turns + 1):
+        answer = child.ask({**request, "count": turn == 0 and not macs}, args.limit)
+        if "error" in answer:
+            return {**found, "error": answer["error"]}
+        found |= {key: answer[key] for key in answer if key.endswith("macs")}
+        mine = ours.ask({**request, "count": False}, args.limit) if paired else answer
+        if "error" in mine:
+            raise SystemExit(f"{OURS}: {mine['error']}")
+        seconds, found["peak mb"] = total(answer), answer["peak mb"]
+        say(f"{child.name}: {request['frames']} frames in {seconds:.1f} s, turn {turn}")
+        if turn == 0 and seconds <= args.budget:
+            continue
+        found["theirs"].append([answer[key] for key in PASSES])
+        found["ours"].append([mine[key] for key in PASSES])
+        if sum(map(sum, found["theirs"])) > args.budget:
+            break
+    return found
 
 
-def plan(child: Child, height: int, width: int, args: argparse.Namespace) -> dict[str, Any]:
-    """The row of a peer before it runs: as many frames as its budget allows."""
-    row: dict[str, Any] = {"peer": child.name, "height": height, "width": width}
-    row |= {key: child.about[key] for key in ("parameters", "note") if key in child.about}
-    if child.failure:
-        return {**row, "error": child.failure}
-    wanted = [n for n in LENGTHS if n <= args.frames]
-    guesses = {n: child.per_pixel * n * height * width for n in wanted}
-    fitting = [n for n, seconds in guesses.items() if seconds <= args.budget]
-    frames = fitting[0] if fitting else wanted[-1]
-    return {**row, "frames": frames, "seconds": [], "spent": 0.0, "last": guesses[frames]}
+def expected(
+    child: Child, request: dict[str, Any], macs: dict[str, float], args: argparse.Namespace
+) -> float | str:
+    """Seconds of a turn as a tiny clip lets expect, by operations; or why not even that runs."""
+    tiny = child.ask({**PROBE, "count": bool(macs)}, args.limit)
+    if "error" in tiny:
+        return str(tiny["error"])
+    if macs:
+        return total(tiny) * total(macs, " macs") / total(tiny, " macs")
+    return total(tiny) * pixels(request) / pixels(PROBE)
 
 
-def summary(row: dict[str, Any]) -> dict[str, Any]:
-    """Medians of what was timed."""
-    kept = {k: row[k] for k in ("peer", "height", "width", "parameters", "note") if k in row}
-    if "error" in row:
-        return {**kept, "error": row["error"]}
-    encode, decode = (statistics.median(column) for column in zip(*row["seconds"], strict=True))
-    kept |= {"frames": row["frames"], "runs": len(row["seconds"]), "peak mb": row["peak mb"]}
-    for name, seconds in (("encode", encode), ("decode", decode)):
-        kept[f"{name} fps"] = row["frames"] / seconds
-        kept[f"{name} kMAC/px"] = row[f"{name} macs"] / pixels(row) / 1000
-        kept[f"{name} GMAC/s"] = row[f"{name} macs"] / seconds / 1e9
-    return {**kept, "both fps": row["frames"] / (encode + decode)}
+def total(answer: dict[str, Any], kind: str = "") -> float:
+    """Of encoding and decoding together."""
+    return float(sum(answer[f"{name}{kind}"] for name in PASSES))
 
 
 def pixels(request: dict[str, Any]) -> int:
@@ -168,94 +149,129 @@ def pixels(request: dict[str, Any]) -> int:
     return int(request["frames"] * request["height"] * request["width"])
 
 
-def table(rows: list[dict[str, Any]], frames: int) -> str:
-    """The rows of one size as Markdown, and how many times slower than ours each is."""
-    ours = next(
-        (row["both fps"] for row in rows if row["peer"] == OURS and "both fps" in row), None
-    )
-    lines = [
-        "| tokenizer | M parameters | kMAC/px enc + dec | frames/s enc | dec | both "
-        "| vtok-base is faster by | peak MB | frames |",
-        "|" + "---|" * 9,
-    ]
-    for row in rows:
-        if "error" in row:
-            lines.append(f"| {row['peer']} | {row['error']} |" + " |" * 7)
-            continue
-        ratio = f"{ours / row['both fps']:.1f}x" if ours else ""
-        less = "" if row["frames"] == frames else " (budget)"
-        lines.append(
-            f"| {row['peer']} | {row['parameters'] / 1e6:.1f} "
-            f"| {row['encode kMAC/px']:.0f} + {row['decode kMAC/px']:.0f} "
-            f"| {row['encode fps']:.3g} | {row['decode fps']:.3g} | {row['both fps']:.3g} "
-            f"| {ratio} | {row['peak mb']:.0f} | {row['frames']}{less} |"
-        )
+def summary(request: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """What a table shows of what was found: medians over turns."""
+    kept = {key: found[key] for key in ("error", "broken", "peak mb") if key in found}
+    for name in PASSES:
+        if f"{name} macs" in found:
+            kept[f"{name} kMAC/px"] = found[f"{name} macs"] / pixels(request) / 1000
+    if "error" in found:
+        return kept
+    for index, name in enumerate(PASSES):
+        seconds = statistics.median(turn[index] for turn in found["theirs"])
+        kept[f"{name} fps"] = request["frames"] / seconds
+        kept[f"{name} GMAC/s"] = found[f"{name} macs"] / seconds / 1e9
+    both = {key: statistics.median(map(sum, found[key])) for key in ("theirs", "ours")}
+    kept |= {"both fps": request["frames"] / both["theirs"], "turns": len(found["theirs"])}
+    return {**kept, "ratio": both["theirs"] / both["ours"]}
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows of one size as Markdown, and what was noted."""
+    lines = ["| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
+    lines += ["| " + " | ".join([row["peer"], *cells(row)]) + " |" for row in rows]
     notes = [f"{row['peer']}: {row['note']}." for row in rows if row.get("note")]
-    return "\n".join([*lines, "", *notes])
+    return "\n".join([*lines, *(["", *notes] if notes else [])])
 
 
-def machine(args: argparse.Namespace) -> dict[str, Any]:
-    """What the figures were measured on."""
-    found = {}
-    for name in VERSIONS:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "missing"
-    model = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
-    processor = model[0].partition(":")[2].strip() if model else platform.processor()
-    today = datetime.now(timezone.utc).date().isoformat()
-    facts = {"date": today, "processor": processor, "threads": args.threads, "dtype": args.dtype}
-    return {**facts, "python": platform.python_version(), **found}
+def cells(row: dict[str, Any]) -> list[str]:
+    """What a row says after the peer's name; empty where nothing is known."""
+    parameters = f"{row['parameters'] / 1e6:.1f}" if "parameters" in row else ""
+    counted = all(f"{name} kMAC/px" in row for name in PASSES)
+    macs = " + ".join(f"{row[f'{name} kMAC/px']:,.0f}" for name in PASSES) if counted else ""
+    if "error" in row and not row["stopped"]:
+        return [parameters, macs, *[""] * 7, row["error"]]
+    stopped = "; ".join(f"{frames} frames: {why}" for frames, why in row["stopped"].items())
+    if "error" in row:
+        return [parameters, macs, *[""] * 7, stopped]
+    speeds = [f"{row[f'{name} fps']:.3g}" for name in (*PASSES, "both")]
+    ratio = "" if row["peer"] == OURS else f"{row['ratio']:.1f}x"
+    sizes = [f"{row['peak mb']:,.0f}", str(row["frames"]), str(row["turns"])]
+    return [parameters, macs, *speeds, ratio, *sizes, stopped]
 
 
-def available_gigabytes() -> float:
-    """Memory that can be taken now."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(x.split()[1]) for x in lines if x.startswith("MemAvailable")) / 2**20
+def kept_rows(path: Path, machine: dict[str, str]) -> dict[str, list[dict[str, Any]]]:
+    """Rows of an earlier run, those without figures left out.
+
+    Raises:
+        SystemExit: if they are of another machine, version, number type or number of threads.
+    """
+    if not path.exists():
+        return {}
+    earlier = json.loads(path.read_text())
+    other = [
+        key for key in machine if key != "date" and earlier["machine"].get(key) != machine[key]
+    ]
+    if other:
+        raise SystemExit(f"{path}: of another {', '.join(other)}: run without --resume")
+    rows = earlier["rows"].items()
+    return {size: [row for row in kept if "error" not in row] for size, kept in rows}
 
 
 def say(text: str) -> None:
     """One line of progress."""
-    print(text, file=sys.stderr, flush=True)
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--peers", metavar="FOLDER", help="where packages were installed apart")
-    parser.add_argument("--only", nargs="+", metavar="NAME", choices=NAMES, default=NAMES)
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=NEEDS, default=list(NEEDS))
     parser.add_argument("--sizes", nargs="+", metavar="WxH", default=list(SIZES))
-    parser.add_argument("--frames", type=int, default=17, choices=LENGTHS)
+    parser.add_argument("--frames", type=int, default=LENGTHS[0], choices=LENGTHS)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--budget", type=float, default=25.0, help="seconds of a peer and size")
-    parser.add_argument("--repeats", type=int, default=4, help="runs, the first to warm up")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
+    parser.add_argument("--limit", type=float, default=1800, help="seconds of one turn of a peer")
+    parser.add_argument("--memory", type=float, help="GB of a peer [default: 70 %% of the free]")
+    parser.add_argument("--budget", type=float, default=30, help="seconds after which turns end")
+    parser.add_argument("--turns", type=int, default=3, help="at most, after one to warm up")
+    parser.add_argument("--quick", action="store_true", help="a tiny clip once: does all this run?")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
+    parser.add_argument("--resume", action="store_true", help="keep the rows that FILE has")
     parser.add_argument("--debug", action="store_true", help="show what the peers print")
-    return parser.parse_args()
+    args = parser.parse_args(arguments)
+    if args.resume and not args.json:
+        parser.error("--resume needs --json FILE")
+    if args.quick:
+        args.sizes, args.frames, args.turns = ["64x32"], LENGTHS[-1], 1
+    return args
 
 
-def main() -> None:
-    """Print Markdown, and write JSON."""
-    args = parse()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print Markdown, and write JSON row by row."""
+    args = parse(arguments)
     if args.peers:
         sys.path.append(args.peers)  # for their versions
-    begin, memory = time.monotonic(), 0.7 * available_gigabytes()
-    children = [start(name, args, memory) for name in NAMES if name in args.only]
-    results, facts = {}, machine(args)
-    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    machine = facts(args.threads, args.dtype, PACKAGES)
+    rows = kept_rows(args.json, machine) if args.resume else {}
+    ours, about = start(OURS, threads=args.threads, dtype=args.dtype, memory=FREE_SHARE * 8)
+    if "error" in about:
+        raise SystemExit(f"{OURS}: {about['error']}")
     try:
         for size in args.sizes:
-            width, height = (int(n) for n in size.split("x"))
-            results[size] = measure(children, height, width, args)
-            print(f"\n{size}, {args.frames} frames\n\n{table(results[size], args.frames)}")
+            done = rows.setdefault(size, [])
+            for name in args.only:
+                if name not in [row["peer"] for row in done]:
+                    done.append(measure(name, size, ours, args))
+                    done.sort(key=lambda row: list(NEEDS).index(row["peer"]))
+                    save(args, machine, rows)
     finally:
-        for child in children:
-            child.close()
-    say(f"{time.monotonic() - begin:.0f} s")
-    if args.json:
-        Path(args.json).write_text(json.dumps({"machine": facts, "rows": results}, indent=1) + "\n")
+        ours.close()
+    print(line(machine))
+    for size in args.sizes:
+        print(f"\n{size}, {args.frames} frames\n\n{table(rows[size])}")
+
+
+def save(args: argparse.Namespace, machine: dict[str, str], rows: dict[str, Any]) -> None:
+    """Write what is known so far."""
+    if args.json is not None:
+        told = {key: getattr(args, key) for key in SETTINGS}
+        with atomic_output(args.json, overwrite=True) as unfinished:
+            text = json.dumps({"machine": machine, "settings": told, "rows": rows}, indent=1)
+            unfinished.write_text(text + "\n")
 
 
 if __name__ == "__main__":

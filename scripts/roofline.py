@@ -1,29 +1,35 @@
 #!/usr/bin/env python
 """How much of this machine's best rate of multiply-adds encoder and decoder reach, and where.
 
-scripts/roofline.py [--threads 2] [--dtype float32] [--size 256] [--repeats 7] [--json FILE]
+scripts/roofline.py [--threads 1 2] [--dtype float32 bfloat16] [--size 256] [--repeats 7]
+    [--rates-only] [--json FILE]
 
 The best rate is that of dense convolutions and matrix products of several shapes, measured in the
-same run and in turn with the model. Then the operations that the time goes to, by torch's profiler.
+same run and in turn with the model, a pass in the middle of a video. Then the operations that the
+time goes to, by torch's profiler, and the pages of memory that a pass takes anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import resource
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from vtok.codec.streams import steps_per_pass
+from vtok.codec.streams import frames_to_clip, steps_per_pass
 from vtok.model import DTYPES, Model, load_model
+from vtok.nn.streaming import StreamState
 
 Work = Callable[[], Any]
 CONVOLUTIONS = ((64, 64, 16), (256, 32, 8), (512, 16, 8))  # channels, side, images
@@ -47,15 +53,19 @@ def product(rows: int, inner: int, columns: int, dtype: torch.dtype) -> Work:
 
 
 def model_work(model: Model, side: int) -> dict[str, Work]:
-    """One pass of encoder and decoder, as `vtok encode` and `vtok decode` run them."""
-    tokenizer = model.tokenizer
-    steps = steps_per_pass(model, (side, side))
-    frames = 1 + (steps - 1) * tokenizer.temporal_compression
-    clip = (torch.rand(1, 3, frames, side, side) * 2 - 1).to(model.dtype)
-    codes = tokenizer.encode(clip, quantize=True)
+    """One pass of encoder and decoder in the middle of a video, as `vtok` runs them."""
+    tokenizer, before, behind = model.tokenizer, StreamState(), StreamState()
+    count = steps_per_pass(model, (side, side)) * tokenizer.temporal_compression
+    noise = np.random.default_rng(0).integers(0, 256, (1 + count, side, side, 3), dtype=np.uint8)
+    tokenizer.decode(
+        tokenizer.encode(frames_to_clip(noise[:1], model), quantize=True, state=before),
+        state=behind,
+    )
+    clip = frames_to_clip(noise[1:], model)
+    codes = tokenizer.encode(clip, quantize=True, state=before.clone())
     return {
-        "encoder": lambda: tokenizer.encode(clip, quantize=True),
-        "decoder": lambda: tokenizer.decode(codes),
+        "encoder": lambda: tokenizer.encode(clip, quantize=True, state=before.clone()),
+        "decoder": lambda: tokenizer.decode(codes, state=behind.clone()),
     }
 
 
@@ -80,39 +90,57 @@ def rates(works: dict[str, Work], repeats: int) -> dict[str, float]:
 
 def operations(work: Work, repeats: int) -> list[dict[str, Any]]:
     """Which operations take what share of the time, the largest first."""
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
         for _ in range(repeats):
             work()
-    events = profiler.key_averages()
-    total = sum(event.self_cpu_time_total for event in events)
-    rows = [
-        {
-            "operation": event.key,
-            "share": event.self_cpu_time_total / total,
-            "calls": event.count // repeats,
-        }
-        for event in events
-    ]
+    spent: dict[str, float] = {}
+    calls: dict[str, int] = {}
+    for event in profiler.key_averages(group_by_input_shape=True):
+        name = named(event.key, event.input_shapes)
+        spent[name] = spent.get(name, 0) + event.self_cpu_time_total
+        calls[name] = calls.get(name, 0) + event.count // repeats
+    total = sum(spent.values())
+    rows = [{"operation": x, "share": spent[x] / total, "calls": calls[x]} for x in spent]
     return sorted(rows, key=lambda row: -row["share"])[:SHOWN]
 
 
+def named(operation: str, shapes: list[list[int]]) -> str:
+    """An operation's name, that of a convolution with its kernel."""
+    if "conv" not in operation or len(shapes) < 2 or len(shapes[1]) < 3:
+        return operation
+    _, width, *kernel = shapes[1]
+    depthwise = ", depthwise" if width == 1 and shapes[0][1] > 1 else ""
+    return f"{operation}, {'x'.join(map(str, kernel))}{depthwise}"
+
+
+def pages(work: Work, repeats: int) -> float:
+    """Pages of memory that the system hands out anew for each call."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(repeats):
+        work()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / repeats
+
+
 @torch.inference_mode()
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """All figures."""
-    dtype = DTYPES[args.dtype]
+def measure(args: argparse.Namespace, threads: int, dtype_name: str) -> dict[str, Any]:
+    """All figures on so many threads, in one number type."""
+    torch.set_num_threads(threads)
+    dtype = DTYPES[dtype_name]
     works = {f"convolution {x}": convolution(*x, dtype) for x in CONVOLUTIONS}
     works |= {f"product {x}": product(*x, dtype) for x in PRODUCTS}
-    model = load_model(args.model, device="cpu", dtype=args.dtype)
+    model = load_model(args.model, device="cpu", dtype=dtype_name)
     ours = model_work(model, args.size)
     found = rates({**works, **ours}, args.repeats)
     best = max(found[name] for name in works)
     facts = {"torch": torch.__version__, "capability": torch.backends.cpu.get_cpu_capability()}
-    facts |= {"threads": args.threads, "dtype": args.dtype, "side": args.size}
+    facts |= {"threads": threads, "dtype": dtype_name, "side": args.size}
+    profiled = {} if args.rates_only else ours
     return {
         "machine": facts,
         "GMAC/s": found,
         "of the best": {name: found[name] / best for name in found},
-        "operations": {name: operations(work, args.repeats) for name, work in ours.items()},
+        "pages": {name: pages(work, args.repeats) for name, work in profiled.items()},
+        "operations": {name: operations(work, args.repeats) for name, work in profiled.items()},
     }
 
 
@@ -126,21 +154,24 @@ def show(figures: dict[str, Any]) -> None:
         print(f"\n| {name}: operation | of its time | calls |\n|---|---|---|")
         for row in rows:
             print(f"| {row['operation']} | {row['share']:.1%} | {row['calls']} |")
+        print(f"\nThe {name} takes {figures['pages'][name]:.0f} pages of memory anew in a pass.")
 
 
 def main() -> None:
     """Print tables, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--dtype", default="float32", choices=DTYPES)
+    parser.add_argument("--threads", type=int, nargs="+", default=[2], help="one table for each")
+    parser.add_argument("--dtype", nargs="+", default=["float32"], choices=DTYPES, help="likewise")
     parser.add_argument("--size", type=int, default=256, help="side of a frame")
     parser.add_argument("--model", default="vtok-base")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--rates-only", action="store_true", help="no profile")
     parser.add_argument("--json", metavar="FILE", help="write the figures there too")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    figures = measure(args)
-    show(figures)
+    figures = [measure(args, *which) for which in itertools.product(args.threads, args.dtype)]
+    for number, some in enumerate(figures):
+        print(end="\n" if number else "")
+        show(some)
     if args.json:
         Path(args.json).write_text(json.dumps(figures, indent=1) + "\n")
 

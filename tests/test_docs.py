@@ -59,6 +59,7 @@ def test_every_command_teaches_by_example(name: str) -> None:
         "token_probe.py",
         "results.py",
         "benchmark.py",
+        "benchmark_commands.py",
         "benchmark_peers.py",
         "roofline.py",
         "faithful.py",

@@ -13,16 +13,24 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
 import torch
+from allocated import Allocated
 from magvit2_peer import README, add_path, make_peer
+from processes import memory_of
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SEED = 0
+# as torch, C++ and oneDNN say it; the last one hides it behind the name of what it was making
+OUT_OF_MEMORY = ("can't allocate memory", "bad_alloc", "could not create a")
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,19 @@ def _as_lists(value: Any) -> Any:
     return [_as_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
+def operations(name: str, request: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """Multiply-adds and memory of a clip, by tensors that have none, so in seconds at any size.
+
+    An `error` where the peer looks at values; then they are counted in its first run.
+    """
+    with torch.device("meta"):
+        peer = PEERS[name](dtype)
+        with Allocated() as allocated:
+            answer = run(peer, {**request, "count": True}, dtype)
+    macs = {key: value for key, value in answer.items() if key.endswith("macs")}
+    return {**macs, "gigabytes": allocated.peak / 2**30}
+
+
 @torch.inference_mode()
 def run(peer: Peer, request: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     """Encode and decode a random clip once: seconds, and multiply-adds where they are asked for."""
@@ -131,14 +152,12 @@ def run(peer: Peer, request: dict[str, Any], dtype: torch.dtype) -> dict[str, An
     answer: dict[str, Any] = {}
     made: Any = clip
     for name, work in (("encode", peer.encode), ("decode", peer.decode)):
-        counter = FlopCounterMode(display=False) if request["count"] else None
-        if counter:
-            counter.__enter__()
-        begin = time.perf_counter()
-        made = work(made)
-        answer[name] = time.perf_counter() - begin
-        if counter:
-            counter.__exit__(None, None, None)
+        counter = FlopCounterMode(display=False)
+        with counter if request["count"] else nullcontext():
+            begin = time.perf_counter()
+            made = work(made)
+            answer[name] = time.perf_counter() - begin
+        if request["count"]:
             answer[f"{name} macs"] = counter.get_total_flops() / 2
     answer["shape"] = list(made.shape)
     return answer
@@ -151,6 +170,12 @@ def limit_memory(gigabytes: float) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
+def forget_peak() -> None:
+    """Begin anew with the peak of memory, as far as the system can: without what building took."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def serve(args: argparse.Namespace) -> None:
     """Answer requests until there are no more."""
     out = os.fdopen(os.dup(1), "w", buffering=1)
@@ -161,19 +186,21 @@ def serve(args: argparse.Namespace) -> None:
         try:
             if peer is None:
                 peer = PEERS[args.peer](DTYPES[args.dtype])
+                forget_peak()
                 limit_memory(args.memory)
                 answer = {"parameters": peer.parameters, "note": peer.note}
+            elif "operations" in request:
+                answer = operations(args.peer, request, DTYPES[args.dtype])
             else:
                 answer = run(peer, request, DTYPES[args.dtype])
         except Exception as error:  # whatever a peer raises is its row in the table
             answer = {"error": _reason(error, args.memory)}
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        out.write(json.dumps({**answer, "peak mb": peak}) + "\n")
+        out.write(json.dumps({**answer, "peak mb": memory_of(os.getpid())}) + "\n")
 
 
 def _reason(error: Exception, memory: float) -> str:
     text = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+    if isinstance(error, MemoryError) or any(sign in text for sign in OUT_OF_MEMORY):
         return f"more than {memory:.0f} GB of memory"
     if isinstance(error, ImportError):
         return f"not installed ({text[:80]})"
