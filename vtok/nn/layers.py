@@ -8,6 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vtok.errors import ShapeError
+from vtok.nn.layout import as_clip, as_frames, pointwise
 from vtok.nn.streaming import CausalLayer, Context
 
 
@@ -90,13 +91,13 @@ class CausalConv3d(CausalLayer):
 
     def _each_frame(self, x: Tensor, amounts: tuple[int, int]) -> Tensor:
         """The same result by a 2-D convolution, which runs several times faster on a CPU."""
+        weight, bias = self.conv.weight.squeeze(2), self.conv.bias
+        if self.kernel_size == (1, 1, 1):
+            return as_clip(pointwise(as_frames(x), weight, bias), x.shape[0])
         if self.pad_mode != "constant":
             x, amounts = pad_space(x, amounts, self.pad_mode), (0, 0)
-        frames = F.conv2d(
-            rearrange(x, "b c t h w -> (b t) c h w"),
-            self.conv.weight.squeeze(2), self.conv.bias, self.conv.stride[1:], amounts,
-        )  # fmt: skip
-        return rearrange(frames, "(b t) c h w -> b c t h w", b=x.shape[0])
+        frames = F.conv2d(as_frames(x), weight, bias, self.conv.stride[1:], amounts)
+        return as_clip(frames, x.shape[0])
 
 
 class SqueezeExcite(nn.Module):
@@ -117,7 +118,7 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, dim, T, H, W] -> the same shape."""
-        frames = rearrange(x, "b c t h w -> (b t) c h w")
+        frames = as_frames(x)
         attention = self.to_k(frames).flatten(2).softmax(-1)  # [B*T, 1, H*W]
         gathered = frames.flatten(2) @ attention.mT  # [B*T, dim, 1]
         gates = self.net(gathered.unsqueeze(-1))

@@ -1,7 +1,6 @@
 """The fast layers: frames folded into channels, depthwise convolutions, one past frame of memory.
 
-They work on tensors whose channels lie innermost in memory (`channels_last_3d`), where the frames
-of a clip [B, C, T, H, W] are the batch of an ordinary 2-D convolution without any copy.
+They keep the channels innermost in memory from the first to the last (see `vtok.nn.layout`).
 """
 
 from __future__ import annotations
@@ -10,19 +9,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from vtok.nn.layout import as_clip, as_frames, channels_first, pointwise
 from vtok.nn.streaming import CausalLayer, Context
 
 FOLD_TIME, FOLD_SPACE = 4, 2
-
-
-def as_frames(x: Tensor) -> Tensor:
-    """[B, C, T, H, W] -> [B*T, C, H, W]; a view where the channels lie innermost."""
-    return rearrange(x, "b c t h w -> (b t) c h w")
-
-
-def as_clip(frames: Tensor, batch: int) -> Tensor:
-    """[B*T, C, H, W] -> [B, C, T, H, W]; the inverse of `as_frames`."""
-    return rearrange(frames, "(b t) c h w -> b c t h w", b=batch)
 
 
 def norm_channels(frames: Tensor) -> Tensor:
@@ -51,8 +41,10 @@ class Separable(CausalLayer):
         """[B, dim, T, H, W] -> the same shape."""
         frames = as_frames(x)
         mixed = self._mix(frames, x.shape[0], context)
-        hidden = F.leaky_relu(self.expand(norm_channels(mixed)), 0.1, inplace=True)
-        return as_clip(frames + self.project(hidden), x.shape[0])
+        hidden = pointwise(norm_channels(mixed), self.expand.weight, self.expand.bias)
+        hidden = F.leaky_relu(hidden, 0.1, inplace=True)
+        change = pointwise(hidden, self.project.weight, self.project.bias)
+        return as_clip(frames + change, x.shape[0])
 
     def _mix(self, frames: Tensor, batch: int, context: Context) -> Tensor:
         mixed: Tensor = self.depthwise(frames)
@@ -102,12 +94,11 @@ class Fold(CausalLayer):
         context.remember(self, x.new_zeros(()))
         folded = rearrange(
             x,
-            "b c (t f) (h p) (w q) -> (b t) (f p q c) h w",
-            f=FOLD_TIME,
-            p=FOLD_SPACE,
-            q=FOLD_SPACE,
-        )
-        return as_clip(self.project(folded), x.shape[0])
+            "b c (t f) (h p) (w q) -> (b t) h w (f p q c)",
+            f=FOLD_TIME, p=FOLD_SPACE, q=FOLD_SPACE,
+        )  # fmt: skip
+        rows = pointwise(channels_first(folded), self.project.weight, self.project.bias)
+        return as_clip(rows, x.shape[0])
 
 
 class Unfold(CausalLayer):
@@ -122,9 +113,10 @@ class Unfold(CausalLayer):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """[B, dim, t, h, w] -> [B, dim_out, 4t, 2h, 2w]."""
-        folded = self.project(as_frames(x))
-        return rearrange(
+        folded = pointwise(as_frames(x), self.project.weight, self.project.bias)
+        unfolded = rearrange(
             folded,
-            "(b t) (f p q c) h w -> b c (t f) (h p) (w q)",
+            "(b t) (f p q c) h w -> b (t f) (h p) (w q) c",
             b=x.shape[0], f=FOLD_TIME, p=FOLD_SPACE, q=FOLD_SPACE,
         )  # fmt: skip
+        return channels_first(unfolded)

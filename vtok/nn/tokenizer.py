@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vtok.config import PRESETS, LayerSpec, TokenizerConfig
 from vtok.errors import ShapeError, UsageError
 from vtok.nn.layers import crop
+from vtok.nn.layout import channels_first
 from vtok.nn.losses import LossBreakdown, reconstruction_loss
 from vtok.nn.quantize import LFQ
 from vtok.nn.stack import build_decoder, build_encoder, compression, resolve
@@ -171,9 +172,8 @@ class VideoTokenizer(nn.Module):
         """Clip [B, C, T, H, W] to latents [B, D, t, h, w]; see `encode`."""
         clip = self._pad(self._as_clip(video), first=state is None or not state.started)
         p = self.config.patch_size
-        patches = rearrange(clip.to(self.dtype), "b c t (h p) (w q) -> b (p q c) t h w", p=p, q=p)
-        patches = patches.contiguous(memory_format=torch.channels_last_3d)
-        return self.quantizer.normalize(self.encoder(patches, Context(state, cond)))
+        patches = rearrange(clip.to(self.dtype), "b c t (h p) (w q) -> b t h w (p q c)", p=p, q=p)
+        return self.quantizer.normalize(self.encoder(channels_first(patches), Context(state, cond)))
 
     def decode(
         self,
