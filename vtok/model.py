@@ -64,9 +64,9 @@ def load_model(
 def reuse_memory() -> None:
     """Have the C library keep what tensors free, up to 62 MiB, for the next ones.
 
-    Else each pass through the model gives its memory back and takes it anew, page by page, which
-    is a tenth of its time. glibc sets its limits by the largest block that it has seen freed, so
-    freeing one is all it takes; other C libraries do not mind. Nothing is ever written to it.
+    Else each pass through the model gives its memory back and takes it anew, page by page, as
+    `scripts/roofline.py` counts. glibc sets its limits by the largest block that it has seen freed,
+    so freeing one is all it takes; other C libraries do not mind. Nothing is ever written to it.
     """
     torch.empty(REUSED_BLOCK, dtype=torch.uint8)
 

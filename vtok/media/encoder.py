@@ -181,7 +181,7 @@ class _Feeder:
         if self._thread.is_alive():
             self._waiting.put(None)
             self._thread.join()
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):
             self._pipe.close()
 
     def _feed(self) -> None:
@@ -189,7 +189,7 @@ class _Feeder:
             try:
                 for frame in () if self._is_broken else frames:  # then it only makes room
                     self._pipe.write(np.ascontiguousarray(frame).data)
-            except BrokenPipeError:
+            except OSError:  # of any kind: a thread that ended would leave its caller waiting
                 self._is_broken = True
 
 
