@@ -35,6 +35,7 @@ from vtok.codec.decode import DecodeOptions, decode_file
 from vtok.codec.encode import EncodeOptions, encode_file
 from vtok.codec.streams import decode_codes, encode_frames
 from vtok.evaluation.metrics import Frames
+from vtok.media.decoder import Decoder
 from vtok.media.reader import VideoReader
 from vtok.media.writer import VideoWriter
 from vtok.model import Models, load_model
@@ -50,9 +51,9 @@ def make_video(path: Path, frames: Frames) -> None:
         writer.write(frames)
 
 
-def read_all(path: Path) -> None:
+def read_all(path: Path, decoder: Decoder | None = None) -> None:
     """Read a video, and keep nothing of it."""
-    with VideoReader(path) as reader:
+    with VideoReader(path, decoder=decoder) as reader:
         for _ in reader:
             pass
 
@@ -107,8 +108,10 @@ def rates(folder: Path, runs: int, most: int) -> dict[str, float]:
     how, back = EncodeOptions(overwrite=True), DecodeOptions(overwrite=True)
     plain = replace(how, compress=False)
 
+    decoder = Decoder()  # as for many files: starting one is scripts/benchmark_commands.py's
+
     def encode(output: Path, options: EncodeOptions) -> Callable[[], Any]:
-        return lambda: encode_file(video, output, model=model, options=options)
+        return lambda: encode_file(video, output, model=model, options=options, decoder=decoder)
 
     def decode(source: Path) -> Callable[[], Any]:
         return lambda: decode_file(source, decoded, models=models, options=back)
@@ -116,7 +119,7 @@ def rates(folder: Path, runs: int, most: int) -> dict[str, float]:
     work: dict[str, Callable[[], Any]] = {
         "model encode": lambda: list(encode_frames([frames], model)),
         "model decode": lambda: list(decode_codes(chunks, model, (SIDE, SIDE))),
-        "reader": lambda: read_all(video),
+        "reader": lambda: read_all(video, decoder),
         "writer": lambda: make_video(decoded, frames),
         "encode file": encode(code_file, how),
         "decode file": decode(code_file),

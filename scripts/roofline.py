@@ -27,7 +27,8 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from vtok.codec.streams import frames_to_clip, steps_per_pass
+from vtok.codec.passes import steps_per_pass
+from vtok.codec.streams import frames_to_clip
 from vtok.model import DTYPES, Model, load_model
 from vtok.nn.streaming import StreamState
 

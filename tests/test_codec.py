@@ -21,8 +21,9 @@ from videos import make_video
 import vtok as package
 from vtok.codec.decode import DecodeOptions, check_model, decode_file
 from vtok.codec.encode import EncodeOptions, encode_file
+from vtok.codec.passes import CHUNK_STEPS
 from vtok.codec.result import choose_stages
-from vtok.codec.streams import CHUNK_STEPS, clip_to_frames, decode_codes, frames_to_clip
+from vtok.codec.streams import clip_to_frames, decode_codes, frames_to_clip
 from vtok.codefile import CodeFileReader, CodeFileWriter, Header
 from vtok.errors import CodeFileError, InputError, OutputError, UsageError, VideoError, VtokError
 from vtok.media.reader import VideoReader, probe

@@ -9,8 +9,9 @@ import pytest
 from commands import encode, tiny_checkpoint
 from videos import make_video
 
+from vtok.codec.passes import CHUNK_STEPS
 from vtok.codec.seek import read_codes
-from vtok.codec.streams import CHUNK_STEPS, decode_codes
+from vtok.codec.streams import decode_codes
 from vtok.codefile import CodeFileReader
 from vtok.errors import InputError, ShapeError, UsageError, VideoError
 from vtok.evaluation.metrics import psnr

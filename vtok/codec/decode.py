@@ -14,13 +14,14 @@ from vtok.codec.beside import ahead
 from vtok.codec.files import STANDARD_INPUT, name_of, open_input
 from vtok.codec.result import Counts, Progress, Result, choose_stages, make_result
 from vtok.codec.seek import read_codes, read_frames
-from vtok.codec.streams import CodeChunk, Frames, Unpack, codes_of_grid, decode_codes
+from vtok.codec.streams import CodeChunk, Unpack, codes_of_grid, decode_codes
 from vtok.codec.token_codes import unpack_tokens
 from vtok.codec.token_file import ORIGIN_KEY, token_origin
 from vtok.codec.token_model import TokenModels
 from vtok.codefile import CodeFileReader, Header
 from vtok.codefile.pieces import expected_frames, frames_between
 from vtok.errors import CodeFileError, InputError, UsageError
+from vtok.media.frames import Frames
 from vtok.media.writer import VideoWriter
 from vtok.model import Model, Models
 

@@ -12,10 +12,11 @@ from vtok.codec.beside import worked
 from vtok.codec.files import CountingStream, name_of, open_output
 from vtok.codec.options import EncodeOptions as EncodeOptions
 from vtok.codec.options import open_reader as open_reader
+from vtok.codec.passes import steps_per_pass
 from vtok.codec.rate import RateControl
 from vtok.codec.result import Counts, Progress, Result, choose_stages, make_result
 from vtok.codec.spool import on_disk
-from vtok.codec.streams import CodeChunk, chunk_steps, encode_frames, steps_per_pass
+from vtok.codec.streams import CodeChunk, chunk_steps, encode_frames
 from vtok.codec.tensors import TENSOR_WRITERS, join_codes
 from vtok.codefile import (
     PLAIN,

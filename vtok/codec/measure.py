@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from vtok.codec.streams import CodeChunk, Frames, decode_chunk
+from vtok.codec.streams import CodeChunk, decode_chunk
 from vtok.codefile import Header
 from vtok.evaluation.metrics import psnr_per_frame
+from vtok.media.frames import Frames
 from vtok.model import Model
 from vtok.nn.streaming import StreamState
 

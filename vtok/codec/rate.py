@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from vtok.codec.options import Rate
-from vtok.codec.streams import CodeChunk, Frames, decode_chunk, encode_frames
+from vtok.codec.streams import CodeChunk, decode_chunk, encode_frames
 from vtok.codefile import Header, encode_parts
 from vtok.codefile.container import FOOTER_BYTES, ROW, ChunkHead, preamble_to_bytes
 from vtok.errors import UsageError
 from vtok.evaluation.metrics import psnr_per_frame
+from vtok.media.frames import Frames
 from vtok.model import Model
 from vtok.nn.streaming import StreamState
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vtok.codec.streams import CodeChunk, steps_per_pass
+from vtok.codec.passes import steps_per_pass
+from vtok.codec.streams import CodeChunk
 from vtok.codefile import CodeFileReader
 from vtok.codefile.pieces import find_pieces
 from vtok.errors import CodeFileError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +12,22 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from vtok.codec.passes import (
+    CHUNK_STEPS,
+    DecodePass,
+    EncodePass,
+    group_frames,
+    plan_passes,
+    steps_per_pass,
+)
+from vtok.codec.relay import relayed
 from vtok.codefile import CodedPart, steps_to_code
+from vtok.media.frames import Frames
 from vtok.model import Model
 from vtok.nn.streaming import StreamState
 
-Frames = npt.NDArray[np.uint8]
+R = TypeVar("R")
 Unpack = Callable[[Tensor], Tensor]
-CHUNK_STEPS = 8  # latent steps in a chunk of a code file: about a second of video
-PASS_PIXELS = 600_000  # of one pass through the model: 8 frames of 256x256 stay in cache
 
 
 @dataclass(frozen=True)
@@ -58,33 +67,51 @@ def encode_frames(
     Yields:
         Chunks of `chunk_steps` latent steps, the last one shorter.
     """
-    pending: list[Tensor] = []  # codes of the passes of the chunk under way
-    covered = steps = wanted = 0
-    for latents, num_frames in encode_latents(batches, model):
+
+    def to_codes(latents: Tensor) -> npt.NDArray[np.int64]:
         codes = model.tokenizer.quantizer.latents_to_codes(latents, num_stages)
-        pending.append(_with_stages(codes, model).cpu())
+        return _with_stages(codes, model).cpu().numpy()
+
+    pending: list[npt.NDArray[np.int64]] = []  # codes of the passes of the chunk under way
+    covered = steps = wanted = 0
+    for codes, num_frames in encode_passes(batches, model, to_codes):
+        pending.append(codes)
         covered += num_frames
-        steps += pending[-1].shape[2]
-        wanted = wanted or chunk_steps(model, pending[0].shape[3:], len(pending[0]), steps)
+        steps += codes.shape[2]
+        wanted = wanted or chunk_steps(model, codes.shape[3:], len(codes), steps)
         if steps >= wanted:
-            yield CodeChunk(torch.cat(pending, dim=2).numpy(), covered)
+            yield CodeChunk(np.concatenate(pending, axis=2), covered)
             pending, covered, steps = [], 0, 0
     if pending:
-        yield CodeChunk(torch.cat(pending, dim=2).numpy(), covered)
+        yield CodeChunk(np.concatenate(pending, axis=2), covered)
 
 
 def encode_latents(batches: Iterable[Frames], model: Model) -> Iterator[tuple[Tensor, int]]:
+    """The latents [1, D, t, h, w] of each pass, and how many frames they show."""
+    return encode_passes(batches, model, lambda latents: latents)
+
+
+def encode_passes(
+    batches: Iterable[Frames], model: Model, then: Callable[[Tensor], R]
+) -> Iterator[tuple[R, int]]:
     """Encode a stream of frames, pass by pass; see `encode_frames`.
 
+    Args:
+        batches: uint8 [n, H, W, 3], any n, all of one size.
+        model: encodes them.
+        then: takes the latents [1, D, t, h, w] of a pass, in the thread that computed them:
+            other threads of torch's would only be in the way of the next passes.
+
     Yields:
-        Latents [1, D, t, h, w], and how many frames they show.
+        What `then` made of the latents, and how many frames they show.
     """
-    tokenizer, state = model.tokenizer, StreamState()
-    for frames in _passes(batches, tokenizer.temporal_compression):
-        clip = frames_to_clip(frames, model)
+
+    def encode(taken: EncodePass, state: StreamState) -> tuple[R, int]:
         with torch.inference_mode():
-            latents = tokenizer.encode_latents(clip, state=state)
-        yield latents, len(frames)
+            clip = frames_to_clip(taken.frames, model)
+            return then(model.tokenizer.encode_latents(clip, state=state)), len(taken.frames)
+
+    yield from relayed(group_frames(batches, model.tokenizer.temporal_compression), encode, model)
 
 
 def decode_codes(
@@ -104,11 +131,14 @@ def decode_codes(
     Yields:
         uint8 [n, H, W, 3], as many frames as the chunks show.
     """
-    state = StreamState()
-    for chunk in chunks:
-        if chunk.restart:
-            state = StreamState()
-        yield from decode_chunk(chunk, model, size, state, unpack)
+
+    def passes() -> Iterator[DecodePass]:
+        begins = True
+        for chunk in chunks:
+            yield from _passes_of_chunk(chunk, model, size, begins or chunk.restart)
+            begins = False
+
+    yield from decode_passes(passes(), model, size, unpack)
 
 
 def decode_chunk(
@@ -119,19 +149,40 @@ def decode_chunk(
     unpack: Unpack = codes_of_grid,
 ) -> Iterator[Frames]:
     """Decode one chunk of a stream, in as many passes as memory wants; see `decode_codes`."""
-    skip, left = chunk.skip, chunk.num_frames
-    passes = steps_per_pass(model, size)
-    for part in torch.split(torch.from_numpy(chunk.codes), passes, dim=2):
-        if not skip + left:
-            return  # the rest is shown by nobody, and nothing follows it
-        with torch.inference_mode():
-            ready = unpack(part.to(model.device))
-            clip = model.tokenizer.decode(ready, size=size, state=state, num_frames=skip + left)
-        shown = clip[:, :, skip:]
-        skip = max(0, skip - clip.shape[2])
-        left -= shown.shape[2]
-        if shown.shape[2]:
-            yield clip_to_frames(shown)
+    for taken in _passes_of_chunk(chunk, model, size, not state.started):
+        if len(frames := _decode_pass(taken, model, size, state, unpack)):
+            yield frames
+
+
+def decode_passes(
+    passes: Iterable[DecodePass], model: Model, size: tuple[int, int], unpack: Unpack
+) -> Iterator[Frames]:
+    """Frames of passes; see `decode_codes`."""
+
+    def decode(taken: DecodePass, state: StreamState) -> Frames:
+        return _decode_pass(taken, model, size, state, unpack)
+
+    yield from filter(len, relayed(passes, decode, model))
+
+
+def _passes_of_chunk(
+    chunk: CodeChunk, model: Model, size: tuple[int, int], begins: bool
+) -> Iterator[DecodePass]:
+    parts = torch.split(torch.from_numpy(chunk.codes), steps_per_pass(model, size), dim=2)
+    counted = ((part, part.shape[2]) for part in parts)
+    temporal = model.tokenizer.temporal_compression
+    return plan_passes(counted, temporal, chunk.skip, chunk.num_frames, begins)
+
+
+def _decode_pass(
+    taken: DecodePass, model: Model, size: tuple[int, int], state: StreamState, unpack: Unpack
+) -> Frames:
+    """Frames of one pass, uint8 [n, H, W, 3]."""
+    last = taken.skip + taken.shown
+    with torch.inference_mode():
+        ready = unpack(taken.steps.to(model.device))
+        clip = model.tokenizer.decode(ready, size=size, state=state, num_frames=last)
+        return clip_to_frames(clip[:, :, taken.skip :])
 
 
 def frames_to_clip(frames: Frames, model: Model) -> Tensor:
@@ -167,37 +218,6 @@ def chunk_steps(model: Model, grid: Sequence[int], stages: int, at_once: int) ->
     config = model.tokenizer.config
     shape = (config.num_codebooks, CHUNK_STEPS, grid[0], grid[1])
     return max(at_once, steps_to_code(shape, config.codebook_size.bit_length() - 1, stages))
-
-
-def steps_per_pass(model: Model, size: tuple[int, int]) -> int:
-    """Latent steps that the decoder takes at a time, for frames of (height, width)."""
-    return _steps_per_pass(size[0] * size[1], model.tokenizer.temporal_compression)
-
-
-def _steps_per_pass(pixels: int, temporal: int) -> int:
-    """Latent steps that one pass takes: a power of two, so that passes fill chunks exactly."""
-    steps = CHUNK_STEPS
-    while steps > 1 and steps * temporal * pixels > PASS_PIXELS:
-        steps //= 2
-    return steps
-
-
-def _passes(batches: Iterable[Frames], temporal: int) -> Iterator[Frames]:
-    """Regroup frames into passes through the model; the first frame is a step of its own."""
-    held: list[Frames] = []
-    count, first = 0, True
-    for batch in batches:
-        held.append(batch)
-        count += len(batch)
-        step_frames = temporal * _steps_per_pass(batch.shape[1] * batch.shape[2], temporal)
-        wanted = step_frames - (temporal - 1 if first else 0)
-        while count >= wanted:
-            joined = np.concatenate(held)
-            yield joined[:wanted]
-            held, count = [joined[wanted:]], count - wanted
-            first, wanted = False, step_frames
-    if count:
-        yield np.concatenate(held)
 
 
 def _with_stages(codes: Tensor, model: Model) -> Tensor:

@@ -9,7 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import BinaryIO, cast
 
-import torch
+import numpy as np
+import numpy.typing as npt
 from einops import rearrange
 from torch import Tensor
 
@@ -17,13 +18,14 @@ from vtok.codec.encode import EncodeOptions, frames_to_come, open_reader
 from vtok.codec.files import name_of, open_output
 from vtok.codec.result import Counts, Progress, Result, make_result
 from vtok.codec.spool import on_disk
-from vtok.codec.streams import CodeChunk, Frames, Unpack, encode_latents
+from vtok.codec.streams import CodeChunk, Unpack, encode_passes
 from vtok.codec.token_encode import check_token_options, origin_of, token_header
 from vtok.codec.token_file import ORIGIN_KEY, token_origin
 from vtok.codec.token_model import DEFAULT_TOKENS, TokenModel, TokenModels, load_token_model
 from vtok.codefile import CodeFileWriter, Header
 from vtok.errors import CodeFileError, UsageError
 from vtok.media.decoder import Decoder
+from vtok.media.frames import Frames
 from vtok.model import Model
 from vtok.nn.token_bits import CODEBOOK_SIZE
 
@@ -112,15 +114,18 @@ def _header(plain: Header, model: TokenModel, num_tokens: int) -> Header:
 
 
 def _encode(frames: Iterable[Frames], model: TokenModel, num_tokens: int) -> Iterator[CodeChunk]:
-    pending: list[Tensor] = []
+
+    def to_codes(latents: Tensor) -> npt.NDArray[np.int64]:
+        codes = model.pipeline.bits.to_codes(model.to_tokens(latents, num_tokens))
+        return rearrange(codes, "1 t s k -> s k t 1 1").cpu().numpy()
+
+    pending: list[npt.NDArray[np.int64]] = []
     covered = 0
-    for latents, shown in encode_latents(frames, model.model):
-        with torch.inference_mode():
-            codes = model.pipeline.bits.to_codes(model.to_tokens(latents, num_tokens))
-        pending.append(rearrange(codes, "1 t s k -> s k t 1 1").cpu())
+    for codes, shown in encode_passes(frames, model.model, to_codes):
+        pending.append(codes)
         covered += shown
         if sum(part.shape[2] for part in pending) >= CHUNK_STEPS:
-            yield CodeChunk(torch.cat(pending, dim=2).numpy(), covered)
+            yield CodeChunk(np.concatenate(pending, axis=2), covered)
             pending, covered = [], 0
     if pending:
-        yield CodeChunk(torch.cat(pending, dim=2).numpy(), covered)
+        yield CodeChunk(np.concatenate(pending, axis=2), covered)

@@ -11,16 +11,17 @@ import torch
 
 from vtok.codec.decode import DecodeOptions, check_fingerprint, write_video
 from vtok.codec.files import STANDARD_INPUT, name_of
+from vtok.codec.passes import plan_passes, steps_per_pass
 from vtok.codec.result import Progress
 from vtok.codec.spool import on_disk
-from vtok.codec.streams import Frames, clip_to_frames, steps_per_pass
+from vtok.codec.streams import decode_passes
 from vtok.codec.token_encode import TokenResult, origin_of, token_result
 from vtok.codec.token_file import TokenFile, TokenFileInfo
 from vtok.codec.token_model import TokenModel, TokenModels
 from vtok.codefile.pieces import frames_between
 from vtok.errors import CodeFileError, InputError, UsageError
+from vtok.media.frames import Frames
 from vtok.model import Models
-from vtok.nn.streaming import StreamState
 from vtok.nn.token_config import BASELINES
 
 
@@ -86,15 +87,16 @@ def decode_tokens(
     begin = 0 if lookback is None else max(0, step - max(1, lookback))
     end = -(-(frames[1] - 1) // temporal) + 1
     # a decoder that starts at a step shows the last frame of that step first
-    skip, left, state = frames[0] - begin * temporal, frames[1] - frames[0], StreamState()
-    for part, _ in file.chunks(range(begin, end), steps_per_pass(model.model, size), num_tokens):
-        latents = model.to_latents(torch.from_numpy(part).unsqueeze(0), header.format.grid)
-        with torch.inference_mode():
-            clip = tokenizer.decode(latents, num_frames=skip + left, size=size, state=state)
-        shown = clip[:, :, skip:]
-        skip, left = max(0, skip - clip.shape[2]), left - shown.shape[2]
-        if shown.shape[2]:
-            yield clip_to_frames(shown)
+    skip, shown = frames[0] - begin * temporal, frames[1] - frames[0]
+    at_once = steps_per_pass(model.model, size)
+    read = file.chunks(range(begin, end), at_once, num_tokens)
+    parts = ((torch.from_numpy(part), len(part)) for part, _ in read)
+
+    def to_latents(tokens: torch.Tensor) -> torch.Tensor:
+        return model.to_latents(tokens.unsqueeze(0), header.format.grid)
+
+    passes = plan_passes(parts, temporal, skip, shown, begins=True)
+    yield from decode_passes(passes, model.model, size, to_latents)
 
 
 def check_origin(info: TokenFileInfo, model: TokenModel, name: str) -> None:

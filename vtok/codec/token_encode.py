@@ -10,11 +10,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from torch import Tensor
+
 from vtok.codec.encode import EncodeOptions, frames_to_come, make_header, open_reader
 from vtok.codec.files import name_of, open_output
 from vtok.codec.result import Progress
 from vtok.codec.spool import on_disk
-from vtok.codec.streams import encode_latents
+from vtok.codec.streams import encode_passes
 from vtok.codec.token_file import TokenFileInfo, TokenOrigin, Tokens, write_token_file
 from vtok.codec.token_model import DEFAULT_TOKENS, TokenModel, load_token_model
 from vtok.errors import CodeFileError, UsageError
@@ -142,9 +144,11 @@ def encode_tokens(
     reader: VideoReader, model: TokenModel, num_tokens: int
 ) -> Iterator[tuple[Tokens, int]]:
     """Tokens of a stream of frames, float16 [n, S, dim], and how many frames they show."""
-    for latents, shown in encode_latents(reader, model.model):
-        tokens = model.to_tokens(latents, num_tokens)[0]
-        yield tokens.half().cpu().numpy(), shown
+
+    def to_tokens(latents: Tensor) -> Tokens:
+        return model.to_tokens(latents, num_tokens)[0].half().cpu().numpy()
+
+    yield from encode_passes(reader, model.model, to_tokens)
 
 
 def token_header(

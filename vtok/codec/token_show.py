@@ -8,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
+from torch import Tensor
 
 from vtok.codec.encode import EncodeOptions, frames_to_come, open_reader
 from vtok.codec.result import Progress
-from vtok.codec.streams import Frames, encode_latents
+from vtok.codec.streams import encode_passes
 from vtok.codec.token_model import DEFAULT_TOKENS, TokenModel, load_token_model
 from vtok.errors import InputError
 from vtok.evaluation.attention import draw_maps
+from vtok.media.frames import Frames
 from vtok.media.images import PICTURE_SUFFIXES
 from vtok.media.reader import VideoReader
 from vtok.media.writer import VideoWriter
@@ -85,11 +86,13 @@ def frames_with_maps(
             yield batch
 
     temporal, number, step = model.model.tokenizer.temporal_compression, 0, 0
-    for latents, count in encode_latents(tapped(), model.model):
-        with torch.inference_mode():
-            maps = model.pipeline.encode_with_maps(latents, num_tokens)[1][0].float().cpu()
+
+    def to_maps(latents: Tensor) -> npt.NDArray[np.float32]:
+        return model.pipeline.encode_with_maps(latents, num_tokens)[1][0].float().cpu().numpy()
+
+    for maps, count in encode_passes(tapped(), model.model, to_maps):
         for _ in range(count):
-            yield waiting.popleft(), maps[-(-number // temporal) - step].numpy()
+            yield waiting.popleft(), maps[-(-number // temporal) - step]
             number += 1
         step += len(maps)
 

@@ -17,6 +17,14 @@ class StreamState:
 
     memory: dict[nn.Module, Tensor] = field(default_factory=dict)
 
+    def past(self, layer: nn.Module) -> Tensor | None:
+        """What `layer` remembered of the chunk before; None at the start of the video."""
+        return self.memory.get(layer)
+
+    def keep(self, layer: nn.Module, recent: Tensor) -> None:
+        """Remember `recent` for `layer` until the next chunk."""
+        self.memory[layer] = recent
+
     def clone(self) -> StreamState:
         """An independent copy, to try a chunk without committing to it."""
         return StreamState({layer: past.clone() for layer, past in self.memory.items()})
@@ -41,12 +49,12 @@ class Context:
 
     def past(self, layer: nn.Module) -> Tensor | None:
         """What `layer` remembered of the chunk before; None at the start of the video."""
-        return None if self.state is None else self.state.memory.get(layer)
+        return None if self.state is None else self.state.past(layer)
 
     def remember(self, layer: nn.Module, recent: Tensor) -> None:
         """Keep `recent` for `layer` until the next chunk (a copy: a view would keep it all)."""
         if self.state is not None:
-            self.state.memory[layer] = recent.detach().clone()
+            self.state.keep(layer, recent.detach().clone())
 
 
 class CausalLayer(nn.Module):
