@@ -3,9 +3,11 @@
 
     scripts/benchmark.py [--threads 2] [--runs 3] [--json FILE]
 
-In parentheses is what a ratio is to reach. Elsewhere: commands as processes, beside ffmpeg, are
-scripts/benchmark_commands.py; bytes, and the entropy coder's time over the model's, are
-scripts/sizes.py; memory is scripts/benchmark_memory.py.
+In parentheses is what a ratio is to reach. Of each piece of work there are the milliseconds of
+processors that a frame takes, in this process and those below it; of whole files also the share of
+the slower stage's speed that they would reach if no core were ever idle. Elsewhere: commands as
+processes, beside ffmpeg, are scripts/benchmark_commands.py; bytes, and the entropy coder's time over
+the model's, are scripts/sizes.py; memory is scripts/benchmark_memory.py.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # where a test runs this by its path
 from machine import facts, line
+from processes import cpu_seconds
 
 from vtok.codec.decode import DecodeOptions, decode_file
 from vtok.codec.encode import EncodeOptions, encode_file
@@ -42,6 +45,9 @@ from vtok.model import Models, load_model
 
 BEE = Path(__file__).resolve().parent.parent / "examples" / "bee.mp4"
 SIDE, FRAMES = 256, 121
+OTHER_STAGE = {"encode": "reader", "decode": "writer"}
+"""What works beside the model."""
+Speeds = dict[str, "Speed"]
 
 
 def make_video(path: Path, frames: Frames) -> None:
@@ -71,8 +77,15 @@ def bee_square() -> Frames:
     return np.ascontiguousarray(frames[:, :, left : left + SIDE])
 
 
-def median_rates(work: Mapping[str, tuple[int, Callable[[], Any]]], runs: int) -> dict[str, float]:
-    """Frames a second of each piece of work, the median over rounds in which each has its turn.
+class Speed(NamedTuple):
+    """Of a piece of work: frames a second by the clock, milliseconds of processors a frame."""
+
+    rate: float
+    spent: float
+
+
+def median_speeds(work: Mapping[str, tuple[int, Callable[[], Any]]], runs: int) -> Speeds:
+    """The speed of each piece of work, the median over rounds in which each has its turn.
 
     What else a machine does comes and goes, so in turn it meets all of them alike.
 
@@ -80,18 +93,21 @@ def median_rates(work: Mapping[str, tuple[int, Callable[[], Any]]], runs: int) -
         work: by name, frames that it handles, and what to call.
         runs: rounds after a first one, which warms up.
     """
-    taken: dict[str, list[float]] = {name: [] for name in work}
+    taken: dict[str, list[Speed]] = {name: [] for name in work}
     for number in range(runs + 1):
         for name, (frames, function) in work.items():
-            begin = time.perf_counter()
+            begin, before = time.perf_counter(), cpu_seconds()
             function()
-            if number:
-                taken[name].append(frames / (time.perf_counter() - begin))
-    return {name: statistics.median(rates) for name, rates in taken.items()}
+            seconds, spent = time.perf_counter() - begin, cpu_seconds() - before
+            taken[name] += [Speed(frames / seconds, 1000 * spent / frames)] if number else []
+    return {
+        name: Speed(*map(statistics.median, zip(*rounds, strict=True)))
+        for name, rounds in taken.items()
+    }
 
 
-def rates(folder: Path, runs: int, most: int) -> dict[str, float]:
-    """Frames a second of the model alone, the reader alone, the writer alone, whole commands.
+def speeds_of(folder: Path, runs: int, most: int) -> Speeds:
+    """Speeds of the model alone, the reader alone, the writer alone, whole commands.
 
     Args:
         folder: for files.
@@ -128,22 +144,29 @@ def rates(folder: Path, runs: int, most: int) -> dict[str, float]:
     }
     counted = {name: (len(frames), function) for name, function in work.items()}
     counted["model encode, 480p"] = (len(wide), lambda: list(encode_frames([wide], model)))
-    return median_rates(counted, runs)
+    return median_speeds(counted, runs)
 
 
-def ratios(speeds: dict[str, float]) -> dict[str, float]:
-    """What is aimed at, of frames a second by name."""
-    slower_encode = min(speeds["model encode"], speeds["reader"])
-    slower_decode = min(speeds["model decode"], speeds["writer"])
-    return {
-        "encode file / slower of model and reader (0.85)": speeds["encode file"] / slower_encode,
-        "decode file / slower of model and writer (0.85)": speeds["decode file"] / slower_decode,
-        "encode file / the same, --no-compress": speeds["encode file"]
-        / speeds["encode file, --no-compress"],
-        "decode file / the same, packed": speeds["decode file"] / speeds["decode file, packed"],
-        "model encode / 5 times real time (1)": speeds["model encode"] / 150,
-        "model encode, 480p / real time (1)": speeds["model encode, 480p"] / 30,
-    }
+def shares(speeds: Speeds, threads: int) -> dict[str, tuple[float, float]]:
+    """Of whole files: the speed over that of the slower stage, and the same were no core idle."""
+    found = {}
+    for kind, other in OTHER_STAGE.items():
+        slower = min(speeds[f"model {kind}"].rate, speeds[other].rate)
+        for name in (name for name in speeds if name.startswith(f"{kind} file")):
+            there = min(slower, 1000 * threads / speeds[name].spent)
+            found[name] = (speeds[name].rate / slower, there / slower)
+    return found
+
+
+def table(speeds: Speeds, threads: int) -> Iterator[str]:
+    """Lines of Markdown, a piece of work each."""
+    yield "| work | frames/s | processor ms a frame | of the slower stage (0.85) | no core idle |"
+    yield "|---|---|---|---|---|"
+    found = shares(speeds, threads)
+    for name, speed in speeds.items():
+        cells = [name, f"{speed.rate:.3g}", f"{speed.spent:.3g}"]
+        cells += [f"{share:.2f}" for share in found[name]] if name in found else ["", ""]
+        yield f"| {' | '.join(cells)} |"
 
 
 def operations() -> dict[str, float]:
@@ -194,19 +217,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     runs, most = (1, 5) if args.quick else (args.runs, FRAMES)
     with tempfile.TemporaryDirectory(prefix="vtok-speed-") as name:
-        speeds = rates(Path(name), runs, most)
+        speeds = speeds_of(Path(name), runs, most)
     figures = {
-        **{f"{key} (frames/s)": value for key, value in speeds.items()},
-        **ratios(speeds),
+        "model encode / 5 times real time (1)": speeds["model encode"].rate / 150,
+        "model encode, 480p / real time (1)": speeds["model encode, 480p"].rate / 30,
         **{f"{key} (kMAC/pixel)": value for key, value in operations().items()},
         "vtok --help (s)": help_seconds(runs),
     }
     found = machine(args.threads)
     if args.json:
-        args.json.write_text(json.dumps({"machine": found, "figures": figures}, indent=1) + "\n")
+        every = {name: speed._asdict() for name, speed in speeds.items()}
+        about = {"machine": found, "speeds": every, "shares": shares(speeds, args.threads)}
+        args.json.write_text(json.dumps({**about, "figures": figures}, indent=1) + "\n")
     print(line(found))
     print(f"{SIDE}x{SIDE} where nothing else is said, medians of {runs} rounds\n")
-    print("| figure | value |\n|---|---|")
+    print("\n".join(table(speeds, args.threads)))
+    print("\n| figure | value |\n|---|---|")
     for key, value in figures.items():
         print(f"| {key} | {value:.3g} |")
 

@@ -79,7 +79,7 @@ def ways(frames: Frames, model: Model, name: str) -> Iterator[tuple[str, Encoder
     generator = np.random.default_rng(0)
     for plan in (random_sum(count, generator) for _ in range(PLANS)):
         yield "frames in other batches", lambda plan=plan: by_command(frames, model, plan)
-    for threads in (2, 4):
+    for threads in (2, 4, 8):
         plain = lambda: by_command(frames, model, [count])  # noqa: E731
         yield f"{threads} threads", with_threads(threads, plain)
     yield "the whole clip at once", lambda: by_plan(frames, model, [steps])

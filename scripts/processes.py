@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -60,6 +61,24 @@ def run_command(command: Sequence[str | Path], threads: int | None = None) -> Ra
     if not PROCESSES.exists():
         peak = usage.ru_maxrss / 2**20  # macOS, where this does not begin with the parent's
     return Ran(seconds, usage.ru_utime + usage.ru_stime, peak, said[0])
+
+
+def cpu_seconds() -> float:
+    """Seconds of processors so far, of this process and of all below it, ended or not.
+
+    Where there is no /proc, of those that have ended.
+    """
+    own, ended = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    waited = own.ru_utime + own.ru_stime + ended.ru_utime + ended.ru_stime
+    return waited + sum(_cpu_of(each) for each in _below(os.getpid()))
+
+
+def _cpu_of(pid: int) -> float:
+    """Seconds of processors of a process and of those it has waited for; 0 if it is gone."""
+    with suppress(OSError):
+        fields = (PROCESSES / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def memory_of(pid: int) -> float:

@@ -19,9 +19,8 @@ PAGE = (ROOT / "docs" / "benchmarks.md").read_text()
 FILLED = re.compile(r"(?P<made>(?P<script>scripts/\S+).*) \| scripts/fill_page\.py (?P<to>.*)")
 SHORTER = {  # what makes each script that the page names run through in seconds, and what it prints
     "scripts/benchmark_peers.py": ("--quick --only vtok-base magvit2-pytorch", "| vtok-base | 4."),
-    "scripts/benchmark.py": ("--quick --threads 1", "| model encode (frames/s) |"),
+    "scripts/benchmark.py": ("--quick --threads 1", "| model encode |"),
     "scripts/benchmark_commands.py": ("--quick --threads 1", "| `vtok encode`, `vtok decode` |"),
-    "scripts/benchmark_overlap.py": ("--quick --runs 1", "| sleeping | decode file |"),
     "scripts/benchmark_memory.py": ("--quick", "| 64x64 | small | encode | 9 | 18 |"),
     "scripts/roofline.py": ("--threads 1 --size 32 --repeats 1", "| encoder |"),
     "scripts/faithful.py": ("--frames 9 --size 32", "| step by step | 1.000000 |"),

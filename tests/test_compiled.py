@@ -111,7 +111,7 @@ def test_without_numba_numpy_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_little_is_coded_without_loading_it() -> None:
-    """It takes a second to load, which a short video does not."""
+    """It takes half a second to load, which a short video does not."""
     program = (
         "import sys, numpy as np; from vtok.codefile import loops\n"
         "from vtok.codefile.entropy import StageCoder\n"
