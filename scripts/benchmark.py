@@ -6,8 +6,8 @@
 In parentheses is what a ratio is to reach. Of each piece of work there are the milliseconds of
 processors that a frame takes, in this process and those below it; of whole files also the share of
 the slower stage's speed that they would reach if no core were ever idle. Elsewhere: commands as
-processes, beside ffmpeg, are scripts/benchmark_commands.py; bytes, and the entropy coder's time over
-the model's, are scripts/sizes.py; memory is scripts/benchmark_memory.py.
+processes, beside ffmpeg, are scripts/benchmark_commands.py; bytes, and the entropy coder's time
+over the model's, are scripts/sizes.py; memory is scripts/benchmark_memory.py.
 """
 
 from __future__ import annotations
