@@ -12,6 +12,7 @@ from vtok.cli import exits
 from vtok.cli import options as opt
 from vtok.cli.console import one_line, print_json, say
 from vtok.cli.dataset_encode import encode, run_dataset
+from vtok.cli.fold import unfolded
 from vtok.errors import CodeFileError
 
 app = typer.Typer(
@@ -23,15 +24,13 @@ app.command(epilog=exits.ALL)(encode)
 
 
 @app.command(epilog=exits.ALL)
+@unfolded
 def retry(
     folder: own.Folder,
+    *,
     model: opt.ModelInstead = None,
-    device: opt.Device = "auto",
-    workers: own.Workers = None,
-    batch: own.Batch = None,
+    means: own.Means,
     timeout: opt.Timeout = own.TIMEOUT,
-    clip_timeout: own.ClipTimeout = None,
-    memory: own.Memory = own.MEMORY,
     as_json: own.Json = False,
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
@@ -46,14 +45,7 @@ def retry(
     from vtok.dataset.status import failed_entries
 
     about = DatasetFolder(Path(folder))
-    options = own.with_means(
-        recorded_options(about.read_about()["recipe"], model, timeout),
-        device=device,
-        workers=workers,
-        batch=batch,
-        clip_timeout=clip_timeout,
-        memory=memory,
-    )
+    options = means.put_into(recorded_options(about.read_about()["recipe"], model, timeout))
     failed = list(failed_entries(about))
     run_dataset(failed, folder, options, (), as_json=as_json, quiet=quiet)
 

@@ -15,6 +15,7 @@ import typer
 from vtok.cli import dataset_options as own
 from vtok.cli import options as opt
 from vtok.cli.console import one_line, print_json, say
+from vtok.cli.fold import unfolded
 from vtok.errors import PartialFailure, UsageError, VtokError
 
 if TYPE_CHECKING:
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
     from vtok.dataset.totals import Totals
 
 
+@unfolded
 def encode(
-    output: own.Output,
     inputs: own.Inputs = None,
+    *,
+    output: own.Output,
     to: own.Format = "vtok",
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
@@ -44,15 +47,11 @@ def encode(
     shard_size: own.ShardSize = 1000,
     shard: own.Shard = None,
     model: opt.ModelName = "vtok-base",
-    device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
-    workers: own.Workers = None,
-    batch: own.Batch = None,
+    means: own.Means,
     engine: own.Engine = "local",
     ray_address: own.RayAddress = None,
     timeout: opt.Timeout = own.TIMEOUT,
-    clip_timeout: own.ClipTimeout = None,
-    memory: own.Memory = own.MEMORY,
     psnr: own.Psnr = False,
     retry_failed: own.RetryFailed = False,
     max_failures: own.MaxFailures = None,
@@ -111,14 +110,7 @@ def encode(
         ray_address=ray_address,
         manner=manner,
     )
-    options = own.with_means(
-        options,
-        device=device,
-        workers=workers,
-        batch=batch,
-        clip_timeout=clip_timeout,
-        memory=memory,
-    )
+    options = means.put_into(options)
     if dry_run:
         _forecast(found, Path(output), options, sample, as_json=as_json)
     else:

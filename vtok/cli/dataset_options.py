@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vtok.cli import options as opt
 from vtok.cli.completion import one_of
 
 if TYPE_CHECKING:
     from vtok.dataset.api import DatasetOptions
 
-MEMORY = 4096
-"""Megabytes of a decoder, where nothing is said."""
 TIMEOUT = 60.0
 """Seconds that a decoder may go without giving frames, where nothing is said."""
 
@@ -121,29 +120,23 @@ Json = Annotated[
 ]
 
 
-def with_means(
-    options: DatasetOptions,
-    *,
-    device: str,
-    workers: int | None,
-    batch: int | None,
-    clip_timeout: float | None,
-    memory: int,
-) -> DatasetOptions:
-    """What any run over clips may be told of where it works and what a clip may take.
+@dataclass
+class Means:
+    """Where a run over clips works, and what a clip may take; for `vtok.cli.fold.unfolded`."""
 
-    Args:
-        options: everything else.
-        device: that the model runs on.
-        workers, batch: clips under way at once, and of a pass of the model; None chooses.
-        clip_timeout: most seconds for one clip; None sets no limit.
-        memory: most megabytes of a decoder; 0 sets no limit.
-    """
-    return replace(
-        options,
-        device=device,
-        workers=workers,
-        batch=batch,
-        clip_seconds=clip_timeout,
-        memory_limit=memory * 2**20 or None,
-    )
+    device: opt.Device = "auto"
+    workers: Workers = None
+    batch: Batch = None
+    clip_timeout: ClipTimeout = None
+    memory: Memory = 4096
+
+    def put_into(self, options: DatasetOptions) -> DatasetOptions:
+        """Options with these in place of their own."""
+        return replace(
+            options,
+            device=self.device,
+            workers=self.workers,
+            batch=self.batch,
+            clip_seconds=self.clip_timeout,
+            memory_limit=self.memory * 2**20 or None,
+        )
