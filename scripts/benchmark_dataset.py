@@ -43,12 +43,14 @@ DISTINCT = 16
 MODEL_CLIPS = 96
 """Clips for the speed of the model alone, which does not depend on how many there are."""
 RUN = """
-import json, resource, sys, time
+import json, re, sys, time
+from pathlib import Path
 begin = time.perf_counter()
 from vtok.dataset.api import DatasetOptions, encode_dataset
 folder, output, to, workers = sys.argv[1:]
 totals = encode_dataset([folder], output, options=DatasetOptions(to=to, workers=int(workers)))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+most = re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())
+peak = int(most[1]) / 1024  # getrusage would count what the parent had, too
 print(json.dumps([totals.frames / (time.perf_counter() - begin), peak]))
 """
 
@@ -188,9 +190,8 @@ def main() -> None:
         wall, spent = resume_seconds(folder / "in", folder / "resume", args.finished)
         figures[f"finding {args.finished:,} clips done (s)"] = wall
         figures[f"finding {args.finished:,} clips done (s of a core)"] = spent
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     about = {"clips": args.clips, "frames": args.frames, "side": args.side,
-             "workers": args.workers, "cores": os.cpu_count(), "own_mb": round(own)}  # fmt: skip
+             "workers": args.workers, "cores": os.cpu_count()}  # fmt: skip
     if args.json:
         print(json.dumps({"about": about, "figures": figures}))
         return

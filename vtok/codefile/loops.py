@@ -4,6 +4,7 @@ To load them takes half a second, and the first time on a machine ten, in which 
 numpy alone codes a short video in less. The bytes are the same, so nobody sees which it was.
 """
 
+import os
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
@@ -37,14 +38,16 @@ def loops(bits: int) -> ModuleType | None:
 
 @cache
 def compiled() -> ModuleType | None:
-    """The compiled loops; None where numba is not there, or of no use."""
+    """The compiled loops; None where numba is not there, switched off, or of no use."""
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":  # before it takes its 100 MB
+        return None
     try:
-        import numba
+        import numba  # noqa: F401 - asked for by name, to be an error here or nowhere
 
         from vtok.codefile import compiled as found
     except Exception:  # not installed, of another numpy, without a place for what it compiles: any
         return None
-    return None if numba.config.DISABLE_JIT else found  # type: ignore[attr-defined]
+    return found
 
 
 def encode_stage(
