@@ -5,8 +5,9 @@ scripts/roofline.py [--threads 1 2] [--dtype float32 bfloat16] [--size 256] [--r
     [--rates-only] [--json FILE]
 
 The best rate is that of dense convolutions and matrix products of several shapes, measured in the
-same run and in turn with the model, a pass in the middle of a video. Then the operations that the
-time goes to, by torch's profiler, and the pages of memory that a pass takes anew.
+same run and in turn with the model: passes of a video as vtok runs them, one on each thread, and
+one pass on all threads. Then the operations that the time of one goes to, by torch's profiler, and
+the pages of memory that it takes anew.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from vtok.codec.passes import steps_per_pass
-from vtok.codec.streams import frames_to_clip
+from vtok.codec.streams import decode_codes, encode_frames, frames_to_clip
 from vtok.model import DTYPES, Model, load_model
 from vtok.nn.streaming import StreamState
 
@@ -36,6 +37,7 @@ Work = Callable[[], Any]
 CONVOLUTIONS = ((64, 64, 16), (256, 32, 8), (512, 16, 8))  # channels, side, images
 PRODUCTS = ((1024, 1024, 1024), (4096, 512, 512), (8192, 256, 768))  # rows, inner, columns
 SHOWN = 10  # operations of a profile
+PASSES = 8  # of a stretch of video
 
 
 def convolution(channels: int, side: int, images: int, dtype: torch.dtype) -> Work:
@@ -77,9 +79,22 @@ def count(work: Work) -> float:
     return counter.get_total_flops() / 2
 
 
-def rates(works: dict[str, Work], repeats: int) -> dict[str, float]:
+def stream_work(model: Model, side: int, passes: int) -> dict[str, Work]:
+    """So many passes from the start of a video, as `vtok` runs them: a thread takes a pass each."""
+    steps = passes * steps_per_pass(model, (side, side))
+    frames = 1 + (steps - 1) * model.tokenizer.temporal_compression
+    noise = np.random.default_rng(0).integers(0, 256, (frames, side, side, 3), dtype=np.uint8)
+    chunks = list(encode_frames([noise], model))
+    return {
+        f"encoder, {passes} passes": lambda: list(encode_frames([noise], model)),
+        f"decoder, {passes} passes": lambda: list(decode_codes(chunks, model, (side, side))),
+    }
+
+
+def rates(works: dict[str, Work], counts: dict[str, float], repeats: int) -> dict[str, float]:
     """Median GMAC/s of each, all of them in turn, after one round to warm up."""
-    counts = {name: count(work) for name, work in works.items()}
+    for work in works.values():
+        work()
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
@@ -129,10 +144,14 @@ def measure(args: argparse.Namespace, threads: int, dtype_name: str) -> dict[str
     dtype = DTYPES[dtype_name]
     works = {f"convolution {x}": convolution(*x, dtype) for x in CONVOLUTIONS}
     works |= {f"product {x}": product(*x, dtype) for x in PRODUCTS}
+    dense = list(works)
     model = load_model(args.model, device="cpu", dtype=dtype_name)
     ours = model_work(model, args.size)
-    found = rates({**works, **ours}, args.repeats)
-    best = max(found[name] for name in works)
+    counts = {name: count(work) for name, work in {**works, **ours}.items()}
+    for name, work in stream_work(model, args.size, PASSES).items():
+        works[name], counts[name] = work, counts[name.split(",")[0]] * PASSES
+    found = rates({**works, **ours}, counts, args.repeats)
+    best = max(found[name] for name in dense)
     facts = {"torch": torch.__version__, "capability": torch.backends.cpu.get_cpu_capability()}
     facts |= {"threads": threads, "dtype": dtype_name, "side": args.size}
     profiled = {} if args.rates_only else ours

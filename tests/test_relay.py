@@ -98,6 +98,18 @@ def test_no_more_are_asked_for_than_there_are_workers_and_one(models: dict[str, 
     results.close()
 
 
+def test_what_is_timed_begins_when_it_is_asked_for(models: dict[str, Model]) -> None:
+    torch.set_num_threads(4)
+    begun = []
+
+    def work(part: Part, state: StreamState) -> int:
+        begun.append(part.number)
+        return part.number
+
+    for number in relayed(parts_of(5), work, models["fast"], beside=False):
+        assert begun == list(range(number + 1))
+
+
 @pytest.mark.parametrize("threads", [1, 2, 9])
 def test_each_part_sees_what_the_one_before_left(threads: int, models: dict[str, Model]) -> None:
     torch.set_num_threads(threads)

@@ -20,12 +20,12 @@ def loading(*, quiet: bool) -> Iterator[None]:
 
 
 def spare_cores() -> None:
-    """Let threads of the model that wait for one another sleep, unless the environment has a say.
+    """Let threads of torch that wait for one another sleep, unless the environment has a say.
 
-    By default they spin for milliseconds, which is all of the time between two layers. Where the
-    model has a thread on each of few cores, that leaves none for the reader, the entropy coder and
-    the writer, though a quarter of the cores' time is to spare. On many cores waking all threads
-    would take longer than it saves.
+    By default they spin for milliseconds. Where passes of the model already take all of few cores,
+    what else torch does on several threads, as the decoder of `--min-psnr`, would take the cores
+    from them and from the reader, the entropy coder and the writer, only to wait. On many cores
+    waking all threads would take longer than it saves.
     """
     if _cores() <= FEW_CORES:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read where torch is imported

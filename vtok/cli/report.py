@@ -17,7 +17,6 @@ from vtok.cli.eval import BitsList, Card, MetricsList, make_part, numbers, words
 from vtok.cli.failures import as_vtok_error, raise_failures, report_failure
 from vtok.cli.fold import unfolded
 from vtok.cli.inputs import find_files
-from vtok.cli.loading import loading
 from vtok.errors import OutputError, UsageError, VtokError
 from vtok.media.kinds import VIDEO_SUFFIXES
 
@@ -97,7 +96,9 @@ def report(
     target = _check_page(output, megabytes, overwrite)
     part = _part(frames, size, start, timeout, card)
     paths = find_files(inputs, VIDEO_SUFFIXES)
-    with loading(quiet=saying.quiet):
+    from vtok.cli.progress import waiting
+
+    with waiting("loading the model", quiet=saying.quiet):
         from vtok.evaluation.classic import find_codec
         from vtok.model import load_model
         from vtok.report.evaluate import EvalOptions, stages_of

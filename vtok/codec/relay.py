@@ -37,7 +37,9 @@ T = TypeVar("T", bound=Part)
 R = TypeVar("R")
 
 
-def relayed(parts: Iterable[T], work: Callable[[T, StreamState], R], model: Model) -> Iterator[R]:
+def relayed(
+    parts: Iterable[T], work: Callable[[T, StreamState], R], model: Model, *, beside: bool = True
+) -> Iterator[R]:
     """What `work` makes of each part of a stream, in order.
 
     Where torch has several threads on a CPU, that many parts are under way at once (at most
@@ -47,11 +49,12 @@ def relayed(parts: Iterable[T], work: Callable[[T, StreamState], R], model: Mode
         parts: of one video after another; so many are asked for ahead, and one more.
         work: takes a part, and the state that the part before left.
         model: that does the work.
+        beside: False for one part at a time, begun when it is asked for.
 
     Raises:
         What finding a part or work on one raises, in its place; nothing after it is given.
     """
-    workers = _workers(model)
+    workers = _workers(model) if beside else 1
     if workers > 1:
         yield from _beside(parts, work, workers)
         return

@@ -55,7 +55,11 @@ def codes_of_grid(codes: Tensor) -> Tensor:
 
 
 def encode_frames(
-    batches: Iterable[Frames], model: Model, num_stages: int | None = None
+    batches: Iterable[Frames],
+    model: Model,
+    num_stages: int | None = None,
+    *,
+    beside: bool = True,
 ) -> Iterator[CodeChunk]:
     """Encode a stream of frames.
 
@@ -63,6 +67,7 @@ def encode_frames(
         batches: uint8 [n, H, W, 3], any n, all of one size.
         model: encodes them.
         num_stages: how many stages of codes to give; all by default.
+        beside: whether passes may run ahead of what is asked for; not where they are timed.
 
     Yields:
         Chunks of `chunk_steps` latent steps, the last one shorter.
@@ -74,7 +79,7 @@ def encode_frames(
 
     pending: list[npt.NDArray[np.int64]] = []  # codes of the passes of the chunk under way
     covered = steps = wanted = 0
-    for codes, num_frames in encode_passes(batches, model, to_codes):
+    for codes, num_frames in encode_passes(batches, model, to_codes, beside=beside):
         pending.append(codes)
         covered += num_frames
         steps += codes.shape[2]
@@ -92,7 +97,7 @@ def encode_latents(batches: Iterable[Frames], model: Model) -> Iterator[tuple[Te
 
 
 def encode_passes(
-    batches: Iterable[Frames], model: Model, then: Callable[[Tensor], R]
+    batches: Iterable[Frames], model: Model, then: Callable[[Tensor], R], *, beside: bool = True
 ) -> Iterator[tuple[R, int]]:
     """Encode a stream of frames, pass by pass; see `encode_frames`.
 
@@ -101,6 +106,7 @@ def encode_passes(
         model: encodes them.
         then: takes the latents [1, D, t, h, w] of a pass, in the thread that computed them:
             other threads of torch's would only be in the way of the next passes.
+        beside: see `relayed`.
 
     Yields:
         What `then` made of the latents, and how many frames they show.
@@ -111,7 +117,8 @@ def encode_passes(
             clip = frames_to_clip(taken.frames, model)
             return then(model.tokenizer.encode_latents(clip, state=state)), len(taken.frames)
 
-    yield from relayed(group_frames(batches, model.tokenizer.temporal_compression), encode, model)
+    passes = group_frames(batches, model.tokenizer.temporal_compression)
+    yield from relayed(passes, encode, model, beside=beside)
 
 
 def decode_codes(

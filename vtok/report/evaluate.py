@@ -166,7 +166,8 @@ class _TimedEncoder:
         self.frames = 0
 
     def __iter__(self) -> Iterator[tuple[CodeChunk, Frames]]:
-        chunks = encode_frames(self._read(), self._model, self._stages)
+        # not beside: the passes ahead would go on while rates are decoded, and not be timed
+        chunks = encode_frames(self._read(), self._model, self._stages, beside=False)
         while True:
             begin = time.perf_counter()
             chunk = next(chunks, None)
