@@ -8,7 +8,7 @@ a `read`; `read` trusts no length: it takes at most what a checked bound allows.
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -38,6 +38,7 @@ _TAIL = struct.Struct("<Q8s")  # length of the footer, trailer
 # a row of the index: offset, first frame, frames, latent steps
 ROW = np.dtype([("offset", "<u8"), ("first_frame", "<u8"), ("frames", "<u4"), ("steps", "<u4")])
 Rows = npt.NDArray[Any]  # [n] of `ROW`
+_ROW = struct.Struct("<QQII")
 _DIGEST_BYTES = 32
 FOOTER_BYTES = _FOOT.size + _DIGEST_BYTES + _CRC.size + _TAIL.size  # of a file without chunks
 
@@ -213,9 +214,30 @@ class Footer:
         return footer
 
 
-def make_rows(entries: Sequence[IndexEntry]) -> Rows:
+def make_rows(entries: Iterable[IndexEntry]) -> Rows:
     """Rows of the index as they lie in the file."""
-    return np.array([tuple(entry) for entry in entries], ROW)
+    log = RowLog()
+    for entry in entries:
+        log.append(entry)
+    return log.rows()
+
+
+class RowLog:
+    """Rows of an index as they come up, in no more memory than they take in the file."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._bytes) // ROW.itemsize
+
+    def append(self, row: IndexEntry) -> None:
+        """Put a row behind the others."""
+        self._bytes += _ROW.pack(*row)
+
+    def rows(self) -> Rows:
+        """All of them so far."""
+        return np.frombuffer(bytes(self._bytes), ROW)
 
 
 def count_frames(rows: Rows) -> int:

@@ -11,8 +11,8 @@ from vtok.codefile.container import (
     ChunkHead,
     Footer,
     IndexEntry,
+    RowLog,
     Rows,
-    make_rows,
 )
 from vtok.codefile.header import Header
 from vtok.codefile.resume import find_heads, head_at
@@ -45,13 +45,13 @@ class Walk:
         self._whole: int | None = None  # rows before the first gap
         self._layout, self._version = header.format, version
         self._order = Order(header.format, version)
-        self._rows: list[IndexEntry] = []
+        self._rows = RowLog()
 
     @property
     def rows(self) -> Rows:
         """The index of what was passed in full, before the first gap."""
-        rows = self._rows[: self._whole]
-        return make_rows(rows if not rows or rows[-1].num_steps else rows[:-1])
+        rows = self._rows.rows()[: self._whole]
+        return rows if not len(rows) or rows[-1]["steps"] else rows[:-1]
 
     @property
     def num_frames(self) -> int:
@@ -67,7 +67,7 @@ class Walk:
             if len(kind) < len(CODE):
                 raise Damage("no index at its end: it was cut or is not finished")
             if kind == FOOT:
-                check_footer(Footer.read(source, len(self._rows)), make_rows(self._rows), digest)
+                check_footer(Footer.read(source, len(self._rows)), self._rows.rows(), digest)
                 if source.read_up_to(1):
                     raise Damage("more bytes after its end")
                 return

@@ -16,7 +16,7 @@ from vtok.codefile.container import (
     Footer,
     IndexEntry,
     Part,
-    make_rows,
+    RowLog,
     preamble_to_bytes,
 )
 from vtok.codefile.header import Header
@@ -58,7 +58,7 @@ class CodeFileWriter:
         self._hash = hashlib.sha256()
         self._offset = 0
         self._order = Order(header.format, version)
-        self._rows: list[IndexEntry] = []
+        self._rows = RowLog()
         self._num_chunks = 0
         self._open = True
         self._emit(preamble_to_bytes(header, version))
@@ -133,7 +133,7 @@ class CodeFileWriter:
             OSError: if the stream takes no more.
         """
         if self._open:
-            self._emit(Footer(make_rows(self._rows), self._hash.digest()).to_bytes())
+            self._emit(Footer(self._rows.rows(), self._hash.digest()).to_bytes())
             self._open = False
 
     def __enter__(self) -> "CodeFileWriter":
