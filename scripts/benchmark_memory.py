@@ -1,9 +1,10 @@
 #!/usr/bin/env python
 """Peak memory of commands on a short and on a long synthetic video: it must be the same.
 
-    scripts/benchmark_memory.py                   all of it, some 15 minutes on two idle cores
+    scripts/benchmark_memory.py                   all of it, some 25 minutes on two idle cores
     scripts/benchmark_memory.py hour 1080p        these settings alone
     scripts/benchmark_memory.py 4k hour256        not among those run by default
+    scripts/benchmark_memory.py --json FILE --resume           only what is not in FILE
 
 Memory may grow with frames, with their size, or with both. A whole hour is of small frames and by
 a small model; large frames are fewer, but still many times what a chunk holds. What is measured is
@@ -70,8 +71,8 @@ class Setting:
 MINUTE = 60 * RATE
 SETTINGS = {
     "hour": Setting((64, 64), MINUTE, 60, SMALL, ALL),
-    "shipped": Setting((256, 256), 300, 10, SHIPPED, ALL),
-    "1080p": Setting((1920, 1080), 90, 6, SMALL, ALL),
+    "shipped": Setting((256, 256), 900, 4, SHIPPED, ALL),
+    "1080p": Setting((1920, 1080), 240, 3, SMALL, ALL),
     "copies": Setting((1920, 1080), 30, 60, SMALL, COPYING, made=60),
     "large": Setting((1920, 1080), 37, 2, SHIPPED, CODING),
     "4k": Setting((3840, 2160), 21, 2, SHIPPED, CODING),
@@ -201,6 +202,18 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def kept_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of an earlier run whose videos were as long as they are to be now."""
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    return [row for row in rows if row["setting"] in SETTINGS and _is_of(row)]
+
+
+def _is_of(row: dict[str, Any]) -> bool:
+    setting = SETTINGS[row["setting"]]
+    short = setting.frames * setting.made
+    return bool((row["short frames"], row["long frames"]) == (short, short * setting.times))
+
+
 def say(text: str) -> None:
     """One line of progress."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
@@ -224,15 +237,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="seconds of 64x64: does all this run?")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
+    parser.add_argument("--resume", action="store_true", help="keep the settings that FILE has")
     args = parser.parse_args(arguments)
+    if args.resume and args.json is None:
+        parser.error("--resume needs --json FILE")
     if unknown := set(args.settings) - set(SETTINGS):
         parser.error(f"{', '.join(unknown)}: expected some of {', '.join(SETTINGS)}")
     os.environ["NUMBA_DISABLE_JIT"] = "1"
-    machine, rows = facts(0, "float32"), []
+    machine = facts(0, "float32")
     del machine["threads"], machine["dtype"]  # memory hardly hangs on them, and each is its default
+    rows = kept_rows(args.json) if args.resume else []
     chosen = {"quick": QUICK} if args.quick else {name: SETTINGS[name] for name in args.settings}
     for name, setting in chosen.items():
+        if name in {row["setting"] for row in rows}:
+            continue
         rows += measure(name, setting)
+        rows.sort(key=lambda row: [*SETTINGS, "quick"].index(row["setting"]))
         if args.json:
             with atomic_output(args.json, overwrite=True) as path:
                 path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")

@@ -20,8 +20,8 @@ from vtok.codefile.mixing import CHANCES, Mixer
 Planes = Sequence[Sequence[Integers]]  # [K][t], each as of `split_bits`
 # numba keeps what it compiles beside the source
 _KEPT = any(Path(__file__).parent.glob("__pycache__/compiled.*.nbc"))
-PAYS_AFTER = 1 << 20 if _KEPT else 1 << 24
-"""Bits coded by numpy in about the time that it takes to load the loops, or to compile them."""
+PAYS_AFTER = 1 << 22 if _KEPT else 1 << 24
+"""Bits coded by numpy before the loops are loaded, or compiled, which slows the model meanwhile."""
 _spent = 0
 
 
