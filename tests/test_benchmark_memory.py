@@ -30,7 +30,7 @@ def test_a_longer_video_takes_no_more_memory(bench: dict[str, Any]) -> None:
     assert all(0.5 < row["ratio"] < 1.05 for row in rows)
     shown = bench["table"](rows)
     assert "| 64x64 | small | encode | 150 | 1,200 |" in shown
-    assert "`1080p`: 90 against 540 frames of 1920x1080" in shown
+    assert "`1080p`: 240 against 720 frames of 1920x1080" in shown
     assert "`hour`" not in shown
 
 

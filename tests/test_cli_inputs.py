@@ -136,18 +136,21 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     code += "atexit.register(lambda: print({'torch', 'rich', 'decord'} & set(sys.modules)))\n"
     code += "from vtok.cli.app import main; main()"
     root = str(Path(package.__file__).parent.parent)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, "-c", code, "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": root},
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.stdout.startswith("Usage: vtok")
-    assert done.stdout.endswith("set()\n")
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.3
+    seconds = []
+    for _ in range(3):  # the least of them: other tests are in the way of some
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(
+            [sys.executable, "-c", code, "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONPATH": root},
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.stdout.startswith("Usage: vtok")
+        assert done.stdout.endswith("set()\n")
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 0.3
 
 
 @pytest.mark.parametrize("command", [[], ["encode"], ["decode"], ["info"]])

@@ -10,7 +10,7 @@ from codefiles import FPS, HEIGHT, WIDTH, all_frames, load_tiny, random_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vtok.codec import streams
+from vtok.codec import passes
 from vtok.codec.decode import DecodeOptions, decode_file
 from vtok.codec.seek import read_frames
 from vtok.codec.streams import decode_codes
@@ -72,7 +72,7 @@ def test_frames_are_those_of_the_whole_bit_for_bit(
 def test_frames_are_those_of_the_whole_for_any_number_of_steps_a_pass(
     monkeypatch: pytest.MonkeyPatch, model: Model, data: bytes, pass_steps: int
 ) -> None:
-    monkeypatch.setattr(streams, "PASS_PIXELS", pass_steps * 4 * WIDTH * HEIGHT)
+    monkeypatch.setattr(passes, "PASS_PIXELS", pass_steps * 4 * WIDTH * HEIGHT)
     whole = all_frames(data, model)
     for first in (0, 1, 28, 29, 30, 61, 66, 125, 129):
         for end in {first + 1, first + 2, first + 40, 130}:
@@ -108,7 +108,7 @@ def test_no_more_is_read_and_decoded_than_is_needed(
     monkeypatch: pytest.MonkeyPatch, model: Model
 ) -> None:
     """Of 4,000 frames in 126 chunks, the two that show 20 frames at the border between them."""
-    monkeypatch.setattr(streams, "PASS_PIXELS", 4 * WIDTH * HEIGHT)  # a step a pass
+    monkeypatch.setattr(passes, "PASS_PIXELS", 4 * WIDTH * HEIGHT)  # a step a pass
     data = random_file(model, 4000)
     steps: list[int] = []
     decode = model.tokenizer.decode
