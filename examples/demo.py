@@ -10,15 +10,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from vtok.codec.decode import DecodeOptions, decode_file
-from vtok.codec.encode import EncodeOptions, encode_file
-from vtok.codec.inspect import inspect_file
-from vtok.codec.result import Result
 from vtok.evaluation.metrics import Frames, psnr
 from vtok.evaluation.pictures import side_by_side
-from vtok.media.images import write_png
-from vtok.media.reader import VideoReader
-from vtok.model import Models, load_model
+from vtok.models.load import Models, load_model
+from vtok.pipeline.decode import DecodeOptions, decode_file
+from vtok.pipeline.encode import EncodeOptions, encode_file
+from vtok.pipeline.inspect import inspect_file
+from vtok.pipeline.result import Result
+from vtok.video.images import write_png
+from vtok.video.reader import VideoReader
 
 
 def read(path: Path, size: str | None = None) -> Frames:

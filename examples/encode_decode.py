@@ -26,7 +26,7 @@ from vtok import (
 )
 from vtok.errors import VtokError
 from vtok.evaluation.metrics import psnr
-from vtok.media.reader import VideoReader
+from vtok.video.reader import VideoReader
 
 SIZE, SECONDS = "128", 1.5  # short side in pixels, and how much of the video
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from vtok.errors import InputError
-from vtok.media.images import read_picture
-from vtok.media.kinds import PHOTO_SUFFIXES
+from vtok.video.frames import PHOTO_SUFFIXES
+from vtok.video.images import read_picture
 
 Array = npt.NDArray[Any]
 LEAST_PER_CLASS = 5

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from vit import SIDE, VARIANTS, Variant, ViT, operations
 from vit_results import Results, Run, accuracy, markdown, rows
 
-from vtok.atomic import atomic_output
+from vtok._files import atomic_output
 from vtok.errors import InputError, UsageError, VtokError
 
 MARGIN = 4  # images are resized to 52 pixels, of which a crop shows 48

@@ -20,12 +20,12 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from vtok import EncodeOptions, TokenModel, encode_tokens_file, load_token_model
-from vtok.codec.existing import are_tokens_encoded
 from vtok.errors import InputError, UsageError, VtokError
 from vtok.evaluation.metrics import Frames
-from vtok.media.images import write_png
-from vtok.media.reader import VideoReader
-from vtok.media.sheet import draw_sheet
+from vtok.evaluation.pictures import draw_sheet
+from vtok.pipeline.up_to_date import are_tokens_encoded
+from vtok.video.images import write_png
+from vtok.video.reader import VideoReader
 
 SIDE = 128  # short side of the frames that are encoded, and side of the pictures
 COLUMNS = 4  # of the sheet

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vtok.atomic import atomic_output
+from vtok._files import atomic_output
 from vtok.errors import InputError, UsageError
 
 HEADER = (

@@ -26,10 +26,10 @@ from world_net import WorldNet, bits_per_code, sample
 from vtok import VideoTokenizer
 from vtok.errors import UsageError, VtokError
 from vtok.evaluation.metrics import Frames
-from vtok.media.images import write_png
-from vtok.media.sheet import draw_sheet
-from vtok.media.writer import VideoWriter
-from vtok.training.muon import Muon
+from vtok.evaluation.pictures import draw_sheet
+from vtok.training.optimizers import Muon
+from vtok.video.images import write_png
+from vtok.video.writer import VideoWriter
 
 FRAMES = 33  # of a clip: 9 latent steps
 HELD_OUT = 16  # clips, at most

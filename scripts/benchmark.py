@@ -34,14 +34,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # where a test runs th
 from machine import facts, line
 from processes import cpu_seconds
 
-from vtok.codec.decode import DecodeOptions, decode_file
-from vtok.codec.encode import EncodeOptions, encode_file
-from vtok.codec.streams import decode_codes, encode_frames
 from vtok.evaluation.metrics import Frames
-from vtok.media.decoder import Decoder
-from vtok.media.reader import VideoReader
-from vtok.media.writer import VideoWriter
-from vtok.model import Models, load_model
+from vtok.models.load import Models, load_model
+from vtok.pipeline.decode import DecodeOptions, decode_file
+from vtok.pipeline.encode import EncodeOptions, encode_file
+from vtok.pipeline.model_calls import decode_codes, encode_frames
+from vtok.video.decoder_process import Decoder
+from vtok.video.reader import VideoReader
+from vtok.video.writer import VideoWriter
 
 BEE = Path(__file__).resolve().parent.parent / "examples" / "bee.mp4"
 SIDE, FRAMES = 256, 121

@@ -31,13 +31,13 @@ from benchmark import bee_square, make_video, read_all
 from machine import facts, line
 from processes import VTOK, run_command
 
-from vtok.codec.streams import decode_codes, encode_frames
 from vtok.errors import UsageError
 from vtok.evaluation.classic import CODECS, Codec, RateMatcher, find_codec
 from vtok.evaluation.metrics import Frames, psnr
-from vtok.media.ffmpeg import ffmpeg_path
-from vtok.media.reader import VideoReader
-from vtok.model import Model, load_model
+from vtok.models.load import Model, load_model
+from vtok.pipeline.model_calls import decode_codes, encode_frames
+from vtok.video.ffmpeg import ffmpeg_path
+from vtok.video.reader import VideoReader
 
 # as vtok.evaluation.classic asks for a quality, but with as many threads as they like
 QUALITY = {

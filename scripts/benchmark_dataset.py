@@ -28,15 +28,15 @@ from typing import Any
 
 import numpy as np
 
-from vtok.codec.batches import share_model
-from vtok.codec.streams import encode_frames
 from vtok.dataset.folder import WHOLE, DatasetFolder
 from vtok.dataset.journal import read_journal
 from vtok.evaluation.metrics import Frames
-from vtok.media.decoder import Decoder
-from vtok.media.reader import VideoReader
-from vtok.media.writer import VideoWriter
-from vtok.model import load_model
+from vtok.models.load import load_model
+from vtok.pipeline._batching import share_model
+from vtok.pipeline.model_calls import encode_frames
+from vtok.video.decoder_process import Decoder
+from vtok.video.reader import VideoReader
+from vtok.video.writer import VideoWriter
 
 BEE = Path(__file__).resolve().parent.parent / "examples" / "bee.mp4"
 DISTINCT = 16

@@ -30,14 +30,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # where a test runs th
 from machine import facts, line
 from processes import VTOK, run_command
 
-from vtok.atomic import atomic_output
-from vtok.checkpoint import read_info, save_checkpoint
-from vtok.config import PRESETS
-from vtok.media.ffmpeg import ffmpeg_path
-from vtok.nn.token_config import TokenConfig
+from vtok._files import atomic_output
+from vtok.models.checkpoint import read_info, save_checkpoint
+from vtok.nn.config import PRESETS, TokenConfig
 from vtok.nn.token_pipeline import TokenPipeline
 from vtok.nn.tokenizer import VideoTokenizer
-from vtok.token_checkpoint import save_tokens
+from vtok.tokens.checkpoint import save_tokens
+from vtok.video.ffmpeg import ffmpeg_path
 
 RATE = 30
 SMALL, SHIPPED = "small", "vtok-base"

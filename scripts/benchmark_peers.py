@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # where a test runs th
 from machine import facts, line, memory_gigabytes
 from peers.child import START_SECONDS, Child, start
 
-from vtok.atomic import atomic_output
+from vtok._files import atomic_output
 
 SIZES = ("256x256", "832x480")
 LENGTHS = (17, 9, 1)  # that all of them take as they are: a step is 4 frames, or 8

@@ -16,7 +16,7 @@ from typing import Any
 
 from typer.main import get_command
 
-from vtok.cli import exits
+from vtok.cli import failures as exits
 from vtok.cli.app import app
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vtok.codec.streams import clip_to_frames, encode_latents, frames_to_clip
 from vtok.evaluation.metrics import Frames, psnr
-from vtok.media.reader import VideoReader
-from vtok.model import Model, load_model
+from vtok.models.load import Model, load_model
 from vtok.nn.streaming import StreamState
+from vtok.pipeline.model_calls import clip_to_frames, encode_latents, frames_to_clip
+from vtok.video.reader import VideoReader
 
 BEE = Path(__file__).resolve().parent.parent / "examples" / "bee.mp4"
 PLANS = 5  # random ones

@@ -3,8 +3,8 @@
 
 Each stage of each chunk is coded as always, and what its weights have become at its end is noted.
 The mean over all is what they start from in the next round. The last round's belong into
-vtok/codefile/mixing.py and docs/format.md. They are part of the format: with others, coder 1 would
-be another coder.
+vtok/codefile/probability.py and docs/format.md. They are part of the format: with others, coder 1
+would be another coder.
 
     vtok encode corpus/video -o codes/ --size 256 --duration 3
     scripts/fit_coder.py codes/*.vtok
@@ -20,7 +20,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from vtok.codefile import CodeFileReader, entropy, mixing, packed_length
+from vtok.codefile import CodeFileReader, entropy, packed_length
+from vtok.codefile import probability as mixing
 from vtok.codefile.entropy import StageCoder
 
 Stacks = list[tuple[npt.NDArray[Any], int]]

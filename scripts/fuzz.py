@@ -26,9 +26,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from vtok.codefile import VERSION, CodeFileReader, CodeFileWriter, encode_parts
-from vtok.codefile.copying import check_alike, cut, join
-from vtok.codefile.dump import FORMATS, dump
-from vtok.codefile.load import DumpReader
+from vtok.codefile.dump import FORMATS, DumpReader, dump
+from vtok.codefile.edit import check_alike, cut, join
 from vtok.errors import VtokError
 
 MAX_SECONDS, MAX_MEGABYTES = 2.0, 200

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from vtok.evaluation.metrics import Frames
-from vtok.media.images import read_picture
-from vtok.media.reader import VideoReader
+from vtok.video.images import read_picture
+from vtok.video.reader import VideoReader
 
 CLIP_FRAMES, MOTION_FRAMES = 9, 13  # 3 and 4 latent steps
 READ, CROP = 144, 128  # short side that clips are read at, and side of the windows cut out of them

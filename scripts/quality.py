@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vtok.model import Model, load_model
-from vtok.report.clips import CARD
-from vtok.report.evaluate import EvalOptions, evaluate_file
+from vtok.evaluation.clips import CARD
+from vtok.evaluation.evaluate import EvalOptions, evaluate_file
+from vtok.models.load import Model, load_model
 
 
 def measure(model: Model, path: Path) -> dict[int, float | None]:

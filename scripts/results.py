@@ -16,15 +16,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vtok.atomic import atomic_output
+from vtok._files import atomic_output
 from vtok.evaluation.classic import find_codec
-from vtok.evaluation.plots import write_curves
+from vtok.evaluation.clips import CARD
+from vtok.evaluation.compare import compare_file, deltas
+from vtok.evaluation.curves import write_curves
+from vtok.evaluation.evaluate import EvalOptions
 from vtok.evaluation.quality import METRICS
 from vtok.evaluation.results import VTOK, ClipResult, Point, mean_points
-from vtok.model import Model, load_model
-from vtok.report.clips import CARD
-from vtok.report.compare import compare_file, deltas
-from vtok.report.evaluate import EvalOptions
+from vtok.models.load import Model, load_model
 
 CLIPS = "MCL-JCV, 17x256x256"
 PUBLISHED = (  # as the columns of `published`, and the source

@@ -28,10 +28,9 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from vtok.codec.passes import steps_per_pass
-from vtok.codec.streams import decode_codes, encode_frames, frames_to_clip
-from vtok.model import DTYPES, Model, load_model
+from vtok.models.load import DTYPES, Model, load_model
 from vtok.nn.streaming import StreamState
+from vtok.pipeline.model_calls import decode_codes, encode_frames, frames_to_clip, steps_per_pass
 
 Work = Callable[[], Any]
 CONVOLUTIONS = ((64, 64, 16), (256, 32, 8), (512, 16, 8))  # channels, side, images

@@ -23,12 +23,13 @@ import numpy as np
 import torch
 import zstandard
 
-from vtok.codec.encode import EncodeOptions, encode_file
-from vtok.codec.streams import CodeChunk, decode_codes
-from vtok.codefile import CodedPart, CodeFileReader, encode_parts, loops
+from vtok.codefile import CodedPart, CodeFileReader, encode_parts
+from vtok.codefile import entropy as loops
 from vtok.codefile.parts import decode_parts
-from vtok.media.reader import probe
-from vtok.model import Model, load_model
+from vtok.models.load import Model, load_model
+from vtok.pipeline.encode import EncodeOptions, encode_file
+from vtok.pipeline.model_calls import CodeChunk, decode_codes
+from vtok.video.reader import probe
 
 T = TypeVar("T")
 FRAMES, SHORT_SIDE = 89, 256

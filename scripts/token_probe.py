@@ -43,11 +43,11 @@ from probe_sets import (
 from probes import PROBES, Array, accuracies
 from torch import Tensor
 
-from vtok.atomic import atomic_output
-from vtok.codec.token_model import load_token_model
+from vtok._files import atomic_output
 from vtok.errors import InputError, UsageError, VtokError
-from vtok.media.images import is_picture
-from vtok.model import Model, load_model
+from vtok.models.load import Model, load_model
+from vtok.tokens.model import load_token_model
+from vtok.video.images import is_picture
 
 TASKS = ("clip", "direction")
 BATCH = 16

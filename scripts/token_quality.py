@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vtok.codec.streams import clip_to_frames, encode_latents
-from vtok.codec.token_model import TokenModel, load_token_model
+from vtok.evaluation.clips import CARD, open_clip
 from vtok.evaluation.metrics import Frames, psnr
-from vtok.model import Model, load_model
-from vtok.nn.token_config import LEARNERS
-from vtok.report.clips import CARD, open_clip
+from vtok.models.load import Model, load_model
+from vtok.nn.config import LEARNERS
+from vtok.pipeline.model_calls import clip_to_frames, encode_latents
+from vtok.tokens.model import TokenModel, load_token_model
 
 COUNTS = (4, 8, 16, 32, 64)
 

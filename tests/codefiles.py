@@ -8,8 +8,6 @@ import numpy as np
 import numpy.typing as npt
 from models import make_tokenizer
 
-from vtok.checkpoint import save_checkpoint
-from vtok.codec.streams import decode_codes
 from vtok.codefile import (
     PLAIN,
     CodeFileReader,
@@ -20,7 +18,9 @@ from vtok.codefile import (
     SourceVideo,
     Transform,
 )
-from vtok.model import Model, load_model
+from vtok.models.checkpoint import save_checkpoint
+from vtok.models.load import Model, load_model
+from vtok.pipeline.model_calls import decode_codes
 
 WIDTH, HEIGHT, FPS = 30, 20, Fraction(25)
 

@@ -7,10 +7,10 @@ from typing import Any
 from models import make_tokenizer
 from typer.testing import CliRunner, Result
 
-from vtok.checkpoint import save_checkpoint
 from vtok.cli.app import app
-from vtok.codec.encode import EncodeOptions, encode_file
-from vtok.model import Model, load_model
+from vtok.models.checkpoint import save_checkpoint
+from vtok.models.load import Model, load_model
+from vtok.pipeline.encode import EncodeOptions, encode_file
 
 
 def vtok(*arguments: str | Path, data: bytes | None = None) -> Result:

@@ -17,18 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from vtok.atomic import atomic_output
+from vtok._files import atomic_output
 from vtok.dataset.api import Silent
-from vtok.dataset.entry import Entry, Fault
 from vtok.dataset.folder import WHOLE, DatasetFolder
-from vtok.dataset.forms import SHARDED, shard_format, write_npy
+from vtok.dataset.item import Entry, Fault
 from vtok.dataset.journal import Journal, read_journal
 from vtok.dataset.plan import scratch_plan
-from vtok.dataset.run import Manner, Run, fill_plan
+from vtok.dataset.scheduler import Manner, Run, Totals, fill_plan
 from vtok.dataset.shards import Shards
-from vtok.dataset.sinks import Tree
-from vtok.dataset.totals import Totals
-from vtok.dataset.work import Record, Task, blank_record
+from vtok.dataset.worker import Record, Task, blank_record
+from vtok.dataset.writers import SHARDED, Tree, shard_format, write_npy
 
 RECIPE = {"to": "npy", "stages": 2}
 

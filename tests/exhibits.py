@@ -8,12 +8,11 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from vtok.codefile import CodeFormat, Header, ModelIdentity, SourceVideo, Transform
+from vtok.evaluation.compare import deltas
 from vtok.evaluation.metrics import psnr, psnr_per_frame
-from vtok.evaluation.results import VTOK, ClipResult, Point
-from vtok.evaluation.usage import CodeUsage
-from vtok.media.webp import frame_to_webp, webp_to_frame
-from vtok.report.compare import deltas
-from vtok.report.exhibit import ORIGINAL, ChunkBytes, Exhibit, Strip
+from vtok.evaluation.report.exhibit import ORIGINAL, ChunkBytes, Exhibit, Strip
+from vtok.evaluation.results import VTOK, ClipResult, CodeUsage, Point
+from vtok.video.images import frame_to_webp, webp_to_frame
 
 Frames = npt.NDArray[np.uint8]
 FPS = Fraction(25)

@@ -3,7 +3,7 @@
 import torch
 
 from vtok import VideoTokenizer
-from vtok.config import PRESETS, TokenizerConfig
+from vtok.nn.config import PRESETS, TokenizerConfig
 
 FAST = {
     "codebook_size": 64,

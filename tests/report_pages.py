@@ -5,8 +5,8 @@ from pathlib import Path
 from commands import tiny_checkpoint
 from exhibits import make_exhibit
 
-from vtok.model import load_model
-from vtok.report.page import build_page
+from vtok.evaluation.report.page import build_page
+from vtok.models.load import load_model
 
 WIDTH, HEIGHT, FRAMES = 192, 128, 9
 LEFT, RIGHT, SPACE, HOME, END = "\ue012", "\ue014", " ", "\ue011", "\ue010"

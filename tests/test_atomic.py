@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vtok.atomic import atomic_output, check_output
+from vtok._files import atomic_output, check_output
 from vtok.errors import OutputError
 
 

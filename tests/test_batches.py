@@ -8,12 +8,12 @@ import torch
 from commands import tiny_model
 from models import make_tokenizer
 
-from vtok.codec import batches
-from vtok.codec.batches import BatchedTokenizer, share_model
-from vtok.codec.measure import PsnrMeter
-from vtok.codec.streams import decode_codes, encode_frames
 from vtok.evaluation.metrics import psnr_per_frame
-from vtok.model import Model
+from vtok.models.load import Model
+from vtok.pipeline import _batching as batches
+from vtok.pipeline._batching import BatchedTokenizer, share_model
+from vtok.pipeline.model_calls import decode_codes, encode_frames
+from vtok.pipeline.psnr import PsnrMeter
 
 
 @pytest.fixture(scope="module")

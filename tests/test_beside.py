@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from test_entropy import make_codes
 
-from vtok.codec.beside import AHEAD, ahead, worked
 from vtok.codefile import CodeFormat, encode_parts
+from vtok.pipeline._runtime import AHEAD, ahead, worked
 
 
 def threads() -> set[str]:

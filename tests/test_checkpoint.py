@@ -10,8 +10,8 @@ from models import make_tokenizer
 from safetensors.torch import load_file, save_file
 
 from vtok import VideoTokenizer
-from vtok.checkpoint import list_models, load_checkpoint, read_info, save_checkpoint
 from vtok.errors import CheckpointError, InputError
+from vtok.models.checkpoint import list_models, load_checkpoint, read_info, save_checkpoint
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def rewrite(path: Path, *, tensors=None, **changes) -> None:
     """Save the checkpoint again with other fields or tensors, its digest made to fit."""
     from safetensors import safe_open
 
-    from vtok.checkpoint import weights_digest
+    from vtok.models.checkpoint import weights_digest
 
     with safe_open(path, "pt") as file:
         about = json.loads(file.metadata()["vtok"])

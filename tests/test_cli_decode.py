@@ -9,11 +9,11 @@ import pytest
 from commands import encode, rows, tiny_checkpoint, vtok
 from videos import make_video
 
-from vtok.codec.decode import decode_file
 from vtok.codefile import CodeFileReader
-from vtok.media.frames import VideoInfo
-from vtok.media.reader import VideoReader, probe
-from vtok.model import Models, load_model
+from vtok.models.load import Models, load_model
+from vtok.pipeline.decode import decode_file
+from vtok.video.frames import VideoInfo
+from vtok.video.reader import VideoReader, probe
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from commands import rows, tiny_checkpoint, vtok
 
+import vtok.evaluation.doctor as doctor
 import vtok.evaluation.vmaf as vmaf
-import vtok.report.doctor as doctor
-from vtok.checkpoint import list_models
-from vtok.report.cards import card_quality, read_card, token_learners
+from vtok.models.checkpoint import list_models
+from vtok.models.info import card_quality, read_card, token_learners
 
 
 def test_every_shipped_model_is_listed_with_its_quality() -> None:

@@ -15,8 +15,8 @@ from safetensors import safe_open
 from videos import make_video, run_ffmpeg
 
 import vtok as package
-from vtok.codec.encode import encode_file
 from vtok.codefile import CodeFileReader, Header
+from vtok.pipeline.encode import encode_file
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +254,7 @@ def test_a_bug_with_one_clip_does_not_stop_the_others(
             raise KeyError("oops")
         return encode_file(source, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("vtok.codec.encode.encode_file", work)
+    monkeypatch.setattr("vtok.pipeline.encode.encode_file", work)
     result = vtok("encode", "a.mp4", "b.mp4", "--model", checkpoint)
     assert result.exit_code == 3
     assert "error: a.mp4: internal error: KeyError: 'oops'; run with --debug" in result.stderr

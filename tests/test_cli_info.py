@@ -6,8 +6,8 @@ import pytest
 from commands import encode, rows, tiny_checkpoint, vtok
 from videos import make_video
 
-from vtok.checkpoint import list_models
-from vtok.model import load_model
+from vtok.models.checkpoint import list_models
+from vtok.models.load import load_model
 
 
 @pytest.fixture(scope="module")

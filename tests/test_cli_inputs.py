@@ -13,7 +13,7 @@ import vtok as package
 from vtok.cli.console import one_line
 from vtok.cli.inputs import Job, plan
 from vtok.errors import InputError, UsageError
-from vtok.media.kinds import VIDEO_SUFFIXES
+from vtok.video.frames import VIDEO_SUFFIXES
 
 
 def touch(folder: Path, *names: str) -> list[Path]:

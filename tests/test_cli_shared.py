@@ -13,12 +13,11 @@ from commands import tiny_checkpoint, vtok
 from typer.testing import CliRunner
 from videos import make_video
 
-from vtok.cli import loading
-from vtok.cli.fold import unfolded
-from vtok.codec.options import EncodeOptions, expect_video
-from vtok.media.child import DecodingChild
-from vtok.media.decoder import Decoder
-from vtok.media.reader import VideoReader
+from vtok.cli import progress as loading
+from vtok.cli.options import unfolded
+from vtok.pipeline.options import EncodeOptions, expect_video
+from vtok.video.decoder_process import Decoder, DecodingChild
+from vtok.video.reader import VideoReader
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def test_torch_is_imported_after_threads_are_told_and_the_video_is_begun(tmp_pat
         import sys
         from vtok.cli import loading
         from vtok.cli.app import app
-        from vtok.media.child import DecodingChild
+        from vtok.video.decoder_process import DecodingChild
         request, spare = DecodingChild.request, loading.spare_cores
         def noted(what, function):
             def call(*given):

@@ -11,11 +11,10 @@ from safetensors.numpy import load_file
 from token_models import tiny_tokens
 from videos import make_video
 
-from vtok.codec.token_model import load_token_model
-from vtok.codec.token_show import frames_with_maps
-from vtok.evaluation.attention import draw_maps, glow, half_share, sheet_columns
-from vtok.media.reader import VideoReader, probe
-from vtok.model import load_model
+from vtok.models.load import load_model
+from vtok.tokens.model import load_token_model
+from vtok.tokens.show import draw_maps, frames_with_maps, glow, half_share, sheet_columns
+from vtok.video.reader import VideoReader, probe
 
 
 @pytest.fixture

@@ -19,15 +19,14 @@ from safetensors import safe_open
 from videos import make_video
 
 import vtok as package
-from vtok.codec.decode import DecodeOptions, check_model, decode_file
-from vtok.codec.encode import EncodeOptions, encode_file
-from vtok.codec.passes import CHUNK_STEPS
-from vtok.codec.result import choose_stages
-from vtok.codec.streams import clip_to_frames, decode_codes, frames_to_clip
 from vtok.codefile import CodeFileReader, CodeFileWriter, Header
 from vtok.errors import CodeFileError, InputError, OutputError, UsageError, VideoError, VtokError
-from vtok.media.reader import VideoReader, probe
-from vtok.model import Model, Models
+from vtok.models.load import Model, Models
+from vtok.pipeline.decode import DecodeOptions, check_model, decode_file
+from vtok.pipeline.encode import EncodeOptions, encode_file
+from vtok.pipeline.model_calls import CHUNK_STEPS, clip_to_frames, decode_codes, frames_to_clip
+from vtok.pipeline.result import choose_stages
+from vtok.video.reader import VideoReader, probe
 
 FULL_COLOUR = ("-c:v", "libx264", "-preset", "ultrafast", "-qp", "0", "-pix_fmt", "yuv444p")
 UNEVEN = (*FULL_COLOUR, "-vf", "settb=1/1000,setpts='(N*40+floor(N/5)*200)'")
@@ -354,8 +353,8 @@ import resource, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from vtok.codec.decode import decode_file
-from vtok.codec.encode import encode_file
+from vtok.pipeline.decode import decode_file
+from vtok.pipeline.encode import encode_file
 from vtok.model import Models, load_model
 video, checkpoint = map(Path, sys.argv[1:])
 codes = video.with_suffix(".vtok")

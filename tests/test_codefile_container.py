@@ -26,14 +26,7 @@ from vtok.codefile import (
     SourceVideo,
     Transform,
 )
-from vtok.codefile.container import (
-    ChunkHead,
-    Footer,
-    IndexEntry,
-    Part,
-    make_rows,
-    preamble_to_bytes,
-)
+from vtok.codefile.records import ChunkHead, Footer, IndexEntry, Part, make_rows, preamble_to_bytes
 from vtok.errors import CodeFileError, OutputError, ShapeError, UsageError
 
 Chunks = list[tuple[np.ndarray, int]]

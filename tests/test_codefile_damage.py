@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vtok.codefile import Chunk, CodeFileReader
-from vtok.codefile.container import FOOTER_BYTES
+from vtok.codefile.records import FOOTER_BYTES
 from vtok.errors import CodeFileError
 
 DATA = (Path(__file__).parent / "golden" / "v1.vtok").read_bytes()

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vtok.codefile import CodeFormat
-from vtok.codefile.container import MODELLED, PACKED
+from vtok.codefile.byte_source import Damage
 from vtok.codefile.entropy import MAX_WORK, StageCoder, work
 from vtok.codefile.parts import CodedPart, decode_parts, encode_parts
-from vtok.codefile.source import Damage
+from vtok.codefile.records import MODELLED, PACKED
 from vtok.errors import CodeFileError
 
 Codes = npt.NDArray[np.int64]

@@ -204,7 +204,7 @@ def test_names_offered_are_names_known() -> None:
     from vtok.dataset.api import FORMATS
     from vtok.evaluation.classic import CODECS
     from vtok.evaluation.quality import METRICS
-    from vtok.nn.token_config import BASELINES, LEARNERS
+    from vtok.nn.config import BASELINES, LEARNERS
 
     offered = {
         (name, param.name): {item.value for item in param.shell_complete(None, "")}

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from vtok.codefile import loops
+from vtok.codefile import entropy as loops
+from vtok.codefile.byte_source import Damage
 from vtok.codefile.entropy import StageCoder
-from vtok.codefile.source import Damage
 
 Codes = npt.NDArray[np.int64]
 

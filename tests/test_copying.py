@@ -12,11 +12,11 @@ from commands import rows, vtok
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vtok.codec.copy import CutOptions, cut_file, join_files
 from vtok.codefile import CodeFileReader
-from vtok.codefile.copying import fit_stages
+from vtok.codefile.edit import fit_stages
 from vtok.errors import CodeFileError, UsageError
-from vtok.model import Model
+from vtok.models.load import Model
+from vtok.pipeline.edit import CutOptions, cut_file, join_files
 
 
 @pytest.fixture(scope="module")

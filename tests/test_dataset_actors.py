@@ -10,9 +10,9 @@ import pytest
 
 from vtok.dataset import ray_engine
 from vtok.dataset.api import DatasetOptions
-from vtok.dataset.entry import Entry
+from vtok.dataset.item import Entry
 from vtok.dataset.ray_engine import RayEngine
-from vtok.dataset.work import DiskFailure, Record, Settings, Task, blank_record
+from vtok.dataset.worker import DiskFailure, Record, Settings, Task, blank_record
 from vtok.errors import UsageError, VtokError
 
 

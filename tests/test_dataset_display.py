@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from vtok.cli.dataset_display import DatasetDisplay, draw, planned_line, progress_line, summary_line
-from vtok.dataset.totals import Totals
+from vtok.dataset.scheduler import Totals
 
 TOTALS = Totals(
     clips=120, there=20, todo=100, done=49, failed=1, faults=2, repeated=3, left_failed=4,

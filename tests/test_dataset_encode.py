@@ -19,12 +19,12 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 import vtok as package
 from vtok.codefile import CodeFileReader
-from vtok.dataset import work
+from vtok.dataset import worker as work
 from vtok.dataset.api import DatasetOptions, encode_dataset
-from vtok.dataset.forms import read_npy
 from vtok.dataset.sources import Inputs
+from vtok.dataset.writers import read_npy
 from vtok.errors import OutputError, UsageError
-from vtok.model import load_model
+from vtok.models.load import load_model
 
 FRAMES = {"a": 20, "sub/b": 9, "sub/c.x": 33}
 

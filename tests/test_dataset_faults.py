@@ -15,7 +15,7 @@ from datasets import manifest
 from test_media_reader import BROKEN, CASES, build_broken
 from videos import make_video
 
-from vtok.dataset.entry import valid_text
+from vtok.dataset.item import valid_text
 
 IDS = ("..", "../../up", "/etc/abs", "a/../b", "a//b", ".hidden", "new\nline", "tab\t", "é" * 200,
        "back\\slash", "per%cent", "%2E%2E", "a.b.c", " ", "dataset.json", ".vtok/all/journal",

@@ -126,11 +126,11 @@ def test_two_machines_of_which_one_is_switched_off(
     for name in ("both", "one"):
         with start(videos, checkpoint, tmp_path / name, *address, **TOKEN) as process:
             for node in nodes:
-                while not node.runs("vtok.media.worker"):
+                while not node.runs("vtok.video.worker"):
                     assert process.poll() is None, process.communicate()
                     time.sleep(0.01)
             if name == "one":
                 worker.kill()
             assert finish(process)["done"] == CLIPS
         assert_same(tmp_path / name, plain)
-    assert not head.runs("vtok.media.worker")
+    assert not head.runs("vtok.video.worker")

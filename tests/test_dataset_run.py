@@ -13,14 +13,12 @@ import pytest
 from datasets import FakeEngine, entries, fake_run, journal_lines, manifest, outputs
 
 import vtok as package
-from vtok.dataset.entry import Entry, Fault
 from vtok.dataset.folder import DatasetFolder, Part
-from vtok.dataset.forms import SHARDED
-from vtok.dataset.merge import merge_dataset
-from vtok.dataset.status import dataset_status, failed_entries
-from vtok.dataset.totals import Limit
-from vtok.dataset.verify import verify_dataset
-from vtok.dataset.work import Record, Task
+from vtok.dataset.item import Entry, Fault
+from vtok.dataset.maintenance import dataset_status, failed_entries, merge_dataset, verify_dataset
+from vtok.dataset.scheduler import Limit
+from vtok.dataset.worker import Record, Task
+from vtok.dataset.writers import SHARDED
 from vtok.errors import OutputError, PartialFailure, UsageError
 
 IDS = [f"deep/{number:02d}" for number in range(30)]

@@ -12,10 +12,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from vtok.dataset.entry import Entry, Fault, file_name, make_entry, parse_seconds
 from vtok.dataset.fetch import digest, fetched, signature
 from vtok.dataset.folder import Part
-from vtok.dataset.shares import parse_share
+from vtok.dataset.item import Entry, Fault, file_name, make_entry, parse_seconds
+from vtok.dataset.partition import parse_share
 from vtok.dataset.sources import Inputs, find_entries
 from vtok.dataset.tables import Columns
 from vtok.errors import InputError, UsageError

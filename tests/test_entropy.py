@@ -15,12 +15,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vtok.codefile import CodeFileReader, CodeFileWriter, encode_parts
-from vtok.codefile.bins import EDGES, MISSES, ONE, BitDecoder, encode_bits, table
-from vtok.codefile.contexts import EDGE, MAX_POSITIONS, Grid
+from vtok.codefile.byte_source import Damage
 from vtok.codefile.entropy import MAX_WORK, StageCoder, work
 from vtok.codefile.packing import packed_length
 from vtok.codefile.parts import CodedPart
-from vtok.codefile.source import Damage
+from vtok.codefile.probability import EDGE, MAX_POSITIONS, Grid
+from vtok.codefile.rans import EDGES, MISSES, ONE, BitDecoder, encode_bits, table
 from vtok.errors import CodeFileError
 
 GOLDEN = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "make_golden.py"))

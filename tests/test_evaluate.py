@@ -9,20 +9,17 @@ import pytest
 from commands import encode, tiny_checkpoint
 from videos import make_video
 
-from vtok.codec.passes import CHUNK_STEPS
-from vtok.codec.seek import read_codes
-from vtok.codec.streams import decode_codes
 from vtok.codefile import CodeFileReader
 from vtok.errors import InputError, ShapeError, UsageError, VideoError
+from vtok.evaluation.clips import CARD, Part, open_clip
+from vtok.evaluation.compare import compare_file, deltas, write_side_by_side
+from vtok.evaluation.evaluate import EvalOptions, _TimedEncoder, evaluate_file, stages_of
 from vtok.evaluation.metrics import psnr
-from vtok.evaluation.results import ClipResult, Point, mean_points, total_usage
-from vtok.evaluation.usage import CodeUsage
-from vtok.media.reader import VideoReader
-from vtok.model import Model, load_model
-from vtok.report.clips import CARD, Part, open_clip
-from vtok.report.compare import compare_file, deltas
-from vtok.report.evaluate import EvalOptions, _TimedEncoder, evaluate_file, stages_of
-from vtok.report.sidebyside import write_side_by_side
+from vtok.evaluation.results import ClipResult, CodeUsage, Point, mean_points, total_usage
+from vtok.models.load import Model, load_model
+from vtok.pipeline.model_calls import CHUNK_STEPS, decode_codes
+from vtok.pipeline.random_access import read_codes
+from vtok.video.reader import VideoReader
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 from videos import make_video
 
 from vtok.dataset.api import DatasetOptions, encode_dataset
-from vtok.dataset.forms import read_npy
+from vtok.dataset.writers import read_npy
 from vtok.errors import InputError, UsageError, VtokError
-from vtok.model import load_model
+from vtok.models.load import load_model
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "examples"))

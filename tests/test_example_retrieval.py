@@ -17,7 +17,7 @@ sys.path.append(str(ROOT / "examples"))
 import token_retrieval  # noqa: E402
 from token_retrieval import Window, rank  # noqa: E402
 
-from vtok.media.images import read_picture  # noqa: E402
+from vtok.video.images import read_picture  # noqa: E402
 
 
 @pytest.fixture

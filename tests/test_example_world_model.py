@@ -17,7 +17,7 @@ import bouncing  # noqa: E402
 import world_model  # noqa: E402
 from world_net import WorldNet, bits_per_code, sample  # noqa: E402
 
-from vtok.media.reader import VideoReader  # noqa: E402
+from vtok.video.reader import VideoReader  # noqa: E402
 
 BITS, STAGES, GRID = 3, 2, (2, 3)
 

@@ -11,15 +11,14 @@ import pytest
 from commands import tiny_model
 from videos import make_video
 
-from vtok.codec.streams import CodeChunk, decode_chunk
+from vtok.evaluation.clips import Part
+from vtok.evaluation.compare import coded_frames, compare_file
+from vtok.evaluation.evaluate import EvalOptions
 from vtok.evaluation.metrics import Frames, psnr
-from vtok.media.reader import VideoReader
-from vtok.media.webp import frame_to_webp
-from vtok.report.clips import Part
-from vtok.report.compare import compare_file
-from vtok.report.evaluate import EvalOptions
-from vtok.report.exhibit import exhibit_file
-from vtok.report.sidebyside import coded_frames
+from vtok.evaluation.report.exhibit import exhibit_file
+from vtok.pipeline.model_calls import CodeChunk, decode_chunk
+from vtok.video.images import frame_to_webp
+from vtok.video.reader import VideoReader
 
 
 def test_each_rate_is_decoded_once_and_seen_as_its_file_decodes(
@@ -39,8 +38,8 @@ def test_each_rate_is_decoded_once_and_seen_as_its_file_decodes(
             point.bits: list(coded_frames(comparison, point, model))
             for point in comparison.result.points
         }
-    monkeypatch.setattr("vtok.report.evaluate.decode_chunk", counted)
-    monkeypatch.setattr("vtok.report.sidebyside.decode_codes", None)
+    monkeypatch.setattr("vtok.evaluation.evaluate.decode_chunk", counted)
+    monkeypatch.setattr("vtok.evaluation.compare.decode_codes", None)
     make = partial(exhibit_file, source, model=model, options=options)
     all_ = make(most_bytes=10**7)
     few = make(most_bytes=all_.num_bytes // 2)

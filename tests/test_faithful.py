@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import make_clip, make_tokenizer
 
-from vtok.codec.streams import CodeChunk, clip_to_frames, encode_frames, encode_latents
-from vtok.model import Model, load_model
+from vtok.models.load import Model, load_model
 from vtok.nn.quantize import LFQ
 from vtok.nn.streaming import StreamState
 from vtok.nn.tokenizer import VideoTokenizer
+from vtok.pipeline.model_calls import CodeChunk, clip_to_frames, encode_frames, encode_latents
 
 CLOSE = 1e-4  # how far latents of two ways to compute them may be apart; measured: 1e-5
 KINDS = ("fast", "classic", "vtok-base")

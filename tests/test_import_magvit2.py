@@ -16,11 +16,10 @@ from commands import rows, vtok
 from safetensors.torch import load_file
 
 from vtok import StreamState, VideoTokenizer
-from vtok.checkpoint import load_checkpoint
 from vtok.errors import CheckpointError, UsageError
-from vtok.importers.magvit2 import convert, read_magvit2
-from vtok.importers.magvit2_config import BROKEN_KINDS, IGNORED, Magvit2Config
-from vtok.training.configfile import read_config
+from vtok.models.checkpoint import load_checkpoint
+from vtok.models.magvit2 import BROKEN_KINDS, IGNORED, Magvit2Config, convert, read_magvit2
+from vtok.training.config import read_config
 
 GOLDEN = Path(__file__).parent / "golden" / "magvit2.pt"
 CONFIG = GOLDEN.with_suffix(".toml")

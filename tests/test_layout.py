@@ -12,8 +12,8 @@ from models import make_clip, make_tokenizer
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vtok.nn.layout import as_clip, as_frames, channels_first, pointwise
-from vtok.nn.separable import Fold, Unfold
+from vtok.nn.blocks import Fold, Unfold
+from vtok.nn.layers import as_clip, as_frames, channels_first, pointwise
 from vtok.nn.streaming import Context
 
 ON_ONEDNN = pytest.mark.skipif(

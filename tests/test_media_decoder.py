@@ -8,8 +8,8 @@ import pytest
 from videos import make_video, read_barcodes
 
 from vtok.errors import InputError, VideoError
-from vtok.media.decoder import Decoder
-from vtok.media.reader import VideoReader, make_request
+from vtok.video.decoder_process import Decoder
+from vtok.video.reader import VideoReader, make_request
 
 
 def numbers_in(path: Path, decoder: Decoder, **options: object) -> list[int]:

@@ -9,9 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vtok.errors import UsageError
-from vtok.media.frames import parse_fps, parse_size, resample, resize_frames, snap_fps
-from vtok.media.rates import find_timeline
-from vtok.media.ring import BATCH_BYTES, ring_shape
+from vtok.video.frames import (
+    find_timeline,
+    parse_fps,
+    parse_size,
+    resample,
+    resize_frames,
+    snap_fps,
+)
+from vtok.video.worker import BATCH_BYTES, ring_shape
 
 UNSET = np.iinfo(np.int64).min
 

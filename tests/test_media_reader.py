@@ -25,10 +25,10 @@ from videos import (
 )
 
 from vtok.errors import InputError, UsageError, VideoError
-from vtok.media.decord_source import read_decord, suits_decord
-from vtok.media.ffmpeg_source import read_ffmpeg
-from vtok.media.index import read_index
-from vtok.media.reader import VideoReader, probe
+from vtok.video.decord_source import read_decord, suits_decord
+from vtok.video.ffmpeg_source import read_ffmpeg
+from vtok.video.probe import read_index
+from vtok.video.reader import VideoReader, probe
 
 VP9 = ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-pix_fmt", "yuv420p")
 X264 = ("-c:v", "libx264", "-preset", "veryfast", "-crf", "10", "-pix_fmt", "yuv420p")
@@ -536,7 +536,7 @@ def group_states(group: int) -> list[str]:
 READ_SLOWLY = """
 import sys, time
 from pathlib import Path
-from vtok.media.reader import VideoReader
+from vtok.video.reader import VideoReader
 with VideoReader(Path(sys.argv[1])) as reader:
     next(reader)
     print(reader._child.pid, flush=True)
@@ -580,7 +580,7 @@ def test_interrupt_reaches_only_the_parent(long_video: Path) -> None:
 
 HANG_WITH_THE_LOCK = """
 import sys
-from vtok.media.worker import die_with_parent
+from vtok.video.worker import die_with_parent
 die_with_parent(int(sys.argv[1]))
 print("ready", flush=True)
 sum(range(10**12))  # no other Python code can run meanwhile
@@ -606,7 +606,7 @@ def test_lifeline_ends_a_process_that_holds_the_interpreter_lock() -> None:
 
 
 def test_decoder_imports_no_torch() -> None:
-    code = "import sys, vtok.media.worker; print('torch' in sys.modules)"
+    code = "import sys, vtok.video.worker; print('torch' in sys.modules)"
     root = str(Path(__file__).parent.parent)
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -14,12 +14,11 @@ import pytest
 from videos import Frames, barcode_frames, read_barcodes
 
 from vtok.errors import OutputError, ShapeError, UsageError
-from vtok.media.encoder import Encoder
-from vtok.media.ffmpeg_source import read_ffmpeg
-from vtok.media.images import write_png
-from vtok.media.index import read_index
-from vtok.media.reader import VideoReader
-from vtok.media.writer import VideoWriter
+from vtok.video.ffmpeg_source import read_ffmpeg
+from vtok.video.images import write_png
+from vtok.video.probe import read_index
+from vtok.video.reader import VideoReader
+from vtok.video.writer import Encoder, VideoWriter
 
 FPS = Fraction(30000, 1001)
 COLOURS = np.array(

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from vtok import model
 from vtok.errors import InputError, UsageError
-from vtok.model import Models, pick_device, pick_dtype
+from vtok.models import load as model
+from vtok.models.load import Models, pick_device, pick_dtype
 
 CPU = torch.device("cpu")
 

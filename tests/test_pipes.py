@@ -15,12 +15,12 @@ from test_seek import CountingFile
 from videos import make_video
 
 import vtok as package
-from vtok.codec.copy import CutOptions, cut_file
-from vtok.codec.inspect import inspect_code_file, inspect_stream
-from vtok.codec.verify import verify_file
 from vtok.codefile import CodeFileReader
-from vtok.media.reader import VideoReader, probe
-from vtok.model import Models
+from vtok.models.load import Models
+from vtok.pipeline.edit import CutOptions, cut_file
+from vtok.pipeline.inspect import inspect_code_file, inspect_stream
+from vtok.pipeline.verify import verify_file
+from vtok.video.reader import VideoReader, probe
 
 
 def test_short_reads_are_as_good_as_long_ones(tmp_path: Path) -> None:

@@ -12,10 +12,9 @@ from test_similarity import noisy, smooth
 
 import vtok.evaluation.quality
 from vtok.errors import ShapeError, UsageError
-from vtok.evaluation.metrics import psnr
+from vtok.evaluation.metrics import psnr, ssim_per_frame
 from vtok.evaluation.quality import METRICS, QualityMeter, check_metrics, usual_metrics
-from vtok.evaluation.similarity import ssim_per_frame
-from vtok.evaluation.usage import CodeUsage
+from vtok.evaluation.results import CodeUsage
 from vtok.evaluation.vmaf import Vmaf
 
 

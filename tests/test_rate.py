@@ -9,16 +9,16 @@ from codefiles import load_tiny
 from commands import rows, vtok
 from videos import LOSSLESS, barcode_frames, run_ffmpeg
 
-from vtok.codec.copy import CutOptions, cut_file
-from vtok.codec.encode import EncodeOptions, encode_file
-from vtok.codec.existing import is_encoded
-from vtok.codec.seek import read_codes
-from vtok.codec.streams import decode_codes
 from vtok.codefile import CodeFileReader
 from vtok.errors import UsageError
 from vtok.evaluation.metrics import psnr_per_frame
-from vtok.media.reader import VideoReader
-from vtok.model import Model
+from vtok.models.load import Model
+from vtok.pipeline.edit import CutOptions, cut_file
+from vtok.pipeline.encode import EncodeOptions, encode_file
+from vtok.pipeline.model_calls import decode_codes
+from vtok.pipeline.random_access import read_codes
+from vtok.pipeline.up_to_date import is_encoded
+from vtok.video.reader import VideoReader
 
 FRAMES = 70  # in chunks of 29, 32 and 9
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from models import make_clip, make_tokenizer
 from torch import nn
 
-from vtok.codec.relay import MOST_WORKERS, PassState, relayed
-from vtok.codec.streams import clip_to_frames, decode_codes, encode_frames
-from vtok.model import Model, load_model
+from vtok.models.load import Model, load_model
 from vtok.nn.streaming import StreamState
+from vtok.pipeline._runtime import MOST_WORKERS, PassState, relayed
+from vtok.pipeline.model_calls import clip_to_frames, decode_codes, encode_frames
 
 
 class Part(NamedTuple):

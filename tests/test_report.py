@@ -16,11 +16,11 @@ from videos import make_video
 
 from vtok.errors import ShapeError
 from vtok.evaluation.metrics import psnr
-from vtok.media.webp import MAX_SIDE, frame_to_webp, webp_to_frame
-from vtok.model import Model, load_model
-from vtok.report.colours import code_palette, heat_scale, oklch_to_rgb
-from vtok.report.exhibit import code_width
-from vtok.report.page import SCRIPTS, asset, build_page, script_safe
+from vtok.evaluation.pictures import code_palette, heat_scale, oklch_to_rgb
+from vtok.evaluation.report.exhibit import code_width
+from vtok.evaluation.report.page import SCRIPTS, asset, build_page, script_safe
+from vtok.models.load import Model, load_model
+from vtok.video.images import MAX_SIDE, frame_to_webp, webp_to_frame
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{script}}.mp4"
 

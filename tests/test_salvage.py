@@ -9,11 +9,11 @@ import pytest
 from codefiles import all_frames, load_tiny, random_file
 from commands import rows, vtok
 
-from vtok.codec.copy import join_files
 from vtok.codefile import Chunk, CodeFileReader
-from vtok.codefile.resume import find_heads
-from vtok.codefile.source import ByteSource
-from vtok.model import Model
+from vtok.codefile.byte_source import ByteSource
+from vtok.codefile.reader import find_heads
+from vtok.models.load import Model
+from vtok.pipeline.edit import join_files
 
 FRAMES = 29 + 32 + 32 + 32 + 7  # of chunks with 8 steps, and one with 2
 STARTS = (0, 29, 61, 93, 125, 132)

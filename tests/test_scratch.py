@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from vtok._files import DAY, LOCK, ScratchFolder, remove_leftovers
 from vtok.errors import OutputError
-from vtok.scratch import DAY, LOCK, ScratchFolder, remove_leftovers
 
 OWNER = """
 import signal

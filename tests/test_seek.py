@@ -10,15 +10,15 @@ from codefiles import FPS, HEIGHT, WIDTH, all_frames, load_tiny, random_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vtok.codec import passes
-from vtok.codec.decode import DecodeOptions, decode_file
-from vtok.codec.seek import read_frames
-from vtok.codec.streams import decode_codes
 from vtok.codefile import CodeFileReader, CodeFileWriter
-from vtok.codefile.pieces import frames_between
+from vtok.codefile.ranges import frames_between
 from vtok.errors import UsageError
-from vtok.media.reader import VideoReader
-from vtok.model import Model, Models
+from vtok.models.load import Model, Models
+from vtok.pipeline import model_calls as passes
+from vtok.pipeline.decode import DecodeOptions, decode_file
+from vtok.pipeline.model_calls import decode_codes
+from vtok.pipeline.random_access import read_frames
+from vtok.video.reader import VideoReader
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import torch
 from pytorch_msssim import ms_ssim, ssim
 
 from vtok.errors import ShapeError
-from vtok.evaluation.similarity import (
+from vtok.evaluation.metrics import (
     C1,
     MS_SIDE,
     SIGMA,

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from vtok.cli.tables import FIELDS, Printer
-from vtok.evaluation.results import ClipResult, Point
-from vtok.evaluation.usage import CodeUsage
-from vtok.report.compare import deltas
+from vtok.evaluation.compare import deltas
+from vtok.evaluation.results import ClipResult, CodeUsage, Point
 
 ROOT = Path(__file__).parent.parent
 

@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 from token_models import LATENT_DIM, make_latents, make_pipeline, tiny_tokens
 
 from vtok.errors import CheckpointError, InputError
-from vtok.model import load_model
-from vtok.token_checkpoint import load_tokens, resolve_tokens, save_tokens
+from vtok.models.load import load_model
+from vtok.tokens.checkpoint import load_tokens, resolve_tokens, save_tokens
 
 
 def test_comes_back_as_it_was(tmp_path: Path) -> None:

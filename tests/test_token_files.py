@@ -12,18 +12,17 @@ from safetensors.numpy import load_file, save_file
 from token_models import tiny_token_model
 from videos import make_video
 
-from vtok.codec.decode import DecodeOptions, decode_file
-from vtok.codec.encode import EncodeOptions
-from vtok.codec.streams import encode_latents
-from vtok.codec.token_codes import encode_token_codes_file
-from vtok.codec.token_decode import decode_tokens, decode_tokens_file
-from vtok.codec.token_encode import encode_tokens_file
-from vtok.codec.token_file import TokenFile, is_token_file, seems_tokens
-from vtok.codec.token_model import TokenModel, TokenModels, load_token_model
 from vtok.codefile import CodeFileReader
 from vtok.errors import CodeFileError, UsageError
-from vtok.media.reader import VideoReader, probe
-from vtok.model import Models
+from vtok.models.load import Models
+from vtok.pipeline.decode import DecodeOptions, decode_file
+from vtok.pipeline.encode import EncodeOptions
+from vtok.pipeline.model_calls import encode_latents
+from vtok.tokens.decode import decode_tokens, decode_tokens_file
+from vtok.tokens.encode import encode_token_codes_file, encode_tokens_file
+from vtok.tokens.file import TokenFile, is_token_file, seems_tokens
+from vtok.tokens.model import TokenModel, TokenModels, load_token_model
+from vtok.video.reader import VideoReader, probe
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +226,7 @@ def test_codes_are_those_of_the_tokens(coded: Path, made: Path, model: TokenMode
 
 
 def test_decodes_whole_cut_and_in_part(coded: Path, model: TokenModel, tmp_path: Path) -> None:
-    from vtok.codec.copy import CutOptions, cut_file
+    from vtok.pipeline.edit import CutOptions, cut_file
 
     decode_file(coded, tmp_path / "whole.mp4", **ways(model))
     assert probe(tmp_path / "whole.mp4").num_frames == 38
@@ -248,7 +247,7 @@ def test_names_the_token_learner(coded: Path, model: TokenModel, tmp_path: Path)
 
 
 def test_codes_of_a_grid_have_no_tokens(video: Path, model: TokenModel, tmp_path: Path) -> None:
-    from vtok.codec.encode import encode_file
+    from vtok.pipeline.encode import encode_file
 
     encode_file(video, tmp_path / "x.vtok", model=model.model)
     how = DecodeOptions(num_tokens=3)

@@ -6,10 +6,9 @@ import torch.nn.functional as F
 from token_models import LATENT_DIM, SMALL, make_latents, make_pipeline
 
 from vtok.errors import ShapeError, UsageError
-from vtok.nn.token_config import BASELINES, LEARNERS, TokenConfig
-from vtok.nn.token_maps import cell_grid, cell_maps
+from vtok.nn.config import BASELINES, LEARNERS, TokenConfig
+from vtok.nn.token_maps import Basis, Windows, cell_grid, cell_maps
 from vtok.nn.token_pipeline import TokenPipeline
-from vtok.nn.token_positions import Basis, Windows
 
 KINDS = (*LEARNERS, *BASELINES)
 

@@ -18,7 +18,7 @@ import probes  # noqa: E402
 import token_probe  # noqa: E402
 
 from vtok.errors import InputError  # noqa: E402
-from vtok.media.images import write_png  # noqa: E402
+from vtok.video.images import write_png  # noqa: E402
 
 
 def clusters(count: int, noise: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,19 +13,19 @@ from token_models import LATENT_DIM, SMALL, make_pipeline
 from training import thin_air, tiny_data
 
 from vtok.errors import InputError, UsageError
-from vtok.model import Model, load_model
-from vtok.nn.token_config import TokenConfig
+from vtok.models.load import Model, load_model
+from vtok.nn.config import TokenConfig
 from vtok.training import token_trainer
-from vtok.training.token_bank import encode_clips, measure_metric
-from vtok.training.token_learning import (
+from vtok.training.latent_cache import encode_clips, measure_metric
+from vtok.training.token_trainer import (
     TokenTraining,
     draw_count,
     latent_loss,
     make_token_optimizers,
     pixel_loss,
     rate_share_of,
+    train_tokens,
 )
-from vtok.training.token_trainer import train_tokens
 
 QUICK = {
     "steps": 6, "pixel_steps": 2, "batch": 4, "pixel_batch": 1, "bank": 32, "frames": 5, "crop": 48,

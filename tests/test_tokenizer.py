@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from models import ARCHITECTURES, make_clip, make_condition, make_tokenizer
 
 from vtok import StreamState, VideoTokenizer
-from vtok.config import LAYER_KINDS, PRESETS, TokenizerConfig
 from vtok.errors import ShapeError, UsageError
+from vtok.nn.config import LAYER_KINDS, PRESETS, TokenizerConfig
 
 KINDS = sorted(ARCHITECTURES)
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}  # float32; convolutions may sum in another order

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from training import tiny_data
 
-from vtok.checkpoint import load_checkpoint
-from vtok.config import PRESETS
-from vtok.training.config import TrainingConfig
-from vtok.training.configfile import read_config
+from vtok.models.checkpoint import load_checkpoint
+from vtok.nn.config import PRESETS
+from vtok.training.config import TrainingConfig, read_config
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 FEW = (

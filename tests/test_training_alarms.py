@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from vtok.training.alarms import PATIENCE, Watch
+from vtok.training.metrics import PATIENCE, Watch
 from vtok.training.report import Alarm
 
 

@@ -5,8 +5,8 @@ import pytest
 from numpy.random import default_rng
 
 from vtok.errors import UsageError
-from vtok.media.frames import Frames
 from vtok.training.clips import ClipSpec, camera_path, middle_clip, random_clip, sample
+from vtok.video.frames import Frames
 
 
 def noise(*shape: int) -> Frames:

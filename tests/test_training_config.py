@@ -5,11 +5,17 @@ from pathlib import Path
 import pytest
 from training import tiny_config
 
-from vtok.config import PRESETS
 from vtok.errors import InputError, UsageError
-from vtok.training.config import FREE, TrainingConfig
-from vtok.training.configfile import merged, parse_settings, read_config, write_config
-from vtok.training.folder import RunFolder, config_digest
+from vtok.nn.config import PRESETS
+from vtok.training.config import (
+    FREE,
+    TrainingConfig,
+    merged,
+    parse_settings,
+    read_config,
+    write_config,
+)
+from vtok.training.state import RunFolder, config_digest
 
 BAD = [
     ({"steps": 0}, "steps=0: expected a whole number from 1"),

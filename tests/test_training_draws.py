@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import vtok.training.decoding
-import vtok.training.draws
+import vtok.training.sampler
 from vtok.errors import InputError, VideoError
-from vtok.training.cache import Cache
 from vtok.training.clips import Clip, ClipSpec
-from vtok.training.draws import ClipMaker, most_parts, note_skipped, steps_a_part
-from vtok.training.parts import PartStore
+from vtok.training.decoding import PartStore
+from vtok.training.frame_cache import Cache
+from vtok.training.sampler import ClipMaker, most_parts, note_skipped, steps_a_part
 from vtok.training.sources import find_sources
 
 SPEC = ClipSpec(frames=5, crop=32, photo_share=0.4, seed=3)
@@ -218,7 +218,7 @@ def test_many_videos_share_a_part_over_some_steps(
     sources = find_sources([corpus / "long.mp4"])
     assert (steps_a_part(sources), most_parts(sources)) == (1, 256)
     assert (steps_a_part(sources * 256), most_parts(sources * 256)) == (4, 4)
-    monkeypatch.setattr(vtok.training.draws, "MANY_VIDEOS", 1)
+    monkeypatch.setattr(vtok.training.sampler, "MANY_VIDEOS", 1)
     maker = make_maker(corpus / "long.mp4")
     real, loaded = maker.store.load, []
 

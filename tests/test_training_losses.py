@@ -8,10 +8,17 @@ import torch
 from models import make_clip
 from training import tiny_config
 
-from vtok.nn.discriminator import PatchDiscriminator
+from vtok.nn.losses import PatchDiscriminator
 from vtok.nn.quantize import LFQ
-from vtok.training.losses import hinge_loss, loss_parts, weighted_sum, weights_at
-from vtok.training.ms_ssim import SCALE_WEIGHTS, ms_ssim, num_scales
+from vtok.training.losses import (
+    SCALE_WEIGHTS,
+    hinge_loss,
+    loss_parts,
+    ms_ssim,
+    num_scales,
+    weighted_sum,
+    weights_at,
+)
 from vtok.training.schedule import adversarial_weight, draw_stages, entropy_weight, rate_share
 
 

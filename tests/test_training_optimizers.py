@@ -8,17 +8,15 @@ from models import make_tokenizer
 from torch import nn
 from training import thin_air, tiny_config
 
-from vtok.checkpoint import save_checkpoint
-from vtok.config import PRESETS
 from vtok.errors import CheckpointError, InputError, OutputError
+from vtok.models.checkpoint import save_checkpoint
+from vtok.nn.config import PRESETS
 from vtok.nn.tokenizer import VideoTokenizer
 from vtok.training.devices import Processes
-from vtok.training.learner import Learner
-from vtok.training.muon import Muon, orthogonalize
-from vtok.training.optimizers import make_optimizers, set_rates
-from vtok.training.progress import Progress
+from vtok.training.learner import Learner, initialize_from
+from vtok.training.optimizers import Muon, make_optimizers, orthogonalize, set_rates
 from vtok.training.state import State, from_bytes, newest_state, save_state, state_files, to_bytes
-from vtok.training.widen import initialize_from
+from vtok.training.trainer import Progress
 
 ALONE = Processes(torch.device("cpu"))
 INDICES = [range(2)]

@@ -11,14 +11,13 @@ from test_training_sources import make_shard
 from videos import barcode_frames, make_video, read_barcodes
 
 import vtok.training.decoding
-import vtok.training.parts
 from vtok.errors import InputError
-from vtok.media.images import write_png
-from vtok.media.reader import VideoReader
-from vtok.training.cache import Cache
 from vtok.training.clips import ClipSpec
-from vtok.training.parts import PartStore
+from vtok.training.decoding import PartStore
+from vtok.training.frame_cache import Cache
 from vtok.training.sources import Source, find_sources
+from vtok.video.images import write_png
+from vtok.video.reader import VideoReader
 
 SPEC = ClipSpec(frames=5, crop=32, photo_share=0.5, seed=0)
 
@@ -60,7 +59,7 @@ def count_decoders(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def test_parts_hold_the_right_frames(
     video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_frames: int
 ) -> None:
-    monkeypatch.setattr(vtok.training.parts, "WHOLE_FRAMES", whole_frames)
+    monkeypatch.setattr(vtok.training.decoding, "WHOLE_FRAMES", whole_frames)
     source, store = source_of(video), make_store(tmp_path)
     assert store.count(source) == 3
     for number, start in enumerate((0, 41, 82)):

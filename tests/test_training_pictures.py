@@ -10,9 +10,9 @@ from PIL import Image
 from test_training_runlog import step_report, validation, without_tensorboard
 
 from vtok.errors import OutputError
-from vtok.media.sheet import LINE, MARGIN, draw_sheet
-from vtok.training.pictures import LEAST_WIDTH, write_comparison, write_curve
+from vtok.evaluation.pictures import LINE, MARGIN, draw_sheet
 from vtok.training.runlog import STEPS, RunLog
+from vtok.training.validate import LEAST_WIDTH, write_comparison, write_curve
 
 
 def flat(*levels: int, side: int = 200) -> torch.Tensor:

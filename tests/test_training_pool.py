@@ -17,12 +17,12 @@ from test_training_sources import make_shard
 from videos import make_video, read_barcodes
 
 from vtok.errors import InputError, UsageError, VtokError
-from vtok.media.images import write_png
-from vtok.training.cache import Cache
-from vtok.training.draws import ClipMaker
-from vtok.training.parts import PartStore
-from vtok.training.pool import ClipPool, ClipSpec
+from vtok.training.decoding import PartStore
+from vtok.training.frame_cache import Cache
+from vtok.training.sampler import ClipMaker
 from vtok.training.sources import Source, find_sources
+from vtok.training.workers import ClipPool, ClipSpec
+from vtok.video.images import write_png
 
 SPEC = ClipSpec(frames=5, crop=32, photo_share=0.4, seed=3)
 
@@ -145,7 +145,7 @@ def children_of(pid: int) -> list[int]:
 
 DECODE = """
 import sys
-from vtok.training.pool import ClipPool, ClipSpec
+from vtok.training.workers import ClipPool, ClipSpec
 from vtok.training.sources import find_sources
 spec = ClipSpec(frames=5, crop=32, photo_share=0.0, seed=0)
 with ClipPool(find_sources(sys.argv[1:]), spec, workers=1, cache=None, cache_bytes=0) as pool:

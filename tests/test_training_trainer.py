@@ -8,16 +8,15 @@ import pytest
 import torch
 from training import Notes, ThinPool, open_thin_pool, thin_air, tiny_config, tiny_data
 
-from vtok.checkpoint import load_checkpoint, save_checkpoint
 from vtok.errors import InputError, OutputError, UsageError, VtokError
 from vtok.evaluation.metrics import psnr
+from vtok.models.checkpoint import load_checkpoint, save_checkpoint
 from vtok.nn.tokenizer import VideoTokenizer
 from vtok.training import trainer
 from vtok.training.data import RunData, default_workers, hold_out
-from vtok.training.folder import RunFolder
 from vtok.training.learner import Learner
 from vtok.training.sources import Source, find_sources
-from vtok.training.state import from_bytes, state_files
+from vtok.training.state import RunFolder, from_bytes, state_files
 from vtok.training.validate import measure
 
 

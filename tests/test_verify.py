@@ -7,8 +7,8 @@ import pytest
 from codefiles import load_tiny, random_file
 from commands import rows, vtok
 
-from vtok.codec.copy import CutOptions, cut_file, join_files
 from vtok.codefile import CodeFileReader
+from vtok.pipeline.edit import CutOptions, cut_file, join_files
 
 
 @pytest.fixture(scope="module")

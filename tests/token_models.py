@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 from commands import tiny_checkpoint
 
-from vtok.codec.token_model import TokenModel, load_token_model
-from vtok.model import load_model
-from vtok.nn.token_config import TokenConfig
+from vtok.models.load import load_model
+from vtok.nn.config import TokenConfig
 from vtok.nn.token_pipeline import TokenPipeline
-from vtok.token_checkpoint import save_tokens
+from vtok.tokens.checkpoint import save_tokens
+from vtok.tokens.model import TokenModel, load_token_model
 
 LATENT_DIM = 6  # of the tiny tokenizer
 SMALL = {"dim": 16, "map_dim": 8, "heads": 4, "lift_blocks": 1, "fuser_blocks": 2, "token_bits": 24}

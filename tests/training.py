@@ -10,8 +10,7 @@ import torch
 from models import FAST
 from videos import make_video
 
-from vtok.training.config import TrainingConfig
-from vtok.training.configfile import write_config
+from vtok.training.config import TrainingConfig, write_config
 from vtok.training.report import Alarm, StepReport, ValidationReport
 
 TINY_MODEL = {**FAST, "stage_plan": (0, 0, 0)}

@@ -6,11 +6,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vtok.codec.decode import DecodeOptions, decode_file
-    from vtok.codec.encode import EncodeOptions, encode_file
-    from vtok.codec.token_decode import decode_tokens_file
-    from vtok.codec.token_encode import encode_tokens_file
-    from vtok.codec.token_model import TokenModel, load_token_model
     from vtok.dataset.api import encode_dataset
     from vtok.nn.streaming import StreamState
     from vtok.nn.token_learner import (
@@ -20,6 +15,11 @@ if TYPE_CHECKING:
         TokenLearnerV11,
     )
     from vtok.nn.tokenizer import VideoTokenizer
+    from vtok.pipeline.decode import DecodeOptions, decode_file
+    from vtok.pipeline.encode import EncodeOptions, encode_file
+    from vtok.tokens.decode import decode_tokens_file
+    from vtok.tokens.encode import encode_tokens_file
+    from vtok.tokens.model import TokenModel, load_token_model
 
 __version__ = "0.1.0"
 
@@ -42,21 +42,21 @@ __all__ = [
 ]
 
 _HOMES = {
-    "DecodeOptions": "vtok.codec.decode",
-    "EncodeOptions": "vtok.codec.encode",
+    "DecodeOptions": "vtok.pipeline.decode",
+    "EncodeOptions": "vtok.pipeline.encode",
     "StreamState": "vtok.nn.streaming",
     "TokenFuser": "vtok.nn.token_learner",
     "TokenLearner": "vtok.nn.token_learner",
     "TokenLearnerV10": "vtok.nn.token_learner",
     "TokenLearnerV11": "vtok.nn.token_learner",
-    "TokenModel": "vtok.codec.token_model",
+    "TokenModel": "vtok.tokens.model",
     "VideoTokenizer": "vtok.nn.tokenizer",
-    "decode_file": "vtok.codec.decode",
-    "decode_tokens_file": "vtok.codec.token_decode",
+    "decode_file": "vtok.pipeline.decode",
+    "decode_tokens_file": "vtok.tokens.decode",
     "encode_dataset": "vtok.dataset.api",
-    "encode_file": "vtok.codec.encode",
-    "encode_tokens_file": "vtok.codec.token_encode",
-    "load_token_model": "vtok.codec.token_model",
+    "encode_file": "vtok.pipeline.encode",
+    "encode_tokens_file": "vtok.tokens.encode",
+    "load_token_model": "vtok.tokens.model",
 }
 
 

@@ -1,7 +1,8 @@
-"""Every error that vtok raises on purpose, and the exit code of each.
+"""All errors that vtok raises on purpose, with their exit codes.
 
 VtokError                  1   nothing could be done
 ├── UsageError             2   options that do not fit together
+│   └── OptionError        2   one option with an unusable value (also a ValueError)
 ├── PartialFailure         3   some inputs failed, the others were written
 ├── CodeFileError          4   damaged or incompatible code file
 ├── CheckpointError        4   damaged or incompatible checkpoint
@@ -22,6 +23,22 @@ class UsageError(VtokError):
     """Options that do not fit together."""
 
     exit_code = 2
+
+
+class OptionError(UsageError, ValueError):
+    """One option with an unusable value.
+
+    The command line shows the field as its flag.
+
+    Attributes:
+        field: name of the option in Python, such as `start_seconds`.
+        value: value that was given.
+        expected: what would be valid, to follow "expected ".
+    """
+
+    def __init__(self, field: str, value: object, expected: str) -> None:
+        super().__init__(f"{field}={value}: expected {expected}")
+        self.field, self.value, self.expected = field, value, expected
 
 
 class PartialFailure(VtokError):

@@ -22,9 +22,8 @@ from magvit2_peer import README, add_path, make_peer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vtok.checkpoint import load_checkpoint, save_checkpoint
-from vtok.importers.magvit2 import read_magvit2
-from vtok.importers.magvit2_config import Magvit2Config
+from vtok.models.checkpoint import load_checkpoint, save_checkpoint
+from vtok.models.magvit2 import Magvit2Config, read_magvit2
 from vtok.nn.quantize import FIRST_SCALE
 
 SMALL: dict[str, Any] = {

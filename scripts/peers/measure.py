@@ -70,8 +70,7 @@ def magvit2(dtype: torch.dtype) -> Peer:
 
 def magvit2_imported(dtype: torch.dtype) -> Peer:
     """The same weights in vtok; first shown to give the same codes and frames."""
-    from vtok.importers.magvit2 import convert
-    from vtok.importers.magvit2_config import Magvit2Config
+    from vtok.models.magvit2 import Magvit2Config, convert
 
     torch.manual_seed(SEED)
     peer = make_peer(**README)

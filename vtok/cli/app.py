@@ -13,16 +13,14 @@ import typer
 from typer.core import TyperGroup
 
 import vtok
-from vtok.cli import exits
+from vtok.cli import failures as exits
 from vtok.cli import options as opt
-from vtok.cli.cat import cat
 from vtok.cli.compare import compare
 from vtok.cli.console import say_error
-from vtok.cli.cut import cut
 from vtok.cli.dataset import app as dataset
 from vtok.cli.decode import decode
 from vtok.cli.doctor import doctor, models
-from vtok.cli.dump import dump, pack
+from vtok.cli.edit import cat, cut, dump, pack
 from vtok.cli.encode import encode
 from vtok.cli.eval import evaluate
 from vtok.cli.failures import as_vtok_error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vtok.atomic import atomic_output, check_output
+from vtok._files import atomic_output, check_output
 from vtok.cli import options as opt
 from vtok.cli.completion import some_codecs, videos
 from vtok.cli.console import print_json, say, say_warning
@@ -28,7 +28,7 @@ from vtok.cli.eval import (
 from vtok.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from vtok.report.compare import Comparison, Notify
+    from vtok.evaluation.compare import Comparison, Notify
 
 RESULTS, CURVES, VIDEO = "results.json", ("curves.png", "curves.svg"), "side-by-side.mp4"
 
@@ -98,9 +98,9 @@ def compare(
     with waiting("loading the model", quiet=quiet):  # torch alone takes seconds to import
         from vtok.cli.tables import Printer
         from vtok.evaluation.classic import find_codec
-        from vtok.model import load_model
-        from vtok.report.compare import compare_file, deltas
-        from vtok.report.evaluate import EvalOptions, stages_of
+        from vtok.evaluation.compare import compare_file, deltas
+        from vtok.evaluation.evaluate import EvalOptions, stages_of
+        from vtok.models.load import load_model
 
         names = words(codecs) or ()
         for name in names:
@@ -117,7 +117,7 @@ def compare(
         found = deltas(comparison.result.points)
         facts = {**comparison.result.to_json(), "deltas": [one.to_json() for one in found]}
         _write_curves(folder, comparison, overwrite)
-        from vtok.report.sidebyside import write_side_by_side
+        from vtok.evaluation.compare import write_side_by_side
 
         notify(VIDEO, 0, None)
         write_side_by_side(
@@ -163,7 +163,7 @@ def _rate_to_show(rates: list[int], asked: int | None) -> int:
 
 
 def _write_curves(folder: Path, comparison: Comparison, overwrite: bool) -> None:
-    from vtok.evaluation.plots import write_curves
+    from vtok.evaluation.curves import write_curves
 
     result = comparison.result
     title = f"{Path(result.name).name}, {result.frames} frames {result.width}x{result.height}"

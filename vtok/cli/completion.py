@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 
-from vtok.media.kinds import PHOTO_SUFFIXES, VIDEO_SUFFIXES
+from vtok.video.frames import PHOTO_SUFFIXES, VIDEO_SUFFIXES
 
 Complete = Callable[[str], list[str]]
 _PLAIN = re.compile(r"[\w./+,@%-]*")
@@ -50,14 +50,14 @@ def some_of(*names: str) -> Complete:
 
 def models(incomplete: str) -> list[str]:
     """Offers the shipped models."""
-    from vtok.checkpoint_info import list_models
+    from vtok.models.info import list_models
 
     return one_of(*list_models())(incomplete)
 
 
 def learners(incomplete: str) -> list[str]:
     """Offers the token learners by name, and checkpoints."""
-    from vtok.nn.token_config import LEARNERS
+    from vtok.nn.config import LEARNERS
 
     return [*one_of(*LEARNERS)(incomplete), *files([".safetensors"])(incomplete)]
 

@@ -17,7 +17,7 @@ from rich.text import Text
 from vtok.cli.console import one_line, print_json, say, say_error
 from vtok.cli.progress import terminal
 from vtok.dataset.reports import MANIFEST
-from vtok.dataset.totals import Totals
+from vtok.dataset.scheduler import Totals
 
 LINE_SECONDS = 10.0
 """From one plain line to the next, where nothing can be drawn."""

@@ -122,7 +122,7 @@ Json = Annotated[
 
 @dataclass
 class Means:
-    """Where a run over clips works, and what a clip may take; for `vtok.cli.fold.unfolded`."""
+    """Where a run over clips works, and what a clip may take; for `vtok.cli.options.unfolded`."""
 
     device: opt.Device = "auto"
     workers: Workers = None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from vtok.cli import options as opt
-from vtok.cli.fold import unfolded
 from vtok.cli.inputs import plan
-from vtok.cli.loading import loading
+from vtok.cli.options import unfolded
+from vtok.cli.progress import loading
 from vtok.cli.run import Manner, run_jobs
 from vtok.errors import UsageError
 
@@ -53,12 +53,12 @@ def decode(
     jobs = plan(inputs, output, ".decoded.mp4", frozenset({".vtok", TOKENS}))
     manner.check(jobs)
     with loading(quiet=saying.quiet):
-        from vtok.codec.decode import DecodeOptions, decode_file
-        from vtok.codec.existing import is_decoded
-        from vtok.codec.token_decode import decode_tokens_file
-        from vtok.codec.token_file import seems_tokens
-        from vtok.codec.token_model import TokenModels
-        from vtok.model import Models, pick_device, pick_dtype
+        from vtok.models.load import Models, pick_device, pick_dtype
+        from vtok.pipeline.decode import DecodeOptions, decode_file
+        from vtok.pipeline.up_to_date import is_decoded
+        from vtok.tokens.decode import decode_tokens_file
+        from vtok.tokens.file import seems_tokens
+        from vtok.tokens.model import TokenModels
 
         how = DecodeOptions(
             num_stages=stages,

@@ -28,7 +28,7 @@ def doctor(
       vtok doctor
       vtok doctor --device cuda --json
     """
-    from vtok.report.doctor import examine
+    from vtok.evaluation.doctor import examine
 
     failed = []
     for finding in examine(model, device):
@@ -50,7 +50,7 @@ def models(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
       vtok models
       vtok models --json | jq .psnr
     """
-    from vtok.checkpoint_info import list_models
+    from vtok.models.info import list_models
 
     for number, name in enumerate(list_models()):
         facts = _facts(name)
@@ -71,8 +71,8 @@ def models(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
 
 
 def _facts(name: str) -> dict[str, Any]:
-    from vtok.codec.inspect import inspect_checkpoint
-    from vtok.report.cards import card_quality, read_card, token_learners
+    from vtok.models.info import card_quality, read_card, token_learners
+    from vtok.pipeline.inspect import inspect_checkpoint
 
     kept = ("name", "path", "parameters", "bytes", "codebook_size", "num_codebooks", "stages")
     facts = inspect_checkpoint(name)

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtok.cli import options as opt
-from vtok.cli.fold import unfolded
 from vtok.cli.inputs import STREAM, Job, plan, with_listed
-from vtok.cli.loading import loading
+from vtok.cli.options import unfolded
+from vtok.cli.progress import loading
 from vtok.cli.run import Manner, run_jobs
 from vtok.cli.tokens import TokenChoice, token_work
 from vtok.errors import UsageError
-from vtok.media.kinds import VIDEO_SUFFIXES
+from vtok.video.frames import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
-    from vtok.codec.options import EncodeOptions
-    from vtok.media.decoder import Decoder
+    from vtok.pipeline.options import EncodeOptions
+    from vtok.video.decoder_process import Decoder
 
 SUFFIXES = {
     "vtok": ".vtok",
@@ -76,8 +76,8 @@ def encode(
     names = with_listed(inputs, files_from, null)
     jobs = plan(names, output, SUFFIXES[to], VIDEO_SUFFIXES)
     manner.check(jobs)
-    from vtok.codec.options import EncodeOptions
-    from vtok.media.decoder import Decoder
+    from vtok.pipeline.options import EncodeOptions
+    from vtok.video.decoder_process import Decoder
 
     how = EncodeOptions(
         to="vtok" if to == "tokens" else to,
@@ -96,9 +96,9 @@ def encode(
     with Decoder() as decoder:
         _begin(jobs, how, manner, decoder)
         with loading(quiet=saying.quiet):
-            from vtok.codec.encode import encode_file, stages_for
-            from vtok.codec.existing import is_encoded
-            from vtok.model import load_model
+            from vtok.models.load import load_model
+            from vtok.pipeline.encode import encode_file, stages_for
+            from vtok.pipeline.up_to_date import is_encoded
 
             loaded = load_model(model, device=running.device, dtype=running.dtype)
             stages_for(loaded, stages, bits)  # an error of usage comes once, not for every input
@@ -118,7 +118,7 @@ def encode(
 
 def _begin(jobs: Sequence[Job], how: EncodeOptions, manner: Manner, decoder: Decoder) -> None:
     """Have the first video read while torch is imported."""
-    from vtok.codec.options import expect_video
+    from vtok.pipeline.options import expect_video
 
     if jobs[0].source != STREAM and not manner.skip_existing:
         expect_video(Path(jobs[0].source), how, decoder)

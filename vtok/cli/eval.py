@@ -11,10 +11,10 @@ from vtok.cli.completion import some_of
 from vtok.cli.failures import as_vtok_error, raise_failures, report_failure
 from vtok.cli.inputs import find_files
 from vtok.errors import UsageError, VtokError
-from vtok.media.kinds import VIDEO_SUFFIXES
+from vtok.video.frames import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
-    from vtok.report.clips import Part
+    from vtok.evaluation.clips import Part
 
 BitsList = Annotated[
     str | None,
@@ -83,8 +83,8 @@ def evaluate(
 
     with waiting("loading the model", quiet=quiet):  # torch alone takes seconds to import
         from vtok.cli.tables import Printer
-        from vtok.model import load_model
-        from vtok.report.evaluate import EvalOptions, evaluate_file, stages_of
+        from vtok.evaluation.evaluate import EvalOptions, evaluate_file, stages_of
+        from vtok.models.load import load_model
 
         how = EvalOptions(part, numbers("--bits", bits), words(metrics), compress)
         loaded = load_model(model, device=device, dtype=dtype)
@@ -120,7 +120,7 @@ def make_part(
     frames: int | None, size: str | None, start: float, timeout: float, card: bool
 ) -> Part:
     """The part of each video that the options name."""
-    from vtok.report.clips import CARD, Part
+    from vtok.evaluation.clips import CARD, Part
 
     if not card:
         return Part(frames=frames, size=size, start_seconds=start, timeout_seconds=timeout)

@@ -6,11 +6,34 @@ from collections.abc import Sequence
 from typing import Any
 
 from vtok.cli.console import print_json, say_error
-from vtok.errors import PartialFailure, VtokError
+from vtok.errors import OptionError, PartialFailure, UsageError, VtokError
+
+FLAGS = {
+    "to": "--to",
+    "start_seconds": "--start",
+    "duration_seconds": "--duration",
+    "timeout_seconds": "--timeout",
+    "num_stages": "--stages",
+    "num_bits": "--bits",
+}
+"""Flags of option fields that are not spelled like the field."""
+
+ALL = """
+Exit codes: 0 all done, 1 nothing could be done, 2 wrong usage, 3 some inputs failed, 4 damaged
+or incompatible code file or checkpoint, 5 missing or unreadable input, 130 interrupted,
+143 terminated.
+"""
+"""Of commands that take several inputs, each of which fails alone, and of vtok as a whole."""
+
+WHOLE = ALL.replace("3 some inputs failed, ", "")
+"""Of commands that do one thing, or nothing."""
 
 
 def as_vtok_error(error: Exception, where: str = "") -> VtokError:
     """The error itself; for one that vtok did not raise on purpose, one that says what to do."""
+    if isinstance(error, OptionError):
+        flag = FLAGS.get(error.field, "--" + error.field.replace("_", "-"))
+        return UsageError(f"{flag} {error.value}: expected {error.expected}")
     if isinstance(error, VtokError):
         return error
     start = f"{where}: " if where else ""

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from vtok.atomic import check_output
-from vtok.cli import exits
+from vtok._files import check_output
+from vtok.cli import failures as exits
 from vtok.cli import options as opt
 from vtok.cli.console import print_json, say
 from vtok.cli.run import Manner
@@ -69,10 +69,9 @@ def magvit2(
     """
     check_output(output, overwrite)
     with Manner(overwrite, False, as_json, quiet).waiting("reading the checkpoint"):
-        from vtok.checkpoint import read_info, save_checkpoint
-        from vtok.importers.magvit2 import read_magvit2
-        from vtok.importers.magvit2_config import Magvit2Config
-        from vtok.training.configfile import read_config
+        from vtok.models.checkpoint import read_info, save_checkpoint
+        from vtok.models.magvit2 import Magvit2Config, read_magvit2
+        from vtok.training.config import read_config
 
         try:
             stated = Magvit2Config.from_dict(read_config(config))
@@ -82,7 +81,7 @@ def magvit2(
         if stated.stem_dim is not None:
             raise UsageError(
                 f"{config}: conditioned layers: a checkpoint of vtok has no place for their stem; "
-                "in Python, vtok.importers.magvit2.read_magvit2 gives it beside the tokenizer"
+                "in Python, vtok.models.magvit2.read_magvit2 gives it beside the tokenizer"
             )
         imported = read_magvit2(checkpoint, stated)
         save_checkpoint(output, imported.tokenizer, name or output.stem)

@@ -51,7 +51,7 @@ def info(
 
 
 def _inspect(name: str) -> dict[str, Any]:
-    from vtok.codec.inspect import inspect_file, inspect_stream
+    from vtok.pipeline.inspect import inspect_file, inspect_stream
 
     if name != STREAM:
         return inspect_file(name)

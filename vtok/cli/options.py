@@ -2,14 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
 from fractions import Fraction
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from vtok.cli import completion
+
+
+def unfolded(command: Callable[..., None]) -> Callable[..., None]:
+    """A command as Typer takes it: fields in place of each parameter that is a dataclass.
+
+    They have the dataclass's own defaults, or those of the instance that is the parameter's
+    default. The command is called with the dataclass made of what was asked for.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    flat: dict[str, Parameter] = {}
+    folds: dict[str, tuple[Any, list[str]]] = {}
+    for name, parameter in signature(command).parameters.items():
+        kind: Callable[..., Any] = hints[name]
+        if not is_dataclass(kind):
+            flat[name] = parameter.replace(annotation=kind)
+            continue
+        usual = kind() if parameter.default is Parameter.empty else parameter.default
+        folds[name] = (kind, [field.name for field in fields(kind)])
+        for field, hint in get_type_hints(kind, include_extras=True).items():
+            default = getattr(usual, field)
+            flat[field] = Parameter(field, Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+
+    @wraps(command)
+    def run(**values: Any) -> None:
+        for name, (kind, names) in folds.items():
+            values[name] = kind(**{field: values.pop(field) for field in names})
+        command(**values)
+
+    run.__signature__ = Signature(list(flat.values()))  # type: ignore[attr-defined]
+    run.__annotations__ = {name: parameter.annotation for name, parameter in flat.items()}
+    return run
+
 
 DEBUG = "vtok.debug"
 """Key in the context's `meta` under which `--debug` is kept."""
@@ -220,7 +255,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but erro
 
 @dataclass(frozen=True)
 class Part:
-    """Which frames of a video, and how large; for `vtok.cli.fold.unfolded`, as those below."""
+    """Which frames of a video, and how large; for `vtok.cli.options.unfolded`, as those below."""
 
     size: Size = None
     fps: Rate = None
@@ -230,7 +265,7 @@ class Part:
     @property
     def rate(self) -> Fraction | None:
         """The frame rate; raises a UsageError for what is none."""
-        from vtok.media.frames import parse_fps
+        from vtok.video.frames import parse_fps
 
         return None if self.fps is None else parse_fps(self.fps)
 

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vtok.atomic import atomic_output, check_output
+from vtok._files import atomic_output, check_output
 from vtok.cli import options as opt
 from vtok.cli.completion import some_codecs
 from vtok.cli.console import print_json, say
 from vtok.cli.eval import BitsList, Card, MetricsList, make_part, numbers, words
 from vtok.cli.failures import as_vtok_error, raise_failures, report_failure
-from vtok.cli.fold import unfolded
 from vtok.cli.inputs import find_files
+from vtok.cli.options import unfolded
 from vtok.errors import OutputError, UsageError, VtokError
-from vtok.media.kinds import VIDEO_SUFFIXES
+from vtok.video.frames import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
-    from vtok.model import Model
-    from vtok.report.clips import Part
-    from vtok.report.evaluate import EvalOptions
-    from vtok.report.exhibit import Exhibit
+    from vtok.evaluation.clips import Part
+    from vtok.evaluation.evaluate import EvalOptions
+    from vtok.evaluation.report.exhibit import Exhibit
+    from vtok.models.load import Model
 
 USUAL_SIDE = "360"
 MEGABYTE = 1_000_000
@@ -100,8 +100,8 @@ def report(
 
     with waiting("loading the model", quiet=saying.quiet):
         from vtok.evaluation.classic import find_codec
-        from vtok.model import load_model
-        from vtok.report.evaluate import EvalOptions, stages_of
+        from vtok.evaluation.evaluate import EvalOptions, stages_of
+        from vtok.models.load import load_model
 
         names = words(codecs) or ()
         for name in names:
@@ -127,7 +127,7 @@ class _Maker:
 
     def make(self, paths: list[Path], page_bytes: float) -> tuple[list[Exhibit], list[VtokError]]:
         """All exhibits, in order, and what went wrong; what one leaves unused others may use."""
-        from vtok.report.exhibit import exhibit_file
+        from vtok.evaluation.report.exhibit import exhibit_file
 
         exhibits: list[Exhibit] = []
         failures: list[VtokError] = []
@@ -176,7 +176,7 @@ def _check_page(output: str, megabytes: float, overwrite: bool) -> Path:
 
 def _part(frames: int, size: str | None, start: float, timeout: float, card: bool) -> Part:
     """The part of each video that the options name; large ones are made smaller unless asked."""
-    from vtok.report.clips import Part
+    from vtok.evaluation.clips import Part
 
     if card:
         return make_part(None, size, start, timeout, card)
@@ -193,8 +193,8 @@ def _part(frames: int, size: str | None, start: float, timeout: float, card: boo
 def _phases(name: str, *, quiet: bool) -> Iterator[Callable[[str, int, int | None], None]]:
     """A function that shows what is being done, and how far it is."""
     from vtok.cli.progress import frames_progress, waiting
+    from vtok.evaluation.report.exhibit import PICTURES
     from vtok.evaluation.results import VTOK
-    from vtok.report.exhibit import PICTURES
 
     current, progress = "", None
     with ExitStack() as stack:
@@ -223,7 +223,7 @@ def _write(
     saying: opt.Saying,
 ) -> None:
     """Write the page whole or not at all, and say so."""
-    from vtok.report.page import build_page
+    from vtok.evaluation.report.page import build_page
 
     page = build_page(exhibits, model, title)
     with atomic_output(target, overwrite) as temporary:

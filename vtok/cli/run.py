@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from vtok.atomic import check_output
+from vtok._files import check_output
 from vtok.cli.console import print_json, say, say_warning
 from vtok.cli.failures import as_vtok_error, raise_failures, report_failure
 from vtok.cli.inputs import STREAM, Job
@@ -18,7 +18,7 @@ from vtok.errors import InputError, OutputError, UsageError, VtokError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vtok.codec.result import Result
+    from vtok.pipeline.result import Result
 
 Work = Callable[[Any, Any, Any], "Result"]
 """Called with an input, an output (paths or streams) and a progress function."""

@@ -11,20 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from vtok.cli.console import colours, one_line, print_json
 from vtok.evaluation.quality import METRICS
-from vtok.evaluation.results import (
-    ClipResult,
-    Point,
-    mean_points,
-    total_usage,
-    usage_to_json,
-)
+from vtok.evaluation.results import ClipResult, Point, mean_points, total_usage, usage_to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from vtok.evaluation.usage import CodeUsage
-    from vtok.report.compare import Delta
+    from vtok.evaluation.compare import Delta
+    from vtok.evaluation.results import CodeUsage
 
 WIDEST = 400
 MOST_ACROSS = 8  # codebooks side by side

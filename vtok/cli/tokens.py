@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vtok.cli import exits
+from vtok.cli import failures as exits
 from vtok.cli import options as opt
 from vtok.cli.completion import one_of, videos
 from vtok.cli.console import print_json, say
-from vtok.cli.fold import unfolded
-from vtok.cli.loading import loading
+from vtok.cli.options import unfolded
+from vtok.cli.progress import loading
 from vtok.cli.run import Manner, Work
 from vtok.errors import UsageError
 
 if TYPE_CHECKING:
-    from vtok.codec.options import EncodeOptions
-    from vtok.media.decoder import Decoder
-    from vtok.model import Model
+    from vtok.models.load import Model
+    from vtok.pipeline.options import EncodeOptions
+    from vtok.video.decoder_process import Decoder
 
 SMALL = opt.Part(size="256")
 
@@ -52,10 +52,9 @@ def token_work(
     model: Model, how: EncodeOptions, asked: TokenChoice, manner: Manner, decoder: Decoder
 ) -> tuple[Work, Manner, Callable[[Path, Path], bool]]:
     """What `run_jobs` needs to encode to learned tokens."""
-    from vtok.codec.existing import are_tokens_encoded
-    from vtok.codec.token_codes import encode_token_codes_file
-    from vtok.codec.token_encode import check_token_options, encode_tokens_file
-    from vtok.codec.token_model import DEFAULT_LEARNER, DEFAULT_TOKENS, load_token_model
+    from vtok.pipeline.up_to_date import are_tokens_encoded
+    from vtok.tokens.encode import check_token_options, encode_token_codes_file, encode_tokens_file
+    from vtok.tokens.model import DEFAULT_LEARNER, DEFAULT_TOKENS, load_token_model
 
     check_token_options(how)
     loaded = load_token_model(asked.learner or DEFAULT_LEARNER, model=model)
@@ -133,10 +132,9 @@ def train(
     if threads is not None and threads < 1:
         raise UsageError(f"--threads {threads}: expected 1 or more")
     with Manner(False, False, False, quiet).waiting("loading the model"):
-        from vtok.model import load_model
-        from vtok.training.configfile import parse_settings
-        from vtok.training.token_learning import TokenTraining
-        from vtok.training.token_trainer import train_tokens
+        from vtok.models.load import load_model
+        from vtok.training.config import parse_settings
+        from vtok.training.token_trainer import TokenTraining, train_tokens
 
         loaded = load_model(model, device=device, dtype="float32")
     over = parse_settings(settings or []) | ({} if steps is None else {"steps": steps})
@@ -189,10 +187,10 @@ def show(
       vtok tokens show clip.mp4 -o maps.mp4 --num-tokens 16
     """
     with loading(quiet=saying.quiet):
-        from vtok.codec.encode import EncodeOptions
-        from vtok.codec.token_model import DEFAULT_LEARNER, load_token_model
-        from vtok.codec.token_show import show_tokens
-        from vtok.model import load_model
+        from vtok.models.load import load_model
+        from vtok.pipeline.encode import EncodeOptions
+        from vtok.tokens.model import DEFAULT_LEARNER, load_token_model
+        from vtok.tokens.show import show_tokens
 
         how = EncodeOptions(
             size=part.size,

@@ -79,9 +79,9 @@ def train(
 
     is_main = is_main_process()
     with train_display(quiet=quiet or not is_main, as_json=as_json and is_main) as observer:
-        from vtok.model import pick_device
-        from vtok.training.configfile import parse_settings
-        from vtok.training.folder import RunFolder
+        from vtok.models.load import pick_device
+        from vtok.training.config import parse_settings
+        from vtok.training.state import RunFolder
         from vtok.training.trainer import train as run
 
         given = {"init": init, "steps": steps}

@@ -38,8 +38,8 @@ def verify(
     sources = [job.source for job in plan(inputs, None, ".verified", frozenset({".vtok"}))]
     if STREAM in sources and (sys.stdin is None or sys.stdin.isatty()):
         raise UsageError("standard input is no file and no pipe: give a file")
-    from vtok.codec.verify import verify_file
-    from vtok.model import Models, pick_device, pick_dtype
+    from vtok.models.load import Models, pick_device, pick_dtype
+    from vtok.pipeline.verify import verify_file
 
     pick_dtype(dtype, pick_device(device))
     models = Models(model, device=device, dtype=dtype) if deep else None

@@ -1,8 +1,5 @@
 """Codes to bytes and back: the `.vtok` file, described to the byte in docs/format.md."""
 
-from vtok.codefile.checks import source_name
-from vtok.codefile.chunk import Chunk, StoredChunk
-from vtok.codefile.container import PLAIN, VERSION, IndexEntry
 from vtok.codefile.entropy import steps_to_code
 from vtok.codefile.header import (
     CodeFormat,
@@ -10,11 +7,13 @@ from vtok.codefile.header import (
     ModelIdentity,
     SourceVideo,
     Transform,
+    source_name,
 )
-from vtok.codefile.index import Index
+from vtok.codefile.index import Chunk, Index, StoredChunk
 from vtok.codefile.packing import pack, packed_length, unpack
 from vtok.codefile.parts import CodedPart, encode_parts
 from vtok.codefile.reader import CodeFileReader
+from vtok.codefile.records import PLAIN, VERSION, IndexEntry
 from vtok.codefile.writer import CodeFileWriter
 
 __all__ = [

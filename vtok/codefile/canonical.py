@@ -4,6 +4,8 @@ ASCII, keys sorted, no spaces, integers of at most 2**53 - 1 and no floats: a ra
 `[numerator, denominator]` in lowest terms.
 """
 
+from __future__ import annotations
+
 import json
 from fractions import Fraction
 from typing import Any, NoReturn

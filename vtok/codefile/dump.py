@@ -4,15 +4,21 @@ Each begins with a line of JSON that holds the header, has one for every chunk, 
 end, so that `load` makes the same code file of it again. docs/format.md has them by example.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from vtok.codefile import canonical
-from vtok.codefile.header import CodeFormat
+from vtok.codefile.header import MAX_HEADER_BYTES, CodeFormat, Header
+from vtok.codefile.parts import encode_parts
 from vtok.codefile.reader import CodeFileReader
+from vtok.codefile.records import PLAIN, VERSION
+from vtok.codefile.writer import CodeFileWriter
+from vtok.errors import CodeFileError, ShapeError
 
 FORMATS = ("jsonl", "text", "bin")
 COMMENT = b"# "  # before each line of JSON in a text
@@ -69,3 +75,159 @@ def _as_integers(codes: npt.NDArray[np.int64], layout: CodeFormat) -> bytes:
 
 def _line(stream: BinaryIO, kind: str, value: dict[str, Any]) -> None:
     stream.write((COMMENT if kind == "text" else b"") + canonical.dumps(value) + b"\n")
+
+
+_LINE_BYTES = MAX_HEADER_BYTES + 4096  # of a line without codes
+_CODE_BYTES = 11  # that a code takes at most: ten digits and what parts it from the next
+_PIECE = 1 << 20  # bytes asked for at a time: memory grows with what comes, not with a promise
+
+
+class DumpReader:
+    """Reads a dump of any kind, and writes it as a code file.
+
+    Attributes:
+        header: of the code file.
+    """
+
+    def __init__(self, stream: BinaryIO, *, name: str = "dump") -> None:
+        """Read the first line.
+
+        Args:
+            stream: binary, readable, buffered.
+            name: what errors call it.
+
+        Raises:
+            CodeFileError: if it is no dump, or its header is wrong.
+        """
+        self._stream, self._name = stream, name
+        self._number = 0  # of the line that was read last
+        self._comment = b""
+        first = self._read_line(_LINE_BYTES)
+        if first.startswith(COMMENT):
+            self._comment, first = COMMENT, first[len(COMMENT) :]
+        about = self._parse(first, {"dump", "header", "version"})
+        self._kind = about["dump"]
+        if self._kind not in FORMATS or (self._kind == "text") != bool(self._comment):
+            self._refuse(f"is no dump of vtok ({', '.join(FORMATS)})")
+        if about["version"] not in (list(PLAIN), list(VERSION)):
+            self._refuse(f"version {str(about['version'])[:20]} is not known: update vtok")
+        self._version = PLAIN if about["version"] == list(PLAIN) else VERSION
+        try:
+            self.header = Header.from_json(canonical.dumps(about["header"]))
+        except CodeFileError as exc:
+            self._refuse(str(exc))
+
+    def write(self, stream: BinaryIO) -> Iterator[tuple[int, int, int]]:
+        """Write the code file.
+
+        Args:
+            stream: binary, writable.
+
+        Yields:
+            Frames, latent steps and stages of each chunk.
+
+        Raises:
+            CodeFileError: naming the line that is wrong.
+        """
+        count = frames = 0
+        with CodeFileWriter(stream, self.header, version=self._version) as writer:
+            while "chunks" not in (row := self._next_row()):
+                codes = self._codes(row)
+                try:
+                    if row["opens"] is not None and (count or row["opens"]):
+                        writer.open_segment(row["opens"])
+                    parts = encode_parts(codes, self.header.format, row["coders"])
+                    writer.write_parts(parts, row["steps"], row["frames"])
+                except (ShapeError, CodeFileError) as exc:
+                    self._refuse(str(exc))
+                count, frames = count + 1, frames + row["frames"]
+                yield row["frames"], row["steps"], len(codes)
+            if row != {"chunks": count, "frames": frames}:
+                self._refuse(f"counts other than the {count} chunks and {frames} frames before it")
+            if self._stream.read(1):
+                self._refuse("is the last one, but more bytes follow")
+
+    def _next_row(self) -> dict[str, Any]:
+        """The line of the next chunk, or that at the end."""
+        layout, keys = self.header.format, {"coders", "frames", "opens", "steps"}
+        limit = _LINE_BYTES
+        if self._kind == "jsonl":
+            codes = layout.num_stages * layout.codes_per_step * layout.chunk_steps
+            limit, keys = limit + codes * _CODE_BYTES, keys | {"codes"}
+        line = self._read_line(limit)
+        if not line.startswith(self._comment):
+            self._refuse("is no line of JSON")
+        row = self._parse(line[len(self._comment) :], keys)
+        if "chunks" in row:
+            return row
+        for key in ("frames", "steps", "opens"):
+            if type(row[key]) is not int and not (key == "opens" and row[key] is None):
+                self._refuse(f"{key} is {str(row[key])[:20]}, not a number")
+        if not 1 <= row["steps"] <= layout.chunk_steps:
+            self._refuse(f"steps is {row['steps']}, not 1..{layout.chunk_steps}")
+        coders = row["coders"]
+        good = isinstance(coders, list) and all(type(coder) is int for coder in coders)
+        if not good or not 1 <= len(coders) <= layout.num_stages:
+            self._refuse(f"coders is {str(coders)[:20]}, not 1..{layout.num_stages} numbers")
+        return row
+
+    def _codes(self, row: dict[str, Any]) -> npt.NDArray[np.int64]:
+        """The codes of a chunk, int64 [stages, num_codebooks, t, h, w]."""
+        layout = self.header.format
+        shape = (len(row["coders"]), layout.num_codebooks, row["steps"], *layout.grid)
+        count = shape[0] * row["steps"] * layout.codes_per_step
+        if self._kind == "jsonl":
+            return self._from_lists(row["codes"], shape)
+        if self._kind == "text":
+            each = layout.grid[0] * layout.grid[1]
+            lines = [self._numbers(each) for _ in range(count // each)]
+            return np.concatenate(lines).reshape(shape)
+        data = self._read(count * integer_type(layout).itemsize)
+        return np.frombuffer(data, integer_type(layout)).astype(np.int64).reshape(shape)
+
+    def _from_lists(self, lists: Any, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
+        try:
+            codes = np.array(lists)
+        except ValueError:  # lists of two lengths
+            codes = np.array(None)
+        flat = (*shape[:2], shape[2] * shape[3] * shape[4])
+        if codes.shape != flat or codes.dtype.kind != "i":
+            self._refuse(f"codes are no integers [{', '.join(map(str, flat))}]")
+        return codes.astype(np.int64).reshape(shape)
+
+    def _numbers(self, count: int) -> npt.NDArray[np.int64]:
+        """The codes of one line of text."""
+        words = self._read_line(count * _CODE_BYTES + 1).split()
+        if len(words) != count or not all(word.isdigit() and len(word) < 11 for word in words):
+            self._refuse(f"is no line of {count} codes")
+        return np.array([int(word) for word in words], np.int64)
+
+    def _read(self, length: int) -> bytes:
+        pieces = []
+        while length and (piece := self._stream.read(min(length, _PIECE))):
+            pieces.append(piece)
+            length -= len(piece)
+        if length:
+            self._refuse("has fewer codes after it than it says")
+        return b"".join(pieces)
+
+    def _read_line(self, limit: int) -> bytes:
+        self._number += 1
+        line = self._stream.readline(limit + 1)
+        if len(line) > limit:
+            self._refuse("is too long")
+        if not line.endswith(b"\n"):
+            self._refuse("is missing: the dump was cut" if self._number > 1 else "is no dump")
+        return line
+
+    def _parse(self, line: bytes, keys: set[str]) -> dict[str, Any]:
+        try:
+            value = canonical.loads(line.rstrip(b"\n"))
+        except ValueError as exc:
+            self._refuse(f"is not canonical JSON ({exc})")
+        if not isinstance(value, dict) or set(value) not in (keys, {"chunks", "frames"}):
+            self._refuse(f"has other keys than {', '.join(sorted(keys))}")
+        return value
+
+    def _refuse(self, why: str) -> NoReturn:
+        raise CodeFileError(f"{self._name}: line {self._number} {why}")

@@ -8,6 +8,8 @@ bits that fill up the last byte are zero.
           code 0, bits 0-7  code 0, bit 8; code 1, bits 0-6     code 1, bits 7-8; code 2, ...
 """
 
+from __future__ import annotations
+
 from math import gcd
 from typing import Any
 

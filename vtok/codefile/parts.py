@@ -1,16 +1,18 @@
 """The parts of a chunk: the codes of each stage as bytes, by one of the coders."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from vtok.codefile.container import MODELLED, PACKED
+from vtok.codefile.byte_source import Damage
 from vtok.codefile.entropy import MAX_WORK, Shape, StageCoder, work
 from vtok.codefile.header import CodeFormat
 from vtok.codefile.packing import pack, unpack
-from vtok.codefile.source import Damage
+from vtok.codefile.records import MODELLED, PACKED
 from vtok.errors import CodeFileError
 
 

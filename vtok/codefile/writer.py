@@ -1,5 +1,7 @@
 """Codes to bytes: a code file written chunk by chunk, front to back, so also into a pipe."""
 
+from __future__ import annotations
+
 import hashlib
 import zlib
 from collections.abc import Sequence
@@ -8,7 +10,10 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy.typing as npt
 
-from vtok.codefile.container import (
+from vtok.codefile.header import Header
+from vtok.codefile.index import Order
+from vtok.codefile.parts import CodedPart, encode_parts
+from vtok.codefile.records import (
     CODE,
     PLAIN,
     SEGMENT,
@@ -19,9 +24,6 @@ from vtok.codefile.container import (
     RowLog,
     preamble_to_bytes,
 )
-from vtok.codefile.header import Header
-from vtok.codefile.parts import CodedPart, encode_parts
-from vtok.codefile.rules import Order
 from vtok.errors import OutputError, ShapeError
 
 
@@ -136,7 +138,7 @@ class CodeFileWriter:
             self._emit(Footer(self._rows.rows(), self._hash.digest()).to_bytes())
             self._open = False
 
-    def __enter__(self) -> "CodeFileWriter":
+    def __enter__(self) -> CodeFileWriter:
         return self
 
     def __exit__(

@@ -10,26 +10,24 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtok.checkpoint_info import CheckpointInfo, read_info
-from vtok.codec.options import EncodeOptions
-from vtok.codec.result import choose_stages
+from vtok._files import ScratchFolder
 from vtok.dataset.engine import Engine, LocalEngine
-from vtok.dataset.entry import Entry, Fault
 from vtok.dataset.folder import DatasetFolder
-from vtok.dataset.forms import SHARDED, shard_format
+from vtok.dataset.item import Entry, Fault
 from vtok.dataset.journal import Journal
 from vtok.dataset.plan import SCRATCH, Plan, scratch_plan
-from vtok.dataset.run import Manner, Run, fill_plan
+from vtok.dataset.scheduler import Manner, Run, Totals, Watcher, fill_plan
 from vtok.dataset.shards import Shards
-from vtok.dataset.sinks import TREE, Sink, Tree
 from vtok.dataset.sources import Inputs, find_entries
-from vtok.dataset.totals import Totals, Watcher
-from vtok.dataset.work import Record, Settings
+from vtok.dataset.worker import Record, Settings
+from vtok.dataset.writers import SHARDED, TREE, Sink, Tree, shard_format
 from vtok.errors import UsageError
-from vtok.scratch import ScratchFolder
+from vtok.models.info import CheckpointInfo, read_info
+from vtok.pipeline.options import EncodeOptions
+from vtok.pipeline.result import choose_stages
 
-if TYPE_CHECKING:  # torch takes seconds to import
-    from vtok.model import Model
+if TYPE_CHECKING:
+    from vtok.models.load import Model
 
 FORMATS = (*TREE, *SHARDED)
 ENGINES = ("local", "ray")
@@ -207,8 +205,8 @@ def make_engine(options: DatasetOptions, settings: Settings) -> Engine:
 
 def load(options: DatasetOptions) -> Model:
     """The model, for the threads of this process to share."""
-    from vtok.codec.batches import share_model
-    from vtok.model import load_model
+    from vtok.models.load import load_model
+    from vtok.pipeline._batching import share_model
 
     model = load_model(options.model, device=options.device, dtype=options.dtype)
     batch = options.batch or (1 if model.device.type == "cpu" else GPU_BATCH)
@@ -239,7 +237,7 @@ def choose_dtype(options: DatasetOptions, folder: DatasetFolder) -> str:
     begun = folder.read_about()["recipe"]["dtype"] if folder.about.exists() else None
     if begun is not None and options.dtype in ("auto", begun):
         return str(begun)
-    from vtok.model import pick_device, pick_dtype
+    from vtok.models.load import pick_device, pick_dtype
 
     dtype = pick_dtype(options.dtype, pick_device(options.device))
     return str(dtype).removeprefix("torch.")

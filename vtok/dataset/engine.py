@@ -9,10 +9,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
-from vtok.dataset.work import ClipEncoder, Record, Settings, Task
+from vtok.dataset.worker import ClipEncoder, Record, Settings, Task
 
-if TYPE_CHECKING:  # torch takes seconds to import
-    from vtok.model import Model
+if TYPE_CHECKING:
+    from vtok.models.load import Model
 
 SWITCH_SECONDS = 0.0005
 """How long a thread may keep the interpreter while another wants it.

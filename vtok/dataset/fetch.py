@@ -17,8 +17,8 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from vtok.dataset.entry import Entry
-from vtok.dataset.shards_in import copy_member
+from vtok.dataset.item import Entry
+from vtok.dataset.sources import copy_member
 from vtok.dataset.urls import is_url, open_url, url_signature
 from vtok.errors import InputError, OutputError
 

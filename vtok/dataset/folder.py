@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from vtok.atomic import atomic_output
+from vtok._files import atomic_output
 from vtok.errors import InputError, OutputError, UsageError
 
 FORMAT, VERSION = "vtok.dataset", 1

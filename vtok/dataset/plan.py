@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vtok.dataset.entry import Entry, Fault, valid_text
+from vtok.dataset.item import Entry, Fault, valid_text
 from vtok.dataset.journal import read_journal, read_record
 from vtok.errors import OutputError
 

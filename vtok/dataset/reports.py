@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vtok.atomic import atomic_output
+from vtok._files import atomic_output
 from vtok.dataset.folder import DatasetFolder, Part
 from vtok.dataset.plan import Plan
 

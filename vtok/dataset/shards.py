@@ -15,11 +15,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Protocol
 
-from vtok.atomic import atomic_output
-from vtok.dataset.entry import Entry
+from vtok._files import atomic_output
 from vtok.dataset.folder import DatasetFolder, Part
+from vtok.dataset.item import Entry
 from vtok.dataset.plan import Plan
-from vtok.dataset.work import Record
+from vtok.dataset.worker import Record
 
 Clips = Iterator[tuple[Record, bytes]]
 """What a shard is made of: what the journal says of a clip, and its codes as they were staged."""

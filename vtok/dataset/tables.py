@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from vtok.dataset.entry import Entry, Fault, make_entry
+from vtok.dataset.item import Entry, Fault, make_entry
 from vtok.dataset.urls import is_url, open_url
 from vtok.errors import InputError, UsageError
 

@@ -1,1 +1,1 @@
-"""How good a reconstruction is, in numbers and in pictures."""
+"""Reconstruction quality: metrics, classic codecs for comparison, curves, pictures and reports."""

@@ -20,8 +20,8 @@ import numpy as np
 
 from vtok.errors import UsageError, VtokError
 from vtok.evaluation.metrics import Frames
-from vtok.media.encoder import BT709, TO_BT709, Encoder, Encoding
-from vtok.media.ffmpeg import QUIET, ffmpeg_path, input_arguments
+from vtok.video.ffmpeg import QUIET, ffmpeg_path, input_arguments
+from vtok.video.writer import BT709, TO_BT709, Encoder, Encoding
 
 TOLERANCE = 0.02
 """How far from the bytes asked for a stream may be, as a share of them, to end the search."""

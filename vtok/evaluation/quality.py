@@ -9,8 +9,15 @@ from types import TracebackType
 import numpy as np
 
 from vtok.errors import UsageError
-from vtok.evaluation.metrics import Frames, check_pair, psnr_per_frame
-from vtok.evaluation.similarity import MS_SIDE, WINDOW, check_side, similarities_per_frame
+from vtok.evaluation.metrics import (
+    MS_SIDE,
+    WINDOW,
+    Frames,
+    check_pair,
+    check_side,
+    psnr_per_frame,
+    similarities_per_frame,
+)
 from vtok.evaluation.vmaf import LEAST_SIDE, Vmaf, has_vmaf
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from vtok.errors import VtokError
 from vtok.evaluation.metrics import Frames
-from vtok.media.ffmpeg import QUIET, ffmpeg_path
+from vtok.video.ffmpeg import QUIET, ffmpeg_path
 
 MODEL = "vmaf_v0.6.1"
 LEAST_SIDE = 32

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from vtok.nn.quantize import QuantizerLosses
 
@@ -28,3 +29,31 @@ def reconstruction_loss(recon: Tensor, clip: Tensor) -> Tensor:
     """Mean absolute plus mean squared error of two tensors of one shape; a scalar."""
     difference = recon - clip
     return difference.abs().mean() + difference.square().mean()
+
+
+class PatchDiscriminator(nn.Module):
+    """3-D convolutions that score overlapping patches of a clip (PatchGAN, arXiv 1611.07004).
+
+    Args:
+        channels: of the clip.
+        dim: width of the first layer, a multiple of 8; each further one has twice as many.
+    """
+
+    def __init__(self, channels: int = 3, dim: int = 32) -> None:
+        super().__init__()
+        self.first = nn.Conv3d(channels, dim, (1, 4, 4), (1, 2, 2), (0, 1, 1))
+        self.inner = nn.Sequential(
+            nn.Conv3d(dim, 2 * dim, (3, 4, 4), (1, 2, 2), 1),
+            nn.GroupNorm(8, 2 * dim),
+            nn.LeakyReLU(0.2),
+            nn.Conv3d(2 * dim, 4 * dim, (3, 4, 4), (2, 2, 2), 1),
+            nn.GroupNorm(8, 4 * dim),
+            nn.LeakyReLU(0.2),
+        )
+        self.last = nn.Conv3d(4 * dim, 1, 3, padding=1)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Scores [B, 1, T', H / 8, W / 8] of [B, C, T, H, W]; high for what looks original."""
+        hidden = self.inner(F.leaky_relu(self.first(clip), 0.2))
+        scores: Tensor = self.last(hidden)
+        return scores

@@ -1,5 +1,7 @@
 """Learned tokens: a few attention-pooled vectors for each frame, and their way back to the grid."""
 
+from __future__ import annotations
+
 import math
 from itertools import pairwise
 from typing import Literal

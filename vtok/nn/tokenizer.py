@@ -9,13 +9,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from vtok.config import PRESETS, LayerSpec, TokenizerConfig
 from vtok.errors import ShapeError, UsageError
-from vtok.nn.layers import crop
-from vtok.nn.layout import channels_first
+from vtok.nn.build import build_decoder, build_encoder, compression, resolve
+from vtok.nn.config import PRESETS, LayerSpec, TokenizerConfig
+from vtok.nn.layers import channels_first, crop
 from vtok.nn.losses import LossBreakdown, reconstruction_loss
 from vtok.nn.quantize import LFQ
-from vtok.nn.stack import build_decoder, build_encoder, compression, resolve
 from vtok.nn.streaming import Context, StreamState
 
 
@@ -111,7 +110,7 @@ class VideoTokenizer(nn.Module):
         """
         # the one import that points up: this call is documented on the class, and the model
         # itself must not know of files
-        from vtok.checkpoint import load_checkpoint
+        from vtok.models.checkpoint import load_checkpoint
 
         return load_checkpoint(name_or_path)[0]
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from numpy.random import Generator
 
 from vtok.errors import UsageError
-from vtok.media.frames import Frames, resize_frames
 from vtok.training.sources import Kind
+from vtok.video.frames import Frames, resize_frames
 
 Clip = npt.NDArray[np.float32]
 """float32 [3, T, H, W] in -1..1: one clip as the model takes it, but not yet a tensor."""

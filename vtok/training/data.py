@@ -9,8 +9,8 @@ from pathlib import Path
 
 from vtok.training.clips import ClipSpec
 from vtok.training.config import TrainingConfig
-from vtok.training.pool import ClipPool
 from vtok.training.sources import Source, find_sources
+from vtok.training.workers import ClipPool
 
 MOST_CLIPS = 8  # to measure on
 LEAST_VIDEOS, ONE_IN = 20, 10

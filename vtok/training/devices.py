@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vtok.errors import UsageError
-from vtok.model import pick_device
+from vtok.models.load import pick_device
 from vtok.training.launch import num_processes
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from vtok.atomic import atomic_output
+from vtok._files import atomic_output
 from vtok.errors import OutputError
 from vtok.training.report import StepReport, ValidationReport
 

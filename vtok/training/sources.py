@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vtok.errors import InputError
-from vtok.media.kinds import PHOTO_SUFFIXES, VIDEO_SUFFIXES
+from vtok.video.frames import PHOTO_SUFFIXES, VIDEO_SUFFIXES
 
 Kind = Literal["video", "photo"]
 

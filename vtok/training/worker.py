@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from vtok.errors import VtokError
-from vtok.media.worker import Channel, die_with_parent
-from vtok.training.cache import Cache
 from vtok.training.clips import Clip, ClipSpec
-from vtok.training.draws import ClipMaker, most_parts
-from vtok.training.parts import PartStore
+from vtok.training.decoding import PartStore
+from vtok.training.frame_cache import Cache
+from vtok.training.sampler import ClipMaker, most_parts
 from vtok.training.sources import Source
+from vtok.video.worker import Channel, die_with_parent
 
 
 def map_clip(descriptor: int, spec: ClipSpec) -> Clip:

@@ -1,0 +1,259 @@
+"""evaluate_file: a video encoded once, decoded at each of several rates, and measured.
+
+Everything streams: what is held is one chunk's frames, and of each rate the decoder's memory.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+
+from vtok.codefile import CodedPart, CodeFileWriter, Header, encode_parts
+from vtok.errors import ShapeError, UsageError
+from vtok.evaluation.clips import WHOLE, Clip, Part, open_clip
+from vtok.evaluation.metrics import Frames
+from vtok.evaluation.quality import QualityMeter, check_metrics
+from vtok.evaluation.results import VTOK, ClipResult, CodeUsage, Point
+from vtok.models.load import Model
+from vtok.nn.streaming import StreamState
+from vtok.pipeline.encode import EncodeOptions, make_header
+from vtok.pipeline.files import CountingStream
+from vtok.pipeline.model_calls import CodeChunk, decode_chunk, encode_frames
+from vtok.pipeline.result import Progress
+
+Watch = Callable[[int, Frames, Frames], None]
+"""Called for each rate, front to back, with its bits a position, decoded frames and originals."""
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """What to measure.
+
+    Attributes:
+        part: of each video.
+        bits: bits a position, each what some number of the model's stages takes; by default one
+            stage, two, four, eight ... and all.
+        metrics: names from `vtok.evaluation.quality.METRICS`; all that can be had if None.
+        compress: entropy-code as `vtok encode` does, and count those bytes.
+
+    Raises:
+        UsageError: for metrics that are not known.
+    """
+
+    part: Part = WHOLE
+    bits: tuple[int, ...] | None = None
+    metrics: tuple[str, ...] | None = None
+    compress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.metrics is not None:
+            check_metrics(self.metrics)
+
+
+def stages_of(model: Model, bits: Sequence[int] | None) -> dict[int, int]:
+    """Numbers of stages by bits a position, rising.
+
+    Raises:
+        UsageError: for bits that no number of the model's stages takes.
+    """
+    quantizer = model.tokenizer.quantizer
+    stages, each = quantizer.num_stages, quantizer.bits_per_stage
+    if bits is None:
+        doubling = (1 << power for power in range(stages.bit_length()))
+        return {each * k: k for k in sorted({*doubling, stages})}
+    for wanted in bits:
+        if wanted % each or not each <= wanted <= each * stages:
+            have = ", ".join(str(each * k) for k in range(1, stages + 1))
+            raise UsageError(f"--bits {wanted}: {model.info.name} has {have}")
+    if not bits:
+        raise UsageError("--bits: give one number or more")
+    return {wanted: wanted // each for wanted in sorted(set(bits))}
+
+
+def evaluate_file(
+    source: str | Path,
+    *,
+    model: Model,
+    options: EvalOptions | None = None,
+    progress: Progress | None = None,
+    keep: Path | None = None,
+    watch: Watch | None = None,
+) -> ClipResult:
+    """Measure what a model makes of one video.
+
+    Args:
+        source: the video, or a picture.
+        model: encodes it once, and decodes each rate from the first stages.
+        options: part, rates and metrics.
+        progress: called as it goes.
+        keep: folder in which to leave the code file of each rate, as `18.vtok`.
+        watch: sees the frames that are measured.
+
+    Raises:
+        InputError: if the source is missing or no readable video.
+        ShapeError: if its frames are smaller than a metric's window.
+        UsageError: for rates that the model does not have.
+    """
+    options = options or EvalOptions()
+    rates = stages_of(model, options.bits)
+    with ExitStack() as stack:
+        clip = stack.enter_context(open_clip(Path(source), options.part))
+        header = _header(Path(source), clip, model, max(rates.values()))
+        try:
+            decoders = [
+                stack.enter_context(
+                    _Rate(model, header, bits, stages, options.metrics, keep, watch)
+                )
+                for bits, stages in rates.items()
+            ]
+        except ShapeError as exc:
+            raise ShapeError(f"{source}: {exc}: leave it out (--metrics), or enlarge") from exc
+        encoder = _TimedEncoder(clip, model, max(rates.values()))
+        usage = [CodeUsage(header.format.codebook_size) for _ in range(encoder.codebooks)]
+        for chunk, frames in encoder:
+            parts = encode_parts(chunk.codes, header.format, compress=options.compress)
+            for codes, counted in zip(_each_codebook(chunk), usage, strict=True):
+                counted.add(codes)
+            for decoder in decoders:
+                decoder.add(chunk, parts, frames)
+            if progress is not None:
+                progress(encoder.frames, clip.expected)
+        return ClipResult(
+            name=str(source),
+            width=clip.width,
+            height=clip.height,
+            frames=encoder.frames,
+            fps=clip.fps,
+            points=tuple(decoder.finish() for decoder in decoders),
+            usage=tuple(usage),
+            encode_fps=encoder.frames / max(encoder.seconds, 1e-9),
+        )
+
+
+def _header(source: Path, clip: Clip, model: Model, stages: int) -> Header:
+    """Of a code file of the clip: that of the whole picture, made as small as the crop."""
+    header = make_header(str(source), clip.reader, model, stages, EncodeOptions())
+    space = header.format.spatial_compression
+    grid = (-(-clip.height // space), -(-clip.width // space))
+    return replace(
+        header,
+        format=replace(header.format, grid=grid),
+        transform=replace(header.transform, width=clip.width, height=clip.height),
+    )
+
+
+def _each_codebook(chunk: CodeChunk) -> Iterator[np.ndarray]:
+    """The codes of each codebook of each stage, stages outermost."""
+    return (codes for stage in chunk.codes for codes in stage)
+
+
+class _TimedEncoder:
+    """Chunks and the frames that they show; counts the encoder's own seconds, reading left out."""
+
+    def __init__(self, batches: Iterable[Frames], model: Model, stages: int) -> None:
+        self._batches, self._model, self._stages = batches, model, stages
+        self._held: list[Frames] = []
+        self.codebooks = stages * model.tokenizer.quantizer.num_codebooks
+        self.seconds = 0.0
+        self.frames = 0
+
+    def __iter__(self) -> Iterator[tuple[CodeChunk, Frames]]:
+        # not beside: the passes ahead would go on while rates are decoded, and not be timed
+        chunks = encode_frames(self._read(), self._model, self._stages, beside=False)
+        while True:
+            begin = time.perf_counter()
+            chunk = next(chunks, None)
+            self.seconds += time.perf_counter() - begin
+            if chunk is None:
+                return
+            frames = np.concatenate(self._held)
+            self._held = [frames[chunk.num_frames :]]
+            self.frames += chunk.num_frames
+            yield chunk, frames[: chunk.num_frames]
+
+    def _read(self) -> Iterator[Frames]:
+        begin = time.perf_counter()
+        for batch in self._batches:
+            self.seconds -= time.perf_counter() - begin
+            self._held.append(batch)
+            yield batch
+            begin = time.perf_counter()
+        self.seconds -= time.perf_counter() - begin
+
+
+class _Rate:
+    """The decoder of one rate: its code file, its frames, and how good they are."""
+
+    def __init__(
+        self,
+        model: Model,
+        header: Header,
+        bits: int,
+        stages: int,
+        metrics: Sequence[str] | None,
+        keep: Path | None,
+        watch: Watch | None,
+    ) -> None:
+        self._watch = watch
+        self._model, self._bits, self._stages = model, bits, stages
+        self._header = replace(header, format=replace(header.format, num_stages=stages))
+        shape = header.transform
+        self._size = (shape.height, shape.width)
+        self._state = StreamState()
+        self._frames = self._codes = 0
+        self._seconds = 0.0
+        self._stack = ExitStack()
+        self._meter = self._stack.enter_context(QualityMeter(shape.width, shape.height, metrics))
+        path = Path(os.devnull) if keep is None else keep / f"{bits}.vtok"
+        file = self._stack.enter_context(path.open("wb"))
+        self._file = CountingStream(file, str(path))
+        self._writer = CodeFileWriter(cast(BinaryIO, self._file), self._header)
+
+    def add(self, chunk: CodeChunk, parts: Sequence[CodedPart], reference: Frames) -> None:
+        """Write, decode and measure the first stages of a chunk."""
+        codes = chunk.codes[: self._stages]
+        self._writer.write_parts(parts[: self._stages], codes.shape[2], chunk.num_frames)
+        self._codes += codes.size
+        shown = decode_chunk(replace(chunk, codes=codes), self._model, self._size, self._state)
+        begin, place = time.perf_counter(), 0
+        for frames in shown:
+            self._seconds += time.perf_counter() - begin
+            originals = reference[place : place + len(frames)]
+            self._meter.add(frames, originals)
+            if self._watch is not None:
+                self._watch(self._bits, frames, originals)
+            place += len(frames)
+            begin = time.perf_counter()
+        self._seconds += time.perf_counter() - begin
+        self._frames += chunk.num_frames
+
+    def finish(self) -> Point:
+        """What came of it."""
+        self._writer.close()
+        shape = self._header.transform
+        pixels = self._frames * shape.width * shape.height
+        bits = 8 * self._file.count
+        return Point(
+            coder=VTOK,
+            setting=f"{self._bits} bits",
+            bits=self._bits,
+            bytes=self._file.count,
+            bpp=bits / pixels,
+            raw_bpp=self._codes * self._header.format.bits_per_code / pixels,
+            kbps=bits / 1000 / float(self._frames / shape.fps),
+            quality=self._meter.finish(),
+            decode_fps=self._frames / max(self._seconds, 1e-9),
+        )
+
+    def __enter__(self) -> _Rate:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()

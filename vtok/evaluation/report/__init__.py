@@ -1,0 +1,1 @@
+"""Single-file HTML report of originals, reconstructions and measurements."""

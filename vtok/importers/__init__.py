@@ -1,1 +1,0 @@
-"""Weights of other projects, made into checkpoints of vtok."""

@@ -1,0 +1,1 @@
+"""Checkpoints, device and dtype selection, and importers of foreign weights."""

@@ -1,0 +1,150 @@
+"""A checkpoint made ready to run: which device, which number type."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from vtok.errors import InputError, UsageError
+from vtok.models.checkpoint import CheckpointInfo, list_models, load_checkpoint
+from vtok.nn.tokenizer import VideoTokenizer
+
+REUSED_BLOCK = 31 << 20  # bytes; glibc learns from blocks below 32 MiB only
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded tokenizer and how it runs.
+
+    Attributes:
+        tokenizer: in eval mode, on `device`, in `dtype`.
+        info: of its checkpoint.
+        device: where it runs.
+        dtype: what it computes in.
+    """
+
+    tokenizer: VideoTokenizer
+    info: CheckpointInfo
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def dtype_name(self) -> str:
+        """As options and headers spell it, such as `float32`."""
+        return str(self.dtype).removeprefix("torch.")
+
+
+def load_model(
+    name_or_path: str | Path = "vtok-base", *, device: str = "auto", dtype: str = "auto"
+) -> Model:
+    """Load a checkpoint for use.
+
+    Args:
+        name_or_path: a shipped name or a file.
+        device: `auto`, or a device of torch such as `cpu`, `cuda:1`, `mps`.
+        dtype: `auto`, `float32`, `bfloat16` or `float16`.
+
+    Raises:
+        UsageError: for a device or type that this machine does not have.
+        InputError: if there is no such checkpoint.
+        CheckpointError: if it is damaged.
+    """
+    chosen_device = pick_device(device)
+    chosen_dtype = pick_dtype(dtype, chosen_device)
+    tokenizer, info = load_checkpoint(name_or_path)
+    tokenizer.requires_grad_(False).to(chosen_device, chosen_dtype)
+    if chosen_device.type == "cpu":
+        reuse_memory()
+    return Model(tokenizer, info, chosen_device, chosen_dtype)
+
+
+def reuse_memory() -> None:
+    """Have the C library keep what tensors free, up to 62 MiB, for the next ones.
+
+    Else each pass through the model gives its memory back and takes it anew, page by page, as
+    `scripts/roofline.py` counts. glibc sets its limits by the largest block that it has seen freed,
+    so freeing one is all it takes; other C libraries do not mind. Nothing is ever written to it.
+    """
+    torch.empty(REUSED_BLOCK, dtype=torch.uint8)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; `auto` is CUDA where there is one, else the CPU.
+
+    Apple's `mps` runs when it is asked for; nobody has tested it.
+
+    Raises:
+        UsageError: for an unknown one, or one that this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as exc:  # torch asserts where it was built without CUDA
+        reason = str(exc).splitlines()[0][:100]
+        raise UsageError(f"--device {name}: not usable here ({reason}); try --device cpu") from exc
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The type of that name; `auto` is bfloat16 where the hardware computes in it, else float32.
+
+    Raises:
+        UsageError: for an unknown one.
+    """
+    if name == "auto":
+        return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
+    if name not in DTYPES:
+        raise UsageError(f"--dtype {name}: expected auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 pays: without instructions for it, it is ten times slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        # private in torch, but there is no other way to ask
+        probes = (getattr(torch.cpu, name, None) for name in _BFLOAT16_PROBES)
+        return any(probe is not None and probe() for probe in probes)
+    return False
+
+
+_BFLOAT16_PROBES = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+
+
+class Models:
+    """The models that code files name, each loaded once.
+
+    Args:
+        name_or_path: use this one for every file; if None, the one that each file names.
+        device: as for `load_model`.
+        dtype: likewise.
+    """
+
+    def __init__(
+        self, name_or_path: str | Path | None = None, *, device: str = "auto", dtype: str = "auto"
+    ) -> None:
+        self._chosen = name_or_path
+        self._device, self._dtype = device, dtype
+        self._loaded: dict[str | Path, Model] = {}
+
+    def get(self, named: str) -> Model:
+        """The model for a file that names `named`.
+
+        Raises:
+            InputError: if it is not shipped and no other was chosen. (A file is not trusted to
+                name a path.)
+        """
+        if self._chosen is None and named not in list_models():
+            raise InputError(
+                f"the model {named} is not shipped with vtok: pass its file as --model"
+            )
+        key = self._chosen or named
+        if key not in self._loaded:
+            self._loaded[key] = load_model(key, device=self._device, dtype=self._dtype)
+        return self._loaded[key]

@@ -1,1 +1,0 @@
-"""Videos coded and decoded again to see what is lost: numbers, curves and pictures."""

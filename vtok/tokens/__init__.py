@@ -1,0 +1,1 @@
+"""Learned tokens: a few float vectors per latent step, their files and their models."""

@@ -1,0 +1,1 @@
+"""Video files to frames and back; the only package that calls decord, imageio and ffmpeg."""

@@ -1,0 +1,55 @@
+"""The ffmpeg program that imageio ships: where it is, how it is given a file, what its log says."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from vtok.errors import VtokError
+
+QUIET = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info")
+"""Options for a run whose log is read line by line, each with its level."""
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line of the log of ffmpeg."""
+
+    source: str
+    """Part of ffmpeg that wrote it, such as "in#0/mp4" or "h264"; empty for the program."""
+    level: str
+    """"info", "warning", "error" or "fatal"."""
+    text: str
+    """The message."""
+
+
+def ffmpeg_path() -> str:
+    """Find the ffmpeg program.
+
+    Raises:
+        VtokError: There is none.
+    """
+    if named := os.environ.get("IMAGEIO_FFMPEG_EXE"):
+        return named  # as imageio does, but without importing it into every decoding process
+    import imageio_ffmpeg
+
+    try:
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError as exc:
+        raise VtokError("no ffmpeg program found: reinstall imageio-ffmpeg") from exc
+
+
+def input_arguments(path: Path) -> list[str]:
+    """Arguments that open exactly this file: no name is taken for an option or an address."""
+    return ["-protocol_whitelist", "file", "-i", f"file:{path.absolute()}"]
+
+
+def parse_log_line(line: str) -> LogLine:
+    """Split a line written with `QUIET` into source, level and message."""
+    match = re.match(r"((?:\[[^\]]* @ [^\]]*\] )*)\[(\w+)\] (.*)", line)
+    if match is None:
+        return LogLine("", "info", line)
+    source = re.match(r"\[(\S*)", match[1])
+    return LogLine(source[1] if source else "", match[2], match[3])

@@ -1,0 +1,438 @@
+"""Write frames to video files, pictures and streams, whole and checked."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from queue import Queue
+from types import TracebackType
+from typing import IO, BinaryIO, NoReturn, Protocol
+
+import numpy as np
+
+from vtok._files import atomic_output, check_output
+from vtok.errors import OutputError, ShapeError, UsageError, VideoError
+from vtok.video.ffmpeg import QUIET, ffmpeg_path, parse_log_line
+from vtok.video.frames import Frames
+from vtok.video.images import PICTURE_SUFFIXES, save_picture
+from vtok.video.probe import read_index
+
+TO_BT709 = "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_inp"
+"""Conversion to the colours that players assume of HD video."""
+BT709 = "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"
+"""The tags that say so; as options of ffmpeg, not all of them would reach the file."""
+GIF_FILTER = (
+    "split[a][b];[a]palettegen=stats_mode=single[p];"
+    "[b][p]paletteuse=new=1:dither=bayer:bayer_scale=5"
+)
+"""A palette for each frame, so that no frame has to wait for the last one."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How frames become a video."""
+
+    container: str
+    """ffmpeg's name of the container."""
+    codec: str
+    """ffmpeg's name of the encoder."""
+    width: int
+    """Width in pixels."""
+    height: int
+    """Height in pixels."""
+    fps: Fraction
+    """Exact rate."""
+    crf: int
+    """Constant rate factor of x264, 0 (lossless) to 51; other encoders take its like."""
+
+    def arguments(self) -> list[str]:
+        """Output arguments of ffmpeg, but for the output."""
+        if self.codec == "gif":
+            return ["-vf", GIF_FILTER, "-c:v", "gif", "-f", self.container]
+        odd = self.width % 2 or self.height % 2  # 4:2:0 halves both sides
+        pixels = "yuv444p" if odd else "yuv420p"
+        colours = f"{TO_BT709},format={pixels},{BT709}"
+        return ["-vf", colours, "-c:v", self.codec, *self._quality(), *self._container()]
+
+    def _quality(self) -> list[str]:
+        """Arguments of the encoder."""
+        if self.codec == "libvpx-vp9":  # its scale goes to 63
+            speed = ["-deadline", "realtime", "-cpu-used", "7", "-row-mt", "1"]
+            return ["-crf", str(round(self.crf * 63 / 51)), "-b:v", "0", *speed]
+        return ["-crf", str(self.crf), "-preset", "veryfast"]
+
+    def _container(self) -> list[str]:
+        """Arguments of the container: an index in front, so that players can start at once."""
+        front = ["-movflags", "+faststart"] if self.container in ("mp4", "mov") else []
+        return [*front, "-f", self.container]
+
+
+FRAGMENTED = ("-movflags", "frag_keyframe+empty_moov", "-f", "mp4")
+"""Arguments of an mp4 that can be written to a pipe, where nothing can be gone back to."""
+
+
+class Encoder:
+    """One running ffmpeg that takes frames."""
+
+    def __init__(self, encoding: Encoding, name: str, output: Path | BinaryIO) -> None:
+        """Start ffmpeg.
+
+        Args:
+            encoding: How to encode.
+            name: What to call the output in errors.
+            output: File to write, or a binary stream that takes a fragmented mp4.
+        """
+        self._name = name
+        size = f"{encoding.width}x{encoding.height}"
+        source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", str(encoding.fps)]
+        to_file = isinstance(output, Path)
+        sink = [f"file:{output}"] if to_file else [*FRAGMENTED, "pipe:1"]
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by finish and abort
+        self._process = subprocess.Popen(
+            [ffmpeg_path(), *QUIET, "-y", *source, "-i", "pipe:0", *encoding.arguments(), *sink],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL if to_file else subprocess.PIPE,
+            stderr=self._log,
+            start_new_session=True,  # Ctrl-C is for the parent, which then aborts
+        )
+        assert self._process.stdin is not None
+        self._feeder = _Feeder(self._process.stdin)
+        self._pump: _Pump | None = None
+        if not isinstance(output, Path):
+            assert self._process.stdout is not None
+            self._pump = _Pump(self._process.stdout, output)
+
+    def write(self, frames: Frames) -> None:
+        """Encode frames, while the caller makes the next ones.
+
+        Args:
+            frames: uint8 [T, H, W, 3] RGB, of the size of the video; not to be changed any more.
+
+        Raises:
+            OutputError: ffmpeg has failed, maybe at earlier frames.
+        """
+        if not self._feeder.give(frames):
+            self._fail()
+
+    def finish(self) -> None:
+        """Wait until everything is written.
+
+        Raises:
+            OutputError: ffmpeg or the stream has failed.
+        """
+        self._feeder.close()
+        status = self._process.wait()
+        stream_error = self._pump.join() if self._pump else None
+        if status != 0 or stream_error is not None:
+            self._fail()
+        self._log.close()
+
+    def abort(self) -> None:
+        """Stop at once. Stopping twice is fine."""
+        self._process.kill()
+        self._process.wait()
+        if self._pump:
+            self._pump.join(timeout_seconds=1.0)  # it may wait for a reader that never comes
+        self._feeder.close()
+        self._log.close()
+
+    def _fail(self) -> NoReturn:
+        """Raise what went wrong, in the words of the stream or of ffmpeg."""
+        status = self._process.wait()
+        reason = self._pump.join() if self._pump else None
+        self._log.seek(0)
+        reason = reason or _first_error(self._log.read().decode(errors="replace"), status)
+        self.abort()
+        raise OutputError(f"{self._name}: cannot be written ({reason})")
+
+
+def _first_error(log: str, status: int) -> str:
+    """The first error in a log of ffmpeg, which is the cause of those after it."""
+    lines = [parse_log_line(line) for line in log.splitlines()]
+    errors = [line.text for line in lines if line.level in ("error", "fatal")]
+    if not errors and status < 0:
+        return f"ffmpeg was stopped by {signal.Signals(-status).name}"
+    return errors[0] if errors else f"ffmpeg ended with status {status}"
+
+
+class _Feeder:
+    """A thread that writes frames to a pipe; no more than one batch waits for it."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._pipe = pipe
+        self._waiting: Queue[Frames | None] = Queue(1)
+        self._is_broken = False
+        self._thread = threading.Thread(target=self._feed, name="vtok-writer", daemon=True)
+        self._thread.start()
+
+    def give(self, frames: Frames) -> bool:
+        """Have frames written as soon as those before them are; False if nobody reads the pipe."""
+        if not self._is_broken:
+            self._waiting.put(frames)
+        return not self._is_broken
+
+    def close(self) -> None:
+        """Close the pipe once all is written, or nobody reads it. Closing twice is fine."""
+        if self._thread.is_alive():
+            self._waiting.put(None)
+            self._thread.join()
+        with contextlib.suppress(OSError):
+            self._pipe.close()
+
+    def _feed(self) -> None:
+        while (frames := self._waiting.get()) is not None:
+            try:
+                for frame in () if self._is_broken else frames:  # then it only makes room
+                    self._pipe.write(np.ascontiguousarray(frame).data)
+            except OSError:  # of any kind: a thread that ended would leave its caller waiting
+                self._is_broken = True
+
+
+class _Pump:
+    """A thread that copies a pipe to a stream."""
+
+    def __init__(self, pipe: IO[bytes], stream: BinaryIO) -> None:
+        self._pipe, self._stream = pipe, stream
+        self._error: str | None = None
+        self._thread = threading.Thread(target=self._copy, daemon=True)
+        self._thread.start()
+
+    def join(self, timeout_seconds: float | None = None) -> str | None:
+        """Wait for the end of the pipe; returns why the stream took no more, if so."""
+        self._thread.join(timeout_seconds)
+        return self._error
+
+    def _copy(self) -> None:
+        with self._pipe as pipe:  # closing it ends ffmpeg where the stream takes no more
+            try:
+                while data := os.read(pipe.fileno(), 2**16):
+                    self._stream.write(data)
+                self._stream.flush()
+            except OSError as exc:
+                self._error = exc.strerror or str(exc)
+            except ValueError as exc:  # the stream is closed
+                self._error = str(exc)
+
+
+FORMATS = {
+    ".mp4": ("mp4", "libx264"),
+    ".mkv": ("matroska", "libx264"),
+    ".mov": ("mov", "libx264"),
+    ".webm": ("webm", "libvpx-vp9"),
+    ".gif": ("gif", "gif"),
+}
+"""Container and encoder for each name of a video."""
+GIF_FPS = 100
+"""Most frames per second that the time stamps of a GIF can tell apart."""
+
+
+class VideoWriter:
+    """A video that is written frame by frame, and appears whole or not at all.
+
+    Odd sizes are kept. The file is written under a temporary name, opened again to count its
+    frames, and renamed. Leaving the block by an exception, Ctrl-C included, removes it.
+
+    ```python
+    with VideoWriter(Path("clip.mp4"), width=640, height=360, fps=Fraction(30000, 1001)) as writer:
+        writer.write(frames)
+    ```
+    """
+
+    def __init__(
+        self,
+        output: Path | BinaryIO,
+        *,
+        width: int,
+        height: int,
+        fps: Fraction,
+        crf: int = 18,
+        codec: str | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Start a video.
+
+        Args:
+            output: File to write, its suffix a known format (a picture format takes one frame);
+                or a binary stream such as standard output, which gets a fragmented mp4.
+            width: Width in pixels.
+            height: Height in pixels.
+            fps: Exact frame rate.
+            crf: Quality, from 0 (lossless but for the colour conversion) to 51; 18 looks the same
+                as the original to most eyes.
+            codec: ffmpeg's name of the encoder; None takes the usual one of the format.
+            overwrite: Replace an existing file.
+
+        Raises:
+            UsageError: The suffix is unknown, or a number is out of range.
+            OutputError: The file exists or cannot be written.
+        """
+        if width < 1 or height < 1 or fps <= 0 or not 0 <= crf <= 51:
+            raise UsageError(f"cannot write {width}x{height} at {fps} frames/s with crf {crf}")
+        suffix = output.suffix.lower() if isinstance(output, Path) else ".mp4"
+        self._name = str(output) if isinstance(output, Path) else "<stream>"
+        self._shape = (height, width, 3)
+        self._closed = False
+        self.frames_written = 0
+        self._sink: _Sink
+        if isinstance(output, Path) and suffix in PICTURE_SUFFIXES:
+            self._sink = _PictureSink(output, overwrite)
+            return
+        container, usual_codec = _find_format(self._name, suffix, fps)
+        encoding = Encoding(container, codec or usual_codec, width, height, fps, crf)
+        if isinstance(output, Path):
+            self._sink = _FileSink(output, encoding, overwrite)
+        else:
+            self._sink = Encoder(encoding, self._name, output)
+
+    def write(self, frames: Frames) -> None:
+        """Add frames.
+
+        Args:
+            frames: uint8 [T, H, W, 3] RGB; not to be changed any more, as they may wait.
+
+        Raises:
+            ShapeError: The frames are of another size or type.
+            OutputError: Writing failed, maybe at earlier frames.
+        """
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != self._shape:
+            raise ShapeError(
+                f"{self._name}: frames of {frames.dtype} {list(frames.shape)} do not fit"
+                f" uint8 [T, {self._shape[0]}, {self._shape[1]}, 3]"
+            )
+        self._sink.write(frames)
+        self.frames_written += len(frames)
+
+    def close(self) -> None:
+        """Finish the file, check it, and give it its name. Closing twice is fine.
+
+        Raises:
+            OutputError: Writing failed, no frame was given, or the file does not hold the frames.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self.frames_written == 0:
+                raise OutputError(f"{self._name}: there is no frame to write")
+            self._sink.finish()
+        except BaseException:
+            self._sink.abort()
+            raise
+
+    def abort(self) -> None:
+        """Stop, leaving nothing behind."""
+        self._closed = True
+        self._sink.abort()
+
+    def __enter__(self) -> VideoWriter:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close, or abort where the block raised."""
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+
+def _find_format(name: str, suffix: str, fps: Fraction) -> tuple[str, str]:
+    """Look up container and encoder for a suffix."""
+    if suffix not in FORMATS:
+        known = ", ".join([*FORMATS, *PICTURE_SUFFIXES])
+        raise UsageError(f"{name}: unknown video format {suffix or 'without suffix'} (use {known})")
+    if suffix == ".gif" and fps > GIF_FPS:
+        raise UsageError(f"{name}: a GIF holds at most {GIF_FPS} frames/s, not {float(fps):g}")
+    return FORMATS[suffix]
+
+
+class _Sink(Protocol):
+    """Where frames go."""
+
+    def write(self, frames: Frames) -> None:
+        """Take frames."""
+
+    def finish(self) -> None:
+        """Complete the output."""
+
+    def abort(self) -> None:
+        """Stop and remove the output; fine after `finish` and twice."""
+
+
+class _FileSink:
+    """A video file: encoded under a temporary name, checked, renamed."""
+
+    def __init__(self, path: Path, encoding: Encoding, overwrite: bool) -> None:
+        self._path, self._encoding = path, encoding
+        self._num_frames = 0
+        self._stack = ExitStack()
+        self._temporary = self._stack.enter_context(atomic_output(path, overwrite))
+        self._encoder = Encoder(encoding, str(path), self._temporary)
+
+    def write(self, frames: Frames) -> None:
+        """Encode frames."""
+        self._encoder.write(frames)
+        self._num_frames += len(frames)
+
+    def finish(self) -> None:
+        """Complete, check and rename the file."""
+        self._encoder.finish()
+        self._check()
+        self._stack.close()
+
+    def abort(self) -> None:
+        """Stop ffmpeg and remove the temporary file."""
+        self._encoder.abort()
+        self._stack.__exit__(OutputError, OutputError("abandoned"), None)
+
+    def _check(self) -> None:
+        """Open the written file and compare what it holds with what was given."""
+        try:
+            index = read_index(self._temporary)
+        except VideoError as exc:
+            raise OutputError(f"{self._path}: what was written is no video") from exc
+        written = (index.timeline.num_frames, index.width, index.height)
+        given = (self._num_frames, self._encoding.width, self._encoding.height)
+        if written != given or index.damage is not None:
+            raise OutputError(
+                f"{self._path}: the written file holds {written[0]} frames of {written[1]}x"
+                f"{written[2]} instead of {given[0]} of {given[1]}x{given[2]}"
+            )
+
+
+class _PictureSink:
+    """A picture file, which holds one frame."""
+
+    def __init__(self, path: Path, overwrite: bool) -> None:
+        check_output(path, overwrite)
+        self._path, self._overwrite = path, overwrite
+        self._frame: Frames | None = None
+
+    def write(self, frames: Frames) -> None:
+        """Keep the one frame."""
+        if len(frames) > 1 or (self._frame is not None and len(frames)):
+            raise OutputError(f"{self._path}: a picture holds one frame, this video has more")
+        if len(frames):
+            self._frame = frames[0].copy()
+
+    def finish(self) -> None:
+        """Write the picture."""
+        assert self._frame is not None
+        save_picture(self._path, self._frame, self._overwrite)
+
+    def abort(self) -> None:
+        """Forget the frame."""
+        self._frame = None
