@@ -27,8 +27,10 @@ from vtok.codefile import CodedPart, CodeFileReader, encode_parts
 from vtok.codefile import entropy as loops
 from vtok.codefile.parts import decode_parts
 from vtok.models.load import LoadedTokenizer, load
-from vtok.pipeline.encode import EncodeOptions, encode_file
-from vtok.pipeline.model_calls import CodeChunk, decode_codes
+from vtok.pipeline.codec import Decoder
+from vtok.pipeline.encode import encode_file
+from vtok.pipeline.options import EncodeOptions
+from vtok.pipeline.result import CodeChunk
 from vtok.video.reader import probe
 
 T = TypeVar("T")
@@ -66,7 +68,7 @@ def measure(path: Path, model: LoadedTokenizer, bits: int, runs: int) -> dict[st
 
     def decode() -> None:
         shown = (CodeChunk(chunk.codes, chunk.num_frames) for chunk in chunks)
-        for _ in decode_codes(shown, model, (shape.height, shape.width)):
+        for _ in Decoder(model, (shape.height, shape.width)).decode(shown):
             pass
 
     def code() -> list[tuple[CodedPart, ...]]:

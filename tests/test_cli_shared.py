@@ -15,7 +15,8 @@ from videos import make_video
 
 from vtok.cli import progress as loading
 from vtok.cli.options import unfolded
-from vtok.pipeline.options import EncodeOptions, expect_video
+from vtok.pipeline.files import expect_video
+from vtok.pipeline.options import EncodeOptions
 from vtok.video.decoder_process import Decoder, DecodingChild
 from vtok.video.reader import VideoReader
 

@@ -17,8 +17,9 @@ from vtok.evaluation.evaluate import EvalOptions, _TimedEncoder, evaluate_file, 
 from vtok.evaluation.metrics import psnr
 from vtok.evaluation.results import ClipResult, CodeUsage, Point, mean_points, total_usage
 from vtok.models.load import LoadedTokenizer, load
-from vtok.pipeline.model_calls import CHUNK_STEPS, decode_codes
-from vtok.pipeline.random_access import read_codes
+from vtok.pipeline.codec import Decoder
+from vtok.pipeline.decode import read_codes
+from vtok.pipeline.model_calls import CHUNK_STEPS
 from vtok.video.reader import VideoReader
 
 
@@ -77,7 +78,7 @@ def test_quality_is_that_of_the_decoded_video(
         path = encode(folder / "a.mp4", folder / "q.vtok", model, num_stages=stages, overwrite=True)
         with path.open("rb") as file:
             chunks = read_codes(CodeFileReader(file))
-            decoded = np.concatenate(list(decode_codes(chunks, model, (48, 64))))
+            decoded = np.concatenate(list(Decoder(model, (48, 64)).decode(chunks)))
         assert point.quality["psnr"] == pytest.approx(psnr(decoded, read(folder / "a.mp4")))
 
 

@@ -16,9 +16,9 @@ from videos import make_video
 
 import vtok as package
 from vtok.codefile import CodeFileReader
-from vtok.pipeline.edit import CutOptions, cut_file
-from vtok.pipeline.inspect import inspect_code_file, inspect_stream
-from vtok.pipeline.verify import verify_file
+from vtok.pipeline.edit import cut_file
+from vtok.pipeline.inspect import inspect_code_file, inspect_stream, verify_file
+from vtok.pipeline.options import CutOptions
 from vtok.video.reader import VideoReader, probe
 
 

@@ -16,11 +16,14 @@ if TYPE_CHECKING:
         TokenLearnerV11,
     )
     from vtok.nn.tokenizer import VideoTokenizer
-    from vtok.pipeline.decode import DecodeOptions, decode_file
-    from vtok.pipeline.encode import EncodeOptions, encode_file
+    from vtok.pipeline.decode import decode_file
+    from vtok.pipeline.encode import encode_file
+    from vtok.pipeline.options import DecodeOptions, EncodeOptions
     from vtok.tokens.decode import decode_tokens_file
     from vtok.tokens.encode import encode_tokens_file
     from vtok.tokens.model import TokenModel, load_token_model
+
+import vtok.tokens  # noqa: F401 - registers its files; imports no torch
 
 __version__ = "0.1.0"
 
@@ -45,8 +48,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "DecodeOptions": "vtok.pipeline.decode",
-    "EncodeOptions": "vtok.pipeline.encode",
+    "DecodeOptions": "vtok.pipeline.options",
+    "EncodeOptions": "vtok.pipeline.options",
     "LoadedTokenizer": "vtok.models.load",
     "StreamState": "vtok.nn.streaming",
     "TokenFuser": "vtok.nn.token_learner",

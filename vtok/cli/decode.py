@@ -54,8 +54,9 @@ def decode(
     manner.check(jobs)
     with loading(quiet=saying.quiet):
         from vtok.models.load import ModelCache, pick_device, pick_dtype
-        from vtok.pipeline.decode import DecodeOptions, decode_file
-        from vtok.pipeline.up_to_date import is_decoded
+        from vtok.pipeline.decode import decode_file
+        from vtok.pipeline.inspect import is_decoded
+        from vtok.pipeline.options import DecodeOptions
         from vtok.tokens.decode import decode_tokens_file
         from vtok.tokens.file import seems_tokens
         from vtok.tokens.model import TokenModels

@@ -98,7 +98,8 @@ def cut(
     manner = Manner(overwrite, False, as_json, quiet)
     jobs = plan(inputs, output, ".cut.vtok", frozenset({".vtok"}))
     manner.check(jobs)
-    from vtok.pipeline.edit import CutOptions, cut_file
+    from vtok.pipeline.edit import cut_file
+    from vtok.pipeline.options import CutOptions
 
     how = CutOptions(stages, bits, start, duration, max_bytes, overwrite)
 
@@ -147,7 +148,8 @@ def dump(
     manner = Manner(overwrite, False, as_json, quiet)
     jobs = plan(inputs, output, SUFFIXES[form], frozenset({".vtok"}))
     manner.check(jobs, binary=form == "bin")
-    from vtok.pipeline.edit import DumpOptions, dump_file
+    from vtok.pipeline.edit import dump_file
+    from vtok.pipeline.options import DumpOptions
 
     how = DumpOptions(form, stages, bits, overwrite)
 

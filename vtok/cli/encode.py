@@ -97,11 +97,11 @@ def encode(
         _begin(jobs, how, manner, decoder)
         with loading(quiet=saying.quiet):
             from vtok.models.load import load
-            from vtok.pipeline.encode import encode_file, stages_for
-            from vtok.pipeline.up_to_date import is_encoded
+            from vtok.pipeline.encode import encode_file, stages_of_model
+            from vtok.pipeline.inspect import is_encoded
 
             loaded = load(model, device=running.device, dtype=running.dtype)
-            stages_for(loaded, stages, bits)  # an error of usage comes once, not for every input
+            stages_of_model(loaded, how)  # an error of usage comes once, not for every input
 
         if by_tokens:
             asked = TokenChoice(to == "tokens", num_tokens, token_learner)
@@ -118,7 +118,7 @@ def encode(
 
 def _begin(jobs: Sequence[Job], how: EncodeOptions, manner: Manner, decoder: Decoder) -> None:
     """Have the first video read while torch is imported."""
-    from vtok.pipeline.options import expect_video
+    from vtok.pipeline.files import expect_video
 
     if jobs[0].source != STREAM and not manner.skip_existing:
         expect_video(Path(jobs[0].source), how, decoder)

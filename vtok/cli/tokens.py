@@ -52,8 +52,12 @@ def token_work(
     model: LoadedTokenizer, how: EncodeOptions, asked: TokenChoice, manner: Manner, decoder: Decoder
 ) -> tuple[Work, Manner, Callable[[Path, Path], bool]]:
     """What `run_jobs` needs to encode to learned tokens."""
-    from vtok.pipeline.up_to_date import are_tokens_encoded
-    from vtok.tokens.encode import check_token_options, encode_token_codes_file, encode_tokens_file
+    from vtok.tokens.encode import (
+        are_tokens_encoded,
+        check_token_options,
+        encode_token_codes_file,
+        encode_tokens_file,
+    )
     from vtok.tokens.model import DEFAULT_LEARNER, DEFAULT_TOKENS, load_token_model
 
     check_token_options(how)
@@ -188,7 +192,7 @@ def show(
     """
     with loading(quiet=saying.quiet):
         from vtok.models.load import load
-        from vtok.pipeline.encode import EncodeOptions
+        from vtok.pipeline.options import EncodeOptions
         from vtok.tokens.model import DEFAULT_LEARNER, load_token_model
         from vtok.tokens.show import show_tokens
 

@@ -39,7 +39,7 @@ def verify(
     if STREAM in sources and (sys.stdin is None or sys.stdin.isatty()):
         raise UsageError("standard input is no file and no pipe: give a file")
     from vtok.models.load import ModelCache, pick_device, pick_dtype
-    from vtok.pipeline.verify import verify_file
+    from vtok.pipeline.inspect import verify_file
 
     pick_dtype(dtype, pick_device(device))
     models = ModelCache(model, device=device, dtype=dtype) if deep else None

@@ -19,7 +19,7 @@ from vtok.models.load import LoadedTokenizer
 from vtok.nn.config import TokenConfig
 from vtok.nn.token_maps import cell_grid
 from vtok.nn.token_pipeline import Lift, TokenPipeline
-from vtok.tokens.checkpoint import save_tokens
+from vtok.tokens.model import save_tokens
 from vtok.training.clips import ClipSpec
 from vtok.training.latent_cache import LatentBank, encode_clips
 from vtok.training.launch import Interrupts
