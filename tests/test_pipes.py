@@ -11,7 +11,7 @@ import pytest
 from codefiles import load_tiny, random_file
 from commands import tiny_checkpoint
 from test_codefile_container import TrickleReader
-from test_seek import CountingFile
+from test_random_access import CountingFile
 from videos import make_video
 
 import vtok as package
