@@ -35,7 +35,7 @@ from machine import facts, line
 from processes import cpu_seconds
 
 from vtok.evaluation.metrics import Frames
-from vtok.models.load import Models, load_model
+from vtok.models.load import ModelCache, load
 from vtok.pipeline.decode import DecodeOptions, decode_file
 from vtok.pipeline.encode import EncodeOptions, encode_file
 from vtok.pipeline.model_calls import decode_codes, encode_frames
@@ -118,7 +118,7 @@ def speeds_of(folder: Path, runs: int, most: int) -> Speeds:
     video = folder / "bee.mp4"
     code_file, packed_file, decoded = (folder / name for name in ("a.vtok", "b.vtok", "a.mp4"))
     make_video(video, frames)
-    model, models = load_model(), Models()
+    model, models = load(), ModelCache()
     models.get("vtok-base")
     chunks = list(encode_frames([frames], model))
     how, back = EncodeOptions(overwrite=True), DecodeOptions(overwrite=True)
@@ -130,7 +130,7 @@ def speeds_of(folder: Path, runs: int, most: int) -> Speeds:
         return lambda: encode_file(video, output, model=model, options=options, decoder=decoder)
 
     def decode(source: Path) -> Callable[[], Any]:
-        return lambda: decode_file(source, decoded, models=models, options=back)
+        return lambda: decode_file(source, decoded, model=models, options=back)
 
     work: dict[str, Callable[[], Any]] = {
         "model encode": lambda: list(encode_frames([frames], model)),
@@ -171,7 +171,7 @@ def table(speeds: Speeds, threads: int) -> Iterator[str]:
 
 def operations() -> dict[str, float]:
     """Multiply-adds a pixel of the encoder and the decoder, in thousands."""
-    tokenizer = load_model(device="cpu", dtype="float32").tokenizer
+    tokenizer = load(device="cpu", dtype="float32").tokenizer
     clip = torch.zeros(1, 3, 129, 64, 64)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         latents = tokenizer.encode(clip)
@@ -196,7 +196,7 @@ def help_seconds(runs: int) -> float:
 
 def machine(threads: int) -> dict[str, str]:
     """What the figures were measured on, and with which weights."""
-    model = load_model()
+    model = load()
     return facts(threads, model.dtype_name) | {
         "capability": torch.backends.cpu.get_cpu_capability(),
         "device": str(model.device),

@@ -34,7 +34,7 @@ from processes import VTOK, run_command
 from vtok.errors import UsageError
 from vtok.evaluation.classic import CODECS, Codec, RateMatcher, find_codec
 from vtok.evaluation.metrics import Frames, psnr
-from vtok.models.load import Model, load_model
+from vtok.models.load import LoadedTokenizer, load
 from vtok.pipeline.model_calls import decode_codes, encode_frames
 from vtok.video.ffmpeg import ffmpeg_path
 from vtok.video.reader import VideoReader
@@ -101,7 +101,7 @@ def in_here(function: Callable[[], Any]) -> Callable[[], Took]:
     return work
 
 
-def vtok_rows(folder: Path, clip: Path, frames: Frames, model: Model) -> list[Row]:
+def vtok_rows(folder: Path, clip: Path, frames: Frames, model: LoadedTokenizer) -> list[Row]:
     """The commands, then the model alone, then what reads and writes videos, alone."""
     coded, back, spare = (folder / name for name in ("a.vtok", "a.mp4", "spare.mp4"))
     chunks, size = list(encode_frames([frames], model)), frames.shape[1:3]
@@ -189,7 +189,7 @@ def read(path: Path) -> Frames:
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Figures by number of frames."""
-    model, frames = load_model(device="cpu", dtype="float32"), bee_square()
+    model, frames = load(device="cpu", dtype="float32"), bee_square()
     if args.quick:
         frames = np.ascontiguousarray(frames[:9, :64, :64])
     factors: dict[Codec, float] = {}

@@ -31,7 +31,7 @@ import numpy as np
 from vtok.dataset.folder import WHOLE, DatasetFolder
 from vtok.dataset.journal import read_journal
 from vtok.evaluation.metrics import Frames
-from vtok.models.load import load_model
+from vtok.models.load import load
 from vtok.pipeline._batching import share_model
 from vtok.pipeline.model_calls import encode_frames
 from vtok.video.decoder_process import Decoder
@@ -102,7 +102,7 @@ def decode_rate(paths: Sequence[Path], workers: int) -> float:
 
 def model_rate(paths: Sequence[Path], workers: int) -> float:
     """Frames a second of the model alone, on frames that are in memory."""
-    model = share_model(load_model(), 1)
+    model = share_model(load(), 1)
     held: dict[str, Frames] = {}
     for path in paths[:DISTINCT]:
         with VideoReader(path) as reader:

@@ -26,7 +26,7 @@ import zstandard
 from vtok.codefile import CodedPart, CodeFileReader, encode_parts
 from vtok.codefile import entropy as loops
 from vtok.codefile.parts import decode_parts
-from vtok.models.load import Model, load_model
+from vtok.models.load import LoadedTokenizer, load
 from vtok.pipeline.encode import EncodeOptions, encode_file
 from vtok.pipeline.model_calls import CodeChunk, decode_codes
 from vtok.video.reader import probe
@@ -46,7 +46,7 @@ def least_seconds(work: Callable[[], T], runs: int) -> tuple[float, T]:
     return min(seconds), result
 
 
-def measure(path: Path, model: Model, bits: int, runs: int) -> dict[str, float]:
+def measure(path: Path, model: LoadedTokenizer, bits: int, runs: int) -> dict[str, float]:
     """Bytes and seconds of one video."""
     info = probe(path)
     size = str(SHORT_SIDE) if min(info.width, info.height) > SHORT_SIDE else None
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    model = load_model(args.model, dtype="float32")
+    model = load(args.model, dtype="float32")
     rows = {path.name: measure(path, model, args.bits, args.runs) for path in args.videos}
     columns = list(next(iter(rows.values())))
     rows["mean"] = {c: float(np.mean([row[c] for row in rows.values()])) for c in columns}

@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from vtok.cli.app import app
 from vtok.models.checkpoint import save_checkpoint
-from vtok.models.load import Model, load_model
+from vtok.models.load import LoadedTokenizer, load
 from vtok.pipeline.encode import EncodeOptions, encode_file
 
 
@@ -30,12 +30,12 @@ def tiny_checkpoint(folder: Path, name: str = "tiny", seed: int = 0) -> Path:
     return path
 
 
-def tiny_model(folder: Path) -> Model:
+def tiny_model(folder: Path) -> LoadedTokenizer:
     """The tiny tokenizer, loaded in the usual way."""
-    return load_model(tiny_checkpoint(folder))
+    return load(tiny_checkpoint(folder))
 
 
-def encode(source: Path, output: Path, model: Model, **options: Any) -> Path:
+def encode(source: Path, output: Path, model: LoadedTokenizer, **options: Any) -> Path:
     """Encode a file; returns where its codes are."""
     encode_file(source, output, model=model, options=EncodeOptions(**options))
     return output

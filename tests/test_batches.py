@@ -9,7 +9,7 @@ from commands import tiny_model
 from models import make_tokenizer
 
 from vtok.evaluation.metrics import psnr_per_frame
-from vtok.models.load import Model
+from vtok.models.load import LoadedTokenizer
 from vtok.pipeline import _batching as batches
 from vtok.pipeline._batching import BatchedTokenizer, share_model
 from vtok.pipeline.model_calls import decode_codes, encode_frames
@@ -17,7 +17,7 @@ from vtok.pipeline.psnr import PsnrMeter
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedTokenizer:
     return tiny_model(tmp_path_factory.mktemp("model"))
 
 
@@ -25,12 +25,14 @@ def some_frames(seed: int, count: int = 70, side: int = 16) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), np.uint8)
 
 
-def codes(frames: np.ndarray, model: Model) -> np.ndarray:
+def codes(frames: np.ndarray, model: LoadedTokenizer) -> np.ndarray:
     chunks = [frames[start : start + 16] for start in range(0, len(frames), 16)]
     return np.concatenate([chunk.codes for chunk in encode_frames(chunks, model)], axis=2)
 
 
-def test_codes_do_not_depend_on_neighbours(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_codes_do_not_depend_on_neighbours(
+    model: LoadedTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(batches, "WAIT_SECONDS", 0.2)
     shared = share_model(model, 3)
     assert isinstance(shared.tokenizer, BatchedTokenizer)
@@ -45,7 +47,7 @@ def test_codes_do_not_depend_on_neighbours(model: Model, monkeypatch: pytest.Mon
 
 
 def test_a_clip_that_fails_takes_no_other_along(
-    model: Model, monkeypatch: pytest.MonkeyPatch
+    model: LoadedTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "WAIT_SECONDS", 0.2)
     shared, real = share_model(model, 3), model.tokenizer.encode_latents
@@ -67,13 +69,15 @@ def test_a_clip_that_fails_takes_no_other_along(
         assert good.result(timeout=60).shape == fine.result(timeout=60).shape
 
 
-def test_models_that_remember_everything_run_alone(model: Model) -> None:
+def test_models_that_remember_everything_run_alone(model: LoadedTokenizer) -> None:
     assert share_model(model, 1) is model
-    classic = Model(make_tokenizer("classic"), model.info, torch.device("cpu"), torch.float32)
+    classic = LoadedTokenizer(
+        make_tokenizer("classic"), model.info, torch.device("cpu"), torch.float32
+    )
     assert share_model(classic, 4) is classic
 
 
-def test_psnr_is_that_of_what_is_decoded(model: Model) -> None:
+def test_psnr_is_that_of_what_is_decoded(model: LoadedTokenizer) -> None:
     frames = some_frames(0, 45)
     meter = PsnrMeter(model, [frames[:20], frames[20:]])
     header = type("Header", (), {"transform": type("T", (), {"height": 16, "width": 16})})

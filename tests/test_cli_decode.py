@@ -10,7 +10,7 @@ from commands import encode, rows, tiny_checkpoint, vtok
 from videos import make_video
 
 from vtok.codefile import CodeFileReader
-from vtok.models.load import Models, load_model
+from vtok.models.load import ModelCache, load
 from vtok.pipeline.decode import decode_file
 from vtok.video.frames import VideoInfo
 from vtok.video.reader import VideoReader, probe
@@ -27,7 +27,7 @@ def codes(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> bytes:
     folder = tmp_path_factory.mktemp("codes")
     arguments = ("-c:v", "libx264", "-qp", "0", "-pix_fmt", "yuv444p")
     video = make_video(folder / "a.mp4", 40, width=63, height=47, fps="25", arguments=arguments)
-    return encode(video, folder / "a.vtok", load_model(checkpoint)).read_bytes()
+    return encode(video, folder / "a.vtok", load(checkpoint)).read_bytes()
 
 
 @pytest.fixture
@@ -189,6 +189,6 @@ def test_a_damaged_stream_is_called_standard_input(codes: bytes, checkpoint: Pat
 def test_open_streams_are_taken_as_they_are(codes: bytes, checkpoint: Path) -> None:
     reader = CodeFileReader(io.BytesIO(codes))
     out = io.BytesIO()
-    result = decode_file(io.BytesIO(codes), out, models=Models(checkpoint))
+    result = decode_file(io.BytesIO(codes), out, model=ModelCache(checkpoint))
     assert (result.frames, result.input, result.output) == (reader.num_frames, "-", "-")
     assert out.getvalue()[4:8] == b"ftyp"

@@ -7,7 +7,7 @@ from commands import encode, rows, tiny_checkpoint, vtok
 from videos import make_video
 
 from vtok.models.checkpoint import list_models
-from vtok.models.load import load_model
+from vtok.models.load import load
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a video, a code file, a checkpoint, and files that are none."""
     folder = tmp_path_factory.mktemp("files")
     checkpoint = tiny_checkpoint(folder)
-    model = load_model(checkpoint)
+    model = load(checkpoint)
     video = make_video(folder / "a.mp4", 10, fps="30000/1001")
     encode(video, folder / "a.vtok", model, num_stages=2)
     encode(video, folder / "codes.safetensors", model, to="safetensors")
@@ -57,12 +57,12 @@ def test_a_code_file() -> None:
     assert (row["bytes"], row["bpp"]) == (size, round(8 * size / (10 * 64 * 48), 6))
     assert row["kbps"] == round(8 * size / 1000 / (10 * 1001 / 30000), 2)
     assert (row["model"], row["source"]) == ("tiny", "a.mp4 64x48")
-    assert row["weights_sha256"] == load_model("tiny.safetensors").info.weights_sha256
+    assert row["weights_sha256"] == load("tiny.safetensors").info.weights_sha256
 
 
 def test_a_checkpoint() -> None:
     (row,) = rows(vtok("info", "tiny.safetensors", "--json"))
-    model = load_model("tiny.safetensors")
+    model = load("tiny.safetensors")
     assert (row["kind"], row["name"], row["stages"]) == ("checkpoint", "tiny", 3)
     assert row["parameters"] == sum(p.numel() for p in model.tokenizer.state_dict().values())
     assert row["weights_sha256"] == model.info.weights_sha256

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from token_models import tiny_tokens
 from videos import make_video
 
-from vtok.models.load import load_model
+from vtok.models.load import load
 from vtok.tokens.model import load_token_model
 from vtok.tokens.show import draw_maps, frames_with_maps, glow, half_share, sheet_columns
 from vtok.video.reader import VideoReader, probe
@@ -128,7 +128,7 @@ def test_show_draws_a_sheet_and_a_video(clip: Path, tiny: list[str | Path]) -> N
 
 
 def test_each_frame_has_the_maps_of_its_step(clip: Path, tiny: list[str | Path]) -> None:
-    model = load_token_model(tiny[3], model=load_model(tiny[1], dtype="float32"))
+    model = load_token_model(tiny[3], model=load(tiny[1], dtype="float32"))
     with VideoReader(clip) as reader:
         found = [maps for _, maps in frames_with_maps(reader, model, 4)]
     assert len(found) == 20

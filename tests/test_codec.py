@@ -21,7 +21,7 @@ from videos import make_video
 import vtok as package
 from vtok.codefile import CodeFileReader, CodeFileWriter, Header
 from vtok.errors import CodeFileError, InputError, OutputError, UsageError, VideoError, VtokError
-from vtok.models.load import Model, Models
+from vtok.models.load import LoadedTokenizer, ModelCache
 from vtok.pipeline.decode import DecodeOptions, check_model, decode_file
 from vtok.pipeline.encode import EncodeOptions, encode_file
 from vtok.pipeline.model_calls import CHUNK_STEPS, clip_to_frames, decode_codes, frames_to_clip
@@ -34,7 +34,7 @@ UNEVEN += ("-fps_mode", "passthrough")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedTokenizer:
     return tiny_model(tmp_path_factory.mktemp("model"))
 
 
@@ -60,8 +60,8 @@ def read_frames(path: Path) -> npt.NDArray[np.uint8]:
         return np.concatenate(list(reader))
 
 
-def decode(source: Path, output: Path, model: Model, **options: Any) -> Path:
-    decode_file(source, output, models=Models(model.info.path), options=DecodeOptions(**options))
+def decode(source: Path, output: Path, model: LoadedTokenizer, **options: Any) -> Path:
+    decode_file(source, output, model=ModelCache(model.info.path), options=DecodeOptions(**options))
     return output
 
 
@@ -78,7 +78,7 @@ def decode(source: Path, output: Path, model: Model, **options: Any) -> Path:
 )
 def test_size_rate_and_number_of_frames_come_back_exactly(
     tmp_path: Path,
-    model: Model,
+    model: LoadedTokenizer,
     frames: int,
     width: int,
     height: int,
@@ -97,7 +97,9 @@ def test_size_rate_and_number_of_frames_come_back_exactly(
         assert after.fps == Fraction(fps)
 
 
-def test_chunks_hold_the_codes_of_the_whole_clip(tmp_path: Path, model: Model, video: Path) -> None:
+def test_chunks_hold_the_codes_of_the_whole_clip(
+    tmp_path: Path, model: LoadedTokenizer, video: Path
+) -> None:
     path = encode(video, tmp_path / "a.vtok", model)
     with path.open("rb") as stream:
         entries = CodeFileReader(stream).chunks
@@ -110,7 +112,7 @@ def test_chunks_hold_the_codes_of_the_whole_clip(tmp_path: Path, model: Model, v
 
 
 def test_chunks_decode_to_the_frames_of_the_whole_clip(
-    tmp_path: Path, model: Model, video: Path
+    tmp_path: Path, model: LoadedTokenizer, video: Path
 ) -> None:
     path = encode(video, tmp_path / "a.vtok", model)
     codes = torch.from_numpy(read_codes(path)[:, 0])[None]
@@ -124,7 +126,7 @@ def test_chunks_decode_to_the_frames_of_the_whole_clip(
     assert (difference != 0).mean() < 1e-3
 
 
-def test_frames_and_clips_are_two_ways_to_write_the_same(model: Model) -> None:
+def test_frames_and_clips_are_two_ways_to_write_the_same(model: LoadedTokenizer) -> None:
     frames = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
     clip = frames_to_clip(frames, model)
     assert clip.shape == (1, 3, 1, 16, 16)
@@ -134,7 +136,7 @@ def test_frames_and_clips_are_two_ways_to_write_the_same(model: Model) -> None:
 
 @pytest.mark.parametrize("stages", [1, 2])
 def test_fewer_stages_are_the_first_ones(
-    tmp_path: Path, model: Model, video: Path, stages: int
+    tmp_path: Path, model: LoadedTokenizer, video: Path, stages: int
 ) -> None:
     every = read_codes(encode(video, tmp_path / "all.vtok", model))
     some = read_codes(encode(video, tmp_path / "some.vtok", model, num_stages=stages))
@@ -144,7 +146,7 @@ def test_fewer_stages_are_the_first_ones(
 
 
 def test_stages_cut_at_encoding_or_at_decoding_are_the_same_video(
-    tmp_path: Path, model: Model, video: Path
+    tmp_path: Path, model: LoadedTokenizer, video: Path
 ) -> None:
     every = encode(video, tmp_path / "all.vtok", model)
     one = encode(video, tmp_path / "one.vtok", model, num_stages=1)
@@ -153,7 +155,9 @@ def test_stages_cut_at_encoding_or_at_decoding_are_the_same_video(
     np.testing.assert_array_equal(read_frames(cut), read_frames(whole))
 
 
-def test_arrays_hold_the_codes_of_the_code_file(tmp_path: Path, model: Model, video: Path) -> None:
+def test_arrays_hold_the_codes_of_the_code_file(
+    tmp_path: Path, model: LoadedTokenizer, video: Path
+) -> None:
     codes = read_codes(encode(video, tmp_path / "a.vtok", model))[:, 0]
     array = np.load(encode(video, tmp_path / "a.npy", model, to="npy"))
     assert array.dtype == np.uint16
@@ -169,7 +173,7 @@ def test_arrays_hold_the_codes_of_the_code_file(tmp_path: Path, model: Model, vi
 
 @pytest.mark.parametrize("to", ["vtok", "npy", "safetensors"])
 def test_the_same_input_gives_the_same_bytes(
-    tmp_path: Path, model: Model, video: Path, to: str
+    tmp_path: Path, model: LoadedTokenizer, video: Path, to: str
 ) -> None:
     first = encode(video, tmp_path / "first", model, to=to)
     second = encode(video, tmp_path / "second", model, to=to)
@@ -177,7 +181,7 @@ def test_the_same_input_gives_the_same_bytes(
 
 
 def test_size_rate_and_part_are_those_of_the_reader(
-    tmp_path: Path, model: Model, video: Path
+    tmp_path: Path, model: LoadedTokenizer, video: Path
 ) -> None:
     path = encode(
         video,
@@ -194,7 +198,9 @@ def test_size_rate_and_part_are_those_of_the_reader(
     assert (info.width, info.height, info.fps, info.num_frames) == (32, 20, 10, 12)
 
 
-def test_progress_and_result_count_the_frames(tmp_path: Path, model: Model, video: Path) -> None:
+def test_progress_and_result_count_the_frames(
+    tmp_path: Path, model: LoadedTokenizer, video: Path
+) -> None:
     seen: list[tuple[int, int | None]] = []
     path = tmp_path / "a.vtok"
     result = encode_file(video, path, model=model, progress=lambda *pair: seen.append(pair))
@@ -204,23 +210,25 @@ def test_progress_and_result_count_the_frames(tmp_path: Path, model: Model, vide
     assert result.bpp == pytest.approx(8 * result.bytes / (70 * 48 * 64))
     assert result.raw_bpp == pytest.approx(6 * 3 * 19 * 12 * 16 / (70 * 48 * 64))
     seen.clear()
-    models = Models(model.info.path)
+    models = ModelCache(model.info.path)
     back = decode_file(
-        path, tmp_path / "b.mp4", models=models, progress=lambda *pair: seen.append(pair)
+        path, tmp_path / "b.mp4", model=models, progress=lambda *pair: seen.append(pair)
     )
     assert seen == [(29, 70), (61, 70), (70, 70)]
     assert (back.frames, back.code_shape, back.bytes) == (70, (3, 19, 12, 16), result.bytes)
 
 
-def test_other_weights_are_refused_by_name(tmp_path: Path, model: Model, video: Path) -> None:
+def test_other_weights_are_refused_by_name(
+    tmp_path: Path, model: LoadedTokenizer, video: Path
+) -> None:
     path = encode(video, tmp_path / "a.vtok", model, duration_seconds=0.1)
-    other = Models(tiny_checkpoint(tmp_path, "other", seed=1))
+    other = ModelCache(tiny_checkpoint(tmp_path, "other", seed=1))
     with pytest.raises(
         CodeFileError,
         match=r"^.*a\.vtok: made with the model tiny \(weights [0-9a-f]{12}\), not with other "
         r"\(weights [0-9a-f]{12}\): pass --model$",
     ):
-        decode_file(path, tmp_path / "b.mp4", models=other)
+        decode_file(path, tmp_path / "b.mp4", model=other)
     assert not (tmp_path / "b.mp4").exists()
 
 
@@ -229,7 +237,7 @@ def test_other_weights_are_refused_by_name(tmp_path: Path, model: Model, video: 
     [{"codebook_size": 128}, {"num_codebooks": 2}, {"temporal_compression": 8}, {"num_stages": 4}],
 )
 def test_a_layout_that_does_not_fit_the_model_is_refused(
-    tmp_path: Path, model: Model, video: Path, change: dict[str, int]
+    tmp_path: Path, model: LoadedTokenizer, video: Path, change: dict[str, int]
 ) -> None:
     header = read_header(encode(video, tmp_path / "a.vtok", model, duration_seconds=0.1))
     check_model(header, model, "a.vtok")
@@ -241,7 +249,9 @@ def test_a_layout_that_does_not_fit_the_model_is_refused(
         check_model(weights, model, "a.vtok")
 
 
-def test_a_cut_file_is_refused_or_salvaged(tmp_path: Path, model: Model, video: Path) -> None:
+def test_a_cut_file_is_refused_or_salvaged(
+    tmp_path: Path, model: LoadedTokenizer, video: Path
+) -> None:
     path = encode(video, tmp_path / "a.vtok", model)
     with path.open("rb") as stream:
         third = CodeFileReader(stream).chunks[2].offset
@@ -252,7 +262,7 @@ def test_a_cut_file_is_refused_or_salvaged(tmp_path: Path, model: Model, video: 
     result = decode_file(
         path,
         tmp_path / "b.mp4",
-        models=Models(model.info.path),
+        model=ModelCache(model.info.path),
         options=DecodeOptions(salvage=True),
     )
     assert result.frames == 61
@@ -260,18 +270,20 @@ def test_a_cut_file_is_refused_or_salvaged(tmp_path: Path, model: Model, video: 
     assert probe(tmp_path / "b.mp4").num_frames == 61
 
 
-def test_a_file_without_frames_is_refused(tmp_path: Path, model: Model, video: Path) -> None:
+def test_a_file_without_frames_is_refused(
+    tmp_path: Path, model: LoadedTokenizer, video: Path
+) -> None:
     header = read_header(encode(video, tmp_path / "a.vtok", model, duration_seconds=0.1))
     empty = io.BytesIO()
     with CodeFileWriter(empty, header):
         pass
     empty.seek(0)
     with pytest.raises(VtokError, match="no frame"):
-        decode_file(empty, tmp_path / "b.mp4", models=Models(model.info.path))
+        decode_file(empty, tmp_path / "b.mp4", model=ModelCache(model.info.path))
     assert not (tmp_path / "b.mp4").exists()
 
 
-def test_streams_go_in_and_out(tmp_path: Path, model: Model, video: Path) -> None:
+def test_streams_go_in_and_out(tmp_path: Path, model: LoadedTokenizer, video: Path) -> None:
     out = io.BytesIO()
     encode_file(io.BytesIO(video.read_bytes()), out, model=model)
     out.seek(0)
@@ -294,14 +306,16 @@ class ClosedPipe(io.BytesIO):
         raise BrokenPipeError
 
 
-def test_a_stream_that_fails_says_why(model: Model, video: Path) -> None:
+def test_a_stream_that_fails_says_why(model: LoadedTokenizer, video: Path) -> None:
     with pytest.raises(OutputError, match=r"^standard output: cannot be written \(No space left"):
         encode_file(video, FullDisk(), model=model)
     with pytest.raises(BrokenPipeError):
         encode_file(video, ClosedPipe(), model=model)
 
 
-def test_a_failure_leaves_nothing_behind(tmp_path: Path, model: Model, video: Path) -> None:
+def test_a_failure_leaves_nothing_behind(
+    tmp_path: Path, model: LoadedTokenizer, video: Path
+) -> None:
     arguments = (*FULL_COLOUR, "-movflags", "+faststart")  # the index lies before the frames
     cut = make_video(tmp_path / "cut.mp4", 100, arguments=arguments)
     os.truncate(cut, cut.stat().st_size * 3 // 4)
@@ -355,17 +369,17 @@ import torch
 torch.set_num_threads(1)
 from vtok.pipeline.decode import decode_file
 from vtok.pipeline.encode import encode_file
-from vtok.model import Models, load_model
+from vtok.models.load import ModelCache, load
 video, checkpoint = map(Path, sys.argv[1:])
 codes = video.with_suffix(".vtok")
-encode_file(video, codes, model=load_model(checkpoint))
-decode_file(codes, video.with_suffix(".mkv"), models=Models(checkpoint))
+encode_file(video, codes, model=load(checkpoint))
+decode_file(codes, video.with_suffix(".mkv"), model=ModelCache(checkpoint))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_length(tmp_path: Path, model: Model) -> None:
+def test_memory_does_not_grow_with_length(tmp_path: Path, model: LoadedTokenizer) -> None:
     def peak(frames: int) -> int:
         source = make_video(tmp_path / f"{frames}.mp4", frames, width=128, height=96)
         done = subprocess.run(

@@ -15,23 +15,23 @@ from hypothesis import strategies as st
 from vtok.codefile import CodeFileReader
 from vtok.codefile.edit import fit_stages
 from vtok.errors import CodeFileError, UsageError
-from vtok.models.load import Model
+from vtok.models.load import LoadedTokenizer
 from vtok.pipeline.edit import CutOptions, cut_file, join_files
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedTokenizer:
     return load_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
-def data(model: Model) -> bytes:
+def data(model: LoadedTokenizer) -> bytes:
     """130 frames at 25 a second, in five chunks."""
     return random_file(model, 130)
 
 
 @pytest.fixture(scope="module")
-def whole(data: bytes, model: Model) -> np.ndarray:
+def whole(data: bytes, model: LoadedTokenizer) -> np.ndarray:
     return all_frames(data, model)
 
 
@@ -74,13 +74,13 @@ def read(data: bytes) -> CodeFileReader:
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 129), st.integers(1, 130))
 def test_a_part_decodes_to_the_frames_of_the_whole(
-    model: Model, data: bytes, whole: np.ndarray, first: int, count: int
+    model: LoadedTokenizer, data: bytes, whole: np.ndarray, first: int, count: int
 ) -> None:
     part = cut(data, start_seconds=first / 25, duration_seconds=count / 25)
     np.testing.assert_array_equal(all_frames(part, model), whole[first : first + count])
 
 
-def test_a_part_of_a_part_is_a_part(model: Model, data: bytes, whole: np.ndarray) -> None:
+def test_a_part_of_a_part_is_a_part(model: LoadedTokenizer, data: bytes, whole: np.ndarray) -> None:
     part = cut(data, start_seconds=1.6, duration_seconds=2.4)  # frames 40 to 99
     again = cut(part, start_seconds=1, duration_seconds=0.8)  # 65 to 84
     np.testing.assert_array_equal(all_frames(again, model), whole[65:85])
@@ -98,7 +98,7 @@ def test_what_needs_nothing_new_is_of_version_1_0(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("stages", [1, 2])
-def test_fewer_stages_are_the_first_ones(model: Model, data: bytes, stages: int) -> None:
+def test_fewer_stages_are_the_first_ones(model: LoadedTokenizer, data: bytes, stages: int) -> None:
     some = cut(data, num_stages=stages)
     for ours, theirs in zip(read(some), read(data), strict=True):
         np.testing.assert_array_equal(ours.codes, theirs.codes[:stages])
@@ -106,7 +106,7 @@ def test_fewer_stages_are_the_first_ones(model: Model, data: bytes, stages: int)
     assert cut(some) == some
 
 
-def test_a_file_of_at_most_so_many_bytes(model: Model, data: bytes) -> None:
+def test_a_file_of_at_most_so_many_bytes(model: LoadedTokenizer, data: bytes) -> None:
     least = len(cut(data, num_stages=1))
     for most in (least, least + 300, len(cut(data, num_stages=2)) + 100, len(data) - 1, len(data)):
         small = cut(data, max_bytes=most)
@@ -135,7 +135,7 @@ def test_stages_that_fit_use_the_room(lengths: list[list[int]], draw: Any) -> No
         assert used + max(missing) > room
 
 
-def test_joined_files_show_one_after_the_other(model: Model, data: bytes) -> None:
+def test_joined_files_show_one_after_the_other(model: LoadedTokenizer, data: bytes) -> None:
     parts = [data, random_file(model, 31, seed=2), random_file(model, 1, seed=3)]
     both = join(*parts)
     np.testing.assert_array_equal(
@@ -148,7 +148,9 @@ def test_joined_files_show_one_after_the_other(model: Model, data: bytes) -> Non
     assert join(both) == both
 
 
-def test_cuts_are_joined_to_the_whole_again(model: Model, data: bytes, whole: np.ndarray) -> None:
+def test_cuts_are_joined_to_the_whole_again(
+    model: LoadedTokenizer, data: bytes, whole: np.ndarray
+) -> None:
     first = cut(data, duration_seconds=2)
     second = cut(data, start_seconds=2, duration_seconds=1)
     third = cut(data, start_seconds=3)
@@ -159,7 +161,7 @@ def test_cuts_are_joined_to_the_whole_again(model: Model, data: bytes, whole: np
     assert read(middle).index.num_segments == 3
 
 
-def test_joined_files_may_have_different_stages(model: Model, data: bytes) -> None:
+def test_joined_files_may_have_different_stages(model: LoadedTokenizer, data: bytes) -> None:
     one = cut(data, num_stages=1)
     both = join(one, data)
     assert read(both).header.format.num_stages == 3
@@ -169,7 +171,7 @@ def test_joined_files_may_have_different_stages(model: Model, data: bytes) -> No
 
 
 def test_files_that_do_not_fit_are_refused_by_what_differs(
-    tmp_path: Path, model: Model, data: bytes
+    tmp_path: Path, model: LoadedTokenizer, data: bytes
 ) -> None:
     other = random_file(load_tiny(tmp_path, "classic"), 9)
     with pytest.raises(CodeFileError, match=r"^standard input: weights [0-9a-f]{12}, but standard"):

@@ -24,7 +24,7 @@ from vtok.dataset.api import DatasetOptions, encode_dataset
 from vtok.dataset.sources import Inputs
 from vtok.dataset.writers import read_npy
 from vtok.errors import OutputError, UsageError
-from vtok.models.load import load_model
+from vtok.models.load import load
 
 FRAMES = {"a": 20, "sub/b": 9, "sub/c.x": 33}
 
@@ -48,7 +48,7 @@ def arrays(
     videos: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, np.ndarray]:
     """The codes of each clip, as `vtok encode` makes them."""
-    folder, model = tmp_path_factory.mktemp("alone"), load_model(checkpoint)
+    folder, model = tmp_path_factory.mktemp("alone"), load(checkpoint)
     return {
         name: np.load(encode(videos / f"{name}.mp4", folder / f"{number}.npy", model, to="npy"))
         for number, name in enumerate(FRAMES)

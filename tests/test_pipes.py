@@ -16,7 +16,6 @@ from videos import make_video
 
 import vtok as package
 from vtok.codefile import CodeFileReader
-from vtok.models.load import Models
 from vtok.pipeline.edit import CutOptions, cut_file
 from vtok.pipeline.inspect import inspect_code_file, inspect_stream
 from vtok.pipeline.verify import verify_file
@@ -36,9 +35,9 @@ def test_short_reads_are_as_good_as_long_ones(tmp_path: Path) -> None:
         out = tmp_path / "b.vtok"
         options = CutOptions(start_seconds=1, num_stages=1, overwrite=True)
         assert cut_file(source, out, options=options).frames == 15
-    for models in (None, Models(model.info.path)):
-        found = verify_file(trickle(), model=model.info.path, models=models)
-        assert found == {**verify_file(path, model=model.info.path, models=models), "name": "-"}
+    for decode in (False, True):
+        found = verify_file(trickle(), model=model, decode=decode)
+        assert found == {**verify_file(path, model=model.info.path, decode=decode), "name": "-"}
     with path.open("rb") as stream:
         assert inspect_stream(trickle()) == {**inspect_code_file(stream, ""), "name": "-"}
 

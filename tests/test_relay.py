@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from models import make_clip, make_tokenizer
 from torch import nn
 
-from vtok.models.load import Model, load_model
+from vtok.models.load import LoadedTokenizer, load
 from vtok.nn.streaming import StreamState
 from vtok.pipeline._runtime import MOST_WORKERS, PassState, relayed
 from vtok.pipeline.model_calls import clip_to_frames, decode_codes, encode_frames
@@ -32,11 +32,14 @@ def _threads() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def models() -> dict[str, Model]:
-    base = load_model("vtok-base", device="cpu", dtype="float32")
+def models() -> dict[str, LoadedTokenizer]:
+    base = load("vtok-base", device="cpu", dtype="float32")
     kinds = ("fast", "classic")
     small = {kind: make_tokenizer(kind).requires_grad_(False) for kind in kinds}
-    made = {kind: Model(one, base.info, base.device, base.dtype) for kind, one in small.items()}
+    made = {
+        kind: LoadedTokenizer(one, base.info, base.device, base.dtype)
+        for kind, one in small.items()
+    }
     return {**made, "vtok-base": base}
 
 
@@ -51,7 +54,7 @@ def parts_of(*lengths: int) -> list[Part]:
     threads=st.integers(2, 6),
 )
 def test_the_same_bits_with_any_number_of_passes_at_once(
-    data: st.DataObject, kind: str, threads: int, models: dict[str, Model]
+    data: st.DataObject, kind: str, threads: int, models: dict[str, LoadedTokenizer]
 ) -> None:
     model, size = models[kind], (16, 24)
     frames = clip_to_frames(make_clip(data.draw(st.integers(1, 100)), *size))
@@ -69,7 +72,7 @@ def test_the_same_bits_with_any_number_of_passes_at_once(
     assert len(np.concatenate(shown_beside)) == len(frames)
 
 
-def test_passes_are_under_way_at_once_and_come_in_order(models: dict[str, Model]) -> None:
+def test_passes_are_under_way_at_once_and_come_in_order(models: dict[str, LoadedTokenizer]) -> None:
     torch.set_num_threads(3)
     together = threading.Barrier(3)
 
@@ -82,7 +85,9 @@ def test_passes_are_under_way_at_once_and_come_in_order(models: dict[str, Model]
     assert list(relayed(parts_of(7), work, models["fast"])) == list(range(7))
 
 
-def test_no_more_are_asked_for_than_there_are_workers_and_one(models: dict[str, Model]) -> None:
+def test_no_more_are_asked_for_than_there_are_workers_and_one(
+    models: dict[str, LoadedTokenizer],
+) -> None:
     torch.set_num_threads(2)
     asked = []
 
@@ -98,7 +103,7 @@ def test_no_more_are_asked_for_than_there_are_workers_and_one(models: dict[str, 
     results.close()
 
 
-def test_what_is_timed_begins_when_it_is_asked_for(models: dict[str, Model]) -> None:
+def test_what_is_timed_begins_when_it_is_asked_for(models: dict[str, LoadedTokenizer]) -> None:
     torch.set_num_threads(4)
     begun = []
 
@@ -111,7 +116,9 @@ def test_what_is_timed_begins_when_it_is_asked_for(models: dict[str, Model]) -> 
 
 
 @pytest.mark.parametrize("threads", [1, 2, 9])
-def test_each_part_sees_what_the_one_before_left(threads: int, models: dict[str, Model]) -> None:
+def test_each_part_sees_what_the_one_before_left(
+    threads: int, models: dict[str, LoadedTokenizer]
+) -> None:
     torch.set_num_threads(threads)
     layer = nn.Identity()
 
@@ -128,7 +135,9 @@ def test_each_part_sees_what_the_one_before_left(threads: int, models: dict[str,
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_an_error_comes_in_its_place_and_ends_it(threads: int, models: dict[str, Model]) -> None:
+def test_an_error_comes_in_its_place_and_ends_it(
+    threads: int, models: dict[str, LoadedTokenizer]
+) -> None:
     torch.set_num_threads(threads)
     layer, begun = nn.Identity(), []
 
@@ -149,7 +158,9 @@ def test_an_error_comes_in_its_place_and_ends_it(threads: int, models: dict[str,
     assert not [one for one in threading.enumerate() if one.name.startswith("vtok-model")]
 
 
-def test_an_error_of_the_parts_is_raised_after_those_before_it(models: dict[str, Model]) -> None:
+def test_an_error_of_the_parts_is_raised_after_those_before_it(
+    models: dict[str, LoadedTokenizer],
+) -> None:
     torch.set_num_threads(2)
 
     def parts() -> Iterator[Part]:
@@ -160,7 +171,7 @@ def test_an_error_of_the_parts_is_raised_after_those_before_it(models: dict[str,
         list(relayed(parts(), lambda part, _: part.number, models["fast"]))
 
 
-def test_closing_early_leaves_no_thread_behind(models: dict[str, Model]) -> None:
+def test_closing_early_leaves_no_thread_behind(models: dict[str, LoadedTokenizer]) -> None:
     torch.set_num_threads(2)
     results = relayed(parts_of(100), lambda part, _: part.number, models["fast"])
     assert next(results) == 0
@@ -169,7 +180,9 @@ def test_closing_early_leaves_no_thread_behind(models: dict[str, Model]) -> None
 
 
 @pytest.mark.parametrize("threads", [2, 5, 9])
-def test_threads_are_shared_out_and_then_as_before(threads: int, models: dict[str, Model]) -> None:
+def test_threads_are_shared_out_and_then_as_before(
+    threads: int, models: dict[str, LoadedTokenizer]
+) -> None:
     torch.set_num_threads(threads)
     own = set(relayed(parts_of(20), lambda *_: torch.get_num_threads(), models["fast"]))
     assert own == {max(1, threads // min(threads, MOST_WORKERS))}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from vtok.codefile import CodeFileReader, CodeFileWriter
 from vtok.codefile.ranges import frames_between
 from vtok.errors import UsageError
-from vtok.models.load import Model, Models
+from vtok.models.load import LoadedTokenizer, ModelCache
 from vtok.pipeline import model_calls as passes
 from vtok.pipeline.decode import DecodeOptions, decode_file
 from vtok.pipeline.model_calls import decode_codes
@@ -22,22 +22,22 @@ from vtok.video.reader import VideoReader
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedTokenizer:
     return load_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
-def data(model: Model) -> bytes:
+def data(model: LoadedTokenizer) -> bytes:
     """130 frames in five chunks, of which the last shows 5 of 8."""
     return random_file(model, 130)
 
 
 @pytest.fixture(scope="module")
-def whole(data: bytes, model: Model) -> np.ndarray:
+def whole(data: bytes, model: LoadedTokenizer) -> np.ndarray:
     return all_frames(data, model)
 
 
-def segments(model: Model) -> bytes:
+def segments(model: LoadedTokenizer) -> bytes:
     """A file of three segments, of which the second drops 6 frames and shows 30."""
     stream = io.BytesIO()
     parts = [random_file(model, frames, seed) for seed, frames in enumerate((45, 36, 9))]
@@ -53,7 +53,7 @@ def segments(model: Model) -> bytes:
     return stream.getvalue()
 
 
-def part(data: bytes, model: Model, first: int, end: int) -> np.ndarray:
+def part(data: bytes, model: LoadedTokenizer, first: int, end: int) -> np.ndarray:
     reader = CodeFileReader(io.BytesIO(data))
     shown = decode_codes(read_frames(reader, model, (first, end)), model, (HEIGHT, WIDTH))
     return np.concatenate(list(shown))
@@ -62,7 +62,7 @@ def part(data: bytes, model: Model, first: int, end: int) -> np.ndarray:
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 129), st.integers(1, 60))
 def test_frames_are_those_of_the_whole_bit_for_bit(
-    model: Model, data: bytes, whole: np.ndarray, first: int, count: int
+    model: LoadedTokenizer, data: bytes, whole: np.ndarray, first: int, count: int
 ) -> None:
     end = min(130, first + count)
     np.testing.assert_array_equal(part(data, model, first, end), whole[first:end])
@@ -70,7 +70,7 @@ def test_frames_are_those_of_the_whole_bit_for_bit(
 
 @pytest.mark.parametrize("pass_steps", [1, 2, 4])
 def test_frames_are_those_of_the_whole_for_any_number_of_steps_a_pass(
-    monkeypatch: pytest.MonkeyPatch, model: Model, data: bytes, pass_steps: int
+    monkeypatch: pytest.MonkeyPatch, model: LoadedTokenizer, data: bytes, pass_steps: int
 ) -> None:
     monkeypatch.setattr(passes, "PASS_PIXELS", pass_steps * 4 * WIDTH * HEIGHT)
     whole = all_frames(data, model)
@@ -80,7 +80,7 @@ def test_frames_are_those_of_the_whole_for_any_number_of_steps_a_pass(
             np.testing.assert_array_equal(shown, whole[first:end])
 
 
-def test_segments_are_met_on_the_way(model: Model) -> None:
+def test_segments_are_met_on_the_way(model: LoadedTokenizer) -> None:
     data = segments(model)
     whole = all_frames(data, model)
     assert len(whole) == 45 + 30 + 9
@@ -105,7 +105,7 @@ class CountingFile(io.BytesIO):
 
 
 def test_no_more_is_read_and_decoded_than_is_needed(
-    monkeypatch: pytest.MonkeyPatch, model: Model
+    monkeypatch: pytest.MonkeyPatch, model: LoadedTokenizer
 ) -> None:
     """Of 4,000 frames in 126 chunks, the two that show 20 frames at the border between them."""
     monkeypatch.setattr(passes, "PASS_PIXELS", 4 * WIDTH * HEIGHT)  # a step a pass
@@ -142,7 +142,7 @@ def test_a_model_without_bound_decodes_from_the_start_and_says_so(tmp_path: Path
     result = decode_file(
         tmp_path / "a.vtok",
         tmp_path / "a.mkv",
-        models=Models(model.info.path),
+        model=ModelCache(model.info.path),
         options=DecodeOptions(start_seconds=2.6, duration_seconds=0.1),
     )
     assert result.note == "tiny looks back without bound: decoded from the start"
@@ -151,21 +151,21 @@ def test_a_model_without_bound_decodes_from_the_start_and_says_so(tmp_path: Path
 
 @pytest.mark.parametrize("piped", [False, True])
 def test_decode_file_gives_the_part(
-    tmp_path: Path, model: Model, data: bytes, whole: np.ndarray, piped: bool
+    tmp_path: Path, model: LoadedTokenizer, data: bytes, whole: np.ndarray, piped: bool
 ) -> None:
     source: Any = io.BytesIO(data)
     if piped:
         source.seekable = lambda: False
     options = DecodeOptions(start_seconds=2, duration_seconds=0.5, crf=0)
     result = decode_file(
-        source, tmp_path / "a.mkv", models=Models(model.info.path), options=options
+        source, tmp_path / "a.mkv", model=ModelCache(model.info.path), options=options
     )
     assert (result.frames, result.note) == (13, None)  # 50 to 62.5, of which 62 is the last
     assert result.bytes < len(data)
     every = decode_file(
         io.BytesIO(data),
         tmp_path / "b.mkv",
-        models=Models(model.info.path),
+        model=ModelCache(model.info.path),
         options=DecodeOptions(crf=0),
     )
     assert every.frames == 130
@@ -185,7 +185,11 @@ def test_decode_file_gives_the_part(
     ],
 )
 def test_seconds_to_frames(
-    model: Model, data: bytes, start: float, duration: float | None, expected: tuple[int, int]
+    model: LoadedTokenizer,
+    data: bytes,
+    start: float,
+    duration: float | None,
+    expected: tuple[int, int],
 ) -> None:
     header = CodeFileReader(io.BytesIO(data)).header
     assert header.transform.fps == FPS

@@ -14,7 +14,7 @@ from videos import make_video
 
 from vtok.codefile import CodeFileReader
 from vtok.errors import CodeFileError, UsageError
-from vtok.models.load import Models
+from vtok.models.load import ModelCache
 from vtok.pipeline.decode import DecodeOptions, decode_file
 from vtok.pipeline.encode import EncodeOptions
 from vtok.pipeline.model_calls import encode_latents
@@ -44,8 +44,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, video: Path, model: TokenMode
 
 def ways(model: TokenModel) -> dict[str, object]:
     """How the tiny models are found when decoding."""
-    models = Models(model.model.info.path, dtype="float32")
-    return {"models": models, "tokens": TokenModels(model.info.path)}
+    models = ModelCache(model.model.info.path, dtype="float32")
+    return {"model": models, "tokens": TokenModels(model.info.path)}
 
 
 def test_file_holds_the_tokens_and_when_they_are(

@@ -13,7 +13,7 @@ from token_models import LATENT_DIM, SMALL, make_pipeline
 from training import thin_air, tiny_data
 
 from vtok.errors import InputError, UsageError
-from vtok.models.load import Model, load_model
+from vtok.models.load import LoadedTokenizer, load
 from vtok.nn.config import TokenConfig
 from vtok.training import token_trainer
 from vtok.training.latent_cache import encode_clips, measure_metric
@@ -52,8 +52,8 @@ class ThinPool:
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Model:
-    return load_model(tiny_checkpoint(tmp_path), dtype="float32")
+def model(tmp_path: Path) -> LoadedTokenizer:
+    return load(tiny_checkpoint(tmp_path), dtype="float32")
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("at", [3, 7])
 def test_goes_on_to_the_same_bytes_where_it_was_killed(
-    tmp_path: Path, model: Model, thin: None, at: int
+    tmp_path: Path, model: LoadedTokenizer, thin: None, at: int
 ) -> None:
     data, config = [tiny_data(tmp_path / "data")], quick()
     whole = train_tokens(data, tmp_path / "whole", config, model, say=lambda line: None)
@@ -94,7 +94,7 @@ def test_goes_on_to_the_same_bytes_where_it_was_killed(
 
 
 @pytest.mark.parametrize("learner", ["v11", "average"])
-def test_learns_to_give_latents_back(model: Model, learner: str) -> None:
+def test_learns_to_give_latents_back(model: LoadedTokenizer, learner: str) -> None:
     config = quick(learner, steps=60, muon_rate=0.02)
     torch.manual_seed(0)
     run = token_trainer.TokenLearnerRun(config, model)
@@ -107,7 +107,7 @@ def test_learns_to_give_latents_back(model: Model, learner: str) -> None:
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
-def test_a_step_that_is_not_finite_changes_nothing(model: Model) -> None:
+def test_a_step_that_is_not_finite_changes_nothing(model: LoadedTokenizer) -> None:
     run = token_trainer.TokenLearnerRun(quick(), model)
     before = [p.detach().clone() for p in run.pipeline.parameters()]
     bad = next(run.pipeline.parameters()).sum() * float("nan")
@@ -115,7 +115,7 @@ def test_a_step_that_is_not_finite_changes_nothing(model: Model) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, run.pipeline.parameters(), strict=True))
 
 
-def test_pixel_loss_reaches_the_pipeline_and_not_the_tokenizer(model: Model) -> None:
+def test_pixel_loss_reaches_the_pipeline_and_not_the_tokenizer(model: LoadedTokenizer) -> None:
     pipeline = make_pipeline()
     clips = thin_air(0, range(2), crop=48)
     loss = pixel_loss(pipeline, model, clips, np.random.default_rng(0))
@@ -124,7 +124,7 @@ def test_pixel_loss_reaches_the_pipeline_and_not_the_tokenizer(model: Model) -> 
     assert all(p.grad is None for p in model.tokenizer.parameters())
 
 
-def test_metric_tells_what_is_seen_in_pixels(model: Model) -> None:
+def test_metric_tells_what_is_seen_in_pixels(model: LoadedTokenizer) -> None:
     clips = thin_air(3, range(3), crop=48)
     metric = measure_metric(model, clips)
     assert torch.equal(metric, metric.triu())
@@ -140,7 +140,7 @@ def test_metric_tells_what_is_seen_in_pixels(model: Model) -> None:
     assert values[-1] > values[0] > 0
 
 
-def test_matrices_inside_are_muons(model: Model) -> None:
+def test_matrices_inside_are_muons(model: LoadedTokenizer) -> None:
     for learner in ("v10", "v11", "grouped", "average", "average_lifted"):
         pipeline = make_pipeline(learner)
         muon, adamw = make_token_optimizers(pipeline, quick(learner))
@@ -184,7 +184,7 @@ def test_false_settings_are_refused(settings: dict[str, Any]) -> None:
     assert (fine.pipeline.dim, fine.pipeline.learner, fine.batch) == (32, "v10", 3)
 
 
-def test_damaged_latents_say_what_to_do(tmp_path: Path, model: Model, thin: None) -> None:
+def test_damaged_latents_say_what_to_do(tmp_path: Path, model: LoadedTokenizer, thin: None) -> None:
     data, cache = [tiny_data(tmp_path / "data")], tmp_path / "cache"
     train_tokens(data, tmp_path / "a", quick(), model, cache=cache, say=lambda line: None)
     (shard,) = cache.glob("latents-*.npy")

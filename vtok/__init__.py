@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vtok.dataset.api import encode_dataset
+    from vtok.models.load import LoadedTokenizer, load
     from vtok.nn.streaming import StreamState
     from vtok.nn.token_learner import (
         TokenFuser,
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DecodeOptions",
     "EncodeOptions",
+    "LoadedTokenizer",
     "StreamState",
     "TokenFuser",
     "TokenLearner",
@@ -38,12 +40,14 @@ __all__ = [
     "encode_dataset",
     "encode_file",
     "encode_tokens_file",
+    "load",
     "load_token_model",
 ]
 
 _HOMES = {
     "DecodeOptions": "vtok.pipeline.decode",
     "EncodeOptions": "vtok.pipeline.encode",
+    "LoadedTokenizer": "vtok.models.load",
     "StreamState": "vtok.nn.streaming",
     "TokenFuser": "vtok.nn.token_learner",
     "TokenLearner": "vtok.nn.token_learner",
@@ -56,6 +60,7 @@ _HOMES = {
     "encode_dataset": "vtok.dataset.api",
     "encode_file": "vtok.pipeline.encode",
     "encode_tokens_file": "vtok.tokens.encode",
+    "load": "vtok.models.load",
     "load_token_model": "vtok.tokens.model",
 }
 

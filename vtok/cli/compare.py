@@ -100,13 +100,13 @@ def compare(
         from vtok.evaluation.classic import find_codec
         from vtok.evaluation.compare import compare_file, deltas
         from vtok.evaluation.evaluate import EvalOptions, stages_of
-        from vtok.models.load import load_model
+        from vtok.models.load import load
 
         names = words(codecs) or ()
         for name in names:
             find_codec(name)
         how = EvalOptions(part, numbers("--bits", bits), words(metrics), compress)
-        loaded = load_model(model, device=device, dtype=dtype)
+        loaded = load(model, device=device, dtype=dtype)
         shown = _rate_to_show(list(stages_of(loaded, how.bits)), show)
     source, printer = Path(video), Printer(as_json=as_json, as_csv=as_csv)
     with (

@@ -53,7 +53,7 @@ def decode(
     jobs = plan(inputs, output, ".decoded.mp4", frozenset({".vtok", TOKENS}))
     manner.check(jobs)
     with loading(quiet=saying.quiet):
-        from vtok.models.load import Models, pick_device, pick_dtype
+        from vtok.models.load import ModelCache, pick_device, pick_dtype
         from vtok.pipeline.decode import DecodeOptions, decode_file
         from vtok.pipeline.up_to_date import is_decoded
         from vtok.tokens.decode import decode_tokens_file
@@ -73,12 +73,12 @@ def decode(
         # an error of usage comes once, not for every input
         pick_dtype(running.dtype, pick_device(running.device))
         tokens = TokenModels(token_learner)
-        models = Models(model, device=running.device, dtype=running.dtype)
+        models = ModelCache(model, device=running.device, dtype=running.dtype)
         if model is not None:
             models.get(model)
 
     def work(source: Any, target: Any, progress: Any) -> Any:
         made = decode_tokens_file if seems_tokens(source) else decode_file
-        return made(source, target, models=models, tokens=tokens, options=how, progress=progress)
+        return made(source, target, model=models, tokens=tokens, options=how, progress=progress)
 
     run_jobs(jobs, work, manner, lambda made, source: is_decoded(made, source, how))

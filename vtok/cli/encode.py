@@ -96,11 +96,11 @@ def encode(
     with Decoder() as decoder:
         _begin(jobs, how, manner, decoder)
         with loading(quiet=saying.quiet):
-            from vtok.models.load import load_model
+            from vtok.models.load import load
             from vtok.pipeline.encode import encode_file, stages_for
             from vtok.pipeline.up_to_date import is_encoded
 
-            loaded = load_model(model, device=running.device, dtype=running.dtype)
+            loaded = load(model, device=running.device, dtype=running.dtype)
             stages_for(loaded, stages, bits)  # an error of usage comes once, not for every input
 
         if by_tokens:

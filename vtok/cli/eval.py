@@ -84,10 +84,10 @@ def evaluate(
     with waiting("loading the model", quiet=quiet):  # torch alone takes seconds to import
         from vtok.cli.tables import Printer
         from vtok.evaluation.evaluate import EvalOptions, evaluate_file, stages_of
-        from vtok.models.load import load_model
+        from vtok.models.load import load
 
         how = EvalOptions(part, numbers("--bits", bits), words(metrics), compress)
-        loaded = load_model(model, device=device, dtype=dtype)
+        loaded = load(model, device=device, dtype=dtype)
         stages_of(loaded, how.bits)  # an error of usage comes once, not for every input
     printer = Printer(as_json=as_json, as_csv=as_csv)
     results, failures = [], list[VtokError]()

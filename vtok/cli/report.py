@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vtok.evaluation.clips import Part
     from vtok.evaluation.evaluate import EvalOptions
     from vtok.evaluation.report.exhibit import Exhibit
-    from vtok.models.load import Model
+    from vtok.models.load import LoadedTokenizer
 
 USUAL_SIDE = "360"
 MEGABYTE = 1_000_000
@@ -101,13 +101,13 @@ def report(
     with waiting("loading the model", quiet=saying.quiet):
         from vtok.evaluation.classic import find_codec
         from vtok.evaluation.evaluate import EvalOptions, stages_of
-        from vtok.models.load import load_model
+        from vtok.models.load import load
 
         names = words(codecs) or ()
         for name in names:
             find_codec(name)
         how = EvalOptions(part, numbers("--bits", bits), words(metrics), compress)
-        loaded = load_model(model, device=running.device, dtype=running.dtype)
+        loaded = load(model, device=running.device, dtype=running.dtype)
         stages_of(loaded, how.bits)  # an error of usage comes once, not for every input
     maker = _Maker(loaded, how, names, saying)
     exhibits, failures = maker.make(paths, megabytes * MEGABYTE)
@@ -120,7 +120,7 @@ class _Maker:
     """Makes an exhibit of each video; one that fails does not stop the others."""
 
     def __init__(
-        self, model: Model, how: EvalOptions, codecs: tuple[str, ...], saying: opt.Saying
+        self, model: LoadedTokenizer, how: EvalOptions, codecs: tuple[str, ...], saying: opt.Saying
     ) -> None:
         self._model, self._how, self._codecs = model, how, codecs
         self._saying = saying
@@ -217,7 +217,7 @@ def _phases(name: str, *, quiet: bool) -> Iterator[Callable[[str, int, int | Non
 def _write(
     target: Path,
     exhibits: list[Exhibit],
-    model: Model,
+    model: LoadedTokenizer,
     title: str | None,
     overwrite: bool,
     saying: opt.Saying,

@@ -19,7 +19,7 @@ from vtok.cli.run import Manner, Work
 from vtok.errors import UsageError
 
 if TYPE_CHECKING:
-    from vtok.models.load import Model
+    from vtok.models.load import LoadedTokenizer
     from vtok.pipeline.options import EncodeOptions
     from vtok.video.decoder_process import Decoder
 
@@ -49,7 +49,7 @@ class TokenChoice:
 
 
 def token_work(
-    model: Model, how: EncodeOptions, asked: TokenChoice, manner: Manner, decoder: Decoder
+    model: LoadedTokenizer, how: EncodeOptions, asked: TokenChoice, manner: Manner, decoder: Decoder
 ) -> tuple[Work, Manner, Callable[[Path, Path], bool]]:
     """What `run_jobs` needs to encode to learned tokens."""
     from vtok.pipeline.up_to_date import are_tokens_encoded
@@ -132,11 +132,11 @@ def train(
     if threads is not None and threads < 1:
         raise UsageError(f"--threads {threads}: expected 1 or more")
     with Manner(False, False, False, quiet).waiting("loading the model"):
-        from vtok.models.load import load_model
+        from vtok.models.load import load
         from vtok.training.config import parse_settings
         from vtok.training.token_trainer import TokenTraining, train_tokens
 
-        loaded = load_model(model, device=device, dtype="float32")
+        loaded = load(model, device=device, dtype="float32")
     over = parse_settings(settings or []) | ({} if steps is None else {"steps": steps})
     config = TokenTraining.from_settings(loaded.tokenizer.quantizer.dim, learner, over)
 
@@ -187,7 +187,7 @@ def show(
       vtok tokens show clip.mp4 -o maps.mp4 --num-tokens 16
     """
     with loading(quiet=saying.quiet):
-        from vtok.models.load import load_model
+        from vtok.models.load import load
         from vtok.pipeline.encode import EncodeOptions
         from vtok.tokens.model import DEFAULT_LEARNER, load_token_model
         from vtok.tokens.show import show_tokens
@@ -199,7 +199,7 @@ def show(
             duration_seconds=part.duration,
             overwrite=overwrite,
         )
-        loaded = load_model(model, device=running.device, dtype=running.dtype)
+        loaded = load(model, device=running.device, dtype=running.dtype)
         pipeline = load_token_model(token_learner or DEFAULT_LEARNER, model=loaded)
     from vtok.cli.progress import frames_progress
 

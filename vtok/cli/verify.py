@@ -38,16 +38,16 @@ def verify(
     sources = [job.source for job in plan(inputs, None, ".verified", frozenset({".vtok"}))]
     if STREAM in sources and (sys.stdin is None or sys.stdin.isatty()):
         raise UsageError("standard input is no file and no pipe: give a file")
-    from vtok.models.load import Models, pick_device, pick_dtype
+    from vtok.models.load import ModelCache, pick_device, pick_dtype
     from vtok.pipeline.verify import verify_file
 
     pick_dtype(dtype, pick_device(device))
-    models = Models(model, device=device, dtype=dtype) if deep else None
+    models = ModelCache(model, device=device, dtype=dtype) if deep else None
     failures: list[VtokError] = []
     for name in sources:
         source: Any = sys.stdin.buffer if name == STREAM else name
         try:
-            facts = verify_file(source, model=model, models=models)
+            facts = verify_file(source, model=models or model, decode=deep)
         except Exception as error:  # whatever one file brings about, the others are still checked
             known = as_vtok_error(error, name)
             known.__cause__ = None if known is error else error  # for --debug

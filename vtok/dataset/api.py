@@ -27,7 +27,7 @@ from vtok.pipeline.options import EncodeOptions
 from vtok.pipeline.result import choose_stages
 
 if TYPE_CHECKING:
-    from vtok.models.load import Model
+    from vtok.models.load import LoadedTokenizer
 
 FORMATS = (*TREE, *SHARDED)
 ENGINES = ("local", "ray")
@@ -48,7 +48,7 @@ class DatasetOptions:
         batch: clips of a pass through the model; 1 on a CPU and 8 elsewhere if None.
         memory_limit: most bytes of a decoding process; None sets no limit.
         clip_seconds: most seconds for one clip; None sets no limit.
-        model, device, dtype: as for `load_model`.
+        model, device, dtype: as for `load`.
         engine: local, or ray.
         ray_address: of a cluster, such as auto; one is started on this machine if None.
         manner: how to treat what is found.
@@ -203,12 +203,12 @@ def make_engine(options: DatasetOptions, settings: Settings) -> Engine:
     return LocalEngine(lambda: load(options), settings, num_workers(options))
 
 
-def load(options: DatasetOptions) -> Model:
+def load(options: DatasetOptions) -> LoadedTokenizer:
     """The model, for the threads of this process to share."""
-    from vtok.models.load import load_model
+    from vtok.models.load import resolve
     from vtok.pipeline._batching import share_model
 
-    model = load_model(options.model, device=options.device, dtype=options.dtype)
+    model = resolve(options.model, device=options.device, dtype=options.dtype)
     batch = options.batch or (1 if model.device.type == "cpu" else GPU_BATCH)
     return share_model(model, batch)
 

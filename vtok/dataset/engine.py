@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from vtok.dataset.worker import ClipEncoder, Record, Settings, Task
 
 if TYPE_CHECKING:
-    from vtok.models.load import Model
+    from vtok.models.load import LoadedTokenizer
 
 SWITCH_SECONDS = 0.0005
 """How long a thread may keep the interpreter while another wants it.
@@ -51,7 +51,9 @@ class LocalEngine:
         workers: number of threads.
     """
 
-    def __init__(self, load: Callable[[], Model], settings: Settings, workers: int) -> None:
+    def __init__(
+        self, load: Callable[[], LoadedTokenizer], settings: Settings, workers: int
+    ) -> None:
         self._load, self._settings, self._workers = load, settings, workers
         self._local = threading.local()
         self._encoders: list[ClipEncoder] = []

@@ -24,7 +24,7 @@ from vtok.video.frames import Frames
 from vtok.video.reader import VideoReader
 
 if TYPE_CHECKING:
-    from vtok.models.load import Model
+    from vtok.models.load import LoadedTokenizer
     from vtok.pipeline.options import EncodeOptions
 
 T = TypeVar("T")
@@ -162,7 +162,7 @@ class ClipEncoder:
         settings: how.
     """
 
-    def __init__(self, model: Model, settings: Settings) -> None:
+    def __init__(self, model: LoadedTokenizer, settings: Settings) -> None:
         self._model, self._settings = model, settings
         self._decoder = Decoder(settings.memory_limit)
 

@@ -119,21 +119,21 @@ def _device(name: str) -> str:
 
 def _round_trip(name: str, device: str) -> str:
     """Write a video, encode it, decode it, and read it again."""
-    from vtok.models.load import Models, load_model
+    from vtok.models.load import ModelCache, load
     from vtok.pipeline.decode import decode_file
     from vtok.pipeline.encode import encode_file
     from vtok.video.reader import probe
     from vtok.video.writer import VideoWriter
 
-    model = load_model(name, device=device)
-    models = Models(name, device=device)
+    model = load(name, device=device)
+    models = ModelCache(name, device=device)
     with tempfile.TemporaryDirectory(prefix="vtok-") as folder:
         made, codes, decoded = (Path(folder) / file for file in ("a.mp4", "a.vtok", "b.mp4"))
         with VideoWriter(made, width=WIDTH, height=HEIGHT, fps=Fraction(25)) as writer:
             writer.write(_frames())
         begin = time.perf_counter()
         result = encode_file(made, codes, model=model)
-        decode_file(codes, decoded, models=models)
+        decode_file(codes, decoded, model=models)
         seconds = time.perf_counter() - begin
         info = probe(decoded)
     if (info.num_frames, info.width, info.height) != (FRAMES, WIDTH, HEIGHT):

@@ -21,7 +21,7 @@ from vtok.evaluation.clips import WHOLE, Clip, Part, open_clip
 from vtok.evaluation.metrics import Frames
 from vtok.evaluation.quality import QualityMeter, check_metrics
 from vtok.evaluation.results import VTOK, ClipResult, CodeUsage, Point
-from vtok.models.load import Model
+from vtok.models.load import LoadedTokenizer, ModelLike, resolve
 from vtok.nn.streaming import StreamState
 from vtok.pipeline.encode import EncodeOptions, make_header
 from vtok.pipeline.files import CountingStream
@@ -57,7 +57,7 @@ class EvalOptions:
             check_metrics(self.metrics)
 
 
-def stages_of(model: Model, bits: Sequence[int] | None) -> dict[int, int]:
+def stages_of(model: LoadedTokenizer, bits: Sequence[int] | None) -> dict[int, int]:
     """Numbers of stages by bits a position, rising.
 
     Raises:
@@ -80,7 +80,7 @@ def stages_of(model: Model, bits: Sequence[int] | None) -> dict[int, int]:
 def evaluate_file(
     source: str | Path,
     *,
-    model: Model,
+    model: ModelLike | None = None,
     options: EvalOptions | None = None,
     progress: Progress | None = None,
     keep: Path | None = None,
@@ -101,21 +101,21 @@ def evaluate_file(
         ShapeError: if its frames are smaller than a metric's window.
         UsageError: for rates that the model does not have.
     """
-    options = options or EvalOptions()
-    rates = stages_of(model, options.bits)
+    loaded, options = resolve(model), options or EvalOptions()
+    rates = stages_of(loaded, options.bits)
     with ExitStack() as stack:
         clip = stack.enter_context(open_clip(Path(source), options.part))
-        header = _header(Path(source), clip, model, max(rates.values()))
+        header = _header(Path(source), clip, loaded, max(rates.values()))
         try:
             decoders = [
                 stack.enter_context(
-                    _Rate(model, header, bits, stages, options.metrics, keep, watch)
+                    _Rate(loaded, header, bits, stages, options.metrics, keep, watch)
                 )
                 for bits, stages in rates.items()
             ]
         except ShapeError as exc:
             raise ShapeError(f"{source}: {exc}: leave it out (--metrics), or enlarge") from exc
-        encoder = _TimedEncoder(clip, model, max(rates.values()))
+        encoder = _TimedEncoder(clip, loaded, max(rates.values()))
         usage = [CodeUsage(header.format.codebook_size) for _ in range(encoder.codebooks)]
         for chunk, frames in encoder:
             parts = encode_parts(chunk.codes, header.format, compress=options.compress)
@@ -137,7 +137,7 @@ def evaluate_file(
         )
 
 
-def _header(source: Path, clip: Clip, model: Model, stages: int) -> Header:
+def _header(source: Path, clip: Clip, model: LoadedTokenizer, stages: int) -> Header:
     """Of a code file of the clip: that of the whole picture, made as small as the crop."""
     header = make_header(str(source), clip.reader, model, stages, EncodeOptions())
     space = header.format.spatial_compression
@@ -157,7 +157,7 @@ def _each_codebook(chunk: CodeChunk) -> Iterator[np.ndarray]:
 class _TimedEncoder:
     """Chunks and the frames that they show; counts the encoder's own seconds, reading left out."""
 
-    def __init__(self, batches: Iterable[Frames], model: Model, stages: int) -> None:
+    def __init__(self, batches: Iterable[Frames], model: LoadedTokenizer, stages: int) -> None:
         self._batches, self._model, self._stages = batches, model, stages
         self._held: list[Frames] = []
         self.codebooks = stages * model.tokenizer.quantizer.num_codebooks
@@ -193,7 +193,7 @@ class _Rate:
 
     def __init__(
         self,
-        model: Model,
+        model: LoadedTokenizer,
         header: Header,
         bits: int,
         stages: int,

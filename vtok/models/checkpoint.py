@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vtok._files import atomic_output
 from vtok.errors import CheckpointError, UsageError
-from vtok.models.info import FORMAT, VERSION, canonical_json, open_tensors
+from vtok.models.info import FORMAT, VERSION, canonical_json, config_digest, open_tensors
 from vtok.models.info import CheckpointInfo as CheckpointInfo
 from vtok.models.info import list_models as list_models
 from vtok.models.info import read_info as read_info
@@ -72,6 +72,25 @@ def load_checkpoint(name_or_path: str | Path) -> tuple[VideoTokenizer, Checkpoin
         if not tensor.isfinite().all():
             raise CheckpointError(f"{info.path}: tensor {key} holds infinities or NaN")
     return tokenizer.eval(), info
+
+
+def describe(tokenizer: VideoTokenizer) -> CheckpointInfo:
+    """Describe a tokenizer in memory: a shipped checkpoint with equal weights, else `unnamed`."""
+    tensors = {key: tensor.detach().cpu() for key, tensor in tokenizer.state_dict().items()}
+    for name in list_models():
+        if read_info(name).config == tokenizer.config:
+            shipped, info = load_checkpoint(name)
+            stored = shipped.state_dict()
+            if all(torch.equal(stored[key].to(t.dtype), t) for key, t in tensors.items()):
+                return info
+    return CheckpointInfo(
+        name="unnamed",
+        config=tokenizer.config,
+        config_sha256=config_digest(tokenizer.config),
+        weights_sha256=weights_digest(tensors),
+        num_parameters=sum(tensor.numel() for tensor in tensors.values()),
+        path=Path("unnamed"),
+    )
 
 
 def weights_digest(tensors: Mapping[str, Tensor]) -> str:

@@ -1,14 +1,15 @@
-"""A checkpoint made ready to run: which device, which number type."""
+"""Load tokenizers for use: choice of device and number type."""
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from vtok.errors import InputError, UsageError
-from vtok.models.checkpoint import CheckpointInfo, list_models, load_checkpoint
+from vtok.models.checkpoint import CheckpointInfo, describe, list_models, load_checkpoint
 from vtok.nn.tokenizer import VideoTokenizer
 
 REUSED_BLOCK = 31 << 20  # bytes; glibc learns from blocks below 32 MiB only
@@ -16,14 +17,14 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 @dataclass(frozen=True)
-class Model:
-    """A loaded tokenizer and how it runs.
+class LoadedTokenizer:
+    """A tokenizer that is ready to run.
 
     Attributes:
-        tokenizer: in eval mode, on `device`, in `dtype`.
-        info: of its checkpoint.
-        device: where it runs.
-        dtype: what it computes in.
+        tokenizer: the model, in eval mode, on `device`, in `dtype`.
+        info: name, configuration and fingerprints of its checkpoint.
+        device: device that it runs on.
+        dtype: floating-point type that it computes in.
     """
 
     tokenizer: VideoTokenizer
@@ -33,24 +34,28 @@ class Model:
 
     @property
     def dtype_name(self) -> str:
-        """As options and headers spell it, such as `float32`."""
+        """Name of the type in options and headers, such as `float32`."""
         return str(self.dtype).removeprefix("torch.")
 
 
-def load_model(
+ModelLike = str | Path | LoadedTokenizer | VideoTokenizer
+"""A shipped name, the path of a checkpoint, a loaded tokenizer, or a bare `VideoTokenizer`."""
+
+
+def load(
     name_or_path: str | Path = "vtok-base", *, device: str = "auto", dtype: str = "auto"
-) -> Model:
+) -> LoadedTokenizer:
     """Load a checkpoint for use.
 
     Args:
-        name_or_path: a shipped name or a file.
+        name_or_path: a shipped name or the path of a checkpoint.
         device: `auto`, or a device of torch such as `cpu`, `cuda:1`, `mps`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
 
     Raises:
         UsageError: for a device or type that this machine does not have.
         InputError: if there is no such checkpoint.
-        CheckpointError: if it is damaged.
+        CheckpointError: if the checkpoint is damaged.
     """
     chosen_device = pick_device(device)
     chosen_dtype = pick_dtype(dtype, chosen_device)
@@ -58,7 +63,30 @@ def load_model(
     tokenizer.requires_grad_(False).to(chosen_device, chosen_dtype)
     if chosen_device.type == "cpu":
         reuse_memory()
-    return Model(tokenizer, info, chosen_device, chosen_dtype)
+    return LoadedTokenizer(tokenizer, info, chosen_device, chosen_dtype)
+
+
+def resolve(
+    model: ModelLike | None = None, *, device: str = "auto", dtype: str = "auto"
+) -> LoadedTokenizer:
+    """Return the loaded tokenizer for any value that a `model=` argument takes.
+
+    Args:
+        model: a name or a path is loaded, `vtok-base` if None; a loaded tokenizer is returned
+            unchanged; of a `VideoTokenizer`, a copy in eval mode is used, on its own device and in
+            its own type.
+        device, dtype: as in `load`; used for a name or a path only.
+
+    Raises:
+        UsageError, InputError, CheckpointError: as in `load`.
+    """
+    if isinstance(model, LoadedTokenizer):
+        return model
+    if isinstance(model, VideoTokenizer):
+        copy = deepcopy(model).eval().requires_grad_(False)
+        weights = next(copy.parameters())
+        return LoadedTokenizer(copy, describe(copy), weights.device, weights.dtype)
+    return load("vtok-base" if model is None else model, device=device, dtype=dtype)
 
 
 def reuse_memory() -> None:
@@ -117,24 +145,28 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 _BFLOAT16_PROBES = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
 
-class Models:
+class ModelCache:
     """The models that code files name, each loaded once.
 
     Args:
-        name_or_path: use this one for every file; if None, the one that each file names.
-        device: as for `load_model`.
-        dtype: likewise.
+        model: used for every file; if None, the shipped model that each file names.
+        device, dtype: as in `load`; used for names and paths only.
     """
 
     def __init__(
-        self, name_or_path: str | Path | None = None, *, device: str = "auto", dtype: str = "auto"
+        self, model: ModelLike | None = None, *, device: str = "auto", dtype: str = "auto"
     ) -> None:
-        self._chosen = name_or_path
+        self._chosen = model
         self._device, self._dtype = device, dtype
-        self._loaded: dict[str | Path, Model] = {}
+        self._loaded: dict[str, LoadedTokenizer] = {}
 
-    def get(self, named: str) -> Model:
-        """The model for a file that names `named`.
+    @classmethod
+    def of(cls, model: ModelLike | ModelCache | None) -> ModelCache:
+        """Wrap the value of a `model=` argument; a cache is returned unchanged."""
+        return model if isinstance(model, ModelCache) else cls(model)
+
+    def get(self, named: str) -> LoadedTokenizer:
+        """Return the model for a file that names `named`.
 
         Raises:
             InputError: if it is not shipped and no other was chosen. (A file is not trusted to
@@ -144,7 +176,8 @@ class Models:
             raise InputError(
                 f"the model {named} is not shipped with vtok: pass its file as --model"
             )
-        key = self._chosen or named
+        key = named if self._chosen is None else ""
         if key not in self._loaded:
-            self._loaded[key] = load_model(key, device=self._device, dtype=self._dtype)
+            model = named if self._chosen is None else self._chosen
+            self._loaded[key] = resolve(model, device=self._device, dtype=self._dtype)
         return self._loaded[key]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from vtok.models.load import Model
+from vtok.models.load import LoadedTokenizer
 from vtok.nn.streaming import StreamState
 from vtok.nn.tokenizer import VideoTokenizer
 
@@ -19,7 +19,7 @@ WAIT_SECONDS = 0.01
 """How long a pass waits for others to go with it."""
 
 
-def share_model(model: Model, batch: int) -> Model:
+def share_model(model: LoadedTokenizer, batch: int) -> LoadedTokenizer:
     """A model that many threads may use at once.
 
     Each pass runs `batch` clips, empty ones where there are fewer, so what a clip becomes
@@ -137,7 +137,7 @@ def _split_states(joined: StreamState, states: list[StreamState], batch: int) ->
             state.memory[layer] = own
 
 
-def _can_batch(model: Model) -> bool:
+def _can_batch(model: LoadedTokenizer) -> bool:
     """Whether all that the encoder remembers has the clips of a batch in its first dimension.
 
     And as much of it after any chunk: attention over time remembers every frame.

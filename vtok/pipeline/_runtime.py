@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from vtok.models.load import Model
+from vtok.models.load import LoadedTokenizer
 from vtok.nn.streaming import StreamState
 from vtok.nn.tokenizer import VideoTokenizer
 
@@ -110,7 +110,11 @@ P = TypeVar("P", bound=Part)
 
 
 def relayed(
-    parts: Iterable[P], work: Callable[[P, StreamState], R], model: Model, *, beside: bool = True
+    parts: Iterable[P],
+    work: Callable[[P, StreamState], R],
+    model: LoadedTokenizer,
+    *,
+    beside: bool = True,
 ) -> Iterator[R]:
     """What `work` makes of each part of a stream, in order.
 
@@ -136,7 +140,7 @@ def relayed(
         yield work(part, state)
 
 
-def _workers(model: Model) -> int:
+def _workers(model: LoadedTokenizer) -> int:
     """How many passes to have under way; one, where threads join their clips or there is a GPU."""
     if model.device.type != "cpu" or not isinstance(model.tokenizer, VideoTokenizer):
         return 1

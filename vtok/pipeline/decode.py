@@ -13,7 +13,7 @@ from vtok.codefile import CodeFileReader, Header
 from vtok.codefile.ranges import expected_frames, frames_between
 from vtok.errors import CodeFileError, InputError, UsageError
 from vtok.models.checkpoint import CheckpointInfo
-from vtok.models.load import Model, Models
+from vtok.models.load import LoadedTokenizer, ModelCache, ModelLike
 from vtok.pipeline._runtime import ahead
 from vtok.pipeline.files import STANDARD_INPUT, name_of, open_input
 from vtok.pipeline.model_calls import CodeChunk, Unpack, codes_of_grid, decode_codes
@@ -62,7 +62,7 @@ def decode_file(
     source: str | Path | BinaryIO,
     output: str | Path | BinaryIO,
     *,
-    models: Models | None = None,
+    model: ModelLike | ModelCache | None = None,
     tokens: TokenModels | None = None,
     options: DecodeOptions | None = None,
     progress: Progress | None = None,
@@ -73,7 +73,8 @@ def decode_file(
         source: a code file, or a binary stream of one.
         output: the video to write, its format by its suffix; or a binary stream, which gets
             fragmented mp4.
-        models: where the model comes from; by default the shipped one that the file names.
+        model: a name, a path, a loaded tokenizer, a `VideoTokenizer`, or a `ModelCache`; the
+            shipped model that the file names if None.
         tokens: where the token learner comes from, for a file of quantized tokens; likewise.
         options: stages and quality.
         progress: called as it goes.
@@ -89,17 +90,17 @@ def decode_file(
     with open_input(source, seekable=options.is_part) as stream:
         reader = CodeFileReader(stream, name=name, salvage=options.salvage)
         header = reader.header
-        model, unpack = find_model(header, models or Models(), tokens or TokenModels(), name)
+        loaded, unpack = find_model(header, ModelCache.of(model), tokens or TokenModels(), name)
         stages = _stages(header, options, name)
         reader.limit_stages(stages)
         size, counts = (header.transform.height, header.transform.width), Counts()
-        coded, total = _codes(reader, model, options)
+        coded, total = _codes(reader, loaded, options)
         codes = ahead(coded)
         first = next(codes, None)  # so that no video is begun where there is nothing to put in
         if first is None or (total == 0 and not reader.lost):
             raise CodeFileError(f"{name}: {reader.lost or 'the file is whole'}; it holds no frames")
         chunks = counts.follow(chain([first], codes), progress, total)
-        write_video(output, header, decode_codes(chunks, model, size, unpack), options)
+        write_video(output, header, decode_codes(chunks, loaded, size, unpack), options)
     seconds = time.perf_counter() - begin
     counts.bytes, counts.lost, counts.gaps = reader.bytes_read, reader.lost, list(reader.gaps)
     if reader.lost and total is not None:
@@ -108,14 +109,14 @@ def decode_file(
         part = (options.start_seconds, options.duration_seconds)
         counts.start = frames_between(header, reader.index.num_frames, *part)[0]
     counts.close_gaps()
-    if options.start_seconds and model.tokenizer.decoder_lookback is None:
-        counts.note = f"{model.info.name} looks back without bound: decoded from the start"
+    if options.start_seconds and loaded.tokenizer.decoder_lookback is None:
+        counts.note = f"{loaded.info.name} looks back without bound: decoded from the start"
     names = (name_of(source) or "-", name_of(output) or "-")
     return make_result(names, header, counts, seconds)
 
 
 def _codes(
-    reader: CodeFileReader, model: Model, options: DecodeOptions
+    reader: CodeFileReader, model: LoadedTokenizer, options: DecodeOptions
 ) -> tuple[Iterator[CodeChunk], int | None]:
     """The codes to decode, and how many frames there should be, where that is known."""
     total, header = reader.num_frames, reader.header
@@ -130,8 +131,8 @@ def _codes(
 
 
 def find_model(
-    header: Header, models: Models, tokens: TokenModels, name: str
-) -> tuple[Model, Unpack]:
+    header: Header, models: ModelCache, tokens: TokenModels, name: str
+) -> tuple[LoadedTokenizer, Unpack]:
     """The model that decodes a file, and what makes of the file's codes what it takes.
 
     Raises:
@@ -195,7 +196,7 @@ def check_fingerprint(header: Header, info: CheckpointInfo, name: str) -> None:
         )
 
 
-def check_model(header: Header, model: Model, name: str) -> None:
+def check_model(header: Header, model: LoadedTokenizer, name: str) -> None:
     """Refuse to decode with weights other than those that encoded.
 
     Raises:

@@ -22,7 +22,7 @@ from vtok.codefile import (
     source_name,
 )
 from vtok.codefile.ranges import rational
-from vtok.models.load import Model, load_model
+from vtok.models.load import LoadedTokenizer, ModelLike, resolve
 from vtok.pipeline._runtime import worked
 from vtok.pipeline.files import (
     TENSOR_WRITERS,
@@ -42,7 +42,7 @@ from vtok.video.frames import Frames
 from vtok.video.reader import VideoReader
 
 
-def stages_for(model: Model, num_stages: int | None, num_bits: int | None) -> int:
+def stages_for(model: LoadedTokenizer, num_stages: int | None, num_bits: int | None) -> int:
     """How many stages of `model` are asked for; see `choose_stages`."""
     quantizer = model.tokenizer.quantizer
     return choose_stages(num_stages, num_bits, quantizer.num_stages, quantizer.bits_per_stage)
@@ -52,7 +52,7 @@ def encode_file(
     source: str | Path | BinaryIO,
     output: str | Path | BinaryIO,
     *,
-    model: Model | None = None,
+    model: ModelLike | None = None,
     options: EncodeOptions | None = None,
     progress: Progress | None = None,
     decoder: Decoder | None = None,
@@ -63,7 +63,7 @@ def encode_file(
         source: a video, or a picture; or a binary stream of one, which is saved to a temporary
             file first, since most formats cannot be read front to back.
         output: the file to write, or a binary stream.
-        model: encodes; `vtok-base` if None.
+        model: a name, a path, a loaded tokenizer or a `VideoTokenizer`; `vtok-base` if None.
         options: size, rate, part and format.
         progress: called as it goes.
         decoder: reads the video, if it is to read others too; one is started for it if None.
@@ -73,15 +73,15 @@ def encode_file(
         OutputError: if the output exists or cannot be written.
         UsageError: for options that do not fit.
     """
-    model, options, begin = model or load_model(), options or EncodeOptions(), time.perf_counter()
-    stages_for(model, options.num_stages, options.num_bits)  # nonsense is an error before any work
+    begin, loaded, options = time.perf_counter(), resolve(model), options or EncodeOptions()
+    stages_for(loaded, options.num_stages, options.num_bits)  # nonsense is an error before any work
     with (
         on_disk(source) as path,
         open_reader(path, options, decoder) as reader,
         open_output(output, options.overwrite) as stream,
     ):
         header, counts = encode_opened(
-            reader, stream, name=name_of(source), model=model, options=options, progress=progress
+            reader, stream, name=name_of(source), model=loaded, options=options, progress=progress
         )
     names = (name_of(source) or "-", name_of(output) or "-")
     return make_result(names, header, counts, time.perf_counter() - begin)
@@ -92,7 +92,7 @@ def encode_opened(
     stream: CountingStream,
     *,
     name: str | None,
-    model: Model,
+    model: LoadedTokenizer,
     options: EncodeOptions,
     progress: Progress | None = None,
     frames: Iterable[Frames] | None = None,
@@ -126,7 +126,11 @@ def encode_opened(
 
 
 def make_header(
-    name: str | None, reader: VideoReader, model: Model, stages: int, options: EncodeOptions
+    name: str | None,
+    reader: VideoReader,
+    model: LoadedTokenizer,
+    stages: int,
+    options: EncodeOptions,
 ) -> Header:
     """The header of a code file of what `reader` gives, `stages` stages of `model` a chunk."""
     tokenizer, info = model.tokenizer, reader.info

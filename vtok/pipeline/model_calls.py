@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor
 
 from vtok.codefile import CodedPart, steps_to_code
-from vtok.models.load import Model
+from vtok.models.load import LoadedTokenizer
 from vtok.nn.streaming import StreamState
 from vtok.pipeline._runtime import relayed
 from vtok.video.frames import Frames
@@ -85,7 +85,7 @@ def plan_passes(
         skip, shown, begins = skip - dropped, shown - given, False
 
 
-def steps_per_pass(model: Model, size: tuple[int, int]) -> int:
+def steps_per_pass(model: LoadedTokenizer, size: tuple[int, int]) -> int:
     """Latent steps that the decoder takes at a time, for frames of (height, width)."""
     return _steps_per_pass(size[0] * size[1], model.tokenizer.temporal_compression)
 
@@ -128,7 +128,7 @@ def codes_of_grid(codes: Tensor) -> Tensor:
 
 def encode_frames(
     batches: Iterable[Frames],
-    model: Model,
+    model: LoadedTokenizer,
     num_stages: int | None = None,
     *,
     beside: bool = True,
@@ -163,13 +163,19 @@ def encode_frames(
         yield CodeChunk(np.concatenate(pending, axis=2), covered)
 
 
-def encode_latents(batches: Iterable[Frames], model: Model) -> Iterator[tuple[Tensor, int]]:
+def encode_latents(
+    batches: Iterable[Frames], model: LoadedTokenizer
+) -> Iterator[tuple[Tensor, int]]:
     """The latents [1, D, t, h, w] of each pass, and how many frames they show."""
     return encode_passes(batches, model, lambda latents: latents)
 
 
 def encode_passes(
-    batches: Iterable[Frames], model: Model, then: Callable[[Tensor], R], *, beside: bool = True
+    batches: Iterable[Frames],
+    model: LoadedTokenizer,
+    then: Callable[[Tensor], R],
+    *,
+    beside: bool = True,
 ) -> Iterator[tuple[R, int]]:
     """Encode a stream of frames, pass by pass; see `encode_frames`.
 
@@ -195,7 +201,7 @@ def encode_passes(
 
 def decode_codes(
     chunks: Iterable[CodeChunk],
-    model: Model,
+    model: LoadedTokenizer,
     size: tuple[int, int],
     unpack: Unpack = codes_of_grid,
 ) -> Iterator[Frames]:
@@ -222,7 +228,7 @@ def decode_codes(
 
 def decode_chunk(
     chunk: CodeChunk,
-    model: Model,
+    model: LoadedTokenizer,
     size: tuple[int, int],
     state: StreamState,
     unpack: Unpack = codes_of_grid,
@@ -234,7 +240,7 @@ def decode_chunk(
 
 
 def decode_passes(
-    passes: Iterable[DecodePass], model: Model, size: tuple[int, int], unpack: Unpack
+    passes: Iterable[DecodePass], model: LoadedTokenizer, size: tuple[int, int], unpack: Unpack
 ) -> Iterator[Frames]:
     """Frames of passes; see `decode_codes`."""
 
@@ -245,7 +251,7 @@ def decode_passes(
 
 
 def _passes_of_chunk(
-    chunk: CodeChunk, model: Model, size: tuple[int, int], begins: bool
+    chunk: CodeChunk, model: LoadedTokenizer, size: tuple[int, int], begins: bool
 ) -> Iterator[DecodePass]:
     parts = torch.split(torch.from_numpy(chunk.codes), steps_per_pass(model, size), dim=2)
     counted = ((part, part.shape[2]) for part in parts)
@@ -254,7 +260,11 @@ def _passes_of_chunk(
 
 
 def _decode_pass(
-    taken: DecodePass, model: Model, size: tuple[int, int], state: StreamState, unpack: Unpack
+    taken: DecodePass,
+    model: LoadedTokenizer,
+    size: tuple[int, int],
+    state: StreamState,
+    unpack: Unpack,
 ) -> Frames:
     """Frames of one pass, uint8 [n, H, W, 3]."""
     last = taken.skip + taken.shown
@@ -264,7 +274,7 @@ def _decode_pass(
         return clip_to_frames(clip[:, :, taken.skip :])
 
 
-def frames_to_clip(frames: Frames, model: Model) -> Tensor:
+def frames_to_clip(frames: Frames, model: LoadedTokenizer) -> Tensor:
     """uint8 [T, H, W, 3] -> [1, 3, T, H, W] in -1..1, on the model's device, in its type."""
     video = torch.from_numpy(frames).to(model.device).permute(3, 0, 1, 2)
     return video.unsqueeze(0).float().div_(127.5).sub_(1).to(model.dtype)
@@ -285,7 +295,7 @@ def clip_to_frames(clip: Tensor) -> Frames:
     return frames
 
 
-def chunk_steps(model: Model, grid: Sequence[int], stages: int, at_once: int) -> int:
+def chunk_steps(model: LoadedTokenizer, grid: Sequence[int], stages: int, at_once: int) -> int:
     """Latent steps in a chunk: `CHUNK_STEPS`, or fewer of a grid of which so many cannot be coded.
 
     Args:
@@ -299,7 +309,7 @@ def chunk_steps(model: Model, grid: Sequence[int], stages: int, at_once: int) ->
     return max(at_once, steps_to_code(shape, config.codebook_size.bit_length() - 1, stages))
 
 
-def _with_stages(codes: Tensor, model: Model) -> Tensor:
+def _with_stages(codes: Tensor, model: LoadedTokenizer) -> Tensor:
     """[1, t, h, w] or [1, K, t, h, w] -> [stages, codebooks, t, h, w]."""
     codes = codes.unsqueeze(1) if codes.ndim == 4 else codes
     return rearrange(codes, "1 (s k) t h w -> s k t h w", k=model.tokenizer.quantizer.num_codebooks)

@@ -11,7 +11,7 @@ from vtok.codefile import Header, encode_parts
 from vtok.codefile.records import FOOTER_BYTES, ROW, ChunkHead, preamble_to_bytes
 from vtok.errors import UsageError
 from vtok.evaluation.metrics import psnr_per_frame
-from vtok.models.load import Model
+from vtok.models.load import LoadedTokenizer
 from vtok.nn.streaming import StreamState
 from vtok.pipeline.model_calls import CodeChunk, decode_chunk, encode_frames
 from vtok.pipeline.options import Rate
@@ -26,7 +26,9 @@ class RateControl:
             does not ask for it.
     """
 
-    def __init__(self, model: Model, header: Header, rate: Rate, compress: bool = False) -> None:
+    def __init__(
+        self, model: LoadedTokenizer, header: Header, rate: Rate, compress: bool = False
+    ) -> None:
         self._compress = compress
         self._model, self._header, self._rate = model, header, rate
         self._state = StreamState()  # of a decoder of what was chosen so far
@@ -127,7 +129,7 @@ class PsnrMeter:
         frames: uint8 [n, H, W, 3], any n.
     """
 
-    def __init__(self, model: Model, frames: Iterable[Frames]) -> None:
+    def __init__(self, model: LoadedTokenizer, frames: Iterable[Frames]) -> None:
         self._model, self._frames = model, frames
         self._held: list[Frames] = []
         self._state = StreamState()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from vtok.codefile import CodeFileReader
 from vtok.codefile.ranges import find_pieces
 from vtok.errors import CodeFileError
-from vtok.models.load import Model
+from vtok.models.load import LoadedTokenizer
 from vtok.pipeline.model_calls import CodeChunk, steps_per_pass
 
 
@@ -18,7 +18,7 @@ def read_codes(reader: CodeFileReader) -> Iterator[CodeChunk]:
 
 
 def read_frames(
-    reader: CodeFileReader, model: Model, frames: tuple[int, int]
+    reader: CodeFileReader, model: LoadedTokenizer, frames: tuple[int, int]
 ) -> Iterator[CodeChunk]:
     """Read the codes that give some frames, and no others.
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from vtok.codefile import CodeFileReader, Header, source_name
 from vtok.codefile.ranges import frames_between, rational
 from vtok.errors import VtokError
-from vtok.models.load import Model
+from vtok.models.load import LoadedTokenizer
 from vtok.pipeline.decode import DecodeOptions
 from vtok.pipeline.encode import EncodeOptions, stages_for
 from vtok.tokens.encode import origin_of
@@ -22,7 +22,7 @@ from vtok.video.probe import read_index
 from vtok.video.reader import probe
 
 
-def is_encoded(output: Path, source: Path, model: Model, options: EncodeOptions) -> bool:
+def is_encoded(output: Path, source: Path, model: LoadedTokenizer, options: EncodeOptions) -> bool:
     """Whether `output` is whole, undamaged, and made of a `source` of that name in the same way.
 
     A .npy file does not tell what it was made from: being whole is enough there.
@@ -70,7 +70,7 @@ def are_tokens_encoded(
     return same and header.source.name in names and _same_part(header, model.model, options)
 
 
-def _same_options(header: Header, model: Model, options: EncodeOptions) -> bool:
+def _same_options(header: Header, model: LoadedTokenizer, options: EncodeOptions) -> bool:
     return (
         header.format.num_stages == stages_for(model, options.num_stages, options.num_bits)
         and header.metadata.get("rate", "") == str(options.rate)
@@ -78,7 +78,7 @@ def _same_options(header: Header, model: Model, options: EncodeOptions) -> bool:
     )
 
 
-def _same_part(header: Header, model: Model, options: EncodeOptions) -> bool:
+def _same_part(header: Header, model: LoadedTokenizer, options: EncodeOptions) -> bool:
     shape, source = header.transform, header.source
     size = (source.width, source.height)
     if options.size is not None:

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 from vtok.codefile import CodeFileReader
 from vtok.errors import CodeFileError
 from vtok.models.checkpoint import list_models, read_info
-from vtok.models.load import Models
+from vtok.models.load import ModelCache, ModelLike
 from vtok.pipeline.decode import check_fingerprint, find_model
 from vtok.pipeline.files import STANDARD_INPUT, name_of, open_input
 from vtok.pipeline.model_calls import decode_codes
@@ -19,16 +19,16 @@ from vtok.tokens.model import TokenModels
 def verify_file(
     source: str | Path | BinaryIO,
     *,
-    model: str | Path | None = None,
-    models: Models | None = None,
+    model: ModelLike | ModelCache | None = None,
+    decode: bool = False,
 ) -> dict[str, Any]:
     """Check every byte of a code file, and that it was made with the model that it names.
 
     Args:
         source: a code file, or a binary stream of one.
-        model: file or shipped name of the model; that which the file names if None, where it is
-            shipped.
-        models: where given, the codes are decoded too.
+        model: a name, a path, a loaded tokenizer, a `VideoTokenizer`, or a `ModelCache`; the
+            model that the file names if None, where it is shipped.
+        decode: whether the codes are decoded too.
 
     Returns:
         What was found, as plain JSON types. `model_matches` is None where the model is not at
@@ -41,12 +41,12 @@ def verify_file(
     name = name_of(source) or STANDARD_INPUT
     with open_input(source) as stream:
         reader = CodeFileReader(stream, name=name)
-        if models is None:
+        matches: bool | None = True
+        if decode:
+            _decode(reader, ModelCache.of(model), name)
+        else:
             reader.verify()
             matches = _matches(reader, model, name)
-        else:
-            _decode(reader, models, name)
-            matches = True
     index = reader.index
     return {
         "name": name_of(source) or "-",
@@ -57,11 +57,13 @@ def verify_file(
         "bytes": reader.bytes_read,
         "model": reader.header.model.name,
         "model_matches": matches,
-        "decoded": models is not None,
+        "decoded": decode,
     }
 
 
-def _matches(reader: CodeFileReader, model: str | Path | None, name: str) -> bool | None:
+def _matches(
+    reader: CodeFileReader, model: ModelLike | ModelCache | None, name: str
+) -> bool | None:
     """Whether the model is the one that encoded; None if it is not at hand.
 
     Raises:
@@ -70,11 +72,15 @@ def _matches(reader: CodeFileReader, model: str | Path | None, name: str) -> boo
     named = reader.header.model.name
     if model is None and named not in list_models():
         return None
-    check_fingerprint(reader.header, read_info(model or named), name)
+    if model is None or isinstance(model, (str, Path)):
+        info = read_info(model or named)  # without loading the weights
+    else:
+        info = ModelCache.of(model).get(named).info
+    check_fingerprint(reader.header, info, name)
     return True
 
 
-def _decode(reader: CodeFileReader, models: Models, name: str) -> None:
+def _decode(reader: CodeFileReader, models: ModelCache, name: str) -> None:
     """Decode all codes, and check all bytes while they come."""
     header = reader.header
     model, unpack = find_model(header, models, TokenModels(), name)

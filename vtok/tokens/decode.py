@@ -11,7 +11,7 @@ import torch
 
 from vtok.codefile.ranges import frames_between
 from vtok.errors import CodeFileError, InputError, UsageError
-from vtok.models.load import Models
+from vtok.models.load import ModelCache, ModelLike
 from vtok.nn.config import BASELINES
 from vtok.pipeline.decode import DecodeOptions, check_fingerprint, write_video
 from vtok.pipeline.files import STANDARD_INPUT, name_of, on_disk
@@ -27,7 +27,7 @@ def decode_tokens_file(
     source: str | Path | BinaryIO,
     output: str | Path | BinaryIO,
     *,
-    models: Models | None = None,
+    model: ModelLike | ModelCache | None = None,
     tokens: TokenModels | None = None,
     options: DecodeOptions | None = None,
     progress: Progress | None = None,
@@ -38,7 +38,8 @@ def decode_tokens_file(
         source: a file of tokens, or a binary stream of one.
         output: the video to write, its format by its suffix; or a binary stream, which gets
             fragmented mp4.
-        models: where the tokenizer comes from; by default the shipped one that the file names.
+        model: a name, a path, a loaded tokenizer, a `VideoTokenizer`, or a `ModelCache`; the
+            shipped model that the file names if None.
         tokens: where the token pipeline comes from, likewise.
         options: quality, part, and how many tokens to use; tokens have no stages.
         progress: called as it goes.
@@ -54,9 +55,9 @@ def decode_tokens_file(
     with on_disk(source) as path:
         file = TokenFile(path, name)
         _check_options(file.info, options, name)
-        model = _model(file.info, models or Models(), tokens or TokenModels(), name)
+        loaded = _model(file.info, ModelCache.of(model), tokens or TokenModels(), name)
         first, last = _frames(file.info, options)
-        video = decode_tokens(file, model, (first, last), options.num_tokens)
+        video = decode_tokens(file, loaded, (first, last), options.num_tokens)
         write_video(output, file.info.header, _followed(video, last - first, progress), options)
         size = path.stat().st_size
     names = (name_of(source) or "-", name_of(output) or "-")
@@ -123,7 +124,7 @@ def _check_options(info: TokenFileInfo, options: DecodeOptions, name: str) -> No
         raise UsageError(f"--num-tokens {num_tokens}: averages over cells are used all together")
 
 
-def _model(info: TokenFileInfo, models: Models, tokens: TokenModels, name: str) -> TokenModel:
+def _model(info: TokenFileInfo, models: ModelCache, tokens: TokenModels, name: str) -> TokenModel:
     try:
         model = models.get(info.header.model.name)
         check_fingerprint(info.header, model.info, name)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vtok.codefile import CodeFileWriter, Header
 from vtok.errors import CodeFileError, UsageError
-from vtok.models.load import Model
+from vtok.models.load import LoadedTokenizer
 from vtok.nn.token_pipeline import CODEBOOK_SIZE
 from vtok.pipeline.encode import EncodeOptions, frames_to_come, make_header, open_reader
 from vtok.pipeline.files import name_of, on_disk, open_output
@@ -246,7 +246,7 @@ def encode_token_codes_file(
     return make_result(names, header, counts, time.perf_counter() - begin)
 
 
-def unpack_tokens(header: Header, model: Model, tokens: TokenModels, name: str) -> Unpack:
+def unpack_tokens(header: Header, model: LoadedTokenizer, tokens: TokenModels, name: str) -> Unpack:
     """What makes latents of the codes of a file of quantized tokens.
 
     Raises:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vtok.errors import UsageError
 from vtok.models.checkpoint import CheckpointInfo
-from vtok.models.load import Model, load_model
+from vtok.models.load import LoadedTokenizer, ModelLike, resolve
 from vtok.nn.config import MOST_TOKENS
 from vtok.nn.token_pipeline import TokenPipeline
 from vtok.tokens.checkpoint import TokenCheckpointInfo, load_tokens, resolve_tokens
@@ -28,7 +28,7 @@ class TokenModel:
         info: of the pipeline's checkpoint.
     """
 
-    model: Model
+    model: LoadedTokenizer
     pipeline: TokenPipeline
     info: TokenCheckpointInfo
 
@@ -74,7 +74,7 @@ class TokenModel:
 
 
 def load_token_model(
-    learner: str | Path = DEFAULT_LEARNER, *, model: Model | None = None
+    learner: str | Path = DEFAULT_LEARNER, *, model: ModelLike | None = None
 ) -> TokenModel:
     """Load a token pipeline for use.
 
@@ -86,7 +86,7 @@ def load_token_model(
         InputError: if there is no such checkpoint.
         CheckpointError: if it is damaged, or belongs to another model.
     """
-    model = model or load_model()
+    model = resolve(model)
     pipeline, info = load_tokens(resolve_tokens(str(learner), model.info), model.info)
     pipeline.requires_grad_(False).to(model.device, model.dtype)
     return TokenModel(model, pipeline, info)
@@ -103,7 +103,7 @@ class TokenModels:
         self._chosen = learner
         self._loaded: dict[tuple[str, CheckpointInfo], TokenModel] = {}
 
-    def get(self, named: str, model: Model) -> TokenModel:
+    def get(self, named: str, model: LoadedTokenizer) -> TokenModel:
         """The pipeline for a file that names the learner `named`, beside a tokenizer.
 
         Raises:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vtok._files import atomic_output
 from vtok.errors import InputError, OutputError
-from vtok.models.load import Model
+from vtok.models.load import LoadedTokenizer
 from vtok.training.clips import ClipSpec
 from vtok.training.sources import Source
 from vtok.training.workers import ClipPool
@@ -42,7 +42,12 @@ class LatentBank:
     """
 
     def __init__(
-        self, folder: Path, model: Model, sources: Sequence[Source], spec: ClipSpec, count: int
+        self,
+        folder: Path,
+        model: LoadedTokenizer,
+        sources: Sequence[Source],
+        spec: ClipSpec,
+        count: int,
     ) -> None:
         self._folder, self._model, self._sources, self._spec = folder, model, sources, spec
         names = [source.member or source.path.name for source in sources]
@@ -107,13 +112,13 @@ class LatentBank:
         return found
 
 
-def encode_clips(model: Model, clips: Tensor) -> Tensor:
+def encode_clips(model: LoadedTokenizer, clips: Tensor) -> Tensor:
     """Clips [B, 3, T, H, W] to latents, float32 [B, D, t, h, w], without gradients."""
     with torch.no_grad():
         return model.tokenizer.encode_latents(clips.to(model.device)).float()
 
 
-def measure_metric(model: Model, clips: Tensor) -> Tensor:
+def measure_metric(model: LoadedTokenizer, clips: Tensor) -> Tensor:
     """How much a pixel error grows with an error of the latents: a matrix R, upper triangular.
 
     |R e|^2 is the mean square error that a small error e of one position's latents makes in

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vtok.errors import OutputError, UsageError
-from vtok.models.load import Model
+from vtok.models.load import LoadedTokenizer
 from vtok.nn.config import TokenConfig
 from vtok.nn.token_maps import cell_grid
 from vtok.nn.token_pipeline import Lift, TokenPipeline
@@ -163,7 +163,7 @@ def latent_loss(
 
 
 def pixel_loss(
-    pipeline: TokenPipeline, model: Model, clips: Tensor, rng: np.random.Generator
+    pipeline: TokenPipeline, model: LoadedTokenizer, clips: Tensor, rng: np.random.Generator
 ) -> Tensor:
     """Root of the mean square error of each clip's pixels, as the frozen decoder shows them.
 
@@ -239,7 +239,7 @@ class TokenLearnerRun:
         model: the tokenizer, frozen.
     """
 
-    def __init__(self, config: TokenTraining, model: Model) -> None:
+    def __init__(self, config: TokenTraining, model: LoadedTokenizer) -> None:
         self.config, self.model = config, model
         torch.manual_seed(config.seed)
         self.pipeline = TokenPipeline(config.pipeline).to(model.device)
@@ -291,7 +291,7 @@ def train_tokens(
     data: Sequence[str | Path],
     out: Path,
     config: TokenTraining,
-    model: Model,
+    model: LoadedTokenizer,
     *,
     cache: Path | None = None,
     threads: int | None = None,

@@ -16,7 +16,7 @@ from vtok.evaluation.compare import Comparison, Delta, Notify, coded_frames, com
 from vtok.evaluation.evaluate import EvalOptions
 from vtok.evaluation.metrics import Frames, psnr
 from vtok.evaluation.results import VTOK, ClipResult
-from vtok.models.load import Model
+from vtok.models.load import LoadedTokenizer
 from vtok.video.images import frame_to_webp, webp_to_frame
 
 ORIGINAL = "original"
@@ -96,7 +96,7 @@ class Exhibit:
 def exhibit_file(
     source: Path,
     *,
-    model: Model,
+    model: LoadedTokenizer,
     options: EvalOptions,
     codecs: Sequence[str] = (),
     most_bytes: int,
@@ -224,7 +224,7 @@ def _add_classic(
     comparison: Comparison,
     source: Path,
     options: EvalOptions,
-    model: Model,
+    model: LoadedTokenizer,
     notify: Notify | None,
 ) -> list[Strip]:
     """Strips of what the classic codecs make of the clip, decoded in step with it."""

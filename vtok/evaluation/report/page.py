@@ -23,14 +23,16 @@ from vtok.evaluation.pictures import code_palette, heat_scale
 from vtok.evaluation.quality import METRICS
 from vtok.evaluation.report.exhibit import ORIGINAL, Exhibit, Strip, code_width
 from vtok.evaluation.results import mean_points
-from vtok.models.load import Model
+from vtok.models.load import LoadedTokenizer
 from vtok.video.images import QUALITY
 
 SCRIPTS = ("data", "pictures", "panes", "stage", "plots", "tables", "main")
 """Names of the script's parts, in order; they share one scope."""
 
 
-def build_page(exhibits: Sequence[Exhibit], model: Model, title: str | None = None) -> bytes:
+def build_page(
+    exhibits: Sequence[Exhibit], model: LoadedTokenizer, title: str | None = None
+) -> bytes:
     """The page, UTF-8.
 
     Args:
@@ -55,7 +57,7 @@ def build_page(exhibits: Sequence[Exhibit], model: Model, title: str | None = No
     return page.encode()
 
 
-def facts(exhibits: Sequence[Exhibit], model: Model, title: str) -> dict[str, Any]:
+def facts(exhibits: Sequence[Exhibit], model: LoadedTokenizer, title: str) -> dict[str, Any]:
     """Everything that the page says, as plain JSON types."""
     quantizer = model.tokenizer.quantizer
     return {
