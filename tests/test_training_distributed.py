@@ -11,7 +11,7 @@ from training import tiny_config_file, tiny_data
 from typer.testing import CliRunner
 
 from vtok.cli.app import app
-from vtok.training.launch import is_main_process, num_processes
+from vtok.training.processes import is_main_process, num_processes
 from vtok.training.state import from_bytes, state_files
 
 LAUNCH = (

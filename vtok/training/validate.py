@@ -1,4 +1,4 @@
-"""How good the model is on clips that it does not learn from."""
+"""Validation: PSNR on clips that are not trained on, pictures of them, and the learning curve."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 CURVE = "curve.png"
-LEAST_WIDTH = 160  # smaller pictures are enlarged: they have to be seen, and captioned
-MOST_POINTS = 1000
+MIN_WIDTH = 160
+"""Smaller pictures are enlarged, to be visible and to have room for a caption."""
+MAX_POINTS = 1000
 Columns = Mapping[str, Sequence[float]]
 
 
@@ -37,16 +38,16 @@ def write_comparison(
     reconstructions: Mapping[int, Tensor],
     psnr: Mapping[int, Sequence[float]],
 ) -> None:
-    """Write originals over their reconstructions, each with its PSNR under it; replaces the file.
+    """Write a picture of originals above their captioned reconstructions, replacing the file.
 
     Args:
         path: PNG file to write.
         originals: float [N, 3, H, W] in -1..1, one frame of each clip.
-        reconstructions: of the same shape, by number of used stages.
-        psnr: of each clip in dB, by number of used stages.
+        reconstructions: tensors of the same shape, by number of stages.
+        psnr: PSNR of each clip in dB, by number of stages.
 
     Raises:
-        OutputError: The file cannot be written.
+        OutputError: if the file cannot be written.
     """
     rows = [_to_pictures(originals)]
     captions = [["original"] * len(originals)]
@@ -58,16 +59,16 @@ def write_comparison(
 
 
 def write_curve(folder: Path) -> Path | None:
-    """Draw loss and PSNR over the steps of a run, from its log.
+    """Plot loss and PSNR over the steps of a run, from its log.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
 
     Returns:
-        The picture, curve.png in the folder; None without matplotlib, or without a step.
+        Path of curve.png in the folder; None without matplotlib, or without a step.
 
     Raises:
-        OutputError: The file cannot be written, or the log is no log.
+        OutputError: if the file cannot be written, or the log is not valid.
     """
     try:
         from matplotlib.figure import Figure
@@ -92,10 +93,10 @@ def write_curve(folder: Path) -> Path | None:
 
 
 def _to_pictures(pictures: Tensor) -> list[Frames]:
-    """float [N, 3, H, W] in -1..1 -> uint8 [H', W', 3] each."""
+    """Convert float [N, 3, H, W] in -1..1 to uint8 [H', W', 3] each, enlarged if small."""
     scaled = (pictures.detach().float().cpu().clamp(-1, 1) + 1) * 127.5
     frames: Frames = scaled.round().byte().permute(0, 2, 3, 1).numpy()
-    times = -(-LEAST_WIDTH // frames.shape[2])
+    times = -(-MIN_WIDTH // frames.shape[2])
     return list(frames.repeat(times, axis=1).repeat(times, axis=2))
 
 
@@ -109,7 +110,7 @@ def _draw_loss(axes: Axes, steps: Columns) -> None:
 
 
 def _draw_psnr(axes: Axes, steps: Columns, validations: Columns) -> None:
-    """Lines in training, dots on the validation clips, darker for more stages."""
+    """Plot lines for training clips and dots for validation clips, darker for more stages."""
     from matplotlib import colormaps
 
     names = [name for name in steps if name.startswith(PSNR)]
@@ -129,11 +130,11 @@ def _draw_psnr(axes: Axes, steps: Columns, validations: Columns) -> None:
 def _thinned(
     steps: Sequence[float], values: Sequence[float]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Means of so many neighbours that a line has few points, without what is not finite."""
+    """Average neighbours so that a line has at most about `MAX_POINTS`; drops non-finite values."""
     points = np.array((steps, values))
     points = points[:, np.isfinite(points[1])]
     length = points.shape[1]
-    starts = np.arange(0, length, max(1, -(-length // MOST_POINTS)))
+    starts = np.arange(0, length, max(1, -(-length // MAX_POINTS)))
     if not length:
         return points[0], points[1]
     at, means = np.add.reduceat(points, starts, axis=1) / np.diff(starts, append=length)
@@ -142,11 +143,11 @@ def _thinned(
 
 @dataclass(frozen=True)
 class Measured:
-    """What came out of a validation.
+    """Result of a validation.
 
     Attributes:
-        psnr: of each clip in dB, by number of used stages.
-        frames: one frame of each reconstruction, float [N, 3, H, W], by number of used stages.
+        psnr: PSNR of each clip in dB, by number of stages.
+        frames: one frame of each reconstruction, float [N, 3, H, W], by number of stages.
         code_usage: share of the entries of the first stage that the clips use.
     """
 
@@ -155,7 +156,7 @@ class Measured:
     code_usage: float
 
     def means(self) -> dict[int, float]:
-        """Mean PSNR over the clips in dB, by number of used stages."""
+        """Return the mean PSNR over the clips in dB, by number of stages."""
         return {stages: sum(values) / len(values) for stages, values in self.psnr.items()}
 
 
@@ -163,10 +164,10 @@ class Measured:
 def measure(model: VideoTokenizer, clips: Tensor) -> Measured:
     """Encode clips once, and decode them from every number of stages.
 
-    PSNR is that of `vtok.evaluation.metrics`: on rounded pixels, by frame, the mean over frames.
+    PSNR is defined as in `vtok.evaluation.metrics`: on rounded pixels, averaged over frames.
 
     Args:
-        model: the tokenizer, on any device.
+        model: tokenizer on any device.
         clips: float [N, 3, T, H, W] in -1..1.
     """
     was_training = model.training
@@ -176,7 +177,7 @@ def measure(model: VideoTokenizer, clips: Tensor) -> Measured:
     frames: dict[int, list[Tensor]] = {k: [] for k in stages}
     seen = []
     device = next(model.parameters()).device
-    for clip in torch.split(clips.to(device), 1):  # all at once might not fit into memory
+    for clip in torch.split(clips.to(device), 1):  # one by one to save memory
         latents = model.encode_latents(clip)
         seen.append(entries_seen(model.quantizer, latents))
         for k in stages:
@@ -192,7 +193,7 @@ def measure(model: VideoTokenizer, clips: Tensor) -> Measured:
 
 
 def draw(path: Path, clips: Tensor, measured: Measured, base_stages: int) -> None:
-    """Write a picture of the middle frames over their reconstructions, at three rates.
+    """Write a picture of the clips' middle frames and their reconstructions at three rates.
 
     Raises:
         OutputError: if it cannot be written.
