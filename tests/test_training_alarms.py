@@ -9,7 +9,9 @@ from vtok.training.metrics import PATIENCE, Watch
 from vtok.training.runlog import Alarm
 
 
-def alarms_of(watch: Watch, steps: range, *, usage: float = 0.9, entropy: float = 0.95) -> list[Alarm]:
+def alarms_of(
+    watch: Watch, steps: range, *, usage: float = 0.9, entropy: float = 0.95
+) -> list[Alarm]:
     """Return the alarms of identical steps."""
     alarms = (watch.check(step, 0.1, usage, entropy, 1.0) for step in steps)
     return [alarm for alarm in alarms if alarm]

@@ -236,9 +236,7 @@ def test_state_of_another_version_is_refused() -> None:
         from_bytes(data, "here")
 
 
-def test_full_disk_keeps_older_states(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_keeps_older_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_state(tmp_path, State(1, {"a": torch.zeros(1)}, {}), keep=1)
 
     def full(self: Path, data: bytes) -> None:

@@ -66,9 +66,7 @@ def test_unwritable_picture_is_an_output_error(tmp_path: Path) -> None:
         write_comparison(tmp_path / "no" / "x.png", flat(1), {1: flat(2)}, {1: [1.0]})
 
 
-def test_curve_shows_the_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_curve_shows_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     without_tensorboard(monkeypatch)
     log = RunLog(tmp_path)
