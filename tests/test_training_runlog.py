@@ -18,7 +18,6 @@ from vtok.training.runlog import (
     RunLog,
     StepReport,
     ValidationReport,
-    read_columns,
 )
 
 
@@ -81,9 +80,8 @@ def test_later_columns_are_inserted_in_order(tmp_path: Path) -> None:
     assert rows[1]["rmse"] == ""
     stages = [name for name in rows[0] if name.startswith("psnr")]
     assert stages == [f"psnr_{k}" for k in range(1, 11)]
-    columns = read_columns(tmp_path / STEPS)
-    assert columns["step"] == [1, 2]
-    assert math.isnan(columns["psnr_10"][0])
+    assert [row["step"] for row in rows] == ["1", "2"]
+    assert rows[0]["psnr_10"] == ""
 
 
 @pytest.mark.usefixtures("plain")
@@ -136,36 +134,34 @@ def test_process_killed_while_writing_leaves_complete_rows(tmp_path: Path) -> No
         child.stdout.readline()
         child.send_signal(signal.SIGKILL)
     RunLog(tmp_path).rewind(10**6)
-    steps = read_columns(tmp_path / STEPS)["step"]
+    steps = [int(row["step"]) for row in read(tmp_path / STEPS)]
     assert len(steps) >= 50
-    assert steps == [float(step) for step in range(1, len(steps) + 1)]
+    assert steps == list(range(1, len(steps) + 1))
 
 
 @pytest.mark.usefixtures("plain")
 def test_non_finite_values_are_logged(tmp_path: Path) -> None:
     log = RunLog(tmp_path)
     log.append(step_report(1, l1=math.nan, mse=math.inf))
-    columns = read_columns(tmp_path / STEPS)
-    assert math.isnan(columns["l1"][0])
-    assert columns["mse"] == [math.inf]
+    (row,) = read(tmp_path / STEPS)
+    assert (row["l1"], row["mse"]) == ("nan", "inf")
 
 
 @pytest.mark.usefixtures("plain")
 def test_damaged_log_is_named(tmp_path: Path) -> None:
     path = tmp_path / STEPS
     path.write_text("something else\n1,2\n")
-    for use in (lambda: RunLog(tmp_path).rewind(1), lambda: read_columns(path)):
-        with pytest.raises(OutputError, match=r"log\.csv: not the log of a run"):
-            use()
+    with pytest.raises(OutputError, match=r"log\.csv: not the log of a run"):
+        RunLog(tmp_path).rewind(1)
     path.write_bytes(
         b"step,loss\n1,0.5\n\0\0\0\xff\n2,0.25\nx,1\n4\n5,1,1\n" + b"9" * 5000 + b",1\n3,"
     )
-    assert read_columns(path) == {"step": [1, 2], "loss": [0.5, 0.25]}
+    RunLog(tmp_path).rewind(9)
+    assert read(path) == [{"step": "1", "loss": "0.5"}, {"step": "2", "loss": "0.25"}]
     path.unlink()
     path.mkdir()
     with pytest.raises(OutputError, match=r"log\.csv: cannot be read"):
         RunLog(tmp_path).append(step_report(1))
-    assert read_columns(tmp_path / "none.csv") == {}
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is missing")
@@ -203,9 +199,11 @@ def test_tensorboard_shows_the_same_as_the_table(tmp_path: Path) -> None:
     log.append(step_report(4))
     log.close()
     events = EventAccumulator(str(tmp_path / EVENTS)).Reload()
-    columns = read_columns(tmp_path / STEPS)
-    for name in columns.keys() - {"step"}:
+    rows = read(tmp_path / STEPS)
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+    for name in rows[0].keys() - {"step"}:
         found = events.Scalars(f"train/{name}")
-        assert [event.step for event in found] == columns["step"] == [1, 2, 3, 4]
-        assert [event.value for event in found] == pytest.approx(columns[name], rel=1e-5)
+        assert [event.step for event in found] == [1, 2, 3, 4]
+        expected = [float(row[name]) for row in rows]
+        assert [event.value for event in found] == pytest.approx(expected, rel=1e-5)
     assert events.Scalars("validation/psnr_1") == []

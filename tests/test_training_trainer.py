@@ -27,7 +27,6 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(
         RunData, "open_loader", lambda self, seed, skipped, *_: SyntheticLoader(seed, skipped)
     )
-    monkeypatch.setattr(trainer, "write_curve", lambda folder: None)  # takes seconds
     folder = tmp_path / "data"
     folder.mkdir()
     for name in ("a.mp4", "b.mp4"):

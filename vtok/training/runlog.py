@@ -167,23 +167,6 @@ class RunLog:
         self._events.add(kind, row)
 
 
-def read_columns(path: Path) -> dict[str, list[float]]:
-    """Read the numbers of a log by column; an empty cell is NaN.
-
-    Args:
-        path: log.csv or validation.csv of a run.
-
-    Returns:
-        Columns of equal length, including `step`; none if the file does not exist.
-
-    Raises:
-        OutputError: if the file is not a log, or cannot be read.
-    """
-    rows = list(_Table(path).rows())
-    names = [name for name in (rows[0] if rows else ()) if name != "picture"]
-    return {name: [_number(row[name]) for row in rows] for name in names}
-
-
 class _Table:
     """A CSV file with one row for each step, in order; columns may be added."""
 
@@ -322,10 +305,3 @@ def _place(column: str) -> tuple[int, int, str]:
 
 def _text(value: Any) -> str:
     return f"{value:.7g}" if isinstance(value, float) else str(value)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")

@@ -31,7 +31,7 @@ from vtok.training.state import (
     newest_state,
     save_state,
 )
-from vtok.training.validate import draw, measure, write_curve
+from vtok.training.validate import measure, write_comparison
 
 SLOWER = 0.5
 """Factor of the learning rates after a step that was not finite."""
@@ -368,10 +368,9 @@ class _Run:
             step, model = self.progress.step, self.progress.learner.best
             measured = measure(model, self.clips)
             picture = self.folder.pictures / f"step-{step:08d}.png"
-            draw(picture, self.clips, measured, self.config.base_stages)
+            write_comparison(picture, self.clips, measured, self.config.base_stages)
             report = ValidationReport(step, measured.means(), measured.code_usage, picture)
             self.log.validated(report)
-            write_curve(self.folder.path)
             try:
                 save_checkpoint(self.folder.model, model, self.folder.name)
             except OSError as exc:
