@@ -205,11 +205,7 @@ class TrainingConfig:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
     def check_resumes(self, begun: TrainingConfig, where: str) -> None:
-        """Check that this config may resume a run that was started with another one.
-
-        Args:
-            begun: config that the run was started with.
-            where: name of the run, for the error.
+        """Check that this config may resume the run `where`, which was started with `begun`.
 
         Raises:
             UsageError: naming the keys that differ and must not.

@@ -98,14 +98,7 @@ class PartStore:
         return 1 if source.kind == "photo" else len(self._starts(source))
 
     def load(self, source: Source, number: int) -> Frames:
-        """Return one part of a source.
-
-        Args:
-            source: source to read.
-            number: number of the part, from 0 to below `count`.
-
-        Returns:
-            uint8 [T, H, W, 3]; T is 1 for a photo.
+        """Return a part of a source, uint8 [T, H, W, 3]; T is 1 for a photo.
 
         Raises:
             InputError: if it cannot be read, or is too small or too short for a clip.
@@ -115,10 +108,7 @@ class PartStore:
         return self._checked(source, self._part(source, self._starts(source)[number]))
 
     def middle(self, source: Source) -> Frames:
-        """Return the middle of a source: the frames of one clip, or a photo.
-
-        Returns:
-            uint8 [T, H, W, 3].
+        """Return the middle of a source: the frames of one clip, or a photo, uint8 [T, H, W, 3].
 
         Raises:
             InputError: if it cannot be read, or is too small or too short for a clip.
@@ -286,19 +276,8 @@ def _read_stretches(
 ) -> Iterator[tuple[int, Frames]]:
     """Decode stretches of a video, its short side scaled down to at most `side` pixels.
 
-    Args:
-        path: video file.
-        outline: size and length of the video.
-        starts: first frames of the stretches, ascending; they may overlap.
-        length: frames in a stretch; there are fewer at the end of the video.
-        side: in pixels.
-        seek: seek to the first stretch, which pays in a long video.
-
-    Yields:
-        Each start with its frames, uint8 [T, H, W, 3]; nothing for a start after the end.
-
-    Raises:
-        InputError: if the video cannot be read further.
+    Yields each of the ascending starts with its frames, uint8 [T, H, W, 3], fewer than `length` at
+    the end of the video; nothing for a start after the end.
     """
     wanted, held = list(starts), list[Frames]()
     first = wanted[0] if seek else 0  # number of the first frame in `held`

@@ -33,10 +33,7 @@ NOTE_BYTES = 4096
 
 
 def source_key(source: Source) -> str:
-    """Identify a source by path, size and modification time.
-
-    Returns:
-        24 hexadecimal digits.
+    """Identify a source by path, size and modification time, as 24 hexadecimal digits.
 
     Raises:
         InputError: if the file is missing.

@@ -59,10 +59,7 @@ class LatentCache:
             raise OutputError(f"{folder}: cannot be created ({exc.strerror})") from exc
 
     def fill(self, loader: ClipLoader) -> Iterator[tuple[int, int]]:
-        """Create missing files.
-
-        Args:
-            loader: loader of the same sources and spec.
+        """Create missing files from a loader of the same sources and spec.
 
         Yields:
             Number of clips done, and the total.

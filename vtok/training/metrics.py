@@ -139,11 +139,7 @@ class Throughput:
         self._marks: deque[tuple[float, float]] = deque([start], maxlen=THROUGHPUT_STEPS)
 
     def mark(self, waited: float) -> None:
-        """Record the end of a step.
-
-        Args:
-            waited: total seconds spent waiting for data so far.
-        """
+        """Record the end of a step, and the total seconds spent waiting for data so far."""
         self._marks.append((monotonic(), waited))
 
     @property
@@ -190,14 +186,7 @@ class Watch:
     def check(
         self, step: int, loss: float, code_usage: float, bit_entropy: float, gradient_norm: float
     ) -> Alarm | None:
-        """Check the model after a step.
-
-        Args:
-            step: number of steps done.
-            loss: loss of this step.
-            code_usage: share of the first codebook seen lately, 0..1.
-            bit_entropy: mean entropy of a bit lately, 0..1 bit.
-            gradient_norm: norm before clipping.
+        """Check the model after a step, given the fields of its `StepReport`.
 
         Returns:
             An alarm if there is a new problem. A step with an alarm of kind `not_finite` must not
@@ -212,15 +201,7 @@ class Watch:
         return Alarm(step, "collapse", _collapse(code_usage, bit_entropy)) if report else None
 
     def check_data(self, step: int, waiting: float) -> Alarm | None:
-        """Check the supply of clips after a step.
-
-        Args:
-            step: number of steps done.
-            waiting: share of the time spent waiting for data lately, 0..1.
-
-        Returns:
-            An alarm if there is a new problem.
-        """
+        """Check the share of the time spent waiting for data; returns an alarm if it is new."""
         report, self.waiting = _lasts(waiting > MAX_WAITING, self.waiting, step)
         return Alarm(step, "stalled_data", _stalled(waiting)) if report else None
 

@@ -146,10 +146,7 @@ class RunLog:
         self._write(self._validations, "validation", row)
 
     def rewind(self, step: int) -> None:
-        """Drop everything after a step, for a run that resumes there.
-
-        Args:
-            step: number of steps done; 0 empties the log.
+        """Drop everything after a step, for a run that resumes there; 0 empties the log.
 
         Raises:
             OutputError: if a file cannot be written, or is not a log.

@@ -151,11 +151,7 @@ def to_bytes(state: State) -> bytes:
 
 
 def from_bytes(data: bytes, where: str) -> State:
-    """Read a serialized state.
-
-    Args:
-        data: content of the file.
-        where: name of the file, for errors.
+    """Read a serialized state; `where` names the file in errors.
 
     Raises:
         CheckpointError: if it is damaged, not a state, or of another version.
@@ -208,11 +204,7 @@ def step_of(path: Path) -> int:
 
 
 def newest_state(folder: Path, say: Callable[[str], None]) -> bytes | None:
-    """Read the newest valid state; None if there is no state.
-
-    Args:
-        folder: folder of the states.
-        say: receives one line for each damaged state.
+    """Read the newest valid state; None if there is none. `say` is told of damaged ones.
 
     Raises:
         CheckpointError: if there are states but none is valid.

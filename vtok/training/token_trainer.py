@@ -230,7 +230,7 @@ class TokenLearnerRun:
 
     @property
     def facts(self) -> dict[str, object]:
-        """What must match for a state to be resumed."""
+        """Values that a state must match to be resumed."""
         return {"config": self.config.to_dict(), "tokenizer": self.model.info.weights_sha256}
 
     def state(self) -> State:

@@ -78,13 +78,7 @@ class RunData:
         self._cache = Path(config.cache) if config.cache else cache
 
     def open_loader(self, seed: int, skipped: Mapping[str, str], processes: int) -> ClipLoader:
-        """Create the loader of training clips.
-
-        Args:
-            seed: seed of the sampling.
-            skipped: sources known to be unreadable.
-            processes: training processes on this machine.
-        """
+        """Create the loader of training clips; `processes` is their number on this machine."""
         config = self._config
         return ClipLoader(
             self.sources,
@@ -139,11 +133,9 @@ class Progress:
         return f"starting from {init}" + (f", widened: {', '.join(widened)}" if widened else "")
 
     def take_step(self, clips: Sequence[Tensor], indices: Sequence[range]) -> StepTotals:
-        """Take a step; one that is not finite changes nothing.
+        """Take a step on micro-batches [B, 3, T, H, W]; one that is not finite changes nothing.
 
-        Args:
-            clips: micro-batches of this process, float [B, 3, T, H, W] in -1..1.
-            indices: their clips' indices in the global batch.
+        `indices` are those of their clips in the global batch.
         """
         stages = self.config.tokenizer.num_stages
         used = [draw_stages(i, stages, self.step, self.seed, self.config) for i in indices]
@@ -433,14 +425,7 @@ class _Run:
 class _Silent:
     """Observer of the processes other than the main one."""
 
-    def step(self, report: StepReport) -> None:
-        pass
-
-    def validated(self, report: ValidationReport) -> None:
-        pass
-
-    def alarm(self, alarm: Alarm) -> None:
-        pass
-
-    def say(self, text: str) -> None:
-        pass
+    def step(self, report: StepReport) -> None: ...
+    def validated(self, report: ValidationReport) -> None: ...
+    def alarm(self, alarm: Alarm) -> None: ...
+    def say(self, text: str) -> None: ...
