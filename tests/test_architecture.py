@@ -47,7 +47,7 @@ OWNERS = {
     "safetensors": {"models", "pipeline", "tokens", "training"},
     "accelerate": {"training"},
     "tensorboard": {"training"},
-    "matplotlib": {"evaluation", "training"},
+    "matplotlib": {"evaluation"},
     "torch": {"nn", "models", "pipeline", "tokens", "training"},
     "einops": {"nn", "pipeline", "tokens"},
     "numba": {"codefile"},

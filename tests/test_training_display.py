@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 
 from vtok.cli.train_display import LINE_EVERY, TrainDisplay, draw, step_line, train_display
-from vtok.training.report import Alarm, StepReport, ValidationReport
+from vtok.training.runlog import Alarm, StepReport, ValidationReport
 
 STEP = StepReport(
     step=1234,

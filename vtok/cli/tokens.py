@@ -16,7 +16,7 @@ from vtok.cli.console import print_json, say
 from vtok.cli.options import unfolded
 from vtok.cli.progress import loading
 from vtok.cli.run import Manner, Work
-from vtok.errors import UsageError
+from vtok.errors import OptionError, UsageError
 
 if TYPE_CHECKING:
     from vtok.models.load import LoadedTokenizer
@@ -138,7 +138,10 @@ def train(
 
         loaded = load(model, device=device, dtype="float32")
     over = parse_settings(settings or []) | ({} if steps is None else {"steps": steps})
-    config = TokenTraining.from_settings(loaded.tokenizer.quantizer.dim, learner, over)
+    try:
+        config = TokenTraining.from_settings(loaded.tokenizer.quantizer.dim, learner, over)
+    except OptionError as exc:  # names a key of the config, which is not an option
+        raise UsageError(str(exc)) from exc
 
     def tell(line: str) -> None:
         say(line, quiet=quiet)

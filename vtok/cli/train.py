@@ -9,8 +9,8 @@ import typer
 
 from vtok.cli import options as opt
 from vtok.cli.completion import models, training_data
-from vtok.errors import UsageError
-from vtok.training.launch import is_main_process
+from vtok.errors import OptionError, UsageError
+from vtok.training.processes import is_main_process
 
 
 def train(
@@ -88,7 +88,10 @@ def train(
         over = parse_settings(settings or [])
         over |= {key: value for key, value in given.items() if value is not None}
         accelerated = pick_device(device).type != "cpu"
-        chosen = RunFolder(out).resolve_config(config, over, accelerated=accelerated)
+        try:
+            chosen = RunFolder(out).resolve_config(config, over, accelerated=accelerated)
+        except OptionError as exc:  # names a key of the config, which is not an option
+            raise UsageError(str(exc)) from exc
         run(
             data,
             out,

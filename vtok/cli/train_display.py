@@ -20,7 +20,7 @@ from rich.text import Text
 
 from vtok.cli.console import one_line, print_json, say, say_warning
 from vtok.cli.progress import terminal
-from vtok.training.report import Alarm, StepReport, ValidationReport
+from vtok.training.runlog import Alarm, StepReport, ValidationReport
 
 LINE_EVERY = 20
 """Steps from one plain line to the next, where nothing can be drawn."""

@@ -1,4 +1,4 @@
-"""Parts of videos: the right frames however they are read, and a cache that changes nothing."""
+"""Parts of videos, and the cache of decoded frames."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ import vtok.training.decoding
 from vtok.errors import InputError
 from vtok.training.clips import ClipSpec
 from vtok.training.decoding import PartStore
-from vtok.training.frame_cache import Cache
+from vtok.training.frame_cache import FrameCache
 from vtok.training.sources import Source, find_sources
 from vtok.video.images import write_png
 from vtok.video.reader import VideoReader
@@ -24,16 +24,16 @@ SPEC = ClipSpec(frames=5, crop=32, photo_share=0.5, seed=0)
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """130 numbered frames of 64x48."""
+    """A video of 130 numbered frames of 64x48."""
     return make_video(tmp_path_factory.mktemp("videos") / "video.mp4", 130)
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Cache:
-    return Cache(tmp_path / "cache", 10**9)
+def cache(tmp_path: Path) -> FrameCache:
+    return FrameCache(tmp_path / "cache", 10**9)
 
 
-def make_store(scratch: Path, cache: Cache | None = None, parts: int = 8) -> PartStore:
+def make_store(scratch: Path, cache: FrameCache | None = None, parts: int = 8) -> PartStore:
     return PartStore(SPEC, parts, cache, scratch)
 
 
@@ -43,7 +43,7 @@ def source_of(path: Path) -> Source:
 
 
 def count_decoders(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """What decoders are started for from now on, as it happens."""
+    """Record the files for which decoders are started."""
     started: list[Path] = []
 
     class Counted(VideoReader):
@@ -56,7 +56,7 @@ def count_decoders(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 @pytest.mark.parametrize("whole_frames", [480, 0])
-def test_parts_hold_the_right_frames(
+def test_parts_have_the_right_frames(
     video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_frames: int
 ) -> None:
     monkeypatch.setattr(vtok.training.decoding, "WHOLE_FRAMES", whole_frames)
@@ -69,8 +69,8 @@ def test_parts_hold_the_right_frames(
     assert read_barcodes(store.middle(source)) == list(range(62, 67))
 
 
-def test_a_short_video_is_read_once_for_all_its_parts(
-    video: Path, tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+def test_short_video_is_decoded_once_for_all_parts(
+    video: Path, tmp_path: Path, cache: FrameCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, store = source_of(video), make_store(tmp_path, cache)
     started = count_decoders(monkeypatch)
@@ -83,7 +83,7 @@ def test_a_short_video_is_read_once_for_all_its_parts(
     assert started == [video]
 
 
-def test_large_videos_and_photos_are_shrunk(tmp_path: Path) -> None:
+def test_large_videos_and_photos_are_scaled_down(tmp_path: Path) -> None:
     large = make_video(tmp_path / "large.mp4", 6, width=960, height=540)
     write_png(tmp_path / "large.png", barcode_frames(range(1), 1600, 900)[0])
     store = make_store(tmp_path)
@@ -91,7 +91,9 @@ def test_large_videos_and_photos_are_shrunk(tmp_path: Path) -> None:
     assert store.load(source_of(tmp_path / "large.png"), 0).shape == (1, 640, 1138, 3)
 
 
-def test_a_member_of_a_shard_is_read_like_a_file(video: Path, tmp_path: Path, cache: Cache) -> None:
+def test_member_of_a_shard_is_read_like_a_file(
+    video: Path, tmp_path: Path, cache: FrameCache
+) -> None:
     shard = make_shard(tmp_path / "0.tar", {"x.mp4": video.read_bytes()})
     part = make_store(tmp_path / "cache", cache).load(source_of(shard), 2)
     assert read_barcodes(part) == list(range(82, 130))
@@ -107,7 +109,7 @@ def test_a_member_of_a_shard_is_read_like_a_file(video: Path, tmp_path: Path, ca
         ("gone.mp4", None, r"cannot be opened \(No such file or directory\)"),
     ],
 )
-def test_what_cannot_be_read_is_one_line(
+def test_unreadable_source_is_named_once(
     tmp_path: Path, name: str, content: bytes | None, message: str
 ) -> None:
     path = tmp_path / name
@@ -121,7 +123,7 @@ def test_what_cannot_be_read_is_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_too_small_or_too_short_is_one_line(tmp_path: Path) -> None:
+def test_source_that_is_too_small_or_too_short_is_refused(tmp_path: Path) -> None:
     write_png(tmp_path / "small.png", barcode_frames(range(1), 31, 70)[0])
     with pytest.raises(InputError, match=r"small\.png: smaller than the crop \(31x70 < 32\)"):
         make_store(tmp_path).load(source_of(tmp_path / "small.png"), 0)
@@ -131,7 +133,7 @@ def test_what_is_too_small_or_too_short_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("deaths", [1, 2])
-def test_a_decoder_that_is_killed_is_tried_once_more(
+def test_killed_decoder_is_retried_once(
     video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: int
 ) -> None:
     killed: list[int] = []
@@ -142,7 +144,7 @@ def test_a_decoder_that_is_killed_is_tried_once_more(
                 killed.append(self._child.pid)
                 os.killpg(self._child.pid, signal.SIGKILL)
                 self._child._process.wait()
-                os.read(self._child._process.stdout.fileno(), 1 << 16)  # what it had sent before
+                os.read(self._child._process.stdout.fileno(), 1 << 16)  # drop what it had sent
                 self._child._unread = b""
             return super().__next__()
 
@@ -156,9 +158,7 @@ def test_a_decoder_that_is_killed_is_tried_once_more(
     assert len(killed) == deaths
 
 
-def test_a_cache_that_was_tampered_with_is_not_believed(
-    video: Path, tmp_path: Path, cache: Cache
-) -> None:
+def test_damaged_cache_is_ignored(video: Path, tmp_path: Path, cache: FrameCache) -> None:
     source = source_of(video)
     part = make_store(tmp_path, cache, parts=1).load(source, 0)
     (path,) = cache.folder.glob("*.npy")
@@ -176,7 +176,7 @@ def test_a_cache_that_was_tampered_with_is_not_believed(
     assert note.read_text() == "[64, 48, 130, 30, 1]"
 
 
-def test_a_replaced_file_is_decoded_again(tmp_path: Path, cache: Cache) -> None:
+def test_replaced_file_is_decoded_again(tmp_path: Path, cache: FrameCache) -> None:
     path = make_video(tmp_path / "a.mp4", 6)
     assert len(make_store(tmp_path, cache).load(source_of(path), 0)) == 6
     make_video(path, 7)
@@ -187,8 +187,8 @@ def noise(frames: int = 2) -> Any:
     return np.random.default_rng(0).integers(0, 256, (frames, 8, 8, 3), dtype=np.uint8)
 
 
-def test_a_cache_keeps_to_its_bound(tmp_path: Path) -> None:
-    cache = Cache(tmp_path, 3 * (128 + 384))
+def test_cache_respects_its_size_limit(tmp_path: Path) -> None:
+    cache = FrameCache(tmp_path, 3 * (128 + 384))
     for number in range(5):
         cache.store(f"vtok-{number}", noise())
     assert cache.full
@@ -197,7 +197,7 @@ def test_a_cache_keeps_to_its_bound(tmp_path: Path) -> None:
     assert cache.frames("vtok-3") is None
 
 
-def test_a_full_disk_is_a_full_cache(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_a_full_cache(cache: FrameCache, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_space(file: Any, array: Any, **options: Any) -> None:
         file.write(bytes(100))
         raise OSError(28, "No space left on device")
@@ -208,7 +208,7 @@ def test_a_full_disk_is_a_full_cache(cache: Cache, monkeypatch: pytest.MonkeyPat
     assert [path.name for path in cache.folder.iterdir()] == [".lock"]
 
 
-def test_tidying_removes_what_nobody_needs_and_nothing_else(tmp_path: Path, cache: Cache) -> None:
+def test_tidy_removes_only_unneeded_files(tmp_path: Path, cache: FrameCache) -> None:
     source = Source("a", tmp_path / "a.mp4", None, "video")
     source.path.write_bytes(b"a")
     keep = f"{make_store(tmp_path)._key(source)}-384-0-48"
@@ -223,6 +223,6 @@ def test_tidying_removes_what_nobody_needs_and_nothing_else(tmp_path: Path, cach
         ".lock", fresh.name, "vtok-notes.npy", "mine.npy",
         f"{keep}.npy", f"{keep.replace('-0-', '-41-')}.npy",
     }  # fmt: skip
-    Cache(cache.folder, 1200).tidy([source])  # a smaller bound than before
+    FrameCache(cache.folder, 1200).tidy([source])  # a lower limit than before
     assert len(list(cache.folder.glob(f"{keep[:29]}*.npy"))) == 1
     assert (cache.folder / "mine.npy").exists()

@@ -1,4 +1,4 @@
-"""Draws: which clip comes when depends on nothing but the files, the seed, the step and number."""
+"""Sampler: a clip depends on the files, the seed, the step and the index only."""
 
 import zlib
 from collections.abc import Iterator
@@ -15,17 +15,17 @@ import vtok.training.sampler
 from vtok.errors import InputError, VideoError
 from vtok.training.clips import Clip, ClipSpec
 from vtok.training.decoding import PartStore
-from vtok.training.frame_cache import Cache
-from vtok.training.sampler import ClipMaker, most_parts, note_skipped, steps_a_part
+from vtok.training.frame_cache import FrameCache
+from vtok.training.sampler import ClipDataset, max_parts, note_skipped, steps_per_part
 from vtok.training.sources import find_sources
 
 SPEC = ClipSpec(frames=5, crop=32, photo_share=0.4, seed=3)
 
 
 class FakeReader:
-    """Stands in for a decoder: a file that says `frames width height` is a video of noise.
+    """Replaces the decoder: a file with the text `frames width height` is a video of noise.
 
-    A fourth number is the frame from which on it is damaged.
+    A fourth number is the first damaged frame.
     """
 
     started: list[str]
@@ -61,7 +61,7 @@ class FakeReader:
 
 @pytest.fixture(autouse=True)
 def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """No decoder runs in these tests; returns the names of the files that one would run for."""
+    """Replace the decoder; returns the names of decoded files."""
     monkeypatch.setattr(FakeReader, "started", [], raising=False)
     monkeypatch.setattr(vtok.training.decoding, "VideoReader", FakeReader)
     monkeypatch.setattr(
@@ -80,90 +80,90 @@ def corpus(tmp_path: Path) -> Path:
     return folder
 
 
-def make_maker(
+def make_dataset(
     source: Path,
     *,
     spec: ClipSpec = SPEC,
-    cache: Cache | None = None,
+    cache: FrameCache | None = None,
     skipped: dict[str, str] | None = None,
-) -> ClipMaker:
+) -> ClipDataset:
     store = PartStore(spec, 8, cache, source.parent)
-    return ClipMaker(find_sources([source]), spec, store, {} if skipped is None else skipped)
+    return ClipDataset(find_sources([source]), spec, store, {} if skipped is None else skipped)
 
 
-def clips_of(maker: ClipMaker, count: int = 40) -> list[Clip]:
-    return [maker.clip(*divmod(number, 4)) for number in range(count)]
+def clips_of(dataset: ClipDataset, count: int = 40) -> list[Clip]:
+    return [dataset[divmod(number, 4)] for number in range(count)]
 
 
-def clips_backwards(maker: ClipMaker, count: int = 40) -> list[Clip]:
-    return [maker.clip(*divmod(number, 4)) for number in reversed(range(count))][::-1]
+def clips_backwards(dataset: ClipDataset, count: int = 40) -> list[Clip]:
+    return [dataset[divmod(number, 4)] for number in reversed(range(count))][::-1]
 
 
 def same(one: list[Clip], two: list[Clip]) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
 
 
-def test_clips_do_not_depend_on_the_cache_or_on_what_came_before(
+def test_clips_do_not_depend_on_cache_or_order(
     corpus: Path, tmp_path: Path, started: list[str]
 ) -> None:
-    plain = clips_of(make_maker(corpus))
+    plain = clips_of(make_dataset(corpus))
     folder = tmp_path / "cache"
-    assert same(plain, clips_backwards(make_maker(corpus, cache=Cache(folder, 10**9))))
+    assert same(plain, clips_backwards(make_dataset(corpus, cache=FrameCache(folder, 10**9))))
     started.clear()
-    assert same(plain, clips_of(make_maker(corpus, cache=Cache(folder, 10**9))))
+    assert same(plain, clips_of(make_dataset(corpus, cache=FrameCache(folder, 10**9))))
     assert started == []
-    small = Cache(tmp_path / "small", 500_000)  # takes one part of three
-    assert same(plain, clips_of(make_maker(corpus, cache=small)))
+    small = FrameCache(tmp_path / "small", 500_000)  # holds one part of three
+    assert same(plain, clips_of(make_dataset(corpus, cache=small)))
     assert small.full
-    assert same(plain, clips_of(make_maker(corpus, cache=Cache(tmp_path / "none", 0))))
+    assert same(plain, clips_of(make_dataset(corpus, cache=FrameCache(tmp_path / "none", 0))))
 
 
-def test_other_seeds_steps_and_numbers_give_other_clips(corpus: Path) -> None:
-    other = make_maker(corpus, spec=ClipSpec(5, 32, 0.4, 4))
-    clips = [*clips_of(make_maker(corpus)), *clips_of(other)]
-    assert len({clip.tobytes() for clip in clips}) > 75  # of 80: there are only so many windows
+def test_other_seeds_steps_and_indices_give_other_clips(corpus: Path) -> None:
+    other = make_dataset(corpus, spec=ClipSpec(5, 32, 0.4, 4))
+    clips = [*clips_of(make_dataset(corpus)), *clips_of(other)]
+    assert len({clip.tobytes() for clip in clips}) > 75  # of 80; few windows coincide
 
 
 @pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.4, 60, 100), (1.0, 200, 200)])
 def test_photo_share(corpus: Path, share: float, least: int, most: int) -> None:
-    maker = make_maker(corpus, spec=ClipSpec(5, 32, share, 0))
-    drawn = [maker._draw(np.random.default_rng(seed))[0].kind for seed in range(200)]
+    dataset = make_dataset(corpus, spec=ClipSpec(5, 32, share, 0))
+    drawn = [dataset._draw(np.random.default_rng(seed))[0].kind for seed in range(200)]
     assert least <= drawn.count("photo") <= most
-    only_photos = make_maker(corpus / "photo.png", spec=ClipSpec(5, 32, share, 0))
-    assert only_photos.clip(0, 0).shape == (3, 5, 32, 32)
+    only_photos = make_dataset(corpus / "photo.png", spec=ClipSpec(5, 32, share, 0))
+    assert only_photos[0, 0].shape == (3, 5, 32, 32)
 
 
-def test_sources_are_drawn_by_their_chances(corpus: Path) -> None:
+def test_sources_are_drawn_with_their_probabilities(corpus: Path) -> None:
     for number in range(9):
         (corpus / f"alike__{number}.mp4").write_text("12 64 48")
-    maker = make_maker(corpus, spec=ClipSpec(5, 32, 0.0, 0))
-    drawn = [maker._draw(np.random.default_rng(seed))[0].path.name for seed in range(600)]
+    dataset = make_dataset(corpus, spec=ClipSpec(5, 32, 0.0, 0))
+    drawn = [dataset._draw(np.random.default_rng(seed))[0].path.name for seed in range(600)]
     alike = sum(name.startswith("alike") for name in drawn)
     expected = 600 * 3 / (3 + 2**0.5)  # families of 9 and of 2
     assert abs(alike - expected) < 5 * (600 * 0.25) ** 0.5
 
 
-def test_what_is_broken_is_replaced_by_the_next_draw(corpus: Path) -> None:
+def test_unreadable_source_is_replaced_by_the_next_draw(corpus: Path) -> None:
     (corpus / "broken.mp4").write_text("no video")
     (corpus / "small.png").write_text("1 31 70")
     (corpus / "brief.mp4").write_text("4 64 48")
     (corpus / "cut.mp4").write_text("130 64 48 100")
-    maker = make_maker(corpus)
-    clips = clips_of(maker)
-    assert {Path(name).name: reason for name, reason in maker.skipped.items()} == {
+    dataset = make_dataset(corpus)
+    clips = clips_of(dataset)
+    assert {Path(name).name: reason for name, reason in dataset.skipped.items()} == {
         "broken.mp4": "not a video file",
         "small.png": "smaller than the crop (31x70 < 32)",
         "brief.mp4": "shorter than a clip (4 of 5 frames)",
         "cut.mp4 (part 3 of 3)": "damaged",
     }
-    # found in another order, known from the beginning as after a resume, or cached: the same clips
-    assert same(clips, clips_backwards(make_maker(corpus)))
-    assert same(clips, clips_of(make_maker(corpus, skipped=dict(maker.skipped))))
-    cache = Cache(corpus.parent / "cache", 10**9)
-    assert same(clips, clips_of(make_maker(corpus, cache=cache)))
+    # the same clips in another order, with known failures as after a resume, or from the cache
+    assert same(clips, clips_backwards(make_dataset(corpus)))
+    assert same(clips, clips_of(make_dataset(corpus, skipped=dict(dataset.skipped))))
+    cache = FrameCache(corpus.parent / "cache", 10**9)
+    assert same(clips, clips_of(make_dataset(corpus, cache=cache)))
 
 
-def test_a_source_counts_once() -> None:
+def test_skipped_source_replaces_its_parts() -> None:
     skipped: dict[str, str] = {}
     for name in (
         "a (part 1 of 2)",
@@ -178,56 +178,43 @@ def test_a_source_counts_once() -> None:
     assert list(skipped) == ["b", "a"]
 
 
-def test_a_video_without_a_sound_part_is_broken(corpus: Path) -> None:
+def test_video_without_a_readable_part_is_skipped(corpus: Path) -> None:
     (corpus / "cut.mp4").write_text("130 64 48 2")
-    maker = make_maker(corpus / "cut.mp4")
+    dataset = make_dataset(corpus / "cut.mp4")
     with pytest.raises(InputError, match=r"from 1 source: .*cut\.mp4: damaged$"):
-        maker.clip(0, 0)
-    assert list(maker.skipped) == [str(corpus / "cut.mp4")]
+        dataset[0, 0]
+    assert list(dataset.skipped) == [str(corpus / "cut.mp4")]
 
 
-def test_nothing_readable_is_one_line(tmp_path: Path) -> None:
+def test_no_readable_source_is_an_input_error(tmp_path: Path) -> None:
     for number in range(4):
         (tmp_path / f"{number}.mp4").write_text("no video")
-    maker = make_maker(tmp_path)
+    dataset = make_dataset(tmp_path)
     for _ in range(2):
         with pytest.raises(InputError, match=r"from 4 sources: .*0\.mp4: not a video .*; \.\.\.$"):
-            maker.clip(0, 0)
-    (tmp_path / "photo.png").write_text("1 64 64")  # a photo is no help where none is asked for
+            dataset[0, 0]
+    (tmp_path / "photo.png").write_text("1 64 64")  # not used with photo_share 0
     with pytest.raises(InputError, match="from 4 sources"):
-        make_maker(tmp_path, spec=ClipSpec(5, 32, 0.0, 0)).clip(0, 0)
-    assert make_maker(tmp_path).clip(0, 0).shape == SPEC.shape
+        make_dataset(tmp_path, spec=ClipSpec(5, 32, 0.0, 0))[0, 0]
+    assert make_dataset(tmp_path)[0, 0].shape == SPEC.shape
 
 
-def test_preparing_fills_the_cache_as_far_as_it_goes(corpus: Path, started: list[str]) -> None:
-    cache = Cache(corpus.parent / "cache", 10**9)
-    maker = make_maker(corpus, cache=cache)
-    for position in range(3):
-        maker.prepare(position)
-    assert len(list(cache.folder.glob("*.npy"))) == 3 + 1 + 1
-    started.clear()
-    clips_of(make_maker(corpus, cache=cache))
-    assert started == []
-    make_maker(corpus).prepare(0)  # without a cache there is nothing to do
-    assert started == ["long.mp4"]
-
-
-def test_many_videos_share_a_part_over_some_steps(
+def test_steps_share_a_part_if_there_are_many_videos(
     corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources = find_sources([corpus / "long.mp4"])
-    assert (steps_a_part(sources), most_parts(sources)) == (1, 256)
-    assert (steps_a_part(sources * 256), most_parts(sources * 256)) == (4, 4)
+    assert (steps_per_part(sources), max_parts(sources)) == (1, 256)
+    assert (steps_per_part(sources * 256), max_parts(sources * 256)) == (4, 4)
     monkeypatch.setattr(vtok.training.sampler, "MANY_VIDEOS", 1)
-    maker = make_maker(corpus / "long.mp4")
-    real, loaded = maker.store.load, []
+    dataset = make_dataset(corpus / "long.mp4")
+    real, loaded = dataset._store.load, []
 
     def load(source: Any, number: int) -> Any:
         loaded.append(number)
         return real(source, number)
 
-    monkeypatch.setattr(maker.store, "load", load)
-    clips = [maker.clip(step, 0) for step in range(24)]
+    monkeypatch.setattr(dataset._store, "load", load)
+    clips = [dataset[step, 0] for step in range(24)]
     assert loaded == [loaded[step // 4 * 4] for step in range(24)]
     assert len(set(loaded)) == 3
     assert len({clip.tobytes() for clip in clips}) == 24
