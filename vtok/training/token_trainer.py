@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from vtok.errors import OutputError, UsageError
 from vtok.models.load import Model
 from vtok.nn.config import TokenConfig
-from vtok.nn.token_maps import cell_grid
-from vtok.nn.token_pipeline import Lift, TokenPipeline
+from vtok.nn.token_pipeline import Lift, TokenPipeline, cell_grid
 from vtok.tokens.checkpoint import save_tokens
 from vtok.training.clips import ClipSpec
 from vtok.training.latent_cache import LatentBank, encode_clips
