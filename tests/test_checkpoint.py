@@ -135,11 +135,11 @@ def test_changed_values_are_noticed(saved: Path) -> None:
     ("changes", "message"),
     [
         ({"version": 2}, "version 2, this vtok reads up to 1"),
-        ({"version": True}, "no checkpoint of vtok"),
-        ({"version": -1}, "no checkpoint of vtok"),
-        ({"name": ["tiny"]}, "a name and weights_sha256 that are text"),
-        ({"name": "tiny\n"}, "a name and weights_sha256 that are text"),
-        ({"format": "other"}, "no checkpoint of vtok"),
+        ({"version": True}, "not a vtok checkpoint"),
+        ({"version": -1}, "not a vtok checkpoint"),
+        ({"name": ["tiny"]}, "name and weights_sha256: expected text"),
+        ({"name": "tiny\n"}, "name and weights_sha256: expected text"),
+        ({"format": "other"}, "not a vtok checkpoint"),
         ({"spam": 1}, "checkpoint fields"),
         ({"config": 3}, "checkpoint fields"),
     ],
@@ -176,7 +176,7 @@ def test_configs_of_no_tokenizer_are_refused(saved: Path, changes: dict, message
 def test_json_nested_too_deep_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "odd.safetensors"
     save_file({"x": torch.zeros(1)}, path, {"vtok": "[" * 200_000})
-    with pytest.raises(CheckpointError, match="no checkpoint of vtok"):
+    with pytest.raises(CheckpointError, match="not a vtok checkpoint"):
         read_info(path)
 
 
@@ -196,5 +196,5 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
 def test_foreign_safetensors_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "odd.safetensors"
     save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(CheckpointError, match="no checkpoint of vtok"):
+    with pytest.raises(CheckpointError, match="not a vtok checkpoint"):
         read_info(path)

@@ -10,8 +10,7 @@ from commands import rows, tiny_checkpoint, vtok
 
 import vtok.evaluation.doctor as doctor
 import vtok.evaluation.vmaf as vmaf
-from vtok.models.checkpoint import list_models
-from vtok.models.info import card_quality, read_card, token_learners
+from vtok.models.checkpoint import card_quality, list_models, read_card, token_learners
 
 
 def test_every_shipped_model_is_listed_with_its_quality() -> None:

@@ -308,7 +308,7 @@ def test_skip_existing_replaces_what_was_made_in_another_way(
     [
         ("text.mp4/x.vtok", "text.mp4/x.vtok: its folder cannot be made (File exists)"),
         ("/proc/x.vtok", "/proc/x.vtok: cannot be written (No such file or directory)"),
-        ("fifo", "fifo: is no regular file and cannot be replaced"),
+        ("fifo", "fifo: is not a regular file and cannot be replaced"),
     ],
 )
 def test_outputs_that_cannot_be_written_are_exit_1(

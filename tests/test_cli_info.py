@@ -96,7 +96,7 @@ BAD = {
     ".": (5, ".: is a folder, not a video file"),
     "empty.vtok": (5, "empty.vtok: empty file (0 bytes)"),
     "cut.vtok": (4, "cut.vtok: no index at its end: it was cut or is not finished"),
-    "codes.safetensors": (4, "codes.safetensors: a safetensors file, but no checkpoint of vtok"),
+    "codes.safetensors": (4, "codes.safetensors: a safetensors file, but not a vtok checkpoint"),
 }
 
 

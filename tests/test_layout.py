@@ -12,8 +12,14 @@ from models import make_clip, make_tokenizer
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vtok.nn.blocks import Fold, Unfold
-from vtok.nn.layers import as_clip, as_frames, channels_first, pointwise
+from vtok.nn.layers import (
+    SpaceTimePatchEmbed,
+    SpaceTimePatchUnembed,
+    as_clip,
+    as_frames,
+    channels_first,
+    pointwise,
+)
 from vtok.nn.streaming import Context
 
 ON_ONEDNN = pytest.mark.skipif(
@@ -67,7 +73,7 @@ def test_every_convolution_of_the_fast_layers_finds_channels_innermost(frames: i
 
 
 def test_fold_and_unfold_are_a_block_of_pixels_times_a_matrix() -> None:
-    fold, unfold = Fold(3, 5), Unfold(5, 3)
+    fold, unfold = SpaceTimePatchEmbed(3, 5), SpaceTimePatchUnembed(5, 3)
     clip = innermost(torch.randn(1, 3, 5, 4, 6))
     folded = fold(clip, Context())
     block = (

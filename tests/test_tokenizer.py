@@ -124,7 +124,7 @@ def test_streaming_equals_the_whole_clip(data: st.DataObject, kind: str) -> None
         torch.testing.assert_close(torch.cat(frames, dim=2), recon, **TOLERANCE)
 
 
-@pytest.mark.parametrize("layer", ["compress_time", "fold"])
+@pytest.mark.parametrize("layer", ["compress_time", "space_time_patch"])
 def test_decoder_that_remembers_nothing_streams(layer: str) -> None:
     tokenizer = VideoTokenizer(layers=(layer,), init_dim=4, output_conv_kernel_size=(1, 3, 3))
     assert tokenizer.decoder_lookback == 0
@@ -183,9 +183,13 @@ def test_decoder_reads_back_no_further_than_it_says() -> None:
 @pytest.mark.parametrize(
     ("layers", "kernel", "back"),
     [
-        (("residual", "compress_time", "separable_memory", "fold"), 3, 1),  # 4/8 + 1/4
-        (("fold", "residual", "compress_time", "separable_memory"), 5, 3),  # 4/8 + 2/2 + 1
-        (("fold", "compress_space"), 7, 2),  # 6/4
+        (("residual", "compress_time", "causal_depthwise", "space_time_patch"), 3, 1),  # 4/8 + 1/4
+        (
+            ("space_time_patch", "residual", "compress_time", "causal_depthwise"),
+            5,
+            3,
+        ),  # 4/8 + 2/2 + 1
+        (("space_time_patch", "compress_space"), 7, 2),  # 6/4
         (("residual",), 1, 2),
     ],
 )
@@ -329,14 +333,17 @@ def test_wrong_latents_are_refused() -> None:
         ({"output_conv_kernel_size": 3}, "output_conv_kernel_size=3: expected three odd"),
         ({"layers": None}, "layers=None: expected a tuple"),
         ({"layers": ("residual", 64)}, r"layers=64: expected entries kind or \(kind, number\)"),
-        ({"layers": (("residual", 0),)}, "a whole number from 1 to 65536 beside the kind"),
+        ({"layers": (("residual", 0),)}, "\(kind, a whole number from 1 to 65536\)"),
         ({"layers": (("consecutive_residual", -1),)}, "a whole number from 1 to 65536"),
         ({"layers": (("consecutive_residual", 5000),)}, "5000: expected at most 1000 layers"),
         ({"layers": ("compress_space",) * 20}, "compress_space leads to 131072 channels"),
         ({"layers": ("cond_residual",), "dim_cond": 0}, "dim_cond=0: expected a whole number"),
         ({"decoder_init_dim": 8}, "decoder_init_dim=8: expected decoder_layers with it"),
         ({"input_conv_kernel_size": (2, 3, 3)}, "three odd numbers"),
-        ({"layers": ("fold",), "decoder_layers": ("residual",)}, "the same compression"),
+        (
+            {"layers": ("space_time_patch",), "decoder_layers": ("residual",)},
+            "the same compression",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(arguments: dict, message: str) -> None:

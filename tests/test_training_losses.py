@@ -8,7 +8,7 @@ import torch
 from models import make_clip
 from training import tiny_config
 
-from vtok.nn.losses import PatchDiscriminator
+from vtok.nn.discriminator import PatchDiscriminator
 from vtok.nn.quantize import LFQ
 from vtok.training.losses import (
     SCALE_WEIGHTS,

@@ -15,9 +15,13 @@ SIZE, FRAMES = 64, 12
 SMALL = {
     "patch_size": 4,
     "init_dim": 32,
-    "layers": [["fold", 128], ["separable_memory", 128]],
+    "layers": [["space_time_patch", 128], ["causal_depthwise", 128]],
     "decoder_init_dim": 32,
-    "decoder_layers": [["separable", 32], ["fold", 128], *[["separable_memory", 128]] * 2],
+    "decoder_layers": [
+        ["depthwise", 32],
+        ["space_time_patch", 128],
+        *[["causal_depthwise", 128]] * 2,
+    ],
 }
 
 

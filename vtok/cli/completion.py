@@ -50,7 +50,7 @@ def some_of(*names: str) -> Complete:
 
 def models(incomplete: str) -> list[str]:
     """Offers the shipped models."""
-    from vtok.models.info import list_models
+    from vtok.models.checkpoint import list_models
 
     return one_of(*list_models())(incomplete)
 

@@ -50,7 +50,7 @@ def models(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
       vtok models
       vtok models --json | jq .psnr
     """
-    from vtok.models.info import list_models
+    from vtok.models.checkpoint import list_models
 
     for number, name in enumerate(list_models()):
         facts = _facts(name)
@@ -71,7 +71,7 @@ def models(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
 
 
 def _facts(name: str) -> dict[str, Any]:
-    from vtok.models.info import card_quality, read_card, token_learners
+    from vtok.models.checkpoint import card_quality, read_card, token_learners
     from vtok.pipeline.inspect import inspect_checkpoint
 
     kept = ("name", "path", "parameters", "bytes", "codebook_size", "num_codebooks", "stages")

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from vtok.errors import OptionError, UsageError
 from vtok.models.load import LoadedTokenizer
 from vtok.nn.config import TokenConfig
-from vtok.nn.token_maps import cell_grid
-from vtok.nn.token_pipeline import Lift, TokenPipeline
+from vtok.nn.token_pipeline import Lift, TokenPipeline, cell_grid
 from vtok.tokens.checkpoint import save_tokens
 from vtok.training.clips import ClipSpec
 from vtok.training.latent_cache import LatentCache, encode_clips
