@@ -99,4 +99,4 @@ def test_the_browser_is_installed_once_only() -> None:
         pytest.skip("it would be installed now")
     script = Path(__file__).parent.parent / "scripts" / "install_browser"
     done = subprocess.run([script], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("there already: Chromium")
+    assert done.stdout.startswith("already installed: Chromium")
