@@ -9,7 +9,7 @@ import pytest
 from commands import rows, tiny_checkpoint, vtok
 
 import vtok.evaluation.doctor as doctor
-import vtok.evaluation.vmaf as vmaf
+import vtok.evaluation.quality as quality
 from vtok.models.checkpoint import card_quality, list_models, read_card, token_learners
 
 
@@ -40,13 +40,13 @@ def test_doctor_on_a_machine_that_is_well(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stdout
     assert {"vtok", "torch", "ffmpeg", "x264", "vmaf", "device", "round trip"} <= set(found)
     assert found["round trip"]["text"].startswith("13 frames of 96x64 by tiny")
-    assert found["device"]["text"].startswith("cpu, auto means ")
+    assert found["device"]["text"].startswith("cpu, dtype auto means ")
 
 
 def test_doctor_goes_on_where_something_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "NEEDED", ("numpy", "no-such-package"))
     monkeypatch.setattr(doctor, "EXTRAS", {"no-such-extra": "plot"})
-    monkeypatch.setattr(vmaf, "has_vmaf", lambda: False)
+    monkeypatch.setattr(quality, "has_vmaf", lambda: False)
     result = vtok("doctor", "--model", "no-such-model")
     lines = {line.split()[1]: line for line in result.stdout.splitlines()}
     assert lines["no-such-package"].startswith("FAILED")

@@ -185,7 +185,9 @@ def test_a_magnified_picture(browser: Browser) -> None:
 
 def test_what_is_looked_at_stays_in_the_address(browser: Browser, pages: Path) -> None:
     browser.press("5", RIGHT, RIGHT, ".")
-    browser.wait_for("return location.hash.includes('frame=2') && location.hash.includes('bits=18')")
+    browser.wait_for(
+        "return location.hash.includes('frame=2') && location.hash.includes('bits=18')"
+    )
     fragment = browser.run("return location.hash.slice(1)")
     browser.open(pages / "one.html", fragment)
     browser.wait_until_drawn("0 all vtok 18 2")

@@ -9,6 +9,7 @@ from vtok.cli.console import print_json, say_error
 from vtok.errors import OptionError, PartialFailure, UsageError, VtokError
 
 FLAGS = {
+    "codecs": "--with",
     "to": "--to",
     "start_seconds": "--start",
     "duration_seconds": "--duration",

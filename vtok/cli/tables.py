@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vtok.cli.console import colours, one_line, print_json
 from vtok.evaluation.quality import METRICS
-from vtok.evaluation.results import ClipResult, Point, mean_points, total_usage, usage_to_json
+from vtok.evaluation.results import ClipResult, Point, mean_points, total_usage
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,7 +56,7 @@ class Printer:
         points, usage = mean_points(results), total_usage(results)
         if self._as_json:
             rates = [point.to_json() for point in points]
-            codebooks = usage_to_json(usage)
+            codebooks = [one.to_json() for one in usage]
             print_json(
                 {"kind": "mean", "clips": len(results), "rates": rates, "codebooks": codebooks}
             )
