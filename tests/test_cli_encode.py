@@ -138,10 +138,10 @@ def test_arrays_are_asked_for_by_option_or_by_name(
 
 BAD_OPTIONS = {
     "--to png": "--to png: expected one of vtok, npy, tokens, safetensors",
-    "--size 0": "size '0': expected 1 to 67108864 pixels in all",
-    "--size big": "size 'big': expected a short side such as 256, or WIDTHxHEIGHT such as 640x360",
-    "--fps 0": "fps '0': expected a rate such as 25, 29.97 or 30000/1001",
-    "--fps 1/0": "fps '1/0': expected a rate such as 25, 29.97 or 30000/1001",
+    "--size 0": "--size 0: expected 1 to 67108864 pixels in all",
+    "--size big": "--size big: expected a short side such as 256, or WIDTHxHEIGHT such as 640x360",
+    "--fps 0": "--fps 0: expected a rate such as 25, 29.97 or 30000/1001",
+    "--fps 1/0": "--fps 1/0: expected a rate such as 25, 29.97 or 30000/1001",
     "--start -1": "--start -1: expected 0 or more seconds",
     "--start nan": "--start nan: expected 0 or more seconds",
     "--duration 0": "--duration 0: expected more than 0 seconds",

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from commands import rows, tiny_checkpoint, vtok
 from datasets import manifest
-from test_media_reader import BROKEN, CASES, build_broken
+from test_video_reader import BROKEN, CASES, build_broken
 from videos import make_video
 
 from vtok.dataset.item import valid_text

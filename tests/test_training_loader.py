@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_media_reader import is_gone
 from test_training_sources import make_shard
+from test_video_reader import is_gone
 from videos import make_video, read_barcodes
 
 from vtok.errors import InputError, OptionError, VtokError

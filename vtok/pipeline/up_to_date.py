@@ -16,9 +16,9 @@ from vtok.pipeline.encode import EncodeOptions, stages_for
 from vtok.tokens.encode import origin_of
 from vtok.tokens.file import TokenFile, is_token_file, token_origin
 from vtok.tokens.model import TokenModel
+from vtok.video.ffmpeg import read_index
 from vtok.video.frames import parse_size
 from vtok.video.images import PICTURE_SUFFIXES
-from vtok.video.probe import read_index
 from vtok.video.reader import probe
 
 

@@ -1,4 +1,4 @@
-"""Every readable file gives exactly its frames; every other one a one-line error, in time."""
+"""VideoReader: exact frames of readable files, one-line errors for all others, no leaks."""
 
 import os
 import signal
@@ -25,20 +25,19 @@ from videos import (
 )
 
 from vtok.errors import InputError, UsageError, VideoError
-from vtok.video.decord_source import read_decord, suits_decord
-from vtok.video.ffmpeg_source import read_ffmpeg
-from vtok.video.probe import read_index
+from vtok.video.ffmpeg import read_ffmpeg, read_index
 from vtok.video.reader import VideoReader, probe
+from vtok.video.source import read_decord, suits_decord
 
 VP9 = ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-pix_fmt", "yuv420p")
 X264 = ("-c:v", "libx264", "-preset", "veryfast", "-crf", "10", "-pix_fmt", "yuv420p")
+# a pause of half a second after every ten frames
 UNEVEN = ("-vf", "settb=1/1000,setpts='(N*40+floor(N/10)*500)'", "-fps_mode", "passthrough")
-"""A half second of standstill after every ten frames."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """How to make a file, and what must be read from it."""
+    """File to make, and what must be read from it."""
 
     build: Callable[[Path], object]
     numbers: range | list[int]
@@ -54,7 +53,7 @@ def encoded(num_frames: int = 30, **options: object) -> Callable[[Path], object]
 
 
 def rotated(transpose: str, degrees: str) -> Callable[[Path], object]:
-    """A picture that only stands upright once its rotation mark is heeded."""
+    """Make a video that is upright only if its rotation tag is applied."""
 
     def build(path: Path) -> None:
         stored = path.with_name(f"stored_{path.name}")
@@ -65,7 +64,7 @@ def rotated(transpose: str, degrees: str) -> Callable[[Path], object]:
 
 
 def trimmed(path: Path) -> None:
-    """Cut inside a group of pictures without encoding again, as editors do."""
+    """Cut inside a group of pictures without re-encoding, like editors do."""
     arguments = (*X264, "-g", "30", "-x264-params", "bframes=2:b-adapt=0:b-pyramid=0")
     source = make_video(path.with_name(f"long_{path.name}"), 150, arguments=arguments)
     run_ffmpeg("-ss", "0.5", "-i", source, "-t", "3.5", "-c", "copy", path)
@@ -169,7 +168,7 @@ CASES = {
         rotated("hflip,vflip", "180"), range(20), "decord", size=(128, 96), rotation=180
     ),
     "trimmed.mp4": Case(trimmed_plainly, range(15, 120), "decord"),
-    # A reference frame from after the cut belongs to the stream, and players show it.
+    # A reference frame after the cut belongs to the stream, and players show it.
     "trimmed_b.mp4": Case(trimmed, [*range(15, 120), 122], "decord"),
     "gif.gif": Case(encoded(fps="25", arguments=()), range(30), "decord", Fraction(25)),
     "gif30.gif": Case(encoded(arguments=()), range(30), "decord"),
@@ -199,7 +198,7 @@ CASES = {
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Make the file of a case, once."""
+    """Make the file of a case on first use."""
     folder = tmp_path_factory.mktemp("videos")
 
     def build(name: str) -> Path:
@@ -217,7 +216,7 @@ def read_all(path: Path, **options: object) -> Frames:
 
 
 def read_until_error(path: Path) -> tuple[list[int], str]:
-    """Read a damaged file; returns the numbers of the frames before the error, and the error."""
+    """Read a damaged file; return the numbers of the frames before the error, and the error."""
     numbers: list[int] = []
     with VideoReader(path) as reader:
         try:
@@ -229,7 +228,7 @@ def read_until_error(path: Path) -> tuple[list[int], str]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_frame_of_a_readable_file(name: str, built: Callable[[str], Path]) -> None:
+def test_readable_file(name: str, built: Callable[[str], Path]) -> None:
     case = CASES[name]
     with VideoReader(built(name)) as reader:
         numbers = [number for frames in reader for number in read_barcodes(frames)]
@@ -246,19 +245,19 @@ def test_every_frame_of_a_readable_file(name: str, built: Callable[[str], Path])
 
 
 @pytest.mark.parametrize("name", ["uneven.mp4", "uneven.mkv", "live_uneven.mkv"])
-def test_rate_of_uneven_frames_is_their_mean(name: str, built: Callable[[str], Path]) -> None:
+def test_variable_frame_rate(name: str, built: Callable[[str], Path]) -> None:
     info = probe(built(name))
     assert info.duration_seconds == pytest.approx(4.9, abs=0.05)  # 60 * 0.04 + 5 * 0.5
     assert float(info.fps) == pytest.approx(60 / 4.9, rel=0.01)
     numbers = read_barcodes(read_all(built(name), fps=Fraction(10)))
     assert len(numbers) == 49
-    if name == "uneven.mp4":  # the others round their times to frames of 1/30 s first
+    if name == "uneven.mp4":  # the others round times to 1/30 s
         assert numbers[:10] == [0, 2, 5, 7, 9, 9, 9, 10, 10, 10]
-    assert numbers.count(9) + numbers.count(10) >= 5  # the standstill is kept
+    assert numbers.count(9) + numbers.count(10) >= 5  # the pause is kept
 
 
 @pytest.mark.parametrize("size", [(160, 120), (80, 62)])
-def test_both_readers_give_the_same_pixels(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_decord_and_ffmpeg_give_the_same_pixels(tmp_path: Path, size: tuple[int, int]) -> None:
     path = tmp_path / "colours.mp4"
     run_ffmpeg("-f", "lavfi", "-i", "testsrc2=s=160x120:d=1:r=25", *X264, path)
     index = read_index(path)
@@ -285,7 +284,7 @@ def test_size(
     assert read_barcodes(frames) == list(range(len(frames)))
 
 
-def test_rate_is_changed_by_dropping_and_repeating(built: Callable[[str], Path]) -> None:
+def test_fps(built: Callable[[str], Path]) -> None:
     halved = read_all(built("ntsc.mp4"), fps=Fraction(15000, 1001))
     assert read_barcodes(halved) == list(range(0, 30, 2))
     doubled = read_all(built("stream.ts"), fps=Fraction(60))
@@ -306,7 +305,7 @@ def test_late_start_is_exact(tmp_path: Path, gop: str) -> None:
         assert read_barcodes(np.concatenate(list(reader))) == list(range(603, 633))
 
 
-def test_part_beyond_the_end_is_an_error(built: Callable[[str], Path]) -> None:
+def test_start_beyond_the_end(built: Callable[[str], Path]) -> None:
     with pytest.raises(VideoError, match=r"no frame in the requested part \(the video is 1\.000 s"):
         read_all(built("h264.mp4"), start_seconds=30)
 
@@ -325,7 +324,7 @@ def test_part_beyond_the_end_is_an_error(built: Callable[[str], Path]) -> None:
 )
 def test_arguments_out_of_range(tmp_path: Path, options: dict[str, object]) -> None:
     with pytest.raises(UsageError, match=r"start|duration|fps|size"):
-        VideoReader(tmp_path / "not even looked for", **options)
+        VideoReader(tmp_path / "never opened", **options)
 
 
 def test_pictures_are_clips_of_one_frame(tmp_path: Path) -> None:
@@ -347,7 +346,7 @@ def test_pictures_are_clips_of_one_frame(tmp_path: Path) -> None:
 
 
 def build_broken(folder: Path) -> None:
-    """Files that hold no readable video at all."""
+    """Make files without any readable video."""
     (folder / "folder.mp4").mkdir()
     (folder / "empty.mp4").write_bytes(b"")
     (folder / "text.mp4").write_text("no video\n" * 500)
@@ -369,7 +368,7 @@ def build_broken(folder: Path) -> None:
 BROKEN = {
     "missing.mp4": (InputError, "no such file"),
     "folder.mp4": (InputError, "is a folder, not a video file"),
-    "pipe.mp4": (InputError, "is no regular file"),
+    "pipe.mp4": (InputError, "is not a regular file"),
     "empty.mp4": (VideoError, r"empty file \(0 bytes\)"),
     "text.mp4": (VideoError, "not a video file"),
     "text.txt": (VideoError, "not a video file"),
@@ -390,7 +389,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_unreadable_file_is_a_named_error(name: str, broken: Path) -> None:
+def test_unreadable_file(name: str, broken: Path) -> None:
     kind, message = BROKEN[name]
     with pytest.raises(kind, match=message) as caught:
         probe(broken / name)
@@ -418,9 +417,7 @@ def test_file_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("film.webm", VP9),
     ],
 )
-def test_cut_file_tells_how_much_could_be_read(
-    tmp_path: Path, name: str, arguments: tuple[str, ...]
-) -> None:
+def test_cut_file(tmp_path: Path, name: str, arguments: tuple[str, ...]) -> None:
     whole = make_video(tmp_path / f"whole_{name}", 60, arguments=arguments).read_bytes()
     path = tmp_path / name
     path.write_bytes(whole[: len(whole) * 6 // 10])
@@ -430,7 +427,7 @@ def test_cut_file_tells_how_much_could_be_read(
     assert numbers == list(range(len(numbers)))
 
 
-def test_damage_in_the_middle_gives_the_frames_before_it(tmp_path: Path) -> None:
+def test_damage_in_the_middle(tmp_path: Path) -> None:
     path = make_video(tmp_path / "a.mp4", 200, arguments=(*LOSSLESS, "-g", "1000"))
     data = bytearray(path.read_bytes())
     middle = len(data) // 2
@@ -438,14 +435,14 @@ def test_damage_in_the_middle_gives_the_frames_before_it(tmp_path: Path) -> None
     path.write_bytes(data)
     numbers, error = read_until_error(path)
     assert "damaged or cut short" in error
-    # what comes right before the end may be a frame that the decoder has patched up
+    # the decoder may have concealed errors in the last frames
     assert numbers[:90] == list(range(90))
     assert len(numbers) < 120
-    before = read_all(path, duration_seconds=1)  # what is sound can still be had
+    before = read_all(path, duration_seconds=1)
     assert read_barcodes(before) == list(range(30))
 
 
-def test_decord_is_not_used_for_what_it_cannot_hold(built: Callable[[str], Path]) -> None:
+def test_decord_is_not_used_for_large_clips(built: Callable[[str], Path]) -> None:
     index = read_index(built("h264.mp4"))
     assert suits_decord(index, 64, 48)
     assert suits_decord(index, 1280, 720)
@@ -454,26 +451,26 @@ def test_decord_is_not_used_for_what_it_cannot_hold(built: Callable[[str], Path]
 
 @pytest.fixture(scope="module")
 def long_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """More batches than the ring has slots."""
+    """Video of more batches than the ring has slots."""
     folder = tmp_path_factory.mktemp("long")
     return make_video(folder / "long.mp4", 300, width=128, height=96)
 
 
-def test_slow_consumer_gets_the_right_frames(long_video: Path) -> None:
+def test_slow_consumer(long_video: Path) -> None:
     numbers: list[int] = []
     with VideoReader(long_video) as reader:
         for frames in reader:
             if len(numbers) < 100:
                 time.sleep(0.02)
             numbers += read_barcodes(frames)
-            frames[:] = 0  # the caller's own copy
+            frames[:] = 0  # frames are a copy of the ring
     assert numbers == list(range(300))
 
 
 def test_hanging_decoder_is_stopped(long_video: Path) -> None:
     with VideoReader(long_video) as reader:
         next(reader)
-        reader._timeout_seconds = 0.5  # only now: a busy machine takes longer to start a decoder
+        reader._timeout_seconds = 0.5  # short only now: starting a decoder may take longer
         pid = reader._child.pid
         os.kill(pid, signal.SIGSTOP)
         started = time.monotonic()
@@ -491,7 +488,7 @@ def test_crashing_decoder_is_an_error(long_video: Path) -> None:
             list(reader)
 
 
-def test_closing_early_leaves_nothing_behind(long_video: Path) -> None:
+def test_closing_early(long_video: Path) -> None:
     descriptors = Path("/proc/self/fd")
     before = len(list(descriptors.iterdir()))
     for _ in range(3):
@@ -508,14 +505,14 @@ def test_closing_early_leaves_nothing_behind(long_video: Path) -> None:
 
 
 def is_gone(pid: int, seconds: float = 3.0) -> bool:
-    """Wait for a process and all of its group to end."""
+    """Wait until a process and its group have ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
             os.killpg(pid, 0)
         except ProcessLookupError:
             return True
-        if all(state == "Z" for state in group_states(pid)):  # dead, waiting for its new parent
+        if all(state == "Z" for state in group_states(pid)):  # dead, but not yet reaped
             return True
         time.sleep(0.02)
     return False
@@ -545,7 +542,7 @@ with VideoReader(Path(sys.argv[1])) as reader:
 
 
 def start_slow_reader(path: Path) -> tuple["subprocess.Popen[str]", int]:
-    """Start a Python that reads a video and then sleeps; returns it and its child's process id."""
+    """Start a process that reads a video and sleeps; return it and the id of its decoder."""
     root = str(Path(__file__).parent.parent)
     process = subprocess.Popen(
         [sys.executable, "-W", "error", "-c", READ_SLOWLY, path],
@@ -571,26 +568,26 @@ def test_decoder_dies_with_its_parent(tmp_path: Path, suffix: str) -> None:
 
 def test_interrupt_reaches_only_the_parent(long_video: Path) -> None:
     process, pid = start_slow_reader(long_video)
-    os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C in a terminal does
+    os.killpg(process.pid, signal.SIGINT)  # like Ctrl-C in a terminal
     _, log = process.communicate(timeout=10)
     assert log.count("Traceback") == 1
     assert log.strip().endswith("KeyboardInterrupt")
     assert is_gone(pid)
 
 
-HANG_WITH_THE_LOCK = """
+HANG_WITH_LOCK = """
 import sys
 from vtok.video.worker import die_with_parent
 die_with_parent(int(sys.argv[1]))
 print("ready", flush=True)
-sum(range(10**12))  # no other Python code can run meanwhile
+sum(range(10**12))  # holds the interpreter lock
 """
 
 
-def test_lifeline_ends_a_process_that_holds_the_interpreter_lock() -> None:
+def test_lifeline_ends_a_process_that_holds_the_lock() -> None:
     lifeline, held = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-c", HANG_WITH_THE_LOCK, str(lifeline)],
+        [sys.executable, "-c", HANG_WITH_LOCK, str(lifeline)],
         stdout=subprocess.PIPE,
         pass_fds=[lifeline],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
@@ -605,7 +602,7 @@ def test_lifeline_ends_a_process_that_holds_the_interpreter_lock() -> None:
         assert process.wait(timeout=3) == -signal.SIGIO
 
 
-def test_decoder_imports_no_torch() -> None:
+def test_decoder_does_not_import_torch() -> None:
     code = "import sys, vtok.video.worker; print('torch' in sys.modules)"
     root = str(Path(__file__).parent.parent)
     done = subprocess.run(
@@ -628,7 +625,7 @@ def test_working_folder_cannot_replace_modules(
         assert probe(path).num_frames == 30
 
 
-def test_barcode_reads_back() -> None:
+def test_barcode() -> None:
     for number in (0, 1, 2047, 4095):
         assert read_barcode(barcode_frame(number, 21, 17)) == number
     with pytest.raises(AssertionError, match="not upright"):

@@ -1,4 +1,4 @@
-"""Written videos hold exactly the frames, or are not there."""
+"""VideoWriter: written files hold exactly the frames, and failures leave no file."""
 
 import io
 import os
@@ -14,9 +14,8 @@ import pytest
 from videos import Frames, barcode_frames, read_barcodes
 
 from vtok.errors import OutputError, ShapeError, UsageError
-from vtok.video.ffmpeg_source import read_ffmpeg
+from vtok.video.ffmpeg import read_ffmpeg, read_index
 from vtok.video.images import write_png
-from vtok.video.probe import read_index
 from vtok.video.reader import VideoReader
 from vtok.video.writer import Encoder, VideoWriter
 
@@ -49,7 +48,7 @@ def read(path: Path) -> Frames:
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".webm", ".gif"])
 @pytest.mark.parametrize("size", [(64, 48), (67, 41)])
-def test_frames_come_back(tmp_path: Path, suffix: str, size: tuple[int, int]) -> None:
+def test_round_trip(tmp_path: Path, suffix: str, size: tuple[int, int]) -> None:
     path = tmp_path / f"clip{suffix}"
     frames = barcode_frames(range(20), *size)
     write(path, frames)
@@ -73,7 +72,7 @@ def test_rate_is_exact(tmp_path: Path, fps: Fraction) -> None:
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm", ".mkv"])
 @pytest.mark.parametrize("width", [32, 33])
-def test_colours_survive(tmp_path: Path, suffix: str, width: int) -> None:
+def test_colours_are_kept(tmp_path: Path, suffix: str, width: int) -> None:
     path = tmp_path / f"bars{suffix}"
     bars = colour_bars(width)[:, :, : 10 * width - width % 2]  # an odd and an even width
     write(path, bars)
@@ -84,13 +83,13 @@ def test_colours_survive(tmp_path: Path, suffix: str, width: int) -> None:
         assert errors.max() <= 5
 
 
-def test_colours_are_tagged_as_they_are_coded(tmp_path: Path) -> None:
+def test_colour_tags(tmp_path: Path) -> None:
     write(tmp_path / "a.mp4", colour_bars())
     data = (tmp_path / "a.mp4").read_bytes()
     tag = data.index(b"colrnclx") + 8
     assert data[tag : tag + 6] == bytes([0, 1, 0, 1, 0, 1])  # bt709 primaries, curve, matrix
     assert data[tag + 6] >> 7 == 0  # limited range
-    assert data.index(b"moov") < data.index(b"mdat")  # plays before it is all there
+    assert data.index(b"moov") < data.index(b"mdat")  # the index is in front
 
 
 def test_lower_crf_is_closer(tmp_path: Path) -> None:
@@ -126,11 +125,11 @@ def test_write_png_is_exact(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="exists already"):
         write_png(tmp_path / "a.png", image)
     write_png(tmp_path / "a.png", image, overwrite=True)
-    with pytest.raises(UsageError, match=r"must end in \.png"):
+    with pytest.raises(UsageError, match=r"ends in \.png"):
         write_png(tmp_path / "a.jpg", image)
 
 
-def test_stream_gets_a_whole_video(tmp_path: Path) -> None:
+def test_write_to_stream(tmp_path: Path) -> None:
     stream = io.BytesIO()
     write(stream, barcode_frames(range(30)))
     (tmp_path / "a.mp4").write_bytes(stream.getvalue())
@@ -139,7 +138,7 @@ def test_stream_gets_a_whole_video(tmp_path: Path) -> None:
         assert reader.info.fps == FPS
 
 
-def test_stream_that_takes_no_more_is_an_error() -> None:
+def test_failing_stream() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (60, 96, 128, 3), np.uint8)
     with (
         Path("/dev/full").open("wb", buffering=0) as full,
@@ -156,7 +155,7 @@ def test_stream_that_takes_no_more_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("name", ["a.avi", "a", "a.mp4.txt"])
-def test_unknown_format_lists_the_known_ones(tmp_path: Path, name: str) -> None:
+def test_unknown_format_lists_known_formats(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match=r"unknown video format .*\.mp4, .*\.gif, .*\.png"):
         VideoWriter(tmp_path / name, width=64, height=48, fps=FPS)
 
@@ -173,7 +172,7 @@ def test_numbers_out_of_range(tmp_path: Path, options: dict[str, object]) -> Non
 
 
 def failing(tmp_path: Path, message: str, frames: Frames, **options: object) -> None:
-    """Write over an old file, expecting an error that leaves only the old file."""
+    """Expect an error while overwriting, after which only the old file is left."""
     path = tmp_path / "a.mp4"
     path.write_bytes(b"old")
     with pytest.raises(OutputError, match=message) as caught:
@@ -183,7 +182,7 @@ def failing(tmp_path: Path, message: str, frames: Frames, **options: object) -> 
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
-def test_existing_file_is_refused_at_once(tmp_path: Path) -> None:
+def test_existing_file_is_refused(tmp_path: Path) -> None:
     failing(tmp_path, r"a\.mp4: exists already", barcode_frames(range(3)), overwrite=False)
 
 
@@ -204,7 +203,7 @@ def test_no_frames(tmp_path: Path) -> None:
         np.zeros((48, 64, 3), np.uint8),
     ],
 )
-def test_frames_that_do_not_fit(tmp_path: Path, frames: np.ndarray) -> None:
+def test_wrong_frames(tmp_path: Path, frames: np.ndarray) -> None:
     with (
         pytest.raises(ShapeError, match=r"do not fit uint8 \[T, 48, 64, 3\]"),
         VideoWriter(tmp_path / "a.mp4", width=64, height=48, fps=FPS) as writer,
@@ -223,17 +222,17 @@ def test_full_disk(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_frames_are_taken_without_waiting_for_ffmpeg(tmp_path: Path) -> None:
+def test_writing_is_asynchronous(tmp_path: Path) -> None:
     writer = VideoWriter(tmp_path / "a.mp4", width=640, height=480, fps=FPS)
     process = writer._sink._encoder._process
     os.kill(process.pid, signal.SIGSTOP)
     frames = np.zeros((1, 480, 640, 3), np.uint8)  # more than a pipe holds
-    writer.write(frames)  # the thread's
-    writer.write(frames)  # waits for the thread
+    writer.write(frames)  # taken by the thread
+    writer.write(frames)  # queued
     third = threading.Thread(target=writer.write, args=(frames,))
     third.start()
     third.join(0.3)
-    assert third.is_alive()  # no more than that is held
+    assert third.is_alive()  # blocks until there is room
     os.kill(process.pid, signal.SIGCONT)
     third.join(30)
     writer.close()
@@ -241,7 +240,7 @@ def test_frames_are_taken_without_waiting_for_ffmpeg(tmp_path: Path) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "vtok-writer"]
 
 
-def test_an_encoder_that_hangs_can_be_aborted(tmp_path: Path) -> None:
+def test_abort_hanging_encoder(tmp_path: Path) -> None:
     writer = VideoWriter(tmp_path / "a.mp4", width=640, height=480, fps=FPS)
     os.kill(writer._sink._encoder._process.pid, signal.SIGSTOP)
     for _ in range(2):
@@ -273,13 +272,11 @@ def test_written_file_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     keep = lambda part: part.stat().st_size * 3 // 4  # noqa: E731
     failing(tmp_path, "holds [0-9]+ frames of 64x48 instead of 30", barcode_frames(range(30)))
     keep = lambda _: 20  # noqa: E731
-    failing(tmp_path, "what was written is no video", barcode_frames(range(30)))
+    failing(tmp_path, "the written file is not a video", barcode_frames(range(30)))
 
 
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
-def test_leaving_the_block_early_leaves_nothing(
-    tmp_path: Path, failure: type[BaseException]
-) -> None:
+def test_exception_in_the_block(tmp_path: Path, failure: type[BaseException]) -> None:
     def write_and_stop() -> None:
         with VideoWriter(tmp_path / "a.mp4", width=64, height=48, fps=FPS) as writer:
             writer.write(barcode_frames(range(30)))

@@ -1,4 +1,4 @@
-"""Sizes, rates, resizing and resampling, without any file."""
+"""Sizes, frame rates, timelines, resizing and resampling."""
 
 import math
 from fractions import Fraction
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vtok.errors import UsageError
+from vtok.errors import OptionError
 from vtok.video.frames import (
     find_timeline,
     parse_fps,
@@ -45,8 +45,8 @@ def test_parse_size(text: str, source: tuple[int, int], expected: tuple[int, int
     "text",
     ["", "0", "-5", "12x", "x12", "0x5", "1.5", "axb", "99999x99999", "9" * 40, "٣"],
 )
-def test_parse_size_refuses_nonsense(text: str) -> None:
-    with pytest.raises(UsageError, match=r"^size "):
+def test_parse_size_refuses_invalid_text(text: str) -> None:
+    with pytest.raises(OptionError, match=r"^size="):
         parse_size(text, 64, 48)
 
 
@@ -82,16 +82,16 @@ def test_parse_fps(text: str, expected: Fraction) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1/0", "30/", "inf", "nan", "1e9", "1001", "1_0"])
-def test_parse_fps_refuses_nonsense(text: str) -> None:
-    with pytest.raises(UsageError, match=r"^fps "):
+def test_parse_fps_refuses_invalid_text(text: str) -> None:
+    with pytest.raises(OptionError, match=r"^fps="):
         parse_fps(text)
 
 
 @given(st.integers(1, 240), st.booleans())
-def test_rates_printed_with_two_decimals_are_recovered(whole: int, broadcast: bool) -> None:
+def test_snap_fps_recovers_rounded_rates(whole: int, broadcast: bool) -> None:
     exact = Fraction(whole * 1000, 1001) if broadcast else Fraction(whole)
     if broadcast and whole < 12:
-        return  # too close to a whole rate to tell
+        return  # too close to a whole rate
     printed = Fraction(f"{float(exact):.2f}")
     assert snap_fps(printed, Fraction(6, 1000)) == exact
 
@@ -142,7 +142,7 @@ def test_resampling_does_not_drift() -> None:
     assert max(errors) <= Fraction(1, 2)
 
 
-def test_resampling_of_uneven_frames_follows_their_times() -> None:
+def test_resampling_of_uneven_frames() -> None:
     times = [Fraction(0), Fraction(1, 10), Fraction(5, 10), Fraction(6, 10)]
     timed = zip(times, "abcd", strict=True)
     assert "".join(resample(timed, Fraction(10), Fraction(1, 10))) == "abbbccd"
@@ -174,7 +174,7 @@ def test_exact_rate_from_rounded_milliseconds(rate: Fraction) -> None:
     assert timeline.time(2) == 2 / rate  # not 0.067
 
 
-def test_order_of_decoding_does_not_matter() -> None:
+def test_time_stamps_in_decoding_order() -> None:
     timeline = find_timeline(ticks(0, 3, 1, 2), ticks(1, 1, 1, 1), Fraction(1, 25), None)
     assert timeline.ticks is not None
     assert timeline.ticks.tolist() == [0, 1, 2, 3]
@@ -198,7 +198,7 @@ def test_variable_rate_is_the_mean() -> None:
 
 
 @pytest.mark.parametrize(("stated", "expected"), [(Fraction(30), 30), (None, 25)])
-def test_without_time_stamps_the_stated_rate_counts(stated: Fraction | None, expected: int) -> None:
+def test_stated_rate_is_used_without_time_stamps(stated: Fraction | None, expected: int) -> None:
     timeline = find_timeline(ticks(0, UNSET, 2), ticks(1, 1, 1), Fraction(1, 30), stated)
     assert (timeline.fps, timeline.num_frames, timeline.ticks) == (expected, 3, None)
 
@@ -209,7 +209,7 @@ def test_single_frame_has_a_rate() -> None:
 
 
 @given(st.integers(1, 4000), st.integers(1, 4000))
-def test_batches_are_bounded(width: int, height: int) -> None:
+def test_ring_shape_is_bounded(width: int, height: int) -> None:
     shape = ring_shape(width, height)
     num_bytes = shape.batch_frames * width * height * 3
     assert 1 <= shape.batch_frames <= 16

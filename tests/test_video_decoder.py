@@ -1,4 +1,4 @@
-"""One decoding process for many videos: what it keeps, what ends it, and how much it may take."""
+"""Decoder: one process for many videos, replaced after crashes, with limited memory."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def decoder() -> object:
     decoder.close()
 
 
-def test_one_process_reads_many_videos_of_any_size(tmp_path: Path, decoder: Decoder) -> None:
+def test_one_process_reads_many_videos(tmp_path: Path, decoder: Decoder) -> None:
     small = make_video(tmp_path / "small.mp4", 70)
     large = make_video(tmp_path / "large.mkv", 20, width=160, height=120)
     assert numbers_in(small, decoder) == list(range(70))
@@ -35,28 +35,26 @@ def test_one_process_reads_many_videos_of_any_size(tmp_path: Path, decoder: Deco
     assert decoder._child is process
 
 
-def test_a_reader_closed_early_leaves_nothing_for_the_next(
-    tmp_path: Path, decoder: Decoder
-) -> None:
+def test_reader_closed_early(tmp_path: Path, decoder: Decoder) -> None:
     path = make_video(tmp_path / "a.mp4", 200)
     with VideoReader(path, decoder=decoder) as reader:
         next(reader)
     assert numbers_in(path, decoder) == list(range(200))
 
 
-def test_a_video_that_is_expected_is_read_before_it_is_asked_for(
-    tmp_path: Path, decoder: Decoder
-) -> None:
+def test_expected_video_is_started_early(tmp_path: Path, decoder: Decoder) -> None:
     path, other = make_video(tmp_path / "a.mp4", 40), make_video(tmp_path / "b.mp4", 30)
     decoder.expect(make_request(path, 0.5, None, None, None))
-    process, asked = decoder._child, []
+    process, requested = decoder._child, []
     assert process is not None
-    process.request = asked.append  # type: ignore[method-assign]
+    process.request = requested.append  # type: ignore[method-assign]
     assert numbers_in(path, decoder, start_seconds=0.5) == list(range(15, 40))
     assert decoder._child is process
-    assert not asked  # it was at it already
+    assert not requested  # it was already running
     del process.request
-    assert numbers_in(path, decoder, start_seconds=0.5) == list(range(15, 40))  # and only once
+    assert numbers_in(path, decoder, start_seconds=0.5) == list(
+        range(15, 40)
+    )  # the expectation is used once
     for unwanted in (make_request(path, 0.0, None, None, None), {"path": "none.mp4"}):
         decoder.expect(unwanted)
         assert numbers_in(other, decoder) == list(range(30))
@@ -67,9 +65,7 @@ def test_a_video_that_is_expected_is_read_before_it_is_asked_for(
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_process_that_died_takes_no_other_video_along(
-    tmp_path: Path, decoder: Decoder, number: int
-) -> None:
+def test_crash_affects_one_video(tmp_path: Path, decoder: Decoder, number: int) -> None:
     path = make_video(tmp_path / "a.mp4", 300)
     with VideoReader(path, decoder=decoder) as reader:
         next(reader)
@@ -79,11 +75,11 @@ def test_a_process_that_died_takes_no_other_video_along(
     assert numbers_in(path, decoder) == list(range(300))
     assert decoder._child is not None
     os.kill(decoder._child.pid, signal.SIGKILL)
-    decoder._child._process.wait()  # while it had nothing to do
+    decoder._child._process.wait()  # dies while idle
     assert numbers_in(path, decoder) == list(range(300))
 
 
-def test_a_damaged_file_is_an_error_and_the_next_is_read(tmp_path: Path, decoder: Decoder) -> None:
+def test_damaged_file_does_not_affect_the_next(tmp_path: Path, decoder: Decoder) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"no video at all")
     path = make_video(tmp_path / "a.mp4", 5)
     for _ in range(2):
@@ -94,7 +90,7 @@ def test_a_damaged_file_is_an_error_and_the_next_is_read(tmp_path: Path, decoder
         assert numbers_in(path, decoder) == list(range(5))
 
 
-def test_a_video_that_wants_too_much_memory_is_an_error(tmp_path: Path) -> None:
+def test_memory_limit(tmp_path: Path) -> None:
     small = make_video(tmp_path / "small.mp4", 3)
     huge = make_video(tmp_path / "huge.mp4", 2, width=4096, height=4096)
     decoder = Decoder(memory_limit=200 * 2**20)
@@ -106,7 +102,7 @@ def test_a_video_that_wants_too_much_memory_is_an_error(tmp_path: Path) -> None:
         decoder.close()
 
 
-def test_a_closed_decoder_reads_no_more(tmp_path: Path) -> None:
+def test_closed_decoder(tmp_path: Path) -> None:
     path = make_video(tmp_path / "a.mp4", 3)
     decoder = Decoder()
     decoder.close()
