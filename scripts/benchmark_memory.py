@@ -136,10 +136,10 @@ def make_video(path: Path, size: tuple[int, int], frames: int, times: int = 1) -
 def make_models(folder: Path, model: str) -> str:
     """A learner with the weights it starts from, and the small model where that is asked for."""
     if model == SMALL:
-        layers = (("fold", 32), ("separable_memory", 32))
+        layers = (("space_time_patch", 32), ("causal_depthwise", 32))
         small = replace(
             PRESETS[SHIPPED], init_dim=16, layers=layers, decoder_init_dim=16,
-            decoder_layers=(("separable", 16), *layers),
+            decoder_layers=(("depthwise", 16), *layers),
         )  # fmt: skip
         model = str(folder / "model.safetensors")
         save_checkpoint(Path(model), VideoTokenizer.from_config(small), SMALL)

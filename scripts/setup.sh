@@ -1,4 +1,4 @@
-# Sourced by the other scripts: makes .venv once, and again when the pins change.
+# Sourced by the other scripts: creates .venv, and updates it when the dependencies change.
 # Usage: . scripts/setup.sh
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
@@ -12,22 +12,22 @@ vtok_find_python() {
             return
         fi
     done
-    echo "error: Python 3.10 to 3.13 is needed; set PYTHON to one" >&2
+    echo "error: no Python 3.10 to 3.13 found; set PYTHON to its path" >&2
     return 1
 }
 
 vtok_setup() {
-    local wanted stamp=.venv/.vtok-setup python
+    local wanted stamp=.venv/.vtok-setup python pip
     wanted=$(cat pyproject.toml constraints.txt | cksum)
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && .venv/bin/python -c 'import vtok' 2>/dev/null; then
         return
     fi
     python=$(vtok_find_python) || return 1
-    echo "setting up .venv (a few minutes, once)" >&2
+    echo "setting up .venv (takes a few minutes, only once)" >&2
     [ -x .venv/bin/python ] || "$python" -m venv .venv || return 1
-    # torch first and alone: without a version pip would fetch gigabytes of GPU libraries
-    .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt "$(grep '^torch==' constraints.txt)" &&
-        .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]' || return 1
+    pip=".venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt"
+    # torch first, with its exact version: otherwise pip may download gigabytes of GPU libraries
+    $pip "$(grep '^torch==' constraints.txt)" && $pip -e '.[dev]' || return 1
     echo "$wanted" >"$stamp"
 }
 

@@ -1,6 +1,8 @@
-"""The rooms: imports point down, files and functions stay short, what is exported exists."""
+"""Imports point down, files and functions stay short, the public API is complete."""
 
 import ast
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import vtok
+import vtok.errors
 
 PACKAGE = Path(vtok.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -31,7 +34,7 @@ LEVELS = {
 UPWARD = {
     ("nn/tokenizer.py", "models"),  # VideoTokenizer.from_pretrained needs files
 }
-# packages that may import a third-party library directly; all others go through them
+# packages that may import a third-party library directly
 OWNERS = {
     "decord": {"video"},
     "imageio": {"video"},
@@ -42,7 +45,7 @@ OWNERS = {
     "safetensors": {"models", "pipeline", "tokens", "training"},
     "accelerate": {"training"},
     "tensorboard": {"training"},
-    "matplotlib": {"evaluation", "training"},
+    "matplotlib": {"evaluation"},
     "torch": {"nn", "models", "pipeline", "tokens", "training"},
     "einops": {"nn", "pipeline", "tokens"},
     "numba": {"codefile"},
@@ -51,13 +54,13 @@ READING_DISTANCE = {"pipeline/encode.py": 32, "pipeline/decode.py": 34}
 """Most files that must be read to follow a file and all that it imports, without __init__.py."""
 
 
-def room(path: Path) -> str:
-    """The first folder or module below the package."""
+def part(path: Path) -> str:
+    """First folder or module below the package."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imports(path: Path) -> list[str]:
-    """Dotted names of all modules that a file imports, anywhere in it."""
+    """Dotted names of everything that a file imports."""
     names = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -72,32 +75,32 @@ def imports(path: Path) -> list[str]:
 def test_imports_point_down(path: Path) -> None:
     where = str(path.relative_to(PACKAGE))
     if where == "__init__.py":
-        return  # it names what is exported, and imports it when asked
+        return  # exports lazily
     for name in imports(path):
         if not name.startswith("vtok."):
             continue
         target = name.split(".")[1]
         if target in LEVELS and (where, target) not in UPWARD:
-            assert LEVELS[target] <= LEVELS[room(path)], (
+            assert LEVELS[target] <= LEVELS[part(path)], (
                 f"{where} imports {name}, which is above it"
             )
-            if LEVELS[target] == LEVELS[room(path)]:
-                assert target == room(path), f"{where} imports {name} beside it"
+            if LEVELS[target] == LEVELS[part(path)]:
+                assert target == part(path), f"{where} imports {name}, which is on the same level"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_libraries_have_owners(path: Path) -> None:
+def test_third_party_imports_are_confined(path: Path) -> None:
     for name in imports(path):
         owners = OWNERS.get(name.split(".")[0])
         if owners is not None:
-            assert room(path) in owners, f"{path.relative_to(PACKAGE)} imports {name}"
+            assert part(path) in owners, f"{path.relative_to(PACKAGE)} imports {name}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_files_and_functions_stay_short(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= 500
-    assert ast.get_docstring(ast.parse(text)), "a file says in one line what it is"
+    assert ast.get_docstring(ast.parse(text)), "every file has a docstring"
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
@@ -105,15 +108,42 @@ def test_files_and_functions_stay_short(path: Path) -> None:
             assert length <= 60, f"{node.name} has {length} lines"
 
 
-def test_exports_exist() -> None:
+def test_exported_names_are_sorted_importable_and_documented() -> None:
     assert vtok.__all__ == sorted(vtok.__all__)
     for name in vtok.__all__:
-        assert getattr(vtok, name).__name__ == name
+        member = getattr(vtok, name)
+        assert member.__name__ == name
+        assert inspect.getdoc(member), name
     with pytest.raises(AttributeError, match="no attribute 'spam'"):
         vtok.spam  # noqa: B018
 
 
-def test_import_is_light() -> None:
+def test_every_public_name_is_exported() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    typed = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+             for alias in node.names if (node.module or "").startswith("vtok.")}  # fmt: skip
+    assert typed == set(vtok.__all__), "imports for type checkers and __all__ differ"
+    modules = {name.split(".")[1] for name in sys.modules if name.startswith("vtok.")}
+    ours = {name for name in vars(vtok) if not name.startswith("_")}
+    assert ours - modules <= {*vtok.__all__, "annotations", "importlib", "TYPE_CHECKING", "Any"}
+    errors = {kind.__name__ for kind in vars(vtok.errors).values() if isinstance(kind, type)}
+    assert errors <= set(vtok.__all__)
+
+
+def test_option_and_result_classes_of_public_functions_are_exported() -> None:
+    for name in vtok.__all__:
+        member = getattr(vtok, name)
+        if inspect.isfunction(member):
+            for hint in inspect.get_annotations(member).values():
+                for word in re.findall(r"\w*(?:Options|Result|Config|Totals)\b", str(hint)):
+                    assert word in vtok.__all__, f"{name} mentions {word}"
+
+
+def test_type_information_is_shipped() -> None:
+    assert (PACKAGE / "py.typed").exists()
+
+
+def test_import_does_not_load_torch() -> None:
     code = "import sys, vtok, vtok.cli.app; print('torch' in sys.modules, 'decord' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

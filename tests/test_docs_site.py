@@ -65,7 +65,7 @@ def test_the_python_page_documents_what_is_exported(site: Path) -> None:
     for name in (
         "vtok.VideoTokenizer.encode",
         "vtok.TokenLearner.forward",
-        "vtok.errors.UsageError",
+        "vtok.UsageError",
     ):
         assert f'id="{name}"' in text, name
     assert "num_output_tokens" in text
@@ -75,21 +75,21 @@ def test_the_python_page_documents_what_is_exported(site: Path) -> None:
 def test_pages_open_from_a_folder_and_can_be_searched(site: Path, window: Browser) -> None:
     window.resize(390, 844, phone=True)
     window.driver.get("about:blank")
-    window.complaints()
+    window.take_complaints()
     for name in ("quickstart", "cli"):
         window.driver.get((site / f"{name}.html").as_uri())
-        window.wait("return document.readyState === 'complete'")
+        window.wait_for("return document.readyState === 'complete'")
         wide = window.run("return document.documentElement.scrollWidth - window.innerWidth")
         assert wide <= 0, f"{name} is wider than a phone"
     window.resize(1200, 900)
     window.driver.get((site / "index.html").as_uri())
     window.find(".md-search__input").send_keys("diversity_gamma")
-    found = window.wait(
+    found = window.wait_for(
         "return [...document.querySelectorAll('.md-search-result__link')].map(a => a.href)"
         ".filter(address => address.includes('api.html')).length"
     )
     assert found
-    assert window.complaints() == []
+    assert window.take_complaints() == []
 
 
 def test_links_out_of_the_site_become_names(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ def test_a_phone(browser: Browser, pages: Path, dark: bool) -> None:
     browser.open(pages / "two.html")
     for key, view in enumerate(("wipe", "error", "codes", "pair", "all"), start=1):
         browser.press(str(key))
-        browser.drawn(f"0 {view} vtok 12 0")
+        browser.wait_until_drawn(f"0 {view} vtok 12 0")
         width, inner = browser.run("return [document.documentElement.scrollWidth, innerWidth]")
         assert (width, inner) == (360, 360)
-    shot = browser.shot()
+    shot = browser.screenshot()
     assert shot.shape == (740, 360, 3)
     paper = shot[2, 2].astype(int).sum() / 3
     assert paper < 60 if dark else paper > 200
@@ -80,7 +80,7 @@ def contrast(ink: str, paper: str) -> float:
 def test_a_picture_stands_still(browser: Browser, pages: Path) -> None:
     browser.open(pages / "photo.html")
     browser.press(RIGHT, SPACE, END)
-    browser.drawn("0 wipe vtok 12 0")
+    browser.wait_until_drawn("0 wipe vtok 12 0")
     assert browser.find("#play").get_attribute("disabled")
     assert "1 / 1" in browser.find("#time").text
 
@@ -99,4 +99,4 @@ def test_the_browser_is_installed_once_only() -> None:
         pytest.skip("it would be installed now")
     script = Path(__file__).parent.parent / "scripts" / "install_browser"
     done = subprocess.run([script], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("there already: Chromium")
+    assert done.stdout.startswith("already installed: Chromium")

@@ -22,7 +22,7 @@ from vtok.dataset.sources import Inputs, find_entries
 from vtok.dataset.worker import Record, Settings
 from vtok.dataset.writers import SHARDED, TREE, Sink, Tree, shard_format
 from vtok.errors import UsageError
-from vtok.models.info import CheckpointInfo, read_info
+from vtok.models.checkpoint import CheckpointInfo, read_info
 from vtok.pipeline.options import EncodeOptions, choose_stages
 
 if TYPE_CHECKING:

@@ -39,6 +39,22 @@ class LoadedTokenizer:
         """Name of the type in options and headers, such as `float32`."""
         return str(self.dtype).removeprefix("torch.")
 
+    def encode(self, video: torch.Tensor, quantize: bool = False) -> torch.Tensor:
+        """Encode a clip [B, 3, T, H, W] in -1..1; see `VideoTokenizer.encode`.
+
+        The clip is moved to the model's device and type. No gradients are computed.
+        """
+        with torch.no_grad():
+            return self.tokenizer.encode(video.to(self.device, self.dtype), quantize)
+
+    def decode(self, codes_or_latents: torch.Tensor) -> torch.Tensor:
+        """Decode codes or float latents to a clip; see `VideoTokenizer.decode`.
+
+        The input is moved to the model's device. No gradients are computed.
+        """
+        with torch.no_grad():
+            return self.tokenizer.decode(codes_or_latents.to(self.device))
+
 
 ModelLike = str | Path | LoadedTokenizer | VideoTokenizer
 """A shipped name, the path of a checkpoint, a loaded tokenizer, or a bare `VideoTokenizer`."""

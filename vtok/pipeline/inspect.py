@@ -15,13 +15,13 @@ from vtok.codefile.ranges import frames_between, rational
 from vtok.codefile.reader import CodeFileReader
 from vtok.codefile.records import MAGIC
 from vtok.errors import CodeFileError, InputError, VtokError
-from vtok.models.info import list_models, read_info
+from vtok.models.checkpoint import list_models, read_info
 from vtok.pipeline import extension_of, extensions
 from vtok.pipeline.files import STANDARD_INPUT, name_of, on_disk, open_input
 from vtok.pipeline.options import DecodeOptions, EncodeOptions
+from vtok.video.ffmpeg import read_index
 from vtok.video.frames import parse_size
 from vtok.video.images import PICTURE_SUFFIXES
-from vtok.video.probe import read_index
 from vtok.video.reader import probe
 
 if TYPE_CHECKING:

@@ -20,8 +20,7 @@ from torch import Tensor
 from vtok._files import atomic_output
 from vtok.codefile.header import Header
 from vtok.errors import CheckpointError, CodeFileError, InputError, OptionError, UsageError
-from vtok.models.checkpoint import WEIGHT_TYPES, CheckpointInfo, weights_digest
-from vtok.models.info import canonical_json
+from vtok.models.checkpoint import WEIGHT_TYPES, CheckpointInfo, canonical_json, weights_digest
 from vtok.models.load import LoadedTokenizer, ModelLike, resolve
 from vtok.nn.config import LEARNERS, TokenConfig
 from vtok.nn.token_pipeline import CODEBOOK_SIZE, TokenPipeline
