@@ -1,4 +1,4 @@
-"""Running commands in this process, as a shell would, on small videos and a tiny model."""
+"""Run commands in this process, and make small inputs for them."""
 
 import json
 from pathlib import Path
@@ -14,12 +14,12 @@ from vtok.pipeline.encode import EncodeOptions, encode_file
 
 
 def vtok(*arguments: str | Path, data: bytes | None = None) -> Result:
-    """Run `vtok` with these arguments, and `data` on its standard input."""
+    """Run `vtok` with these arguments and `data` on standard input."""
     return CliRunner().invoke(app, [str(argument) for argument in arguments], input=data)
 
 
 def rows(result: Result) -> list[dict[str, Any]]:
-    """The lines of JSON that a command wrote."""
+    """Parse the JSON lines that a command printed."""
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
@@ -31,11 +31,11 @@ def tiny_checkpoint(folder: Path, name: str = "tiny", seed: int = 0) -> Path:
 
 
 def tiny_model(folder: Path) -> LoadedTokenizer:
-    """The tiny tokenizer, loaded in the usual way."""
+    """Write and load the tiny tokenizer."""
     return load(tiny_checkpoint(folder))
 
 
 def encode(source: Path, output: Path, model: LoadedTokenizer, **options: Any) -> Path:
-    """Encode a file; returns where its codes are."""
+    """Encode a file and return the path of the codes."""
     encode_file(source, output, model=model, options=EncodeOptions(**options))
     return output

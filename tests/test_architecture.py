@@ -1,4 +1,4 @@
-"""The rooms: imports point down, files and functions stay short, what is exported exists."""
+"""Imports point down, files and functions stay short, the public API is complete."""
 
 import ast
 import subprocess
@@ -36,7 +36,7 @@ UPWARD = {
     ("pipeline/up_to_date.py", "tokens"),
     ("pipeline/verify.py", "tokens"),
 }
-# packages that may import a third-party library directly; all others go through them
+# packages that may import a third-party library directly
 OWNERS = {
     "decord": {"video"},
     "imageio": {"video"},
@@ -54,13 +54,13 @@ OWNERS = {
 }
 
 
-def room(path: Path) -> str:
-    """The first folder or module below the package."""
+def part(path: Path) -> str:
+    """First folder or module below the package."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imports(path: Path) -> list[str]:
-    """Dotted names of all modules that a file imports, anywhere in it."""
+    """Dotted names of everything that a file imports."""
     names = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -75,32 +75,32 @@ def imports(path: Path) -> list[str]:
 def test_imports_point_down(path: Path) -> None:
     where = str(path.relative_to(PACKAGE))
     if where == "__init__.py":
-        return  # it names what is exported, and imports it when asked
+        return  # exports lazily
     for name in imports(path):
         if not name.startswith("vtok."):
             continue
         target = name.split(".")[1]
         if target in LEVELS and (where, target) not in UPWARD:
-            assert LEVELS[target] <= LEVELS[room(path)], (
+            assert LEVELS[target] <= LEVELS[part(path)], (
                 f"{where} imports {name}, which is above it"
             )
-            if LEVELS[target] == LEVELS[room(path)]:
-                assert target == room(path), f"{where} imports {name} beside it"
+            if LEVELS[target] == LEVELS[part(path)]:
+                assert target == part(path), f"{where} imports {name}, which is on the same level"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_libraries_have_owners(path: Path) -> None:
+def test_third_party_imports_are_confined(path: Path) -> None:
     for name in imports(path):
         owners = OWNERS.get(name.split(".")[0])
         if owners is not None:
-            assert room(path) in owners, f"{path.relative_to(PACKAGE)} imports {name}"
+            assert part(path) in owners, f"{path.relative_to(PACKAGE)} imports {name}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_files_and_functions_stay_short(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= 500
-    assert ast.get_docstring(ast.parse(text)), "a file says in one line what it is"
+    assert ast.get_docstring(ast.parse(text)), "every file has a docstring"
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
@@ -116,7 +116,7 @@ def test_exports_exist() -> None:
         vtok.spam  # noqa: B018
 
 
-def test_import_is_light() -> None:
+def test_import_does_not_load_torch() -> None:
     code = "import sys, vtok, vtok.cli.app; print('torch' in sys.modules, 'decord' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

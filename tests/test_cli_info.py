@@ -1,4 +1,4 @@
-"""`vtok info`: what it says of videos, code files and checkpoints, and of what is none of them."""
+"""`vtok info` of videos, code files, checkpoints and other files."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from vtok.models.load import load
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a video, a code file, a checkpoint, and files that are none."""
+    """A folder with a video, a code file, a checkpoint, and damaged or other files."""
     folder = tmp_path_factory.mktemp("files")
     checkpoint = tiny_checkpoint(folder)
     model = load(checkpoint)
@@ -30,7 +30,7 @@ def _here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
 
 
-def test_a_video() -> None:
+def test_video() -> None:
     (row,) = rows(vtok("info", "a.mp4", "--json"))
     assert row == {
         "kind": "video",
@@ -49,7 +49,7 @@ def test_a_video() -> None:
     }
 
 
-def test_a_code_file() -> None:
+def test_code_file() -> None:
     (row,) = rows(vtok("info", "a.vtok", "--json"))
     size = Path("a.vtok").stat().st_size
     assert (row["kind"], row["frames"], row["fps"]) == ("code file", 10, "30000/1001")
@@ -60,7 +60,7 @@ def test_a_code_file() -> None:
     assert row["weights_sha256"] == load("tiny.safetensors").info.weights_sha256
 
 
-def test_a_checkpoint() -> None:
+def test_checkpoint() -> None:
     (row,) = rows(vtok("info", "tiny.safetensors", "--json"))
     model = load("tiny.safetensors")
     assert (row["kind"], row["name"], row["stages"]) == ("checkpoint", "tiny", 3)
@@ -68,13 +68,13 @@ def test_a_checkpoint() -> None:
     assert row["weights_sha256"] == model.info.weights_sha256
 
 
-def test_shipped_checkpoints_go_by_name() -> None:
+def test_shipped_checkpoint_by_name() -> None:
     for name in list_models():
         (row,) = rows(vtok("info", name, "--json"))
         assert (row["kind"], row["name"]) == ("checkpoint", name)
 
 
-def test_a_person_reads_a_line_a_fact() -> None:
+def test_one_line_per_fact() -> None:
     result = vtok("info", "a.mp4", "tiny.safetensors")
     assert (result.exit_code, result.stderr) == (0, "")
     first, second = result.stdout.split("\n\n")
@@ -84,7 +84,7 @@ def test_a_person_reads_a_line_a_fact() -> None:
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.vtok"])
-def test_a_pipe_is_as_good_as_the_file(name: str) -> None:
+def test_stream_gives_the_same_facts_as_file(name: str) -> None:
     (piped,) = rows(vtok("info", "-", "--json", data=Path(name).read_bytes()))
     (filed,) = rows(vtok("info", name, "--json"))
     assert piped == {**filed, "name": "-"}
@@ -101,7 +101,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_it_does_not_know_is_one_line(name: str) -> None:
+def test_errors_are_one_line(name: str) -> None:
     code, message = BAD[name]
     result = vtok("info", name)
     assert (result.exit_code, result.stdout) == (code, "")
@@ -109,7 +109,7 @@ def test_what_it_does_not_know_is_one_line(name: str) -> None:
     assert result.stderr.count("\n") == 1
 
 
-def test_of_several_files_the_good_ones_are_shown() -> None:
+def test_failed_files_do_not_stop_the_others() -> None:
     result = vtok("info", "nix", "a.mp4", "cut.vtok", "a.vtok", "--json")
     assert result.exit_code == 3
     assert [row["status"] for row in rows(result)] == ["failed", "ok", "failed", "ok"]
@@ -119,6 +119,6 @@ def test_of_several_files_the_good_ones_are_shown() -> None:
     assert vtok("info", "nix", "text.mp4").exit_code == 5
 
 
-def test_empty_standard_input_is_said() -> None:
+def test_empty_standard_input() -> None:
     result = vtok("info", "-", data=b"")
     assert (result.exit_code, result.stderr) == (5, "error: standard input: is empty\n")

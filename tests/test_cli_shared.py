@@ -1,4 +1,4 @@
-"""What commands share: options folded into dataclasses, and how the model is loaded."""
+"""Options as dataclasses, and start-up of commands that load a model."""
 
 import os
 import subprocess
@@ -13,8 +13,8 @@ from commands import tiny_checkpoint, vtok
 from typer.testing import CliRunner
 from videos import make_video
 
-from vtok.cli import progress as loading
-from vtok.cli.options import unfolded
+from vtok.cli import console
+from vtok.cli.options import expand_options
 from vtok.pipeline.options import EncodeOptions, expect_video
 from vtok.video.decoder_process import Decoder, DecodingChild
 from vtok.video.reader import VideoReader
@@ -31,7 +31,7 @@ class Spam:
 FEWER = Spam(eggs=1)
 
 
-@unfolded
+@expand_options
 def spam(
     name: str,
     *,
@@ -43,7 +43,7 @@ def spam(
     typer.echo(f"{name} {own} {spam} {last}")
 
 
-@unfolded
+@expand_options
 def fewer(*, spam: Spam = FEWER) -> None:
     """Cook less."""
     typer.echo(spam)
@@ -58,7 +58,7 @@ def run(*arguments: str) -> str:
     return result.stdout
 
 
-def test_a_dataclass_stands_for_its_fields() -> None:
+def test_dataclass_expands_to_its_fields() -> None:
     assert run("spam", "a") == "a x Spam(eggs=3, ham=False) 0\n"
     asked = run("spam", "a", "--ham", "--last", "2", "--eggs", "7", "--own", "y")
     assert asked == "a y Spam(eggs=7, ham=True) 2\n"
@@ -66,7 +66,7 @@ def test_a_dataclass_stands_for_its_fields() -> None:
     assert run("fewer", "--eggs", "2") == "Spam(eggs=2, ham=False)\n"
 
 
-def test_help_has_the_fields_in_place_of_it() -> None:
+def test_help_lists_the_fields_in_place() -> None:
     text = run("spam", "--help")
     places = [text.index(option) for option in ("--own", "--eggs", "--ham", "--last")]
     assert places == sorted(places)
@@ -75,34 +75,34 @@ def test_help_has_the_fields_in_place_of_it() -> None:
 
 
 @pytest.mark.parametrize(("cores", "word"), [(1, "PASSIVE"), (4, "PASSIVE"), (5, None)])
-def test_threads_sleep_where_cores_are_few(
+def test_idle_threads_sleep_on_few_cores(
     monkeypatch: pytest.MonkeyPatch, cores: int, word: str | None
 ) -> None:
-    monkeypatch.setattr(loading, "_cores", lambda: cores)
+    monkeypatch.setattr(console, "_cores", lambda: cores)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    loading.spare_cores()
+    console.spare_cores()
     assert os.environ.get("OMP_WAIT_POLICY") == word
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    loading.spare_cores()
+    console.spare_cores()
     assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
 
 
-def test_torch_is_imported_after_threads_are_told_and_the_video_is_begun(tmp_path: Path) -> None:
+def test_video_and_wait_policy_come_before_torch(tmp_path: Path) -> None:
     make_video(tmp_path / "a.mp4", 5)
     tiny_checkpoint(tmp_path)
     code = """if True:
         import sys
-        from vtok.cli import loading
+        from vtok.cli import console
         from vtok.cli.app import app
         from vtok.video.decoder_process import DecodingChild
-        request, spare = DecodingChild.request, loading.spare_cores
+        request, spare = DecodingChild.request, console.spare_cores
         def noted(what, function):
             def call(*given):
                 print(what, "torch" in sys.modules, file=sys.stderr)
                 return function(*given)
             return call
         DecodingChild.request = noted("request", request)
-        loading.spare_cores = noted("spare", spare)
+        console.spare_cores = noted("spare", spare)
         app(["encode", "a.mp4", "-q", "--model", "tiny.safetensors"])
     """
     made = subprocess.run(
@@ -112,9 +112,7 @@ def test_torch_is_imported_after_threads_are_told_and_the_video_is_begun(tmp_pat
     assert (tmp_path / "a.vtok").stat().st_size
 
 
-def test_many_videos_are_read_by_one_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_process_decodes_all_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started, start = [], DecodingChild.__init__
     for name in "abc":
         make_video(tmp_path / f"{name}.mp4", 5)
@@ -132,7 +130,7 @@ def test_many_videos_are_read_by_one_process(
     assert len(list((tmp_path / "codes").glob("*.vtok"))) == 3
 
 
-def test_only_a_video_that_is_there_is_expected(tmp_path: Path) -> None:
+def test_expect_video_ignores_missing_files_and_pipes(tmp_path: Path) -> None:
     options = EncodeOptions(start_seconds=0.1, duration_seconds=0.2, size="32")
     with Decoder() as decoder:
         expect_video(tmp_path / "none.mp4", options, decoder)

@@ -214,7 +214,7 @@ BAD = {
     "cat a.vtok a.vtok -o a.vtok --overwrite": (2, "a.vtok: is an input, it cannot be the output"),
     "cat a.vtok -o a.vtok": (2, "a.vtok: is an input, it cannot be the output"),
     "cat a.vtok a.vtok -o text.vtok": (1, "text.vtok: exists already"),
-    "cat - - -o b.vtok": (2, "- reads standard input, which can be read once only"),
+    "cat - - -o b.vtok": (2, "- reads standard input, which can be read only once"),
 }
 
 

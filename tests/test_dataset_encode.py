@@ -78,7 +78,7 @@ def test_files_are_those_of_vtok_encode(
         assert row["code_shape"] == list(arrays[row["id"]].shape)
     assert vtok("dataset", "verify", tmp_path / "out").exit_code == 0
     again = vtok("dataset", "encode", videos, "-o", tmp_path / "out", "--model", checkpoint)
-    assert "0 clips done, 3 there already" in again.stderr
+    assert "0 clips done, 3 up to date" in again.stderr
     shown = vtok("dataset", "status", tmp_path / "out").stdout
     assert "clips done    3" in shown
 
@@ -254,7 +254,7 @@ def test_a_dry_run_writes_nothing(videos: Path, checkpoint: Path, tmp_path: Path
     [
         ([], "nothing to encode"),
         (["-"], "--files-from - reads a list"),
-        (["v", "-0"], "-0 goes with --files-from"),
+        (["v", "-0"], "-0 needs --files-from"),
         (["v", "--to", "zip"], "--to zip: expected one of vtok, npy"),
         (["v", "--shard", "3/3"], "--shard 3/3: number 3 of 3: they count from 0"),
         (["v", "--workers", "0"], "--workers 0: expected 1 or more"),

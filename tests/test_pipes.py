@@ -1,4 +1,4 @@
-"""Commands joined by pipes of the operating system, and streams that give a few bytes at a time."""
+"""Commands joined by pipes, and streams with short reads."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ from vtok.pipeline.verify import verify_file
 from vtok.video.reader import VideoReader, probe
 
 
-def test_short_reads_are_as_good_as_long_ones(tmp_path: Path) -> None:
+def test_short_reads(tmp_path: Path) -> None:
     model = load_tiny(tmp_path)
     data = random_file(model, 40)
     path = tmp_path / "a.vtok"
@@ -42,7 +42,7 @@ def test_short_reads_are_as_good_as_long_ones(tmp_path: Path) -> None:
         assert inspect_stream(trickle()) == {**inspect_code_file(stream, ""), "name": "-"}
 
 
-def test_info_reads_the_header_and_the_index_alone(tmp_path: Path) -> None:
+def test_info_reads_only_header_and_index(tmp_path: Path) -> None:
     data = random_file(load_tiny(tmp_path), 4000)
     file = CountingFile(data)
     facts = inspect_code_file(file, "a.vtok")

@@ -72,7 +72,7 @@ def test_a_model_that_is_not_at_hand_is_no_failure_but_where_it_is_needed() -> N
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout == (
         f"whole.vtok: whole: 70 frames in 3 chunks, {size:,} bytes; "
-        "the model tiny is not at hand to compare\n"
+        "the model tiny is not available to compare\n"
     )
     result = vtok("verify", "whole.vtok", "--deep")
     assert (result.exit_code, result.stdout) == (5, "")
