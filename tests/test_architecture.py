@@ -1,6 +1,8 @@
 """Imports point down, files and functions stay short, the public API is complete."""
 
 import ast
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import vtok
+import vtok.errors
 
 PACKAGE = Path(vtok.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -108,12 +111,39 @@ def test_files_and_functions_stay_short(path: Path) -> None:
             assert length <= 60, f"{node.name} has {length} lines"
 
 
-def test_exports_exist() -> None:
+def test_exported_names_are_sorted_importable_and_documented() -> None:
     assert vtok.__all__ == sorted(vtok.__all__)
     for name in vtok.__all__:
-        assert getattr(vtok, name).__name__ == name
+        member = getattr(vtok, name)
+        assert member.__name__ == name
+        assert inspect.getdoc(member), name
     with pytest.raises(AttributeError, match="no attribute 'spam'"):
         vtok.spam  # noqa: B018
+
+
+def test_every_public_name_is_exported() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    typed = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+             for alias in node.names if (node.module or "").startswith("vtok.")}  # fmt: skip
+    assert typed == set(vtok.__all__), "imports for type checkers and __all__ differ"
+    modules = {name.split(".")[1] for name in sys.modules if name.startswith("vtok.")}
+    ours = {name for name in vars(vtok) if not name.startswith("_")}
+    assert ours - modules <= {*vtok.__all__, "annotations", "importlib", "TYPE_CHECKING", "Any"}
+    errors = {kind.__name__ for kind in vars(vtok.errors).values() if isinstance(kind, type)}
+    assert errors <= set(vtok.__all__)
+
+
+def test_option_and_result_classes_of_public_functions_are_exported() -> None:
+    for name in vtok.__all__:
+        member = getattr(vtok, name)
+        if inspect.isfunction(member):
+            for hint in inspect.get_annotations(member).values():
+                for word in re.findall(r"\w*(?:Options|Result|Config|Totals)\b", str(hint)):
+                    assert word in vtok.__all__, f"{name} mentions {word}"
+
+
+def test_type_information_is_shipped() -> None:
+    assert (PACKAGE / "py.typed").exists()
 
 
 def test_import_does_not_load_torch() -> None:

@@ -1,4 +1,4 @@
-"""docs/cli.md matches the help of the commands."""
+"""docs/cli.md and docs/api.md match the commands and the exported names."""
 
 import re
 import runpy
@@ -64,3 +64,8 @@ def test_exit_code_3_only_with_several_inputs() -> None:
 )
 def test_options_in_sentences_are_code(script: dict[str, Any], text: str, shown: str) -> None:
     assert script["marked"](text) == shown
+
+
+def test_api_page_is_up_to_date() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "api_reference.py"))
+    assert script["page"]() == script["PAGE"].read_text(), "run scripts/api_reference.py --write"

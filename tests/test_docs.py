@@ -67,6 +67,7 @@ def test_every_command_shows_examples(name: str) -> None:
         "benchmark_memory.py",
         "benchmark_dataset.py",
         "make_golden.py",
+        "api_reference.py",
         "run_docs.py",
         "fetch_corpus",
     ],

@@ -65,7 +65,7 @@ def test_the_python_page_documents_what_is_exported(site: Path) -> None:
     for name in (
         "vtok.VideoTokenizer.encode",
         "vtok.TokenLearner.forward",
-        "vtok.errors.UsageError",
+        "vtok.UsageError",
     ):
         assert f'id="{name}"' in text, name
     assert "num_output_tokens" in text

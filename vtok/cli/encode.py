@@ -122,7 +122,9 @@ def _begin_reading(jobs: Sequence[Job], options: EncodeOptions, decoder: Decoder
         expect_video(Path(jobs[0].source), options, decoder)
 
 
-def _code_work(model: LoadedTokenizer, options: EncodeOptions, decoder: Decoder) -> tuple[Work, IsDone]:
+def _code_work(
+    model: LoadedTokenizer, options: EncodeOptions, decoder: Decoder
+) -> tuple[Work, IsDone]:
     from vtok.pipeline.encode import encode_file, stages_for
     from vtok.pipeline.up_to_date import is_encoded
 
