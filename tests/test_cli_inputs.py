@@ -1,6 +1,7 @@
 """Inputs and outputs of commands, help texts and unexpected errors."""
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -8,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from commands import vtok
+from typer.main import get_command
 
 import vtok as package
+from vtok.cli.app import app
 from vtok.cli.console import one_line
 from vtok.cli.inputs import Job, plan
 from vtok.errors import InputError, UsageError
@@ -170,6 +173,28 @@ def test_help_shows_examples_in_80_columns(
     assert max(map(len, lines)) <= 80
     # each example is on its own line
     assert sum(line.startswith(f"    vtok {''.join(command)}") for line in lines) >= 2
+
+
+@pytest.mark.parametrize("group", [[], ["dataset"], ["tokens"], ["import"]])
+def test_help_shows_whole_summaries_in_80_columns(
+    group: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = vtok(*group, "--help").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    command = get_command(app)
+    for name in group:
+        command = command.commands[name]
+    for name, sub in command.commands.items():
+        (line,) = [line for line in lines if re.match(rf"  {name}  +[A-Z]", line)]
+        summary = " ".join(sub.help.split("\n\n")[0].split())
+        assert line.split(maxsplit=1)[1] == summary
+
+
+def test_help_groups_commands() -> None:
+    text = vtok("--help").stdout
+    headings = re.findall(r"^([A-Z][a-z ]+):$", text, re.MULTILINE)
+    assert headings == ["Options", "One video", "Many videos", "Models", "Measuring"]
 
 
 def test_help_lists_exit_codes_and_version_is_printed() -> None:

@@ -1,20 +1,29 @@
 """Options as dataclasses, and start-up of commands that load a model."""
 
+import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
 import pytest
 import typer
 from commands import tiny_checkpoint, vtok
+from typer.main import get_command
 from typer.testing import CliRunner
 from videos import make_video
 
-from vtok.cli import console
+from vtok.cli import console, failures
+from vtok.cli.app import app as vtok_app
 from vtok.cli.options import expand_options
+from vtok.errors import CodeFileError, OptionError, UsageError
+from vtok.evaluation.clips import Part
+from vtok.evaluation.evaluate import EvalOptions
+from vtok.pipeline.decode import DecodeOptions
+from vtok.pipeline.edit import CutOptions, DumpOptions
 from vtok.pipeline.options import EncodeOptions, expect_video
 from vtok.video.decoder_process import Decoder, DecodingChild
 from vtok.video.reader import VideoReader
@@ -72,6 +81,79 @@ def test_help_lists_the_fields_in_place() -> None:
     assert places == sorted(places)
     assert "Cook." in text
     assert "How many.  [default: 3]" in text
+
+
+@pytest.fixture
+def encode_flags() -> Iterator[None]:
+    """Flags as if `vtok encode` ran."""
+    failures.use_flags(get_command(vtok_app).commands["encode"].params)
+    yield
+    failures.use_flags(())
+
+
+@pytest.mark.parametrize(
+    ("field", "flag"),
+    [
+        ("num_stages", "--stages"),
+        ("num_bits", "--bits"),
+        ("start_seconds", "--start"),
+        ("duration_seconds", "--duration"),
+        ("timeout_seconds", "--timeout"),
+        ("dtype", "--dtype"),
+        ("min_psnr", "--min-psnr"),
+    ],
+)
+def test_option_errors_name_the_flag(field: str, flag: str, encode_flags: None) -> None:
+    found = failures.as_vtok_error(OptionError(field, 0, "1 or more with `num_tokens`"))
+    assert str(found) == f"{flag} 0: expected 1 or more with --num-tokens"
+    assert type(found) is UsageError
+
+
+def test_messages_name_flags_of_the_running_command(encode_flags: None) -> None:
+    error = UsageError("`num_stages` and `num_bits` exclude each other, unlike `steps`")
+    assert str(failures.as_vtok_error(error)) == (
+        "--stages and --bits exclude each other, unlike `steps`"
+    )
+    found = failures.as_vtok_error(CodeFileError("a.vtok: pass its file as `model`"))
+    assert (type(found), str(found)) == (CodeFileError, "a.vtok: pass its file as --model")
+
+
+def test_keys_that_are_no_options_stay_as_they_are(encode_flags: None) -> None:
+    error = OptionError("batch", 0, "1 or more")
+    assert str(failures.as_vtok_error(error)) == "batch=0: expected 1 or more"
+
+
+def test_failures_report_flags_as_json(
+    encode_flags: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    several = failures.Failures(2, as_json=True)
+    for name in "ab":
+        with several.catch(name, input=name):
+            raise OptionError("num_stages", 9, "1 to 8")
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["message"] for line in out.splitlines()] == [
+        "--stages 9: expected 1 to 8"
+    ] * 2
+    assert err == "error: --stages 9: expected 1 to 8\n" * 2
+    with pytest.raises(UsageError, match=r"^2 of 2 inputs failed$"):
+        several.raise_if_any()
+
+
+def test_option_fields_have_flags_of_their_name() -> None:
+    """Fields of option classes are parameters of the command, so errors can name the flag."""
+    internal = {"to", "overwrite", "codec", "manner", "part"}
+    commands = get_command(vtok_app).commands
+    for name, kind in (
+        ("encode", EncodeOptions),
+        ("decode", DecodeOptions),
+        ("cut", CutOptions),
+        ("dump", DumpOptions),
+        ("eval", EvalOptions),
+        ("eval", Part),
+    ):
+        params = {param.name for param in commands[name].params}
+        missing = {field.name for field in fields(kind)} - params - internal
+        assert missing <= {"only_shrink", "crop"}, f"vtok {name}"
 
 
 @pytest.mark.parametrize(("cores", "word"), [(1, "PASSIVE"), (4, "PASSIVE"), (5, None)])
