@@ -1,6 +1,6 @@
 """Codes to bytes and back: the `.vtok` file, described to the byte in docs/format.md."""
 
-from vtok.codefile.entropy import steps_to_code
+from vtok.codefile.parts import steps_to_code
 from vtok.codefile.header import (
     CodeFormat,
     Header,
