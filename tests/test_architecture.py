@@ -50,7 +50,6 @@ OWNERS = {
     "matplotlib": {"evaluation", "training"},
     "torch": {"nn", "models", "pipeline", "tokens", "training"},
     "einops": {"nn", "pipeline", "tokens"},
-    "numba": {"codefile"},
 }
 
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from vtok.codefile.byte_source import Damage
 from vtok.codefile.probability import ONE, Bits, Integers, Probabilities
+from vtok.codefile.records import Damage
 
 Bytes = npt.NDArray[np.uint8]
 # Of each bin the least probability of a miss, and the one that its table assumes, out of ONE

@@ -46,13 +46,15 @@ CURVE = (
     2549, 2994, 3348, 3608, 3785, 3902, 3976, 4022, 4051, 4068, 4079, 4086, 4090, 4092, 4094, 4095,
 )  # fmt: skip
 # Initial weights in 64ths of the first stage and of the others, fitted to training clips by
-# scripts/fit_coder.py
+# scripts/fit_coder.py. That of the run, the last feature, is divided by the number of the bit.
 START = ((62, 20, 37, 38, 50), (-19, 15, 5, 35, 15, 14, 44, 37))
+START_RUN = (366, 194)
 SLOWNESS = (2, 3)  # divides gradients, in halves
 GROUPS = (3, 2)  # of the bits of a code: a group knows the bits of the groups before it
 EXTRA = 4  # added to the positions of a pass, to damp the steps of small passes
 _WEIGHT = 1 << 16  # a weight of 1
 _SCALE = _WEIGHT * UNIT / 256  # a weight of 1 times UNIT, over 256ths of a nat
+_RUN = 8.0 * UNIT**2  # product of three bits, over 8ths of a bit
 
 
 def _make_probabilities() -> Probabilities:
@@ -92,15 +94,15 @@ class Pass(NamedTuple):
     """Positions that are coded together.
 
     Attributes:
-        range: of the coding order, n positions.
+        positions: range of the coding order, n positions.
         neighbours: indices into the coding order `[4 or 0, n]`; the number of all positions for a
             neighbour outside of the grid.
-        count: of each position the neighbours inside the grid, at least 1 `[n]`.
+        known: of each position the neighbours inside the grid, at least 1 `[n]`.
     """
 
-    range: slice
+    positions: slice
     neighbours: Indices
-    count: Integers
+    known: Integers
 
 
 class Grid:
@@ -120,7 +122,7 @@ class Grid:
         rank = padded[margin:-margin, margin:-margin]
         for top, left, pitch, neighbours in LEVELS:
             rows, columns = np.mgrid[top:height:pitch, left:width:pitch].reshape(2, -1)
-            first = sum(len(some.count) for some in self.passes)
+            first = sum(len(some.known) for some in self.passes)
             for start in range(0, len(rows), MAX_POSITIONS):
                 row, column = (axis[start : start + MAX_POSITIONS] for axis in (rows, columns))
                 around = np.empty((len(neighbours), len(row)), np.int64)
@@ -135,7 +137,7 @@ class Grid:
         self._order = self._rank.argsort()
 
     def split(self, codes: npt.NDArray[Any], bits: int) -> Integers:
-        """Split codes `[..., h, w]` into bits `[..., bits, size]` in coding order, highest first."""
+        """Split codes `[..., h, w]` into planes `[..., bits, size]`, highest bit first."""
         flat = codes.reshape(*codes.shape[:-2], 1, self.size).take(self._order, -1)
         shifts = np.arange(bits - 1, -1, -1).reshape(bits, 1)
         planes: Integers = (flat.astype(np.int64) >> shifts & 1).astype(np.int16)
@@ -176,10 +178,11 @@ def count_passes(height: int, width: int) -> int:
 class Weights:
     """Logistic regression of the bits of one codebook of a stage.
 
-    Inputs of a pass are integers `[rows, bits, n]`. The first row is for the bits themselves. Each
-    bit has a link to every bit of the following rows (those of the stages below, and those one step
-    before) and to the bits of earlier groups in the first row; and a weight for its own entry
-    in each row from that of the nearest stage below on (or one step before), which are its features.
+    Inputs of a pass are integers `[rows, bits, n]`. Row 0 is for the bits themselves, then come a
+    row for each stage below and one for the step before. Each bit has a link to every bit of these
+    rows and to the bits of earlier groups in row 0. From the row of the nearest stage below on
+    (without one, that of the step before), the bit's own entry in each row is a feature with a
+    weight. The last row is computed here: the run of earlier bits that are as one step before.
 
     Args:
         bits: of a code.
@@ -188,8 +191,10 @@ class Weights:
 
     def __init__(self, bits: int, below: int) -> None:
         kind = min(below, 1)
-        start = np.array(START[kind], np.float64) * (_WEIGHT // 64)
+        start = np.array((*START[kind], 0), np.float64) * (_WEIGHT // 64)
         self.features = np.repeat(start[None], bits, 0)  # [bits, features]
+        run = START_RUN[kind] * (_WEIGHT // 64)
+        self.features[1:, -1] = [run // bit for bit in range(1, bits)]
         self.links = np.zeros((bits, (below + 2) * bits))
         self._linked = np.ones_like(self.links)
         self._below, self._slowness = below, SLOWNESS[kind]
@@ -199,10 +204,14 @@ class Weights:
             self._linked[group, group.start : bits] = 0
 
     def code(self, inputs: Floats, values: Integers, coder: BitCoder) -> None:
-        """Code the bits of a pass, put them into `values` and the first row, and learn from them."""
+        """Code the bits of a pass, put them into `values` and row 0, and learn from them."""
         known, linked = inputs[0], inputs[: self._below + 2].reshape(self.links.shape[1], -1)
         features = inputs[max(1, self._below) :].transpose(1, 0, 2)  # [bits, features, n]
+        before = inputs[self._below + 1]
         known[...] = values
+        earlier = self._linked[:, : len(known)]  # bits of earlier groups
+        eighths, as_before = before / _RUN, np.zeros_like(known[0])
+        np.multiply(earlier @ (known * before), eighths, out=inputs[-1])
         evidence: Floats = (self.features[:, None] @ features)[:, 0]
         evidence += self.links @ linked
         evidence /= _SCALE
@@ -211,7 +220,9 @@ class Weights:
         for group in self._groups if coder.reads else [slice(0, len(known))]:
             total, first = evidence[group], group.start
             if first:
+                run = np.multiply(as_before, eighths[group], out=inputs[-1, group])
                 total += (self.links[group, :first] / _SCALE) @ known[:first]
+                total += self.features[group, -1:] / _SCALE * run
             # below 0 the cast rounds up, but mode="clip" gives the first entry all the same
             some = PROBABILITIES.take(total.astype(np.int64), mode="clip")
             bits = coder.code(some, values[group])
@@ -219,6 +230,7 @@ class Weights:
             if coder.reads:
                 values[group] = _VALUES.take(bits)
                 known[group] = values[group]
+                as_before += np.add.reduce(known[group] * before[group], 0)
         errors = known * (ONE // (2 * UNIT))
         errors -= probabilities
         errors += ONE // 2
@@ -261,8 +273,9 @@ def _code_step(
     # outside of the grid.
     state = np.zeros((grid.size + 1, 2 * bits + 1), np.int16)
     for some in grid.passes:
-        inputs = np.zeros((ready + (4 if below else 3), bits, len(some.count)))
-        known, values, fresh = settled[..., some.range], now[:, some.range], state[some.range]
+        inputs = np.zeros((ready + (5 if below else 4), bits, len(some.known)))
+        known, values = settled[..., some.positions], now[:, some.positions]
+        fresh = state[some.positions]
         inputs[1:ready] = known
         if len(some.neighbours):
             first, second, third, fourth = some.neighbours
@@ -271,12 +284,12 @@ def _code_step(
             total += state.take(third, 0)
             total += state.take(fourth, 0)
             around = total.T.copy()
-            around[:-1] *= 256 // some.count
+            around[:-1] *= 256 // some.known
             around[:-1] >>= 8
             vote, product, same = around[:bits], around[bits:-1], around[-1]
             inputs[ready] = vote
             inputs[ready + 1] = vote * abs(vote) >> 4
-            inputs[ready + 2] = known[below] * (same * UNIT // (some.count * bits)) >> 4
+            inputs[ready + 2] = known[below] * (same * UNIT // (some.known * bits)) >> 4
             if below:
                 inputs[ready + 3] = product * known[below - 1] >> 4
         weights.code(inputs, values, coder)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vtok.codefile import CodeFileReader, Header
-from vtok.codefile.ranges import expected_frames, frames_between
+from vtok.codefile.index import expected_frames, frames_between
 from vtok.errors import CodeFileError, InputError, UsageError
 from vtok.models.checkpoint import CheckpointInfo
 from vtok.models.load import Model, Models

@@ -13,7 +13,7 @@ from typing import BinaryIO, cast
 from vtok.codefile import CodeFileReader, Header
 from vtok.codefile.dump import FORMATS, DumpReader, dump
 from vtok.codefile.edit import Copied, check_alike, cut, join
-from vtok.codefile.ranges import frames_between
+from vtok.codefile.index import frames_between
 from vtok.errors import UsageError
 from vtok.pipeline.files import STANDARD_INPUT, name_of, open_input, open_output
 from vtok.pipeline.result import Counts, Progress, Result, choose_stages, make_result

@@ -21,7 +21,7 @@ from vtok.codefile import (
     encode_parts,
     source_name,
 )
-from vtok.codefile.ranges import rational
+from vtok.codefile.header import rational
 from vtok.models.load import Model, load_model
 from vtok.pipeline._runtime import worked
 from vtok.pipeline.files import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vtok.codefile import CodeFileReader
-from vtok.codefile.ranges import find_pieces
+from vtok.codefile.index import find_ranges
 from vtok.errors import CodeFileError
 from vtok.models.load import Model
 from vtok.pipeline.model_calls import CodeChunk, steps_per_pass
@@ -33,7 +33,7 @@ def read_frames(
     header, lookback = reader.header, model.tokenizer.decoder_lookback
     grain = steps_per_pass(model, (header.transform.height, header.transform.width))
     first, fresh = frames[0], False  # whether the decoder has yet to be started
-    for piece in find_pieces(reader.index, header.format, frames, lookback, grain):
+    for piece in find_ranges(reader.index, header.format, frames, lookback, grain):
         fresh, end = fresh or piece.opens is not None, first + piece.num_frames
         try:
             codes = reader.read_chunk(piece.chunk).codes

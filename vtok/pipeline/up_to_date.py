@@ -8,7 +8,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from vtok.codefile import CodeFileReader, Header, source_name
-from vtok.codefile.ranges import frames_between, rational
+from vtok.codefile.header import rational
+from vtok.codefile.index import frames_between
 from vtok.errors import VtokError
 from vtok.models.load import Model
 from vtok.pipeline.decode import DecodeOptions
