@@ -1,4 +1,4 @@
-"""What codes may depend on: the promise of docs/format.md, "What codes depend on", in float32."""
+"""What codes may depend on: the promise of docs/format.md, "Reproducibility of codes", in float32."""
 
 from collections.abc import Iterator
 
