@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vtok.codefile import CodeFileReader, CodeFileWriter
-from vtok.codefile.ranges import frames_between
+from vtok.codefile.index import frames_between
 from vtok.errors import UsageError
 from vtok.models.load import LoadedTokenizer, ModelCache
 from vtok.pipeline import model_calls as passes
