@@ -1,4 +1,4 @@
-"""What codes may depend on: the promise of docs/format.md, "Reproducibility of codes", in float32."""
+"""Reproducibility of codes in float32, as docs/format.md promises it."""
 
 from collections.abc import Iterator
 
