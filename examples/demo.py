@@ -12,10 +12,11 @@ from rich.table import Table
 
 from vtok.evaluation.metrics import Frames, psnr
 from vtok.evaluation.pictures import side_by_side
-from vtok.models.load import Models, load_model
-from vtok.pipeline.decode import DecodeOptions, decode_file
-from vtok.pipeline.encode import EncodeOptions, encode_file
+from vtok.models.load import ModelCache, load
+from vtok.pipeline.decode import decode_file
+from vtok.pipeline.encode import encode_file
 from vtok.pipeline.inspect import inspect_file
+from vtok.pipeline.options import DecodeOptions, EncodeOptions
 from vtok.pipeline.result import Result
 from vtok.video.images import write_png
 from vtok.video.reader import VideoReader
@@ -55,7 +56,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     console = Console()
     original = read(args.video, args.size)
-    model, models = load_model(), Models("vtok-base")
+    model, models = load(), ModelCache("vtok-base")
     columns, decodes = {"original": original}, {}
     for bits in (18, 72):
         code_file = args.out / f"{args.video.stem}.{bits}.vtok"
@@ -66,9 +67,7 @@ def main() -> None:
         console.print(
             f"{code_file}: {facts['frames']} frames, codes {facts['codes']}, {facts['kbps']} kbit/s"
         )
-        decoded = decode_file(
-            code_file, video, models=models, options=DecodeOptions(overwrite=True)
-        )
+        decoded = decode_file(code_file, video, model=models, options=DecodeOptions(overwrite=True))
         recon = read(video)
         decodes[bits] = (decoded, psnr(recon, original))
         columns[f"vtok, {bits} bits a position, {decoded.bpp:.3f} bpp"] = recon

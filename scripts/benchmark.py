@@ -35,11 +35,12 @@ from machine import facts, line
 from processes import cpu_seconds
 
 from vtok.evaluation.metrics import Frames
-from vtok.models.load import Models, load_model
-from vtok.pipeline.decode import DecodeOptions, decode_file
-from vtok.pipeline.encode import EncodeOptions, encode_file
-from vtok.pipeline.model_calls import decode_codes, encode_frames
-from vtok.video.decoder_process import Decoder
+from vtok.models.load import ModelCache, load
+from vtok.pipeline.codec import Decoder, Encoder
+from vtok.pipeline.decode import decode_file
+from vtok.pipeline.encode import encode_file
+from vtok.pipeline.options import DecodeOptions, EncodeOptions
+from vtok.video.decoder_process import Decoder as DecoderProcess
 from vtok.video.reader import VideoReader
 from vtok.video.writer import VideoWriter
 
@@ -57,7 +58,7 @@ def make_video(path: Path, frames: Frames) -> None:
         writer.write(frames)
 
 
-def read_all(path: Path, decoder: Decoder | None = None) -> None:
+def read_all(path: Path, decoder: DecoderProcess | None = None) -> None:
     """Read a video, and keep nothing of it."""
     with VideoReader(path, decoder=decoder) as reader:
         for _ in reader:
@@ -118,23 +119,23 @@ def speeds_of(folder: Path, runs: int, most: int) -> Speeds:
     video = folder / "bee.mp4"
     code_file, packed_file, decoded = (folder / name for name in ("a.vtok", "b.vtok", "a.mp4"))
     make_video(video, frames)
-    model, models = load_model(), Models()
+    model, models = load(), ModelCache()
     models.get("vtok-base")
-    chunks = list(encode_frames([frames], model))
+    chunks = list(Encoder(model).encode([frames]))
     how, back = EncodeOptions(overwrite=True), DecodeOptions(overwrite=True)
     plain = replace(how, compress=False)
 
-    decoder = Decoder()  # as for many files: starting one is scripts/benchmark_commands.py's
+    decoder = DecoderProcess()  # as for many files: starting one is scripts/benchmark_commands.py's
 
     def encode(output: Path, options: EncodeOptions) -> Callable[[], Any]:
         return lambda: encode_file(video, output, model=model, options=options, decoder=decoder)
 
     def decode(source: Path) -> Callable[[], Any]:
-        return lambda: decode_file(source, decoded, models=models, options=back)
+        return lambda: decode_file(source, decoded, model=models, options=back)
 
     work: dict[str, Callable[[], Any]] = {
-        "model encode": lambda: list(encode_frames([frames], model)),
-        "model decode": lambda: list(decode_codes(chunks, model, (SIDE, SIDE))),
+        "model encode": lambda: list(Encoder(model).encode([frames])),
+        "model decode": lambda: list(Decoder(model, (SIDE, SIDE)).decode(chunks)),
         "reader": lambda: read_all(video, decoder),
         "writer": lambda: make_video(decoded, frames),
         "encode file": encode(code_file, how),
@@ -143,7 +144,7 @@ def speeds_of(folder: Path, runs: int, most: int) -> Speeds:
         "decode file, packed": decode(packed_file),
     }
     counted = {name: (len(frames), function) for name, function in work.items()}
-    counted["model encode, 480p"] = (len(wide), lambda: list(encode_frames([wide], model)))
+    counted["model encode, 480p"] = (len(wide), lambda: list(Encoder(model).encode([wide])))
     return median_speeds(counted, runs)
 
 
@@ -171,7 +172,7 @@ def table(speeds: Speeds, threads: int) -> Iterator[str]:
 
 def operations() -> dict[str, float]:
     """Multiply-adds a pixel of the encoder and the decoder, in thousands."""
-    tokenizer = load_model(device="cpu", dtype="float32").tokenizer
+    tokenizer = load(device="cpu", dtype="float32").tokenizer
     clip = torch.zeros(1, 3, 129, 64, 64)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         latents = tokenizer.encode(clip)
@@ -196,7 +197,7 @@ def help_seconds(runs: int) -> float:
 
 def machine(threads: int) -> dict[str, str]:
     """What the figures were measured on, and with which weights."""
-    model = load_model()
+    model = load()
     return facts(threads, model.dtype_name) | {
         "capability": torch.backends.cpu.get_cpu_capability(),
         "device": str(model.device),

@@ -35,7 +35,7 @@ from vtok.models.checkpoint import read_info, save_checkpoint
 from vtok.nn.config import PRESETS, TokenConfig
 from vtok.nn.token_pipeline import TokenPipeline
 from vtok.nn.tokenizer import VideoTokenizer
-from vtok.tokens.checkpoint import save_tokens
+from vtok.tokens.model import save_tokens
 from vtok.video.ffmpeg import ffmpeg_path
 
 RATE = 30
@@ -136,10 +136,10 @@ def make_video(path: Path, size: tuple[int, int], frames: int, times: int = 1) -
 def make_models(folder: Path, model: str) -> str:
     """A learner with the weights it starts from, and the small model where that is asked for."""
     if model == SMALL:
-        layers = (("fold", 32), ("separable_memory", 32))
+        layers = (("space_time_patch", 32), ("causal_depthwise", 32))
         small = replace(
             PRESETS[SHIPPED], init_dim=16, layers=layers, decoder_init_dim=16,
-            decoder_layers=(("separable", 16), *layers),
+            decoder_layers=(("depthwise", 16), *layers),
         )  # fmt: skip
         model = str(folder / "model.safetensors")
         save_checkpoint(Path(model), VideoTokenizer.from_config(small), SMALL)

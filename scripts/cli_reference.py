@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""The page of every command, docs/cli.md, made from the commands themselves.
+"""Generate docs/cli.md from the help of the commands.
 
-scripts/cli_reference.py           fails where the page and the commands differ
+scripts/cli_reference.py           fails if the page is out of date
 scripts/cli_reference.py --write   writes the page
 """
 
@@ -23,15 +23,15 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
 DEFAULT = re.compile(r"\s*\[default: (.*)\]$", re.DOTALL)
 OPTION_NAME = re.compile(r"(?<![\w`-])--?[a-zA-Z0-9][\w-]*(?![\w`])")
 REMARK = re.compile(r"^(\S.*?\S)  +(\S.*)$")
-ARGUMENT = ("argument", "what it is")
-OPTION = ("option", "what it does", "default")
-COMMAND = ("command", "what it does")
+ARGUMENT = ("argument", "description")
+OPTION = ("option", "description", "default")
+COMMAND = ("command", "description")
 EXAMPLES = "\b\n"
-"""Typer leaves a paragraph that begins so as it is laid out; here they are the examples."""
+"""Marks a paragraph whose layout Typer keeps: the examples."""
 
 
 def commands(group: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Every command and sub-command, with its full name, in the order of the help."""
+    """List every command and sub-command with its full name, in the order of the help."""
     for own, command in group.commands.items():
         full = f"{name} {own}"
         if hasattr(command, "commands"):
@@ -41,7 +41,7 @@ def commands(group: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def section(name: str, command: Any) -> str:
-    """One command: what it is for, how it is called, what it takes, how it ends."""
+    """Format the section of one command."""
     text, _, examples = command.help.partition(EXAMPLES)
     shown = [param for param in command.params if not param.hidden]
     arguments = [param for param in shown if param.param_type_name == "argument"]
@@ -59,13 +59,13 @@ def section(name: str, command: Any) -> str:
 
 
 def usage(argument: Any) -> str:
-    """An argument as the line of usage shows it."""
+    """Format an argument as in a usage line."""
     name = argument.metavar + ("..." if argument.nargs == -1 else "")
     return name if argument.required else f"[{name}]"
 
 
 def names(option: Any) -> str:
-    """All names of an option, the short one first, and what it takes."""
+    """Format all names of an option, the shortest first, and its value."""
     first = sorted(option.opts, key=len)
     value = "" if option.is_flag else f" {option.metavar}"
     shown = ", ".join(f"`{name}`" for name in [*first[:-1], first[-1] + value])
@@ -73,20 +73,20 @@ def names(option: Any) -> str:
 
 
 def about(param: Any) -> tuple[str, str]:
-    """What a parameter is for, and its default in words."""
+    """Split the help of a parameter into description and default."""
     text = marked(param.help or "")
     found = DEFAULT.search(text)
     if found:
         return DEFAULT.sub("", text), found.group(1)
     if param.required:
-        return text, "must be given"
+        return text, "required"
     if getattr(param, "is_flag", False):
         return text, f"`{param.opts[0]}`" if param.default else ""
     return text, "" if param.default in (None, ()) else f"`{param.default}`"
 
 
 def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """A table, nothing where it would have no rows."""
+    """Format a table; empty if it has no rows."""
     if not rows:
         return ""
     lines = [heads, ("---",) * len(heads), *rows]
@@ -96,7 +96,7 @@ def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def aligned(examples: str) -> str:
-    """Lines of shell, with what is said of them as remarks."""
+    """Format examples as shell lines with aligned comments."""
     lines = [REMARK.sub(r"\1  # \2", line.strip()) for line in examples.strip().splitlines()]
     width = max((line.find("  # ") for line in lines), default=0)
     parts = (line.partition("  # ") for line in lines)
@@ -104,56 +104,56 @@ def aligned(examples: str) -> str:
 
 
 def exit_codes(epilog: str) -> list[tuple[str, ...]]:
-    """Each exit code that the end of a help text names, and what it means."""
+    """Parse the exit codes and their meanings from the end of a help text."""
     codes = " ".join(epilog.split()).partition(": ")[2].rstrip(".")
     return re.findall(r"(\d+) ([^,]+)", codes)
 
 
 def endings(epilog: str) -> str:
-    """A command's exit codes in one line."""
+    """Format the exit codes of a command as one line."""
     codes = ", ".join(number for number, _ in exit_codes(epilog))
     return f"[Exit codes](#exit-codes): {codes}"
 
 
 def marked(text: str) -> str:
-    """Text in which the names of options look like what they are."""
+    """Format the names of options as code."""
     return OPTION_NAME.sub(r"`\g<0>`", text)
 
 
 def page() -> str:
-    """The whole page."""
+    """Generate the page."""
     group = get_command(app)
     found = list(commands(group, "vtok"))
     general = [param for param in group.params if param.name in ("debug", "version")]
     parts = (
         "# Commands",
-        "Written by `scripts/cli_reference.py` from the commands themselves: `vtok COMMAND "
-        "--help` says the same. Messages and progress go to standard error, so standard output "
-        "holds nothing but data; off a terminal, or with `NO_COLOR` set, nothing is coloured.",
+        "Generated by `scripts/cli_reference.py` from `vtok COMMAND --help`. Messages and progress "
+        "go to standard error, data to standard output. Colours are used only on a terminal, and "
+        "not if `NO_COLOR` is set.",
         table(COMMAND, [(linked(name), marked(first(command))) for name, command in found]),
         table(OPTION, [(names(param), *about(param)) for param in general]),
         "## Exit codes",
-        table(("code", "what it means"), exit_codes(group.epilog)),
+        table(("code", "meaning"), exit_codes(group.epilog)),
         *(section(name, command) for name, command in found),
     )
     return "\n\n".join(parts) + "\n"
 
 
 def linked(name: str) -> str:
-    """A command's name, which leads to its section."""
+    """Format a link to the section of a command."""
     return f"[`{name}`](#{name.replace(' ', '-')})"
 
 
 def first(command: Any) -> str:
-    """The first sentence of a command's help."""
+    """Extract the first sentence of a command's help."""
     return re.split(r"(?<=\.)\s", " ".join(command.help.split()))[0]
 
 
 def main() -> None:
-    """Compare or write."""
+    """Compare or write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true")
-    parser.add_argument("--check", action="store_true", help="the default")
+    parser.add_argument("--check", action="store_true", help="compare (the default)")
     args = parser.parse_args()
     made = page()
     if args.write:
@@ -164,7 +164,7 @@ def main() -> None:
                                       lineterm="")  # fmt: skip
     text = "\n".join(difference)
     if text:
-        raise SystemExit(f"{text}\nscripts/cli_reference.py --write writes the page anew")
+        raise SystemExit(f"{text}\nscripts/cli_reference.py --write updates the page")
 
 
 if __name__ == "__main__":

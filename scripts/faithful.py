@@ -21,14 +21,15 @@ import torch
 from torch import Tensor
 
 from vtok.evaluation.metrics import Frames, psnr
-from vtok.models.load import Model, load_model
+from vtok.models.load import LoadedTokenizer, load
 from vtok.nn.streaming import StreamState
-from vtok.pipeline.model_calls import clip_to_frames, encode_latents, frames_to_clip
+from vtok.pipeline.codec import Encoder
+from vtok.pipeline.model_calls import clip_to_frames, frames_to_clip
 from vtok.video.reader import VideoReader
 
 BEE = Path(__file__).resolve().parent.parent / "examples" / "bee.mp4"
 PLANS = 5  # random ones
-Encoder = Callable[[], Tensor]
+Way = Callable[[], Tensor]
 
 
 def read_clip(size: str, count: int) -> Frames:
@@ -37,13 +38,16 @@ def read_clip(size: str, count: int) -> Frames:
         return np.concatenate(list(reader))[:count]
 
 
-def by_command(frames: Frames, model: Model, batches: list[int]) -> Tensor:
+def by_command(frames: Frames, model: LoadedTokenizer, batches: list[int]) -> Tensor:
     """Latents as `vtok encode` computes them, of frames that arrive in such batches."""
     parts = np.split(frames, np.cumsum(batches)[:-1])
-    return torch.cat([latents for latents, _ in encode_latents(parts, model)], dim=2).float()
+    return torch.cat(
+        [latents for latents, _ in Encoder(model).map_latents(parts, lambda latents: latents)],
+        dim=2,
+    ).float()
 
 
-def by_plan(frames: Frames, model: Model, steps: list[int], copies: int = 1) -> Tensor:
+def by_plan(frames: Frames, model: LoadedTokenizer, steps: list[int], copies: int = 1) -> Tensor:
     """Latents of passes of so many latent steps; `copies` of the clip side by side."""
     tokenizer, state = model.tokenizer, StreamState()
     clip = frames_to_clip(frames, model).repeat(copies, 1, 1, 1, 1)
@@ -59,7 +63,7 @@ def random_sum(total: int, generator: np.random.Generator) -> list[int]:
     return np.diff([0, *cuts.tolist(), total]).tolist()
 
 
-def with_threads(count: int, work: Encoder) -> Encoder:
+def with_threads(count: int, work: Way) -> Way:
     """`work` on so many threads."""
 
     def run() -> Tensor:
@@ -72,7 +76,7 @@ def with_threads(count: int, work: Encoder) -> Encoder:
     return run
 
 
-def ways(frames: Frames, model: Model, name: str) -> Iterator[tuple[str, Encoder]]:
+def ways(frames: Frames, model: LoadedTokenizer, name: str) -> Iterator[tuple[str, Way]]:
     """Names of ways to encode the clip, and what does it."""
     count = len(frames)
     steps = 1 + (count - 1) // model.tokenizer.temporal_compression
@@ -89,9 +93,9 @@ def ways(frames: Frames, model: Model, name: str) -> Iterator[tuple[str, Encoder
     for copies in (2, 5):
         yield f"{copies} clips in a batch", lambda n=copies: by_plan(frames, model, [steps], n)
     for dtype in ("bfloat16", "float16"):
-        other = load_model(name, device="cpu", dtype=dtype)
+        other = load(name, device="cpu", dtype=dtype)
         yield dtype, lambda other=other: by_command(frames, other, [count])
-    exact = replace(load_model(name, device="cpu"), dtype=torch.float64)
+    exact = replace(load(name, device="cpu"), dtype=torch.float64)
     exact.tokenizer.double()
     yield "float64", lambda: by_command(frames, exact, [count])
 
@@ -100,7 +104,7 @@ def ways(frames: Frames, model: Model, name: str) -> Iterator[tuple[str, Encoder
 def compare(frames: Frames, name: str) -> list[dict[str, Any]]:
     """One row for each way; of several of a name, the worst."""
     torch.set_num_threads(1)
-    model = load_model(name, device="cpu", dtype="float32")
+    model = load(name, device="cpu", dtype="float32")
     quantizer = model.tokenizer.quantizer
     reference = by_command(frames, model, [len(frames)])
     codes = quantizer.latents_to_codes(reference)
@@ -124,7 +128,7 @@ def _badness(row: dict[str, Any]) -> tuple[float, float]:
     return -row["equal codes"], row["latents differ"]
 
 
-def psnr_of(codes: Tensor, frames: Frames, model: Model) -> float:
+def psnr_of(codes: Tensor, frames: Frames, model: LoadedTokenizer) -> float:
     """Mean PSNR of what codes decode to, in float32."""
     clip = model.tokenizer.decode(codes, num_frames=len(frames), size=frames.shape[1:3])
     return psnr(clip_to_frames(clip), frames)

@@ -17,10 +17,10 @@ import numpy as np
 
 from vtok.evaluation.clips import CARD
 from vtok.evaluation.evaluate import EvalOptions, evaluate_file
-from vtok.models.load import Model, load_model
+from vtok.models.load import LoadedTokenizer, load
 
 
-def measure(model: Model, path: Path) -> dict[int, float | None]:
+def measure(model: LoadedTokenizer, path: Path) -> dict[int, float | None]:
     """PSNR in dB by bits a position."""
     quantizer = model.tokenizer.quantizer
     bits = tuple(quantizer.bits_per_stage * k for k in range(1, quantizer.num_stages + 1))
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--model", default="vtok-base")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    model = load_model(args.model, dtype="float32")
+    model = load(args.model, dtype="float32")
     rows = {path.name: measure(model, path) for path in args.videos}
     rows["mean"] = {
         bits: float(np.mean([row[bits] for row in rows.values()]))

@@ -24,7 +24,7 @@ from vtok.evaluation.curves import write_curves
 from vtok.evaluation.evaluate import EvalOptions
 from vtok.evaluation.quality import METRICS
 from vtok.evaluation.results import VTOK, ClipResult, Point, mean_points
-from vtok.models.load import Model, load_model
+from vtok.models.load import LoadedTokenizer, load
 
 CLIPS = "MCL-JCV, 17x256x256"
 PUBLISHED = (  # as the columns of `published`, and the source
@@ -42,7 +42,9 @@ SOURCES = """\
 Bits a pixel are those of the codes, without the latent step that the first frame takes."""
 
 
-def compare(model: Model, path: Path, bits: tuple[int, ...], codecs: Sequence[str]) -> ClipResult:
+def compare(
+    model: LoadedTokenizer, path: Path, bits: tuple[int, ...], codecs: Sequence[str]
+) -> ClipResult:
     """One clip by every coder."""
     options = EvalOptions(CARD, bits, compress=True)
     with compare_file(path, model=model, codecs=codecs, options=options) as comparison:
@@ -95,7 +97,9 @@ def distances(points: Sequence[Point]) -> str:
     return "\n".join(lines)
 
 
-def page(model: Model, clips: Sequence[ClipResult], codecs: Sequence[str], picture: str) -> str:
+def page(
+    model: LoadedTokenizer, clips: Sequence[ClipResult], codecs: Sequence[str], picture: str
+) -> str:
     """The whole page."""
     mean = mean_points(clips)
     encoders = ", ".join(find_codec(name).described for name in codecs)
@@ -171,7 +175,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--write", type=Path, metavar="PAGE")
     args = parser.parse_args()
-    model, codecs = load_model(args.model, dtype="float32"), args.codecs.split(",")
+    model, codecs = load(args.model, dtype="float32"), args.codecs.split(",")
     bits = tuple(int(number) for number in args.bits.split(","))
     clips = [compare(model, path, bits, codecs) for path in args.videos]
     if args.json:

@@ -24,9 +24,11 @@ import zstandard
 
 from vtok.codefile import CodedPart, CodeFileReader, encode_parts
 from vtok.codefile.packing import decode_parts
-from vtok.models.load import Model, load_model
-from vtok.pipeline.encode import EncodeOptions, encode_file
-from vtok.pipeline.model_calls import CodeChunk, decode_codes
+from vtok.models.load import LoadedTokenizer, load
+from vtok.pipeline.codec import Decoder
+from vtok.pipeline.encode import encode_file
+from vtok.pipeline.options import EncodeOptions
+from vtok.pipeline.result import CodeChunk
 from vtok.video.reader import probe
 
 T = TypeVar("T")
@@ -43,8 +45,8 @@ def least_seconds(work: Callable[[], T], runs: int) -> tuple[float, T]:
     return min(seconds), result
 
 
-def measure(path: Path, model: Model, bits: int, runs: int) -> dict[str, float]:
-    """Measure bytes and seconds of one video."""
+def measure(path: Path, model: LoadedTokenizer, bits: int, runs: int) -> dict[str, float]:
+    """Bytes and seconds of one video."""
     info = probe(path)
     size = str(SHORT_SIDE) if min(info.width, info.height) > SHORT_SIDE else None
     # half a frame less, so that rounding cannot add one
@@ -63,7 +65,7 @@ def measure(path: Path, model: Model, bits: int, runs: int) -> dict[str, float]:
 
     def decode() -> None:
         shown = (CodeChunk(chunk.codes, chunk.num_frames) for chunk in chunks)
-        for _ in decode_codes(shown, model, (shape.height, shape.width)):
+        for _ in Decoder(model, (shape.height, shape.width)).decode(shown):
             pass
 
     def code() -> list[tuple[CodedPart, ...]]:
@@ -99,7 +101,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    model = load_model(args.model, dtype="float32")
+    model = load(args.model, dtype="float32")
     rows = {path.name: measure(path, model, args.bits, args.runs) for path in args.videos}
     columns = list(next(iter(rows.values())))
     rows["mean"] = {c: float(np.mean([row[c] for row in rows.values()])) for c in columns}

@@ -45,7 +45,7 @@ from torch import Tensor
 
 from vtok._files import atomic_output
 from vtok.errors import InputError, UsageError, VtokError
-from vtok.models.load import Model, load_model
+from vtok.models.load import LoadedTokenizer, load
 from vtok.tokens.model import load_token_model
 from vtok.video.images import is_picture
 
@@ -54,7 +54,7 @@ BATCH = 16
 BEGIN, END = "<!-- probe: made by scripts/token_probe.py -->", "<!-- end of probe -->"
 
 
-def all_features(model: Model, learners: list[str], counts: list[int]) -> list[Features]:
+def all_features(model: LoadedTokenizer, learners: list[str], counts: list[int]) -> list[Features]:
     """What is compared, in the order of the table."""
     found: list[Features] = []
     for count in counts:
@@ -89,7 +89,7 @@ class Encoded:
     test_labels: np.ndarray
 
 
-def encode(model: Model, windows: Windows) -> Encoded:
+def encode(model: LoadedTokenizer, windows: Windows) -> Encoded:
     """Windows to latents, each encoded alone."""
     with torch.inference_mode():
         train, test = (
@@ -116,7 +116,7 @@ def numbers_of(features: Features, latents: Tensor, seed: int) -> tuple[Array, i
     return made.flatten(1).double().cpu().numpy(), made.shape[2]
 
 
-def read_clips(args: argparse.Namespace, model: Model) -> list[Encoded]:
+def read_clips(args: argparse.Namespace, model: LoadedTokenizer) -> list[Encoded]:
     """For each seed the windows of all clips; a clip is read once, and its frames are not kept."""
     sets: list[list[Encoded]] = [[] for _ in range(args.seeds)]
     label = 0
@@ -141,7 +141,7 @@ def find_files(folder: Path | None) -> list[Path]:
 
 def probe(args: argparse.Namespace) -> dict[str, Any]:
     """All accuracies, in shares, by task, features and probe: one for each seed."""
-    model = load_model(args.model, dtype="float32")
+    model = load(args.model, dtype="float32")
     features = all_features(model, args.learners, args.tokens)
     photos = [path for path in find_files(args.photos) if is_picture(path)]
     clips = read_clips(args, model)

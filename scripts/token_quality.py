@@ -19,15 +19,16 @@ import torch
 
 from vtok.evaluation.clips import CARD, open_clip
 from vtok.evaluation.metrics import Frames, psnr
-from vtok.models.load import Model, load_model
+from vtok.models.load import LoadedTokenizer, load
 from vtok.nn.config import LEARNERS
-from vtok.pipeline.model_calls import clip_to_frames, encode_latents
+from vtok.pipeline.codec import Encoder
+from vtok.pipeline.model_calls import clip_to_frames
 from vtok.tokens.model import TokenModel, load_token_model
 
 COUNTS = (4, 8, 16, 32, 64)
 
 
-def show(model: Model, latents: torch.Tensor, frames: Frames) -> float:
+def show(model: LoadedTokenizer, latents: torch.Tensor, frames: Frames) -> float:
     """PSNR in dB of latents [1, D, t, h, w] as the tokenizer decodes them."""
     with torch.inference_mode():
         clip = model.tokenizer.decode(latents, num_frames=len(frames), size=frames.shape[1:3])
@@ -62,13 +63,16 @@ def main() -> None:
     parser.add_argument("--clips", action="store_true", help="clip by clip, not only the mean")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    model = load_model(args.model, dtype="float32")
+    model = load(args.model, dtype="float32")
     learners = {name: load_token_model(name, model=model) for name in args.learners}
     rows: dict[str, dict[str, list[float]]] = {name: {} for name in ("latents", *learners)}
     for video in args.videos:
         with open_clip(video, CARD) as clip:
             frames = np.concatenate(list(clip))
-        latents = torch.cat([part for part, _ in encode_latents([frames], model)], dim=2)
+        latents = torch.cat(
+            [part for part, _ in Encoder(model).map_latents([frames], lambda latents: latents)],
+            dim=2,
+        )
         rows["latents"][video.name] = [show(model, latents, frames)] * len(args.tokens)
         for name, learner in learners.items():
             rows[name][video.name] = measure(learner, latents, frames, args.tokens, args.bits)

@@ -1,4 +1,4 @@
-"""A real Chromium without a window, for tests of pages; where there is none, those are skipped."""
+"""Headless Chromium for tests of pages. Tests that need it are skipped if it is not installed."""
 
 import json
 import shutil
@@ -17,54 +17,59 @@ from PIL import Image
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--hide-scrollbars", "--force-color-profile=srgb",
+    "--disable-dev-shm-usage", "--hide-scrollbars", "--force-color-profile=srgb",
 )  # fmt: skip
-PATIENCE = 60.0  # seconds: a busy machine is no failure
+TIMEOUT_SECONDS = 60.0  # long, because the machine may be busy
 
 
 class Browser:
-    """One window, and what tests ask of it."""
+    """A browser window with the operations that tests need."""
 
     def __init__(self, driver: Any) -> None:
         self.driver = driver
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """What a script returns."""
+        """Run JavaScript and return its result."""
         return self.driver.execute_script(script, *arguments)
 
     def resize(self, width: int, height: int, *, phone: bool = False, dark: bool = False) -> None:
-        """Make the window so many pixels large."""
+        """Set the viewport in pixels, and the preferred colour scheme."""
         self.driver.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
             {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": phone},
         )
-        theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [theme]})
+        self.prefer("prefers-color-scheme", "dark" if dark else "light")
+
+    def prefer(self, feature: str, value: str) -> None:
+        """Emulate one CSS media feature and reset all others."""
+        features = [{"name": feature, "value": value}]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
     def open(self, page: Path, fragment: str = "") -> None:
-        """Load a page afresh, and wait until it has drawn its pictures."""
+        """Load a report page from scratch and wait until it has drawn its first frame."""
         self.driver.get("about:blank")
         self.driver.get(f"{page.as_uri()}#{fragment}")
-        self.wait("return document.getElementById('stage').dataset.drawn")
+        self.wait_for("return document.getElementById('stage').dataset.drawn")
 
-    def wait(self, script: str, *arguments: Any) -> Any:
-        """What a script returns, as soon as that is true."""
-        end = time.monotonic() + PATIENCE
+    def wait_for(self, script: str, *arguments: Any) -> Any:
+        """Run JavaScript until its result is true, and return the result."""
+        end = time.monotonic() + TIMEOUT_SECONDS
         while not (result := self.run(script, *arguments)):
-            assert time.monotonic() < end, script
+            assert time.monotonic() < end, f"not true within {TIMEOUT_SECONDS:g} s: {script}"
             time.sleep(0.02)
         return result
 
-    def drawn(self, wanted: str) -> None:
-        """Wait until the stage shows this: clip, view, coder, bits, frame."""
-        self.wait("return document.getElementById('stage').dataset.drawn === arguments[0]", wanted)
+    def wait_until_drawn(self, wanted: str) -> None:
+        """Wait until the stage shows `wanted`: clip, view, coder, bits and frame."""
+        script = "return document.getElementById('stage').dataset.drawn === arguments[0]"
+        self.wait_for(script, wanted)
 
     def find(self, selector: str) -> Any:
-        """The first element of a CSS selector."""
+        """Return the first element that matches a CSS selector."""
         return self.driver.find_element("css selector", selector)
 
     def press(self, *keys: str) -> None:
-        """Press keys wherever the page has its focus."""
+        """Press keys, one after another, wherever the focus is."""
         from selenium.webdriver import ActionChains
 
         actions = ActionChains(self.driver)
@@ -72,34 +77,38 @@ class Browser:
             actions.send_keys(key)
         actions.perform()
 
-    def shot(self, selector: str | None = None) -> npt.NDArray[np.uint8]:
-        """What is to be seen, of the window or of one element, uint8 [H, W, 3]."""
-        source = self.driver if selector is None else self.find(selector)
-        data = source.get_screenshot_as_png() if selector is None else source.screenshot_as_png
+    def screenshot(self, selector: str | None = None) -> npt.NDArray[np.uint8]:
+        """Return the pixels of the viewport or of one element, uint8 [H, W, 3]."""
+        if selector is None:
+            data = self.driver.get_screenshot_as_png()
+        else:
+            data = self.find(selector).screenshot_as_png
         return np.asarray(Image.open(BytesIO(data)).convert("RGB"))
 
-    def complaints(self) -> list[str]:
-        """What the console was told since the last time, and addresses that were asked for."""
-        said = [entry["message"] for entry in self.driver.get_log("browser")]
+    def take_complaints(self) -> list[str]:
+        """Return and clear the console messages and the network addresses that were requested."""
+        found = [entry["message"] for entry in self.driver.get_log("browser")]
         for entry in self.driver.get_log("performance"):
             event = json.loads(entry["message"])["message"]
             if event["method"] == "Network.requestWillBeSent":
-                said.append(event["params"]["request"]["url"])
-        return [line for line in said if not line.startswith(("file:", "data:", "blob:", "about:"))]
+                found.append(event["params"]["request"]["url"])
+        return [
+            line for line in found if not line.startswith(("file:", "data:", "blob:", "about:"))
+        ]
 
 
 @contextmanager
-def open_browser(folder: Path) -> Iterator[Browser]:
-    """Start Chromium with a fresh profile in `folder`; skips the test where it is not installed."""
+def open_browser(profile: Path) -> Iterator[Browser]:
+    """Start Chromium with an empty profile folder; skip the test if it is not installed."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     from selenium.webdriver.chrome.service import Service
 
     program, server = shutil.which("chromium"), shutil.which("chromedriver")
     if program is None or server is None:
-        pytest.skip("no chromium with chromedriver: scripts/install_browser gets them")
+        pytest.skip("no chromium and chromedriver: run scripts/install_browser")
     options = webdriver.ChromeOptions()
     options.binary_location = program
-    for flag in (*FLAGS, f"--user-data-dir={folder}"):
+    for flag in (*FLAGS, f"--user-data-dir={profile}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(server))

@@ -19,20 +19,22 @@ from vtok.codefile import (
     Transform,
 )
 from vtok.models.checkpoint import save_checkpoint
-from vtok.models.load import Model, load_model
-from vtok.pipeline.model_calls import decode_codes
+from vtok.models.load import LoadedTokenizer, load
+from vtok.pipeline.codec import Decoder
 
 WIDTH, HEIGHT, FPS = 30, 20, Fraction(25)
 
 
-def load_tiny(folder: Path, kind: str = "fast") -> Model:
+def load_tiny(folder: Path, kind: str = "fast") -> LoadedTokenizer:
     """A tiny tokenizer of one of the kinds of tests/models.py."""
     path = folder / f"{kind}.safetensors"
     save_checkpoint(path, make_tokenizer(kind), "tiny")
-    return load_model(path)
+    return load(path)
 
 
-def header_for(model: Model, num_frames: int | None = None, stages: int | None = None) -> Header:
+def header_for(
+    model: LoadedTokenizer, num_frames: int | None = None, stages: int | None = None
+) -> Header:
     """The header of a video of 30x20 pixels at 25 frames a second."""
     tokenizer, space = model.tokenizer, model.tokenizer.spatial_compression
     return Header(
@@ -56,7 +58,7 @@ def header_for(model: Model, num_frames: int | None = None, stages: int | None =
 
 
 def random_file(
-    model: Model, num_frames: int, seed: int = 0, stages: list[int] | None = None
+    model: LoadedTokenizer, num_frames: int, seed: int = 0, stages: list[int] | None = None
 ) -> bytes:
     """A code file of random codes.
 
@@ -82,7 +84,7 @@ def random_file(
     return stream.getvalue()
 
 
-def all_frames(data: bytes, model: Model) -> npt.NDArray[np.uint8]:
+def all_frames(data: bytes, model: LoadedTokenizer) -> npt.NDArray[np.uint8]:
     """What a decode of a whole code file gives."""
-    shown = decode_codes(CodeFileReader(io.BytesIO(data)), model, (HEIGHT, WIDTH))
+    shown = Decoder(model, (HEIGHT, WIDTH)).decode(CodeFileReader(io.BytesIO(data)))
     return np.concatenate(list(shown))

@@ -1,4 +1,4 @@
-"""Running commands in this process, as a shell would, on small videos and a tiny model."""
+"""Run commands in this process, and make small inputs for them."""
 
 import json
 from pathlib import Path
@@ -9,17 +9,18 @@ from typer.testing import CliRunner, Result
 
 from vtok.cli.app import app
 from vtok.models.checkpoint import save_checkpoint
-from vtok.models.load import Model, load_model
-from vtok.pipeline.encode import EncodeOptions, encode_file
+from vtok.models.load import LoadedTokenizer, load
+from vtok.pipeline.encode import encode_file
+from vtok.pipeline.options import EncodeOptions
 
 
 def vtok(*arguments: str | Path, data: bytes | None = None) -> Result:
-    """Run `vtok` with these arguments, and `data` on its standard input."""
+    """Run `vtok` with these arguments and `data` on standard input."""
     return CliRunner().invoke(app, [str(argument) for argument in arguments], input=data)
 
 
 def rows(result: Result) -> list[dict[str, Any]]:
-    """The lines of JSON that a command wrote."""
+    """Parse the JSON lines that a command printed."""
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
@@ -30,12 +31,12 @@ def tiny_checkpoint(folder: Path, name: str = "tiny", seed: int = 0) -> Path:
     return path
 
 
-def tiny_model(folder: Path) -> Model:
-    """The tiny tokenizer, loaded in the usual way."""
-    return load_model(tiny_checkpoint(folder))
+def tiny_model(folder: Path) -> LoadedTokenizer:
+    """Write and load the tiny tokenizer."""
+    return load(tiny_checkpoint(folder))
 
 
-def encode(source: Path, output: Path, model: Model, **options: Any) -> Path:
-    """Encode a file; returns where its codes are."""
+def encode(source: Path, output: Path, model: LoadedTokenizer, **options: Any) -> Path:
+    """Encode a file and return the path of the codes."""
     encode_file(source, output, model=model, options=EncodeOptions(**options))
     return output

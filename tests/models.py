@@ -13,9 +13,9 @@ FAST = {
     "input_conv_kernel_size": (1, 3, 3),
     "output_conv_kernel_size": (1, 3, 3),
     "pad_mode": "constant",
-    "layers": (("fold", 16), ("separable_memory", 16), ("separable_memory", 16)),
+    "layers": (("space_time_patch", 16), ("causal_depthwise", 16), ("causal_depthwise", 16)),
     "decoder_init_dim": 8,
-    "decoder_layers": (("separable", 8), ("fold", 16), ("separable_memory", 16)),
+    "decoder_layers": (("depthwise", 8), ("space_time_patch", 16), ("causal_depthwise", 16)),
 }
 CLASSIC = {
     "codebook_size": 256,

@@ -6,7 +6,7 @@ from commands import tiny_checkpoint
 from exhibits import make_exhibit
 
 from vtok.evaluation.report.page import build_page
-from vtok.models.load import load_model
+from vtok.models.load import load
 
 WIDTH, HEIGHT, FRAMES = 192, 128, 9
 LEFT, RIGHT, SPACE, HOME, END = "\ue012", "\ue014", " ", "\ue011", "\ue010"
@@ -18,7 +18,7 @@ EVIL = (
 
 def make_pages(folder: Path) -> Path:
     """A page of one clip, one of a picture, and one of two clips with codecs and a harmful name."""
-    model = load_model(tiny_checkpoint(folder))
+    model = load(tiny_checkpoint(folder))
     one = make_exhibit(frames=FRAMES, size=(WIDTH, HEIGHT))
     photo = make_exhibit("photo.png", frames=1, size=(60, 40))
     evil = make_exhibit(EVIL, frames=6, pictured=4, size=(90, 160), codecs=("x264", "av1"))

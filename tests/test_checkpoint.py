@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved is loaded, and every damage or misfit is an error that names it."""
+"""Checkpoints: round trip, and errors that name what is damaged or does not fit."""
 
 import dataclasses
 import json
@@ -7,11 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 from models import make_tokenizer
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from vtok import VideoTokenizer
 from vtok.errors import CheckpointError, InputError
-from vtok.models.checkpoint import list_models, load_checkpoint, read_info, save_checkpoint
+from vtok.models.checkpoint import (
+    list_models,
+    load_checkpoint,
+    read_info,
+    save_checkpoint,
+    weights_digest,
+)
 
 
 @pytest.fixture
@@ -22,19 +29,15 @@ def saved(tmp_path: Path) -> Path:
 
 
 def rewrite(path: Path, *, tensors=None, **changes) -> None:
-    """Save the checkpoint again with other fields or tensors, its digest made to fit."""
-    from safetensors import safe_open
-
-    from vtok.models.checkpoint import weights_digest
-
+    """Rewrite a checkpoint with other fields or tensors and a matching digest."""
     with safe_open(path, "pt") as file:
-        about = json.loads(file.metadata()["vtok"])
+        header = json.loads(file.metadata()["vtok"])
     tensors = load_file(path) if tensors is None else tensors
-    about.update({"weights_sha256": weights_digest(tensors), **changes})
-    save_file(tensors, path, {"vtok": json.dumps(about)})
+    header.update({"weights_sha256": weights_digest(tensors), **changes})
+    save_file(tensors, path, {"vtok": json.dumps(header)})
 
 
-def test_weights_and_config_come_back(saved: Path) -> None:
+def test_round_trip(saved: Path) -> None:
     tokenizer, info = load_checkpoint(saved)
     original = make_tokenizer()
     assert tokenizer.config == original.config
@@ -45,7 +48,7 @@ def test_weights_and_config_come_back(saved: Path) -> None:
     assert info.num_parameters == sum(p.numel() for p in original.parameters())
 
 
-def test_same_weights_are_the_same_bytes(saved: Path, tmp_path: Path) -> None:
+def test_same_weights_give_the_same_bytes(saved: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.safetensors"
     save_checkpoint(again, make_tokenizer(), "tiny")
     assert again.read_bytes() == saved.read_bytes()
@@ -61,7 +64,7 @@ def test_float16_weights_load_as_float32(tmp_path: Path) -> None:
         assert torch.equal(tokenizer.state_dict()[key], tensor.half().float())
 
 
-def test_loading_through_the_class(saved: Path) -> None:
+def test_from_pretrained(saved: Path) -> None:
     assert VideoTokenizer.from_pretrained(str(saved)).config == make_tokenizer().config
 
 
@@ -74,12 +77,12 @@ def test_shipped_checkpoints_load() -> None:
         assert info.path.stat().st_size <= 25_000_000
 
 
-def test_unknown_name_lists_the_shipped_ones() -> None:
+def test_unknown_name_lists_shipped_names() -> None:
     with pytest.raises(InputError, match=r"vtok-huge: no such checkpoint.*vtok-base"):
         load_checkpoint("vtok-huge")
 
 
-def test_tensors_that_do_not_fit_are_named(saved: Path) -> None:
+def test_misfit_tensors_are_named(saved: Path) -> None:
     tensors = load_file(saved)
     first = sorted(tensors)[0]
     fewer = {key: t for key, t in tensors.items() if key != first}
@@ -95,7 +98,7 @@ def test_tensors_that_do_not_fit_are_named(saved: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.complex64])
-def test_weights_of_other_types_are_refused(saved: Path, dtype: torch.dtype) -> None:
+def test_unknown_weight_types_are_refused(saved: Path, dtype: torch.dtype) -> None:
     tensors = load_file(saved)
     first = sorted(tensors)[0]
     rewrite(saved, tensors={**tensors, first: tensors[first].to(dtype)})
@@ -103,7 +106,7 @@ def test_weights_of_other_types_are_refused(saved: Path, dtype: torch.dtype) -> 
         load_checkpoint(saved)
 
 
-def test_weights_that_are_not_finite_are_refused(saved: Path) -> None:
+def test_non_finite_weights_are_refused(saved: Path) -> None:
     tensors = load_file(saved)
     first = sorted(tensors)[0]
     rewrite(saved, tensors={**tensors, first: tensors[first] / 0})
@@ -111,7 +114,7 @@ def test_weights_that_are_not_finite_are_refused(saved: Path) -> None:
         load_checkpoint(saved)
 
 
-def test_sizes_in_the_config_are_compared_before_memory_is_taken(saved: Path) -> None:
+def test_huge_configs_are_refused_before_memory_is_allocated(saved: Path) -> None:
     config = make_tokenizer().config.to_dict()
     huge = {**config, "init_dim": 65536, "layers": ["residual"], "decoder_layers": None}
     rewrite(saved, config={**huge, "decoder_init_dim": None})  # 464 GB in one tensor
@@ -123,7 +126,7 @@ def test_sizes_in_the_config_are_compared_before_memory_is_taken(saved: Path) ->
         load_checkpoint(saved)
 
 
-def test_changed_values_are_noticed(saved: Path) -> None:
+def test_changed_weights_are_refused(saved: Path) -> None:
     data = bytearray(saved.read_bytes())
     data[-3] ^= 1
     saved.write_bytes(data)
@@ -135,11 +138,11 @@ def test_changed_values_are_noticed(saved: Path) -> None:
     ("changes", "message"),
     [
         ({"version": 2}, "version 2, this vtok reads up to 1"),
-        ({"version": True}, "no checkpoint of vtok"),
-        ({"version": -1}, "no checkpoint of vtok"),
-        ({"name": ["tiny"]}, "a name and weights_sha256 that are text"),
-        ({"name": "tiny\n"}, "a name and weights_sha256 that are text"),
-        ({"format": "other"}, "no checkpoint of vtok"),
+        ({"version": True}, "not a vtok checkpoint"),
+        ({"version": -1}, "not a vtok checkpoint"),
+        ({"name": ["tiny"]}, "name and weights_sha256: expected text"),
+        ({"name": "tiny\n"}, "name and weights_sha256: expected text"),
+        ({"format": "other"}, "not a vtok checkpoint"),
         ({"spam": 1}, "checkpoint fields"),
         ({"config": 3}, "checkpoint fields"),
     ],
@@ -167,20 +170,20 @@ def test_unknown_config_key_is_named(saved: Path) -> None:
         ({"lfq_entropy_loss_weight": float("nan")}, "lfq_entropy_loss_weight=nan"),
     ],
 )
-def test_configs_of_no_tokenizer_are_refused(saved: Path, changes: dict, message: str) -> None:
+def test_invalid_configs_are_refused(saved: Path, changes: dict, message: str) -> None:
     rewrite(saved, config={**make_tokenizer().config.to_dict(), **changes})
     with pytest.raises(CheckpointError, match=rf"tiny\.safetensors: .*{message}"):
         load_checkpoint(saved)
 
 
-def test_json_nested_too_deep_is_refused(tmp_path: Path) -> None:
+def test_deeply_nested_json_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "odd.safetensors"
     save_file({"x": torch.zeros(1)}, path, {"vtok": "[" * 200_000})
-    with pytest.raises(CheckpointError, match="no checkpoint of vtok"):
+    with pytest.raises(CheckpointError, match="not a vtok checkpoint"):
         read_info(path)
 
 
-def test_paths_that_cannot_be_are_missing_inputs() -> None:
+def test_impossible_path_is_an_input_error() -> None:
     with pytest.raises(InputError, match="cannot be read"):
         read_info("x" * 5000)
 
@@ -196,5 +199,5 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
 def test_foreign_safetensors_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "odd.safetensors"
     save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(CheckpointError, match="no checkpoint of vtok"):
+    with pytest.raises(CheckpointError, match="not a vtok checkpoint"):
         read_info(path)

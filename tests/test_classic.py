@@ -1,4 +1,4 @@
-"""Classic codecs: the search for a number of bytes, and what comes back of a stream."""
+"""Classic codecs: the search for a size, and decoding of streams."""
 
 import subprocess
 from fractions import Fraction
@@ -9,10 +9,10 @@ import pytest
 from test_similarity import smooth
 
 import vtok.evaluation.classic as classic
-from vtok.errors import UsageError, VtokError
+from vtok.errors import OptionError, UsageError, VtokError
 from vtok.evaluation.classic import (
     CODECS,
-    MOST_TRIALS,
+    MAX_TRIALS,
     TOLERANCE,
     RateMatcher,
     decode_stream,
@@ -24,7 +24,7 @@ from vtok.evaluation.metrics import psnr
 
 
 def moving(height: int, width: int, count: int = 6) -> np.ndarray:
-    """A gray picture that slides, as codecs expect; of colour they would halve the resolution."""
+    """Sliding gray frames, since codecs halve the resolution of colour."""
     wide = smooth(height, width + 2 * count, 1)[0].mean(-1, keepdims=True).repeat(3, -1)
     wide = wide.astype(np.uint8)
     return np.stack([wide[:, 2 * k : 2 * k + width] for k in range(count)])
@@ -32,7 +32,7 @@ def moving(height: int, width: int, count: int = 6) -> np.ndarray:
 
 @pytest.fixture
 def counted():
-    """Bytes that fall as an encoder's do, and how often they were asked for."""
+    """Model of an encoder's bytes, and the list of factors it was called with."""
     asked: list[float] = []
 
     def bytes_at(crf: float) -> int:
@@ -43,7 +43,7 @@ def counted():
 
 
 @pytest.mark.parametrize("target", [3_000, 8_000, 30_000, 400_000])
-def test_finds_the_bytes_in_few_trials(counted, target: int) -> None:
+def test_search_converges_in_few_trials(counted, target: int) -> None:
     bytes_at, asked = counted
     codec = CODECS["x264"][0]
     crf, count = RateMatcher(codec, bytes_at).match(target)
@@ -52,7 +52,7 @@ def test_finds_the_bytes_in_few_trials(counted, target: int) -> None:
     assert len(asked) <= 8
 
 
-def test_what_was_tried_is_not_tried_again(counted) -> None:
+def test_search_reuses_trials(counted) -> None:
     bytes_at, asked = counted
     matcher = RateMatcher(CODECS["x264"][0], bytes_at)
     first = matcher.match(20_000)
@@ -62,12 +62,12 @@ def test_what_was_tried_is_not_tried_again(counted) -> None:
 
 
 @pytest.mark.parametrize(("target", "end"), [(10, 51), (10**9, 1)])
-def test_what_is_out_of_reach_ends_at_the_nearest(counted, target: int, end: int) -> None:
+def test_unreachable_size_ends_at_the_limit(counted, target: int, end: int) -> None:
     crf, _ = RateMatcher(CODECS["x264"][0], counted[0]).match(target)
     assert crf == end
 
 
-def test_steps_that_jump_over_the_target_end_too() -> None:
+def test_search_ends_if_no_factor_matches() -> None:
     asked = []
 
     def bytes_at(crf: float) -> int:
@@ -76,12 +76,12 @@ def test_steps_that_jump_over_the_target_end_too() -> None:
 
     _, count = RateMatcher(CODECS["x264"][0], bytes_at).match(1500)
     assert count in (1000, 2000)
-    assert len(asked) <= MOST_TRIALS
+    assert len(asked) <= MAX_TRIALS
 
 
 @pytest.mark.parametrize("name", list(CODECS))
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (65, 97)])
-def test_a_stream_decodes_to_the_same_frames(
+def test_stream_decodes_to_similar_frames(
     tmp_path: Path, name: str, height: int, width: int
 ) -> None:
     frames, codec = moving(height, width), find_codec(name)
@@ -99,7 +99,7 @@ def test_a_stream_decodes_to_the_same_frames(
     assert quality[0] > 30
 
 
-def test_colours_survive(tmp_path: Path) -> None:
+def test_codec_keeps_colours(tmp_path: Path) -> None:
     frames = np.zeros((2, 32, 32, 3), np.uint8)
     frames[:, :16, :, 0], frames[:, 16:, :16, 1], frames[:, 16:, 16:, 2] = 220, 180, 240
     codec = find_codec("x264")
@@ -111,7 +111,7 @@ def test_colours_survive(tmp_path: Path) -> None:
     assert np.abs(np.stack(inside, 1).astype(int) - expected).max() <= 4
 
 
-def test_a_stream_cut_short_is_an_error(tmp_path: Path) -> None:
+def test_truncated_stream_raises(tmp_path: Path) -> None:
     codec = find_codec("x264")
     master = make_master(tmp_path / "m.mkv", [moving(48, 48)], Fraction(25))
     stream = tmp_path / "s.h264"
@@ -121,36 +121,36 @@ def test_a_stream_cut_short_is_an_error(tmp_path: Path) -> None:
         list(decode_stream(master, stream))
 
 
-def test_no_frames_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(VtokError, match="no frame"):
+def test_empty_clip_raises(tmp_path: Path) -> None:
+    with pytest.raises(VtokError, match="no frames"):
         make_master(tmp_path / "m.mkv", [], Fraction(25))
 
 
-def test_codecs_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="--with h266: expected some of x264, x265, av1"):
+def test_missing_codecs_raise(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OptionError, match="codecs=h266: expected some of x264, x265, av1"):
         find_codec("h266")
     monkeypatch.setattr(classic, "_encoders", lambda: frozenset({"libx264", "libaom-av1"}))
     assert find_codec("av1").encoder == "libaom-av1"
-    with pytest.raises(UsageError, match="--with x265: this ffmpeg has no libx265"):
+    with pytest.raises(UsageError, match="x265: this ffmpeg has no libx265"):
         find_codec("x265")
 
 
-def test_an_encoder_that_fails_says_so_in_one_line(tmp_path: Path) -> None:
+def test_encoder_failure_is_one_line(tmp_path: Path) -> None:
     master = make_master(tmp_path / "m.mkv", [moving(32, 32)], Fraction(25))
     with pytest.raises(
-        VtokError, match="x264, preset medium cannot code frames of 32x32"
+        VtokError, match="x264, preset medium cannot encode frames of 32x32"
     ) as caught:
         encode_stream(master, find_codec("x264"), 30, tmp_path / "nowhere" / "s.h264")
     assert "\n" not in str(caught.value)
 
 
-def test_frames_too_small_for_an_encoder(tmp_path: Path) -> None:
+def test_frames_too_small_for_the_encoder_raise(tmp_path: Path) -> None:
     master = make_master(tmp_path / "m.mkv", [moving(8, 8)], Fraction(25))
-    with pytest.raises(VtokError, match=r"cannot code frames of 8x8 .*too small"):
+    with pytest.raises(VtokError, match=r"cannot encode frames of 8x8 .*too small"):
         encode_stream(master, find_codec("x265"), 30, tmp_path / "s.hevc")
 
 
-def test_libaom_takes_the_place_of_svt(tmp_path: Path) -> None:
+def test_libaom_stream_decodes(tmp_path: Path) -> None:
     codec = CODECS["av1"][1]
     listed = subprocess.run(
         [classic.ffmpeg_path(), "-hide_banner", "-encoders"], capture_output=True, check=True

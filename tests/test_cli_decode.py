@@ -1,4 +1,4 @@
-"""`vtok decode`: what it writes and says, and its exit codes."""
+"""`vtok decode`: outputs, messages and exit codes."""
 
 import io
 from fractions import Fraction
@@ -10,7 +10,7 @@ from commands import encode, rows, tiny_checkpoint, vtok
 from videos import make_video
 
 from vtok.codefile import CodeFileReader
-from vtok.models.load import Models, load_model
+from vtok.models.load import ModelCache, load
 from vtok.pipeline.decode import decode_file
 from vtok.video.frames import VideoInfo
 from vtok.video.reader import VideoReader, probe
@@ -27,12 +27,12 @@ def codes(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> bytes:
     folder = tmp_path_factory.mktemp("codes")
     arguments = ("-c:v", "libx264", "-qp", "0", "-pix_fmt", "yuv444p")
     video = make_video(folder / "a.mp4", 40, width=63, height=47, fps="25", arguments=arguments)
-    return encode(video, folder / "a.vtok", load_model(checkpoint)).read_bytes()
+    return encode(video, folder / "a.vtok", load(checkpoint)).read_bytes()
 
 
 @pytest.fixture
 def here(codes: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a.vtok, and files that are damaged or no code files, to work in."""
+    """Working folder with a.vtok, damaged files and files that are not code files."""
     (tmp_path / "a.vtok").write_bytes(codes)
     (tmp_path / "cut.vtok").write_bytes(codes[:-600])
     (tmp_path / "stub.vtok").write_bytes(codes[:1200])
@@ -55,9 +55,7 @@ def read(path: Path) -> np.ndarray:
         return np.concatenate(list(reader))
 
 
-def test_a_video_lies_beside_the_code_file_and_one_line_says_so(
-    here: Path, checkpoint: Path
-) -> None:
+def test_output_is_written_next_to_the_code_file(here: Path, checkpoint: Path) -> None:
     before = names(here)
     result = vtok("decode", "a.vtok", "--model", checkpoint)
     assert (result.exit_code, result.stdout) == (0, "")
@@ -68,12 +66,12 @@ def test_a_video_lies_beside_the_code_file_and_one_line_says_so(
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mov", ".webm", ".gif"])
-def test_the_suffix_chooses_the_format(here: Path, checkpoint: Path, suffix: str) -> None:
+def test_suffix_selects_the_format(here: Path, checkpoint: Path, suffix: str) -> None:
     assert vtok("decode", "a.vtok", "-o", f"x{suffix}", "--model", checkpoint).exit_code == 0
     assert shape(probe(here / f"x{suffix}")) == (63, 47, 25, 40)
 
 
-def test_fewer_stages_or_bits_give_the_same_other_picture(here: Path, checkpoint: Path) -> None:
+def test_stages_and_bits_select_the_same_stages(here: Path, checkpoint: Path) -> None:
     for options in (["--stages", 1], ["--bits", 6], ["--stages", 3]):
         name = f"{options[0][2:]}{options[1]}.mkv"
         vtok("decode", "a.vtok", "-o", name, "--crf", 0, "--model", checkpoint, *options)
@@ -81,7 +79,7 @@ def test_fewer_stages_or_bits_give_the_same_other_picture(here: Path, checkpoint
     assert (read(here / "stages1.mkv") != read(here / "stages3.mkv")).mean() > 0.5
 
 
-def test_json_counts_only_the_stages_that_were_used(here: Path, checkpoint: Path) -> None:
+def test_json_counts_only_used_stages(here: Path, checkpoint: Path) -> None:
     (row,) = rows(vtok("decode", "a.vtok", "--json", "--stages", 1, "--model", checkpoint))
     assert (row["frames"], row["fps"], row["status"]) == (40, "25/1", "ok")
     assert row["code_shape"] == [1, 11, 12, 16]
@@ -110,7 +108,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("arguments", BAD)
-def test_what_cannot_be_done_is_one_line(here: Path, checkpoint: Path, arguments: str) -> None:
+def test_errors_are_one_line(here: Path, checkpoint: Path, arguments: str) -> None:
     before = names(here)
     code, message = BAD[arguments]
     result = vtok("decode", "--model", checkpoint, *arguments.split())
@@ -121,7 +119,7 @@ def test_what_cannot_be_done_is_one_line(here: Path, checkpoint: Path, arguments
     assert names(here) == before
 
 
-def test_of_a_folder_the_good_files_are_decoded(here: Path, checkpoint: Path) -> None:
+def test_folder_with_damaged_files_is_a_partial_failure(here: Path, checkpoint: Path) -> None:
     result = vtok("decode", ".", "-o", "out", "--model", checkpoint)
     assert result.exit_code == 3
     assert names(here / "out") == {"a.decoded.mp4"}
@@ -129,7 +127,7 @@ def test_of_a_folder_the_good_files_are_decoded(here: Path, checkpoint: Path) ->
     assert vtok("decode", "cut.vtok", "text.vtok", "--model", checkpoint).exit_code == 4
 
 
-def test_other_weights_are_refused_by_name(here: Path, tmp_path: Path) -> None:
+def test_model_with_other_weights_is_refused(here: Path, tmp_path: Path) -> None:
     other = tiny_checkpoint(tmp_path, "other", seed=1)
     result = vtok("decode", "a.vtok", "--model", other)
     assert result.exit_code == 4
@@ -138,14 +136,14 @@ def test_other_weights_are_refused_by_name(here: Path, tmp_path: Path) -> None:
     assert result.stderr.endswith("): pass --model\n")
 
 
-def test_a_model_that_is_not_shipped_is_named_and_not_opened(here: Path, checkpoint: Path) -> None:
-    (here / "tiny").write_bytes(checkpoint.read_bytes())  # the file does not choose what is loaded
+def test_model_name_in_a_code_file_is_never_a_path(here: Path, checkpoint: Path) -> None:
+    (here / "tiny").write_bytes(checkpoint.read_bytes())
     result = vtok("decode", "a.vtok")
     message = "error: a.vtok: the model tiny is not shipped with vtok: pass its file as --model\n"
     assert (result.exit_code, result.stderr) == (5, message)
 
 
-def test_salvage_decodes_the_whole_chunks_and_warns(here: Path, checkpoint: Path) -> None:
+def test_salvage_decodes_complete_chunks_and_warns(here: Path, checkpoint: Path) -> None:
     result = vtok("decode", "cut.vtok", "--salvage", "--model", checkpoint)
     assert result.exit_code == 0
     assert result.stderr.startswith("warning: cut.vtok: the file ends at byte ")
@@ -153,7 +151,7 @@ def test_salvage_decodes_the_whole_chunks_and_warns(here: Path, checkpoint: Path
     assert shape(probe(here / "cut.decoded.mp4")) == (63, 47, 25, 29)
 
 
-def test_salvage_of_nothing_is_a_damaged_file(here: Path, checkpoint: Path) -> None:
+def test_salvage_without_complete_chunks_fails(here: Path, checkpoint: Path) -> None:
     before = names(here)
     result = vtok("decode", "stub.vtok", "--salvage", "--model", checkpoint)
     assert result.exit_code == 4
@@ -162,7 +160,7 @@ def test_salvage_of_nothing_is_a_damaged_file(here: Path, checkpoint: Path) -> N
     assert names(here) == before
 
 
-def test_skip_existing_keeps_whole_videos_only(here: Path, checkpoint: Path) -> None:
+def test_skip_existing_keeps_only_complete_videos(here: Path, checkpoint: Path) -> None:
     arguments = ["decode", "a.vtok", "--skip-existing", "--json", "--model", checkpoint]
     assert [row["status"] for row in rows(vtok(*arguments))] == ["ok"]
     assert [row["status"] for row in rows(vtok(*arguments))] == ["skipped"]
@@ -172,7 +170,7 @@ def test_skip_existing_keeps_whole_videos_only(here: Path, checkpoint: Path) -> 
     assert probe(output).num_frames == 40
 
 
-def test_streams_carry_the_same_frames(here: Path, codes: bytes, checkpoint: Path) -> None:
+def test_stream_gives_the_same_frames_as_file(here: Path, codes: bytes, checkpoint: Path) -> None:
     result = vtok("decode", "-", "--model", checkpoint, "--crf", "0", data=codes)
     assert result.exit_code == 0
     (here / "piped.mp4").write_bytes(result.stdout_bytes)
@@ -180,15 +178,15 @@ def test_streams_carry_the_same_frames(here: Path, codes: bytes, checkpoint: Pat
     np.testing.assert_array_equal(read(here / "piped.mp4"), read(here / "a.decoded.mp4"))
 
 
-def test_a_damaged_stream_is_called_standard_input(codes: bytes, checkpoint: Path) -> None:
+def test_error_of_a_damaged_stream_names_standard_input(codes: bytes, checkpoint: Path) -> None:
     result = vtok("decode", "-", "-o", "x.mp4", "--model", checkpoint, data=codes[:-600])
     assert result.exit_code == 4
     assert result.stderr.startswith("error: standard input: ")
 
 
-def test_open_streams_are_taken_as_they_are(codes: bytes, checkpoint: Path) -> None:
+def test_decode_file_accepts_open_streams(codes: bytes, checkpoint: Path) -> None:
     reader = CodeFileReader(io.BytesIO(codes))
     out = io.BytesIO()
-    result = decode_file(io.BytesIO(codes), out, models=Models(checkpoint))
+    result = decode_file(io.BytesIO(codes), out, model=ModelCache(checkpoint))
     assert (result.frames, result.input, result.output) == (reader.num_frames, "-", "-")
     assert out.getvalue()[4:8] == b"ftyp"

@@ -1,4 +1,4 @@
-"""`vtok models`, `vtok doctor`, and what the shell is offered for --model."""
+"""`vtok models`, `vtok doctor`, and completion of --model."""
 
 import os
 import subprocess
@@ -9,12 +9,11 @@ import pytest
 from commands import rows, tiny_checkpoint, vtok
 
 import vtok.evaluation.doctor as doctor
-import vtok.evaluation.vmaf as vmaf
-from vtok.models.checkpoint import list_models
-from vtok.models.info import card_quality, read_card, token_learners
+import vtok.evaluation.quality as quality
+from vtok.models.checkpoint import card_quality, list_models, read_card, token_learners
 
 
-def test_every_shipped_model_is_listed_with_its_quality() -> None:
+def test_models_lists_quality_of_shipped_models() -> None:
     found = rows(vtok("models", "--json"))
     assert [row["name"] for row in found] == list_models()
     for row in found:
@@ -27,7 +26,7 @@ def test_every_shipped_model_is_listed_with_its_quality() -> None:
     assert all(f"{name}: " in shown for name in list_models())
 
 
-def test_quality_is_read_from_the_mean_of_the_first_table() -> None:
+def test_card_quality_reads_the_first_table() -> None:
     lines = ("clip | 9 bits | 18 bits", "---|---|---", "a | 1.0 | 2.0", "mean | 3.5 | 4.5")
     text = "# x\n\n" + "".join(f"| {line} |\n" for line in lines) + "\n"
     assert card_quality(text + text.replace("3.5", "9.9")) == {9: 3.5, 18: 4.5}
@@ -35,19 +34,19 @@ def test_quality_is_read_from_the_mean_of_the_first_table() -> None:
     assert read_card("no-such-model") == ""
 
 
-def test_doctor_on_a_machine_that_is_well(tmp_path: Path) -> None:
+def test_doctor_passes(tmp_path: Path) -> None:
     result = vtok("doctor", "--model", tiny_checkpoint(tmp_path), "--device", "cpu", "--json")
     found = {row["name"]: row for row in rows(result)}
     assert result.exit_code == 0, result.stdout
     assert {"vtok", "torch", "ffmpeg", "x264", "vmaf", "device", "round trip"} <= set(found)
     assert found["round trip"]["text"].startswith("13 frames of 96x64 by tiny")
-    assert found["device"]["text"].startswith("cpu, auto means ")
+    assert found["device"]["text"].startswith("cpu, dtype auto means ")
 
 
-def test_doctor_goes_on_where_something_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_every_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "NEEDED", ("numpy", "no-such-package"))
     monkeypatch.setattr(doctor, "EXTRAS", {"no-such-extra": "plot"})
-    monkeypatch.setattr(vmaf, "has_vmaf", lambda: False)
+    monkeypatch.setattr(quality, "has_vmaf", lambda: False)
     result = vtok("doctor", "--model", "no-such-model")
     lines = {line.split()[1]: line for line in result.stdout.splitlines()}
     assert lines["no-such-package"].startswith("FAILED")
@@ -56,10 +55,10 @@ def test_doctor_goes_on_where_something_fails(monkeypatch: pytest.MonkeyPatch) -
     assert lines["vmaf"].startswith("--")
     assert lines["round"].startswith("FAILED")
     assert result.exit_code == 1
-    assert result.stderr == "error: not well: no-such-package, round trip\n"
+    assert result.stderr == "error: checks failed: no-such-package, round trip\n"
 
 
-def test_the_shell_completes_models() -> None:
+def test_shell_completes_models() -> None:
     name = list_models()[0]
     environment = {
         **os.environ,

@@ -1,4 +1,4 @@
-"""`vtok encode`: what it writes and says, its exit codes, and that it leaves no half file."""
+"""`vtok encode`: outputs, messages, exit codes, and no partial files."""
 
 import io
 import os
@@ -34,7 +34,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a.mp4, b.mp4 and files that are no videos, to work in."""
+    """Working folder with a.mp4, b.mp4 and files that are not videos."""
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).write_bytes((originals / name).read_bytes())
     (tmp_path / "text.mp4").write_text("hello\n")
@@ -52,9 +52,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_a_code_file_lies_beside_the_video_and_one_line_says_so(
-    here: Path, checkpoint: Path
-) -> None:
+def test_output_is_written_next_to_the_video(here: Path, checkpoint: Path) -> None:
     before = names(here)
     result = vtok("encode", "a.mp4", "--model", checkpoint)
     assert result.exit_code == 0
@@ -68,7 +66,7 @@ def test_a_code_file_lies_beside_the_video_and_one_line_says_so(
     assert open_codes("a.vtok").num_frames == 10
 
 
-def test_json_says_the_same_and_nothing_else_is_said(here: Path, checkpoint: Path) -> None:
+def test_json_replaces_the_line(here: Path, checkpoint: Path) -> None:
     result = vtok("encode", "a.mp4", "-o", "new/x.vtok", "--model", checkpoint, "--json")
     assert result.stderr == ""
     (row,) = rows(result)
@@ -109,7 +107,7 @@ def test_json_says_the_same_and_nothing_else_is_said(here: Path, checkpoint: Pat
         (["--stages", "2"], 10, (64, 48, "30")),
     ],
 )
-def test_options_change_what_is_encoded(
+def test_size_rate_part_and_stages(
     here: Path, checkpoint: Path, options: list[str], frames: int, shape: tuple[int, int, str]
 ) -> None:
     assert vtok("encode", "a.mp4", "--model", checkpoint, *options).exit_code == 0
@@ -121,7 +119,7 @@ def test_options_change_what_is_encoded(
 
 
 @pytest.mark.parametrize(("bits", "stages"), [(6, 1), (11, 1), (12, 2), (99, 3)])
-def test_bits_mean_as_many_stages_as_fit(
+def test_bits_select_as_many_stages_as_fit(
     here: Path, checkpoint: Path, bits: int, stages: int
 ) -> None:
     vtok("encode", "a.mp4", "--model", checkpoint, "--bits", bits)
@@ -129,19 +127,17 @@ def test_bits_mean_as_many_stages_as_fit(
 
 
 @pytest.mark.parametrize("how", [["--to", "npy"], ["-o", "a.npy"]])
-def test_arrays_are_asked_for_by_option_or_by_name(
-    here: Path, checkpoint: Path, how: list[str]
-) -> None:
+def test_arrays_by_option_or_suffix(here: Path, checkpoint: Path, how: list[str]) -> None:
     assert vtok("encode", "a.mp4", "--model", checkpoint, *how).exit_code == 0
     assert np.load("a.npy").shape == (3, 4, 12, 16)
 
 
 BAD_OPTIONS = {
     "--to png": "--to png: expected one of vtok, npy, tokens, safetensors",
-    "--size 0": "size '0': expected 1 to 67108864 pixels in all",
-    "--size big": "size 'big': expected a short side such as 256, or WIDTHxHEIGHT such as 640x360",
-    "--fps 0": "fps '0': expected a rate such as 25, 29.97 or 30000/1001",
-    "--fps 1/0": "fps '1/0': expected a rate such as 25, 29.97 or 30000/1001",
+    "--size 0": "--size 0: expected 1 to 67108864 pixels in all",
+    "--size big": "--size big: expected a short side such as 256, or WIDTHxHEIGHT such as 640x360",
+    "--fps 0": "--fps 0: expected a rate such as 25, 29.97 or 30000/1001",
+    "--fps 1/0": "--fps 1/0: expected a rate such as 25, 29.97 or 30000/1001",
     "--start -1": "--start -1: expected 0 or more seconds",
     "--start nan": "--start nan: expected 0 or more seconds",
     "--duration 0": "--duration 0: expected more than 0 seconds",
@@ -153,12 +149,12 @@ BAD_OPTIONS = {
     "--stages 1 --bits 6": "--stages and --bits say the same thing: give one of them",
     "--dtype float8": "--dtype float8: expected auto, float32, bfloat16, float16",
     "--overwrite --skip-existing": "--overwrite and --skip-existing exclude each other",
-    "-o - --json": "--json and the output both want standard output: give -o FILE",
+    "-o - --json": "--json and the output both need standard output: give -o FILE",
 }
 
 
 @pytest.mark.parametrize("options", BAD_OPTIONS)
-def test_bad_options_are_one_line_and_exit_2(here: Path, checkpoint: Path, options: str) -> None:
+def test_bad_options_exit_2_with_one_line(here: Path, checkpoint: Path, options: str) -> None:
     before = names(here)
     result = vtok("encode", "a.mp4", "--model", checkpoint, *options.split())
     assert (result.exit_code, result.stderr) == (2, f"error: {BAD_OPTIONS[options]}\n")
@@ -166,14 +162,14 @@ def test_bad_options_are_one_line_and_exit_2(here: Path, checkpoint: Path, optio
     assert names(here) == before
 
 
-def test_bad_options_are_said_once_however_many_inputs(here: Path, checkpoint: Path) -> None:
+def test_bad_options_are_reported_once_for_several_inputs(here: Path, checkpoint: Path) -> None:
     for options in (["--stages", "9"], ["--size", "0"], ["--duration", "0"]):
         result = vtok("encode", "a.mp4", "b.mp4", "--model", checkpoint, *options)
         assert result.exit_code == 2
         assert result.stderr.count("\n") == 1
 
 
-def test_a_device_that_is_not_there_is_named(here: Path, checkpoint: Path) -> None:
+def test_unavailable_device_is_named(here: Path, checkpoint: Path) -> None:
     result = vtok("encode", "a.mp4", "--model", checkpoint, "--device", "cuda:99")
     assert result.exit_code == 2
     assert result.stderr.startswith("error: --device cuda:99: not usable here (")
@@ -191,7 +187,7 @@ BAD_INPUTS = {
 
 
 @pytest.mark.parametrize("name", BAD_INPUTS)
-def test_bad_inputs_are_one_line_and_exit_5(here: Path, checkpoint: Path, name: str) -> None:
+def test_bad_inputs_exit_5_with_one_line(here: Path, checkpoint: Path, name: str) -> None:
     run_ffmpeg("-f", "lavfi", "-i", "sine=duration=0.2", "sound.wav")
     before = names(here)
     result = vtok("encode", name, "--model", checkpoint)
@@ -202,21 +198,21 @@ def test_bad_inputs_are_one_line_and_exit_5(here: Path, checkpoint: Path, name: 
     assert names(here) == before
 
 
-def test_a_start_beyond_the_end_says_how_long_the_video_is(here: Path, checkpoint: Path) -> None:
+def test_start_beyond_the_end_reports_the_duration(here: Path, checkpoint: Path) -> None:
     result = vtok("encode", "a.mp4", "--start", 5, "--model", checkpoint)
     message = "error: a.mp4: no frame in the requested part (the video is 0.333 s long)\n"
     assert (result.exit_code, result.stderr) == (5, message)
 
 
 @pytest.mark.parametrize(("model", "code"), [("nix", 5), ("text.mp4", 4)])
-def test_a_model_that_is_none_is_named(here: Path, model: str, code: int) -> None:
+def test_bad_model_is_named(here: Path, model: str, code: int) -> None:
     result = vtok("encode", "a.mp4", "--model", model)
     assert result.exit_code == code
     assert result.stderr.startswith(f"error: {model}: no")
     assert result.stderr.count("\n") == 1
 
 
-def test_of_several_inputs_the_good_ones_are_encoded(here: Path, checkpoint: Path) -> None:
+def test_failed_inputs_do_not_stop_the_others(here: Path, checkpoint: Path) -> None:
     result = vtok("encode", "a.mp4", "text.mp4", "missing.mp4", "b.mp4", "--model", checkpoint)
     assert result.exit_code == 3
     lines = result.stderr.splitlines()
@@ -228,7 +224,7 @@ def test_of_several_inputs_the_good_ones_are_encoded(here: Path, checkpoint: Pat
     assert "text.vtok" not in names(here)
 
 
-def test_json_has_a_row_for_each_input_also_those_that_fail(here: Path, checkpoint: Path) -> None:
+def test_json_has_rows_for_failed_inputs(here: Path, checkpoint: Path) -> None:
     result = vtok("encode", "text.mp4", "b.mp4", "--json", "--model", checkpoint)
     failed, done = rows(result)
     assert failed == {
@@ -242,11 +238,11 @@ def test_json_has_a_row_for_each_input_also_those_that_fail(here: Path, checkpoi
     assert (done["input"], done["status"]) == ("b.mp4", "ok")
 
 
-def test_if_all_fail_alike_the_exit_code_is_theirs(here: Path, checkpoint: Path) -> None:
+def test_exit_code_if_all_inputs_fail_alike(here: Path, checkpoint: Path) -> None:
     assert vtok("encode", "text.mp4", "missing.mp4", "--model", checkpoint).exit_code == 5
 
 
-def test_a_bug_with_one_clip_does_not_stop_the_others(
+def test_unexpected_error_does_not_stop_the_others(
     here: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def work(source: Path, *arguments: object, **options: object) -> object:
@@ -264,7 +260,7 @@ def test_a_bug_with_one_clip_does_not_stop_the_others(
     assert "Traceback" in debugged.stderr
 
 
-def test_existing_outputs_are_kept_replaced_or_refused(here: Path, checkpoint: Path) -> None:
+def test_existing_output_needs_overwrite(here: Path, checkpoint: Path) -> None:
     (here / "a.vtok").write_bytes(b"precious")
     refused = vtok("encode", "a.mp4", "--model", checkpoint)
     message = "error: a.vtok: exists already (--overwrite replaces it, or give another name)\n"
@@ -275,9 +271,7 @@ def test_existing_outputs_are_kept_replaced_or_refused(here: Path, checkpoint: P
 
 
 @pytest.mark.parametrize("to", ["vtok", "npy", "safetensors"])
-def test_skip_existing_keeps_what_would_come_out_again(
-    here: Path, checkpoint: Path, to: str
-) -> None:
+def test_skip_existing_keeps_complete_outputs(here: Path, checkpoint: Path, to: str) -> None:
     arguments = ["encode", "a.mp4", "--to", to, "--model", checkpoint, "--skip-existing", "--json"]
     assert [row["status"] for row in rows(vtok(*arguments))] == ["ok"]
     output = here / f"a.{to}"
@@ -294,7 +288,7 @@ def test_skip_existing_keeps_what_would_come_out_again(
 @pytest.mark.parametrize(
     "options", [["--stages", "1"], ["--size", "32"], ["--fps", "5"], ["--start", "0.1"]]
 )
-def test_skip_existing_replaces_what_was_made_in_another_way(
+def test_skip_existing_replaces_outputs_of_other_options(
     here: Path, checkpoint: Path, options: list[str]
 ) -> None:
     arguments = ["encode", "a.mp4", "--model", checkpoint, "--skip-existing", "--json"]
@@ -306,20 +300,18 @@ def test_skip_existing_replaces_what_was_made_in_another_way(
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("text.mp4/x.vtok", "text.mp4/x.vtok: its folder cannot be made (File exists)"),
+        ("text.mp4/x.vtok", "text.mp4/x.vtok: its folder cannot be created (File exists)"),
         ("/proc/x.vtok", "/proc/x.vtok: cannot be written (No such file or directory)"),
-        ("fifo", "fifo: is no regular file and cannot be replaced"),
+        ("fifo", "fifo: is not a regular file and cannot be replaced"),
     ],
 )
-def test_outputs_that_cannot_be_written_are_exit_1(
-    here: Path, checkpoint: Path, output: str, message: str
-) -> None:
+def test_unwritable_outputs_exit_1(here: Path, checkpoint: Path, output: str, message: str) -> None:
     os.mkfifo("fifo")
     result = vtok("encode", "b.mp4", "-o", output, "--model", checkpoint)
     assert (result.exit_code, result.stderr) == (1, f"error: {message}\n")
 
 
-def test_streams_carry_the_same_codes(here: Path, checkpoint: Path) -> None:
+def test_stream_gives_the_same_codes_as_file(here: Path, checkpoint: Path) -> None:
     vtok("encode", "a.mp4", "--model", checkpoint)
     result = vtok("encode", "-", "--model", checkpoint, data=Path("a.mp4").read_bytes())
     assert result.exit_code == 0
@@ -337,7 +329,7 @@ def test_streams_carry_the_same_codes(here: Path, checkpoint: Path) -> None:
         (b"hello\n", "error: standard input: not a readable video file ("),
     ],
 )
-def test_bad_standard_input_is_called_so(checkpoint: Path, data: bytes, message: str) -> None:
+def test_bad_standard_input_exits_5(checkpoint: Path, data: bytes, message: str) -> None:
     result = vtok("encode", "-", "--model", checkpoint, data=data)
     assert result.exit_code == 5
     assert result.stderr.startswith(message)
@@ -345,12 +337,12 @@ def test_bad_standard_input_is_called_so(checkpoint: Path, data: bytes, message:
     assert result.stdout_bytes == b""
 
 
-def test_quiet_says_nothing(here: Path, checkpoint: Path) -> None:
+def test_quiet_prints_nothing(here: Path, checkpoint: Path) -> None:
     result = vtok("encode", "b.mp4", "-q", "--model", checkpoint)
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
 
 
-def test_safetensors_carry_the_header(here: Path, checkpoint: Path) -> None:
+def test_safetensors_hold_the_header(here: Path, checkpoint: Path) -> None:
     vtok("encode", "a.mp4", "-o", "a.safetensors", "--model", checkpoint)
     with safe_open("a.safetensors", framework="np") as file:
         header = Header.from_json(file.metadata()["vtok"].encode())
@@ -372,13 +364,13 @@ def start(*arguments: str | Path, **options: object) -> "subprocess.Popen[bytes]
 
 
 def children(pid: int) -> set[int]:
-    """Processes that this one has started, by their ids."""
+    """Process ids of the children of a process."""
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     return {int(child) for task in tasks for child in task.read_text().split()}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_no_half_file_and_no_process(
+def test_signal_leaves_no_partial_file_and_no_process(
     here: Path, checkpoint: Path, number: signal.Signals
 ) -> None:
     make_video(here / "long.mp4", 1500, width=128, height=96)
@@ -400,7 +392,7 @@ def test_a_signal_leaves_no_half_file_and_no_process(
     assert not any(Path(f"/proc/{pid}").exists() for pid in started)
 
 
-def test_a_closed_pipe_is_no_traceback(here: Path, checkpoint: Path) -> None:
+def test_closed_pipe_gives_no_traceback(here: Path, checkpoint: Path) -> None:
     process = start("encode", "a.mp4", "-o", "-", "--model", checkpoint, stdout=subprocess.PIPE)
     with process:
         assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""`vtok eval` and `vtok compare`: tables, JSON, CSV and files, and one line for what fails."""
+"""`vtok eval` and `vtok compare`: tables, JSON, CSV, files and errors."""
 
 import csv
 import io
@@ -32,7 +32,7 @@ def _here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
 
 
-def test_a_table_for_people() -> None:
+def test_table() -> None:
     result = vtok("eval", "a.mp4", *MODEL)
     assert (result.exit_code, result.stderr) == (0, "")
     title, head, *lines = result.stdout.splitlines()
@@ -41,10 +41,10 @@ def test_a_table_for_people() -> None:
         assert word in head
     assert [line.split()[0] for line in lines[:3]] == ["6", "12", "18"]
     assert lines[4].split() == ["codebook", "1", "2", "3"]
-    assert "\x1b" not in result.stdout  # no colours where nobody sees them
+    assert "\x1b" not in result.stdout
 
 
-def test_json_has_every_clip_and_the_mean() -> None:
+def test_json_has_clips_and_mean() -> None:
     result = vtok("eval", "a.mp4", "b.mp4", *MODEL, "--json")
     first, second, mean = rows(result)
     assert [row["kind"] for row in (first, second, mean)] == ["clip", "clip", "mean"]
@@ -58,7 +58,7 @@ def test_json_has_every_clip_and_the_mean() -> None:
     assert mean["clips"] == 2
 
 
-def test_csv_has_a_row_a_rate() -> None:
+def test_csv_has_one_row_per_rate() -> None:
     result = vtok("eval", "a.mp4", "b.mp4", *FAST, "--bits", "6,18", "--csv")
     table = list(csv.DictReader(io.StringIO(result.stdout)))
     assert [(row["input"], row["bits"]) for row in table] == [
@@ -69,7 +69,7 @@ def test_csv_has_a_row_a_rate() -> None:
     assert table[0]["vmaf"] == ""
 
 
-def test_bad_clips_do_not_stop_the_others() -> None:
+def test_failed_clips_do_not_stop_the_others() -> None:
     result = vtok("eval", "text.mp4", "missing.mp4", "a.mp4", *FAST, "--json")
     assert result.exit_code == 3
     assert [row["status"] for row in rows(result)] == ["failed", "failed", "ok"]
@@ -87,11 +87,11 @@ def test_bad_clips_do_not_stop_the_others() -> None:
         (("--bits", ""), "expected numbers"),
         (("--metrics", "lpips"), "--metrics 'lpips': expected some of psnr, ssim"),
         (("--frames", "0"), "--frames 0: expected 1 or more"),
-        (("--json", "--csv"), "both want standard output"),
+        (("--json", "--csv"), "both need standard output"),
         (("--card", "--size", "64"), "leave out --frames, --size"),
     ],
 )
-def test_wrong_usage_is_one_line(arguments: tuple[str, ...], words: str) -> None:
+def test_usage_errors_are_one_line(arguments: tuple[str, ...], words: str) -> None:
     for command in ("eval", "compare"):
         result = vtok(command, "a.mp4", *MODEL, *arguments)
         assert (result.exit_code, result.stdout) == (2, "")
@@ -99,13 +99,13 @@ def test_wrong_usage_is_one_line(arguments: tuple[str, ...], words: str) -> None
         assert result.stderr.count("\n") == 1
 
 
-def test_standard_input_is_not_read() -> None:
+def test_standard_input_is_refused() -> None:
     result = vtok("eval", "-", *FAST)
     assert result.exit_code == 2
     assert "standard input is not read here" in result.stderr
 
 
-def test_compare_writes_its_folder() -> None:
+def test_compare_writes_a_folder() -> None:
     result = vtok(
         *("compare", "a.mp4", *MODEL, "--metrics", "psnr,ssim", "--frames", "9"),
         *("--with", "x264,x265", "--bits", "12,18", "--show", "12"),
@@ -136,7 +136,7 @@ def test_compare_json_is_one_line() -> None:
     assert result.stderr == ""
 
 
-def test_compare_says_early_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compare_checks_options_before_work(monkeypatch: pytest.MonkeyPatch) -> None:
     for arguments, words in (
         (("--with", "h266"), "--with h266: expected some of x264"),
         (("--show", "9"), "--show 9: expected one of 6, 12, 18"),
@@ -150,13 +150,13 @@ def test_compare_says_early_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -
     assert not Path("early").exists()
 
 
-def test_compare_of_no_video_leaves_nothing() -> None:
+def test_failed_compare_leaves_no_folder() -> None:
     result = vtok("compare", "text.mp4", *FAST, "--with", "x264")
     assert result.exit_code == 5
     assert not Path("text.compare").exists()
 
 
-def test_without_matplotlib_the_numbers_come_all_the_same(
+def test_compare_works_without_matplotlib(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -166,7 +166,7 @@ def test_without_matplotlib_the_numbers_come_all_the_same(
     assert "side-by-side.mp4" in {path.name for path in Path("plain").iterdir()}
 
 
-def test_help_needs_no_torch() -> None:
+def test_help_imports_no_torch() -> None:
     code = (
         "import sys; from vtok.cli.app import app; app(['eval', '--help'], standalone_mode=False);"
         "print('torch' in sys.modules, 'numpy' in sys.modules, file=sys.stderr)"

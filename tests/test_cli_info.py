@@ -1,4 +1,4 @@
-"""`vtok info`: what it says of videos, code files and checkpoints, and of what is none of them."""
+"""`vtok info` of videos, code files, checkpoints and other files."""
 
 from pathlib import Path
 
@@ -7,15 +7,15 @@ from commands import encode, rows, tiny_checkpoint, vtok
 from videos import make_video
 
 from vtok.models.checkpoint import list_models
-from vtok.models.load import load_model
+from vtok.models.load import load
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a video, a code file, a checkpoint, and files that are none."""
+    """A folder with a video, a code file, a checkpoint, and damaged or other files."""
     folder = tmp_path_factory.mktemp("files")
     checkpoint = tiny_checkpoint(folder)
-    model = load_model(checkpoint)
+    model = load(checkpoint)
     video = make_video(folder / "a.mp4", 10, fps="30000/1001")
     encode(video, folder / "a.vtok", model, num_stages=2)
     encode(video, folder / "codes.safetensors", model, to="safetensors")
@@ -30,7 +30,7 @@ def _here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
 
 
-def test_a_video() -> None:
+def test_video() -> None:
     (row,) = rows(vtok("info", "a.mp4", "--json"))
     assert row == {
         "kind": "video",
@@ -49,7 +49,7 @@ def test_a_video() -> None:
     }
 
 
-def test_a_code_file() -> None:
+def test_code_file() -> None:
     (row,) = rows(vtok("info", "a.vtok", "--json"))
     size = Path("a.vtok").stat().st_size
     assert (row["kind"], row["frames"], row["fps"]) == ("code file", 10, "30000/1001")
@@ -57,24 +57,24 @@ def test_a_code_file() -> None:
     assert (row["bytes"], row["bpp"]) == (size, round(8 * size / (10 * 64 * 48), 6))
     assert row["kbps"] == round(8 * size / 1000 / (10 * 1001 / 30000), 2)
     assert (row["model"], row["source"]) == ("tiny", "a.mp4 64x48")
-    assert row["weights_sha256"] == load_model("tiny.safetensors").info.weights_sha256
+    assert row["weights_sha256"] == load("tiny.safetensors").info.weights_sha256
 
 
-def test_a_checkpoint() -> None:
+def test_checkpoint() -> None:
     (row,) = rows(vtok("info", "tiny.safetensors", "--json"))
-    model = load_model("tiny.safetensors")
+    model = load("tiny.safetensors")
     assert (row["kind"], row["name"], row["stages"]) == ("checkpoint", "tiny", 3)
     assert row["parameters"] == sum(p.numel() for p in model.tokenizer.state_dict().values())
     assert row["weights_sha256"] == model.info.weights_sha256
 
 
-def test_shipped_checkpoints_go_by_name() -> None:
+def test_shipped_checkpoint_by_name() -> None:
     for name in list_models():
         (row,) = rows(vtok("info", name, "--json"))
         assert (row["kind"], row["name"]) == ("checkpoint", name)
 
 
-def test_a_person_reads_a_line_a_fact() -> None:
+def test_one_line_per_fact() -> None:
     result = vtok("info", "a.mp4", "tiny.safetensors")
     assert (result.exit_code, result.stderr) == (0, "")
     first, second = result.stdout.split("\n\n")
@@ -84,7 +84,7 @@ def test_a_person_reads_a_line_a_fact() -> None:
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.vtok"])
-def test_a_pipe_is_as_good_as_the_file(name: str) -> None:
+def test_stream_gives_the_same_facts_as_file(name: str) -> None:
     (piped,) = rows(vtok("info", "-", "--json", data=Path(name).read_bytes()))
     (filed,) = rows(vtok("info", name, "--json"))
     assert piped == {**filed, "name": "-"}
@@ -96,12 +96,12 @@ BAD = {
     ".": (5, ".: is a folder, not a video file"),
     "empty.vtok": (5, "empty.vtok: empty file (0 bytes)"),
     "cut.vtok": (4, "cut.vtok: no index at its end: it was cut or is not finished"),
-    "codes.safetensors": (4, "codes.safetensors: a safetensors file, but no checkpoint of vtok"),
+    "codes.safetensors": (4, "codes.safetensors: a safetensors file, but not a vtok checkpoint"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_it_does_not_know_is_one_line(name: str) -> None:
+def test_errors_are_one_line(name: str) -> None:
     code, message = BAD[name]
     result = vtok("info", name)
     assert (result.exit_code, result.stdout) == (code, "")
@@ -109,7 +109,7 @@ def test_what_it_does_not_know_is_one_line(name: str) -> None:
     assert result.stderr.count("\n") == 1
 
 
-def test_of_several_files_the_good_ones_are_shown() -> None:
+def test_failed_files_do_not_stop_the_others() -> None:
     result = vtok("info", "nix", "a.mp4", "cut.vtok", "a.vtok", "--json")
     assert result.exit_code == 3
     assert [row["status"] for row in rows(result)] == ["failed", "ok", "failed", "ok"]
@@ -119,6 +119,6 @@ def test_of_several_files_the_good_ones_are_shown() -> None:
     assert vtok("info", "nix", "text.mp4").exit_code == 5
 
 
-def test_empty_standard_input_is_said() -> None:
+def test_empty_standard_input() -> None:
     result = vtok("info", "-", data=b"")
     assert (result.exit_code, result.stderr) == (5, "error: standard input: is empty\n")

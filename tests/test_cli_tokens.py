@@ -1,4 +1,4 @@
-"""`vtok encode --to tokens`, `vtok decode` of tokens, `vtok tokens show`: as a shell runs them."""
+"""`vtok encode --to tokens`, `vtok decode` of tokens, and `vtok tokens show`."""
 
 import itertools
 from pathlib import Path
@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from token_models import tiny_tokens
 from videos import make_video
 
-from vtok.models.load import load_model
+from vtok.models.load import load
 from vtok.tokens.model import load_token_model
 from vtok.tokens.show import draw_maps, frames_with_maps, glow, half_share, sheet_columns
 from vtok.video.reader import VideoReader, probe
@@ -28,7 +28,7 @@ def tiny(tmp_path: Path) -> list[str | Path]:
     return ["--model", model, "--token-learner", tokens, "--dtype", "float32"]
 
 
-def test_there_and_back(clip: Path, tiny: list[str | Path]) -> None:
+def test_tokens_round_trip(clip: Path, tiny: list[str | Path]) -> None:
     done = vtok("encode", clip, "--to", "tokens", "--json", *tiny)
     assert done.exit_code == 0, done.stderr
     made = clip.with_suffix(".tokens.safetensors")
@@ -41,7 +41,7 @@ def test_there_and_back(clip: Path, tiny: list[str | Path]) -> None:
     assert probe(clip.with_suffix(".tokens.decoded.mp4")).num_frames == 20
 
 
-def test_bits_go_into_a_code_file(clip: Path, tiny: list[str | Path]) -> None:
+def test_quantized_tokens_in_a_code_file(clip: Path, tiny: list[str | Path]) -> None:
     done = vtok("encode", clip, "--num-tokens", "5", *tiny)
     assert done.exit_code == 0, done.stderr
     (facts,) = rows(vtok("info", clip.with_suffix(".vtok"), "--json"))
@@ -53,7 +53,7 @@ def test_bits_go_into_a_code_file(clip: Path, tiny: list[str | Path]) -> None:
     assert probe(clip.with_suffix(".decoded.mp4")).num_frames == 20
 
 
-def test_name_of_the_output_chooses_tokens(clip: Path, tiny: list[str | Path]) -> None:
+def test_output_suffix_selects_tokens(clip: Path, tiny: list[str | Path]) -> None:
     made = clip.parent / "x.tokens.safetensors"
     assert vtok("encode", clip, "-o", made, *tiny).exit_code == 0
     (facts,) = rows(vtok("info", made, "--json"))
@@ -63,16 +63,16 @@ def test_name_of_the_output_chooses_tokens(clip: Path, tiny: list[str | Path]) -
     assert facts["source"] == "clip.mp4 64x48"
 
 
-def test_skip_existing_knows_its_own(clip: Path, tiny: list[str | Path]) -> None:
+def test_skip_existing_with_tokens(clip: Path, tiny: list[str | Path]) -> None:
     for to in (["--to", "tokens"], ["--to", "vtok"]):
         again = ["encode", clip, *to, "--skip-existing", *tiny, "--num-tokens"]
         assert vtok(*again, "4").exit_code == 0
-        assert "there already" in vtok(*again, "4").stderr
-        assert "there already" not in vtok(*again, "5").stderr
-        assert "there already" in vtok(*again, "5").stderr
+        assert "up to date, skipped" in vtok(*again, "4").stderr
+        assert "up to date, skipped" not in vtok(*again, "5").stderr
+        assert "up to date, skipped" in vtok(*again, "5").stderr
 
 
-def test_folders_hold_tokens_too(clip: Path, tiny: list[str | Path], tmp_path: Path) -> None:
+def test_folder_of_tokens(clip: Path, tiny: list[str | Path], tmp_path: Path) -> None:
     codes = tmp_path / "codes"
     assert vtok("encode", clip.parent, "--to", "tokens", "-o", codes, *tiny).exit_code == 0
     assert vtok("decode", codes, "-o", tmp_path / "back", *tiny).exit_code == 0
@@ -86,10 +86,10 @@ def test_folders_hold_tokens_too(clip: Path, tiny: list[str | Path], tmp_path: P
         (["--to", "tokens", "--num-tokens", "0"], 2, "--num-tokens 0: expected 1 to 64"),
         (["--to", "tokens", "--num-tokens", "49"], 2, "64x48 have 48 positions"),
         (["--to", "tokens", "--stages", "1"], 2, "not for tokens"),
-        (["--to", "npy", "--num-tokens", "8"], 2, "is for --to tokens and --to vtok"),
+        (["--to", "npy", "--num-tokens", "8"], 2, "needs --to tokens or --to vtok"),
     ],
 )
-def test_what_does_not_fit_is_said_in_a_line(
+def test_bad_token_options_are_one_line(
     clip: Path, tiny: list[str | Path], arguments: list[str], code: int, words: str
 ) -> None:
     done = vtok("encode", clip, *tiny, *arguments)
@@ -100,13 +100,13 @@ def test_what_does_not_fit_is_said_in_a_line(
 
 
 @pytest.mark.parametrize("name", ["show", "train"])
-def test_commands_teach_by_example(name: str) -> None:
+def test_help_has_examples(name: str) -> None:
     shown = vtok("tokens", name, "--help")
     assert shown.exit_code == 0
     assert f"vtok tokens {name} " in shown.stdout.partition("Options")[0]
 
 
-def test_missing_weights_say_what_to_do(clip: Path, tiny: list[str | Path]) -> None:
+def test_missing_token_learner_names_the_command(clip: Path, tiny: list[str | Path]) -> None:
     done = vtok("encode", clip, "--to", "tokens", "--model", tiny[1], "--token-learner", "v10")
     assert done.exit_code == 5
     assert "vtok tokens train" in done.stderr
@@ -114,7 +114,7 @@ def test_missing_weights_say_what_to_do(clip: Path, tiny: list[str | Path]) -> N
     assert (done.exit_code, "--to tokens" in done.stderr) == (2, True)
 
 
-def test_show_draws_a_sheet_and_a_video(clip: Path, tiny: list[str | Path]) -> None:
+def test_show_writes_pictures_and_videos(clip: Path, tiny: list[str | Path]) -> None:
     picture, video = clip.parent / "maps.png", clip.parent / "maps.mp4"
     done = vtok("tokens", "show", clip, "-o", picture, "--size", "64x48", *tiny)
     assert done.exit_code == 0, done.stderr
@@ -127,8 +127,8 @@ def test_show_draws_a_sheet_and_a_video(clip: Path, tiny: list[str | Path]) -> N
     assert (done.exit_code, "exists already" in done.stderr) == (1, True)
 
 
-def test_each_frame_has_the_maps_of_its_step(clip: Path, tiny: list[str | Path]) -> None:
-    model = load_token_model(tiny[3], model=load_model(tiny[1], dtype="float32"))
+def test_frames_of_a_step_share_maps(clip: Path, tiny: list[str | Path]) -> None:
+    model = load_token_model(tiny[3], model=load(tiny[1], dtype="float32"))
     with VideoReader(clip) as reader:
         found = [maps for _, maps in frames_with_maps(reader, model, 4)]
     assert len(found) == 20
@@ -136,7 +136,7 @@ def test_each_frame_has_the_maps_of_its_step(clip: Path, tiny: list[str | Path])
     assert [number for number, alike in enumerate(same) if not alike] == [0, 4, 8, 12, 16]
 
 
-def test_glow_is_where_the_weight_is() -> None:
+def test_glow_follows_the_weights() -> None:
     frame = np.full((32, 48, 3), 100, np.uint8)
     weights = np.zeros((4, 6))
     weights[1, 4] = 0.2

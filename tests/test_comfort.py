@@ -1,4 +1,4 @@
-"""What makes commands pleasant: no escape codes where none are wanted, silence, completion."""
+"""Escape codes, --quiet, shell completion and errors with advice."""
 
 import os
 import re
@@ -24,7 +24,7 @@ STYLE = re.compile(r"\x1b\[[0-9;]*m")
 MODEL = ("--model", "tiny.safetensors", "--device", "cpu", "--dtype", "float32")
 QUICK = (*MODEL, "--frames", "5", "--metrics", "psnr", "--bits", "6,12")
 SILENT = {"info", "models", "doctor", "dataset status"}
-"""These only print what they were asked for: no progress, nothing to be quiet about."""
+"""Commands without progress and without --quiet."""
 RUNS: dict[str, tuple[str, ...]] = {
     "encode": ("a.mp4", "-o", "{}.vtok", *MODEL),
     "decode": ("ready.vtok", "-o", "{}.mp4", *MODEL),
@@ -89,7 +89,7 @@ def run(name: str, output: str, *more: str) -> Result:
 
 
 def commands(group: Any = None, *names: str) -> Iterator[tuple[str, Any]]:
-    """Every command there is, by its name without vtok."""
+    """All commands by name, without `vtok`."""
     for name, command in (group or get_command(app)).commands.items():
         if hasattr(command, "commands"):
             yield from commands(command, *names, name)
@@ -108,40 +108,34 @@ def test_piped_output_has_no_escape_codes(name: str, here: Path) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_no_color_leaves_no_style_on_a_terminal(
-    name: str, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # what rich takes for a terminal
+def test_no_color_disables_styles(name: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # makes rich treat pipes as a terminal
     monkeypatch.setenv("NO_COLOR", "1")
     result = run(name, f"{name}-plain")
     assert not STYLE.search(result.stdout + result.stderr)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_quiet_silences_what_is_drawn(
-    name: str, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_quiet_disables_progress(name: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     if name in SILENT:
-        pytest.skip("says what it was asked for, and nothing else")
+        pytest.skip("has no --quiet")
     assert run(name, f"{name}-quiet", "--quiet").stderr == ""
 
 
-def test_progress_is_drawn_on_a_terminal_in_colour(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_terminal_shows_coloured_progress(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
-    assert STYLE.search(run("encode", "drawn").stderr), "or the tests above prove nothing"
+    assert STYLE.search(run("encode", "drawn").stderr), "otherwise the tests above are void"
 
 
-def test_every_command_can_be_quiet_and_debugged() -> None:
+def test_every_command_has_quiet_and_debug() -> None:
     for name, command in commands():
         assert "--debug" in options(command), name
         assert ("--quiet" in options(command)) == (name not in SILENT), name
 
 
-def test_one_word_for_one_thing() -> None:
-    """An option of the same name has the same short name and takes the same everywhere."""
+def test_options_are_consistent_across_commands() -> None:
+    """Options of the same name have the same secondary names everywhere."""
     seen: dict[str, tuple[str, object]] = {}
     for name, command in commands():
         for param in command.params:
@@ -154,7 +148,7 @@ def test_one_word_for_one_thing() -> None:
 
 
 def complete(words: str, folder: Path) -> list[str]:
-    """What bash is offered for the last of these words."""
+    """Completions that bash gets for the last of these words."""
     environment = {
         **os.environ,
         "_VTOK_COMPLETE": "complete_bash",
@@ -168,7 +162,7 @@ def complete(words: str, folder: Path) -> list[str]:
     return done.stdout.split()
 
 
-def test_the_shell_completes_videos_learners_and_lists(tmp_path: Path) -> None:
+def test_shell_completes_videos_and_learners(tmp_path: Path) -> None:
     for name in ("bee.mp4", "bees.MKV", "beer.txt", "beer.vtok"):
         (tmp_path / name).touch()
     assert complete("vtok encode bee", tmp_path) == ["bee.mp4", "bees.MKV"]
@@ -176,9 +170,7 @@ def test_the_shell_completes_videos_learners_and_lists(tmp_path: Path) -> None:
     assert complete("vtok encode --token-learner v1", tmp_path) == ["v10", "v11"]
 
 
-def test_files_are_offered_by_what_they_end_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_completion_by_suffix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "clips" / "more").mkdir(parents=True)
     for name in ("one.mp4", "two.vtok", ".three.mp4", "clips/four.webm", "clips/more/five.gif"):
@@ -186,21 +178,23 @@ def test_files_are_offered_by_what_they_end_in(
     assert completion.videos("") == ["clips/", "one.mp4"]
     assert completion.codes("t") == ["two.vtok"]
     assert completion.videos(".t") == [".three.mp4"]
-    # a folder that is the only candidate comes with what is in it
+    # the only matching folder is listed with its contents
     assert completion.videos("cl") == ["clips/", "clips/four.webm", "clips/more/"]
     assert completion.videos(f"{tmp_path}/o") == [f"{tmp_path}/one.mp4"]
     assert completion.videos("./o") == ["./one.mp4"]
     assert completion.videos("nowhere/") == []
     (tmp_path / "one more.mp4").touch()
-    assert completion.videos("one") == [], "left to the shell, which quotes"
+    assert completion.videos("one") == [], (
+        "names with spaces are left to the shell, which quotes them"
+    )
 
 
-def test_lists_are_completed_name_by_name() -> None:
+def test_completion_of_lists() -> None:
     assert completion.some_of("psnr", "ssim", "vmaf")("psnr,") == ["psnr,ssim", "psnr,vmaf"]
     assert completion.some_of("psnr", "ssim", "vmaf")("ps") == ["psnr"]
 
 
-def test_names_offered_are_names_known() -> None:
+def test_completed_names_are_valid() -> None:
     from vtok.dataset.api import FORMATS
     from vtok.evaluation.classic import CODECS
     from vtok.evaluation.quality import METRICS
@@ -219,7 +213,7 @@ def test_names_offered_are_names_known() -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_can_be_shown(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_show_completion(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
     result = vtok("--show-completion", shell)
     assert result.exit_code == 0
@@ -248,7 +242,7 @@ def test_completion_can_be_shown(shell: str, monkeypatch: pytest.MonkeyPatch) ->
         ("report a.mp4 -o -", "page.html"),
     ],
 )
-def test_errors_say_what_to_do_in_one_line(arguments: str, says: str, here: Path) -> None:
+def test_errors_are_one_line_with_advice(arguments: str, says: str, here: Path) -> None:
     result = vtok(*arguments.replace("{}", " ".join(MODEL[:2])).split())
     assert result.exit_code in (1, 2, 4, 5)
     last = result.stderr.splitlines()[-1]

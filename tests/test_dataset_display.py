@@ -1,9 +1,15 @@
-"""What a person sees of a run over a data set."""
+"""Display of `vtok dataset encode`."""
 
 import pytest
 from rich.console import Console
 
-from vtok.cli.dataset_display import DatasetDisplay, draw, planned_line, progress_line, summary_line
+from vtok.cli.display import (
+    DatasetDisplay,
+    draw_dataset,
+    planned_line,
+    progress_line,
+    summary_line,
+)
 from vtok.dataset.scheduler import Totals
 
 TOTALS = Totals(
@@ -13,31 +19,31 @@ TOTALS = Totals(
 )  # fmt: skip
 
 
-def test_lines_say_how_far_it_is_and_where_time_goes() -> None:
+def test_progress_lines() -> None:
     assert progress_line(TOTALS, 10.0) == (
         "clips=50/100 failed=1 frames/s=49.0 clips/s=5.00 fetching=10% decoding=30% model=50% "
         "writing=10% left=0:00:10"
     )
     assert "left=-:--:--" in progress_line(Totals(todo=3), 1.0)
     assert planned_line(TOTALS) == (
-        "120 clips, 20 there already, 4 failed before (--retry-failed tries them again), "
-        "2 that are no clips, 3 named again, 100 to do"
+        "120 clips, 20 up to date, 4 failed before (--retry-failed tries them again), "
+        "2 that are not clips, 3 duplicates, 100 to do"
     )
-    assert summary_line(TOTALS).startswith("49 clips done, 20 there already, 7 failed: 490 frames")
+    assert summary_line(TOTALS).startswith("49 clips done, 20 up to date, 7 failed: 490 frames")
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_the_picture_takes_two_lines(width: int) -> None:
+def test_drawing_takes_two_lines(width: int) -> None:
     console = Console(width=width, force_terminal=True, color_system=None)
     with console.capture() as capture:
-        console.print(draw(TOTALS, 10.0))
+        console.print(draw_dataset(TOTALS, 10.0))
     first, second = capture.get().splitlines()
     assert "50/100 clips" in first
     assert "0:00:10 left" in first
     assert "model 50%" in second
 
 
-def test_failures_are_said_at_once_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_failures_are_printed_immediately(capsys: pytest.CaptureFixture[str]) -> None:
     display = DatasetDisplay(None, quiet=True, as_json=True)
     display.planned(TOTALS)
     display.ended(

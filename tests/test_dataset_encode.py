@@ -24,7 +24,7 @@ from vtok.dataset.api import DatasetOptions, encode_dataset
 from vtok.dataset.sources import Inputs
 from vtok.dataset.writers import read_npy
 from vtok.errors import OutputError, UsageError
-from vtok.models.load import load_model
+from vtok.models.load import load
 
 FRAMES = {"a": 20, "sub/b": 9, "sub/c.x": 33}
 
@@ -48,7 +48,7 @@ def arrays(
     videos: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, np.ndarray]:
     """The codes of each clip, as `vtok encode` makes them."""
-    folder, model = tmp_path_factory.mktemp("alone"), load_model(checkpoint)
+    folder, model = tmp_path_factory.mktemp("alone"), load(checkpoint)
     return {
         name: np.load(encode(videos / f"{name}.mp4", folder / f"{number}.npy", model, to="npy"))
         for number, name in enumerate(FRAMES)
@@ -78,7 +78,7 @@ def test_files_are_those_of_vtok_encode(
         assert row["code_shape"] == list(arrays[row["id"]].shape)
     assert vtok("dataset", "verify", tmp_path / "out").exit_code == 0
     again = vtok("dataset", "encode", videos, "-o", tmp_path / "out", "--model", checkpoint)
-    assert "0 clips done, 3 there already" in again.stderr
+    assert "0 clips done, 3 up to date" in again.stderr
     shown = vtok("dataset", "status", tmp_path / "out").stdout
     assert "clips done    3" in shown
 
@@ -254,7 +254,7 @@ def test_a_dry_run_writes_nothing(videos: Path, checkpoint: Path, tmp_path: Path
     [
         ([], "nothing to encode"),
         (["-"], "--files-from - reads a list"),
-        (["v", "-0"], "-0 goes with --files-from"),
+        (["v", "-0"], "-0 needs --files-from"),
         (["v", "--to", "zip"], "--to zip: expected one of vtok, npy"),
         (["v", "--shard", "3/3"], "--shard 3/3: number 3 of 3: they count from 0"),
         (["v", "--workers", "0"], "--workers 0: expected 1 or more"),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from commands import rows, tiny_checkpoint, vtok
 from datasets import manifest
-from test_media_reader import BROKEN, CASES, build_broken
+from test_video_reader import BROKEN, CASES, build_broken
 from videos import make_video
 
 from vtok.dataset.item import valid_text
@@ -97,7 +97,7 @@ def test_bytes_that_are_no_text_keep_their_file(checkpoint: Path, tmp_path: Path
     assert {row["id"] for row in rows(done) if "id" in row} == ids == {"%FF", "é", "a%FE\nb"}
     again = vtok("dataset", "encode", tmp_path / "in", "-o", tmp_path / "out", "--model",
                  checkpoint)  # fmt: skip
-    assert "3 there already" in again.stderr
+    assert "3 up to date" in again.stderr
 
 
 def on_small_disk(

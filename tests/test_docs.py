@@ -1,4 +1,4 @@
-"""What the documentation shows is what happens."""
+"""Documentation: commands print what the pages show, and links exist."""
 
 import re
 import runpy
@@ -20,7 +20,7 @@ PAGES = runpy.run_path(str(ROOT / "scripts" / "run_docs.py"))["PAGES"]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
-def test_commands_print_what_the_pages_show(page: str) -> None:
+def test_pages_show_real_output(page: str) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / "run_docs.py", page],
         capture_output=True,
@@ -30,7 +30,7 @@ def test_commands_print_what_the_pages_show(page: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_readme_names_only_files_that_exist() -> None:
+def test_readme_links_exist() -> None:
     for name in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
         assert (ROOT / name).exists(), name
 
@@ -43,7 +43,7 @@ def test_readme_names_only_files_that_exist() -> None:
         "import magvit2",
     ],
 )
-def test_every_command_teaches_by_example(name: str) -> None:
+def test_every_command_shows_examples(name: str) -> None:
     shown = CliRunner().invoke(app, [*name.split(), "--help"])
     assert shown.exit_code == 0
     assert re.search(rf"vtok {name} \S+", shown.stdout)
@@ -67,11 +67,12 @@ def test_every_command_teaches_by_example(name: str) -> None:
         "benchmark_memory.py",
         "benchmark_dataset.py",
         "make_golden.py",
+        "api_reference.py",
         "run_docs.py",
         "fetch_corpus",
     ],
 )
-def test_scripts_explain_themselves(
+def test_scripts_have_help(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = ROOT / "scripts" / script
@@ -83,7 +84,7 @@ def test_scripts_explain_themselves(
     assert capsys.readouterr().out.startswith("usage")
 
 
-def test_a_block_that_takes_minutes_runs_shorter(tmp_path: Path) -> None:
+def test_long_blocks_run_with_short_arguments(tmp_path: Path) -> None:
     refresh = runpy.run_path(str(ROOT / "scripts" / "run_docs.py"))["refresh"]
     page = "<!-- short: > {} -->\n```console\n$ echo it ran\nlong\n```\n"
     page += "\n```console\n$ ls\nold\n```\n"
@@ -104,6 +105,6 @@ def test_a_block_that_takes_minutes_runs_shorter(tmp_path: Path) -> None:
         ("one word", "another word", False),
     ],
 )
-def test_pages_may_differ_by_what_machines_do(shown: str, real: str, same: bool) -> None:
+def test_tolerance_between_machines(shown: str, real: str, same: bool) -> None:
     alike = runpy.run_path(str(ROOT / "scripts" / "run_docs.py"))["alike"]
     assert alike(shown, real) == same

@@ -13,12 +13,15 @@ from vtok.codefile import CodeFileReader
 from vtok.errors import InputError, ShapeError, UsageError, VideoError
 from vtok.evaluation.clips import CARD, Part, open_clip
 from vtok.evaluation.compare import compare_file, deltas, write_side_by_side
-from vtok.evaluation.evaluate import EvalOptions, _TimedEncoder, evaluate_file, stages_of
+from vtok.evaluation.evaluate import EvalOptions, evaluate_file, stages_of
 from vtok.evaluation.metrics import psnr
 from vtok.evaluation.results import ClipResult, CodeUsage, Point, mean_points, total_usage
-from vtok.models.load import Model, load_model
-from vtok.pipeline.model_calls import CHUNK_STEPS, decode_codes
-from vtok.pipeline.random_access import read_codes
+from vtok.models.load import LoadedTokenizer, load
+from vtok.pipeline.codec import Decoder, Encoder
+from vtok.pipeline.decode import read_codes
+from vtok.pipeline.model_calls import CHUNK_STEPS
+from vtok.pipeline.result import ChunkObserver, CodeChunk
+from vtok.video.frames import Frames
 from vtok.video.reader import VideoReader
 
 
@@ -30,12 +33,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path) -> Model:
-    return load_model(tiny_checkpoint(folder), dtype="float32")
+def model(folder: Path) -> LoadedTokenizer:
+    return load(tiny_checkpoint(folder), dtype="float32")
 
 
 @pytest.fixture(scope="module")
-def result(folder: Path, model: Model) -> ClipResult:
+def result(folder: Path, model: LoadedTokenizer) -> ClipResult:
     return evaluate_file(folder / "a.mp4", model=model)
 
 
@@ -52,7 +55,7 @@ def test_says_what_was_measured(result: ClipResult) -> None:
 
 
 @pytest.mark.parametrize("compress", [False, True])
-def test_bytes_are_those_of_the_files(folder: Path, model: Model, compress: bool) -> None:
+def test_bytes_are_those_of_the_files(folder: Path, model: LoadedTokenizer, compress: bool) -> None:
     options = EvalOptions(metrics=("psnr",), compress=compress)
     result = evaluate_file(folder / "a.mp4", model=model, options=options)
     for stages, point in enumerate(result.points, start=1):
@@ -71,17 +74,19 @@ def test_bytes_are_those_of_the_files(folder: Path, model: Model, compress: bool
 
 
 def test_quality_is_that_of_the_decoded_video(
-    folder: Path, model: Model, result: ClipResult
+    folder: Path, model: LoadedTokenizer, result: ClipResult
 ) -> None:
     for point, stages in zip(result.points, (1, 2, 3), strict=True):
         path = encode(folder / "a.mp4", folder / "q.vtok", model, num_stages=stages, overwrite=True)
         with path.open("rb") as file:
             chunks = read_codes(CodeFileReader(file))
-            decoded = np.concatenate(list(decode_codes(chunks, model, (48, 64))))
+            decoded = np.concatenate(list(Decoder(model, (48, 64)).decode(chunks)))
         assert point.quality["psnr"] == pytest.approx(psnr(decoded, read(folder / "a.mp4")))
 
 
-def test_code_files_are_kept_where_asked(folder: Path, model: Model, tmp_path: Path) -> None:
+def test_code_files_are_kept_where_asked(
+    folder: Path, model: LoadedTokenizer, tmp_path: Path
+) -> None:
     options = EvalOptions(bits=(12,), metrics=("psnr",))
     result = evaluate_file(folder / "a.mp4", model=model, options=options, keep=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["12.vtok"]
@@ -95,7 +100,7 @@ def test_code_files_are_kept_where_asked(folder: Path, model: Model, tmp_path: P
     assert len(result.usage) == 2
 
 
-def test_parts(folder: Path, model: Model) -> None:
+def test_parts(folder: Path, model: LoadedTokenizer) -> None:
     options = EvalOptions(Part(frames=10, size="32", start_seconds=0.5), metrics=("psnr",))
     result = evaluate_file(folder / "a.mp4", model=model, options=options)
     assert (result.width, result.height, result.frames) == (42, 32, 10)
@@ -118,7 +123,7 @@ def test_the_cards_part(tmp_path: Path) -> None:
         assert sum(map(len, clip)) == 33
 
 
-def test_rates_that_a_model_has(model: Model) -> None:
+def test_rates_that_a_model_has(model: LoadedTokenizer) -> None:
     assert stages_of(model, None) == {6: 1, 12: 2, 18: 3}
     assert stages_of(model, (18, 6, 6)) == {6: 1, 18: 3}
     for bits in ((7,), (24,), (0,)):
@@ -126,7 +131,7 @@ def test_rates_that_a_model_has(model: Model) -> None:
             stages_of(model, bits)
 
 
-def test_bad_clips(folder: Path, model: Model, tmp_path: Path) -> None:
+def test_bad_clips(folder: Path, model: LoadedTokenizer, tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     make_video(tmp_path / "flat.mp4", 3, width=64, height=10)
     with pytest.raises(InputError, match="no such file"):
@@ -139,18 +144,23 @@ def test_bad_clips(folder: Path, model: Model, tmp_path: Path) -> None:
         evaluate_file(tmp_path / "flat.mp4", model=model, options=EvalOptions(CARD))
 
 
-def test_holds_no_more_than_a_chunk(model: Model) -> None:
-    frames = np.zeros((300, 48, 64, 3), np.uint8)
-    encoder = _TimedEncoder(iter(np.split(frames, 30)), model, 1)
-    most = shown = 0
-    for _, part in encoder:
-        most = max(most, len(part) + sum(map(len, encoder._held)))
-        shown += len(part)
-    assert shown == encoder.frames == 300
-    assert most <= 4 * CHUNK_STEPS + 10  # the frames of a chunk, and a batch that was read ahead
+def test_chunk_observers_hold_the_frames_of_one_chunk(model: LoadedTokenizer) -> None:
+    class Longest(ChunkObserver):
+        most = shown = 0
+
+        def on_pair(self, chunk: CodeChunk, frames: Frames) -> CodeChunk:
+            self.most = max(self.most, len(frames) + sum(map(len, self._held)))
+            self.shown += len(frames)
+            return chunk
+
+    frames, observer = np.zeros((300, 48, 64, 3), np.uint8), Longest()
+    encoder = Encoder(model, 1, observers=[observer], pipelined=False)
+    assert sum(1 for _ in encoder.encode(np.split(frames, 30))) > 5
+    assert observer.shown == 300
+    assert observer.most <= 4 * CHUNK_STEPS + 10  # a chunk, and a batch that was prefetched
 
 
-def test_one_frame(folder: Path, model: Model) -> None:
+def test_one_frame(folder: Path, model: LoadedTokenizer) -> None:
     result = evaluate_file(folder / "a.mp4", model=model, options=EvalOptions(Part(frames=1)))
     quality = result.points[0].quality
     assert quality["flicker"] is None
@@ -195,7 +205,9 @@ def test_deltas_are_of_metrics_that_rise() -> None:
     assert delta.rate == pytest.approx(100 * (2**0.75 - 1))  # 3 dB at 4 dB a doubling
 
 
-def test_codecs_are_matched_to_the_bytes(folder: Path, model: Model, tmp_path: Path) -> None:
+def test_codecs_are_matched_to_the_bytes(
+    folder: Path, model: LoadedTokenizer, tmp_path: Path
+) -> None:
     options = EvalOptions(Part(frames=12), bits=(12, 18), metrics=("psnr",))
     source = folder / "a.mp4"
     with compare_file(source, model=model, codecs=["x264"], options=options) as comparison:

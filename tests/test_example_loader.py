@@ -14,7 +14,7 @@ from videos import make_video
 from vtok.dataset.api import DatasetOptions, encode_dataset
 from vtok.dataset.writers import read_npy
 from vtok.errors import InputError, UsageError, VtokError
-from vtok.models.load import load_model
+from vtok.models.load import load
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "examples"))
@@ -119,7 +119,7 @@ def test_windows_of_code_files_are_parts_of_their_codes(tmp_path: Path, to: str)
     video = make_video(tmp_path / "a.mp4", 77, width=32, height=32)  # 20 latent steps: 3 chunks
     model = tiny_checkpoint(tmp_path)
     encode_dataset([video], tmp_path / "set", options=DatasetOptions(to=to, model=str(model)))
-    codes = np.load(encode(video, tmp_path / "a.npy", load_model(model), to="npy"))
+    codes = np.load(encode(video, tmp_path / "a.npy", load(model), to="npy"))
     known = [codes[:, begin : begin + 5] for begin in range(codes.shape[1] - 4)]
     torch.manual_seed(0)
     begins = set()

@@ -1,4 +1,4 @@
-"""Reproducibility of codes in float32, as docs/format.md promises it."""
+"""Conditions under which codes are equal: docs/format.md, "Reproducibility of codes"."""
 
 from collections.abc import Iterator
 
@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import make_clip, make_tokenizer
 
-from vtok.models.load import Model, load_model
+from vtok.models.load import LoadedTokenizer, load
 from vtok.nn.quantize import LFQ
 from vtok.nn.streaming import StreamState
 from vtok.nn.tokenizer import VideoTokenizer
-from vtok.pipeline.model_calls import CodeChunk, clip_to_frames, encode_frames, encode_latents
+from vtok.pipeline.codec import Encoder
+from vtok.pipeline.model_calls import clip_to_frames
+from vtok.pipeline.result import CodeChunk
 
 CLOSE = 1e-4  # how far latents of two ways to compute them may be apart; measured: 1e-5
 KINDS = ("fast", "classic", "vtok-base")
@@ -27,10 +29,12 @@ def _threads() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def models() -> dict[str, Model]:
-    base = load_model("vtok-base", device="cpu", dtype="float32")
+def models() -> dict[str, LoadedTokenizer]:
+    base = load("vtok-base", device="cpu", dtype="float32")
     small = {
-        kind: Model(make_tokenizer(kind).requires_grad_(False), base.info, base.device, base.dtype)
+        kind: LoadedTokenizer(
+            make_tokenizer(kind).requires_grad_(False), base.info, base.device, base.dtype
+        )
         for kind in KINDS[:2]
     }
     return {**small, "vtok-base": base}
@@ -40,9 +44,9 @@ def frames_of(count: int, side: int) -> np.ndarray:
     return clip_to_frames(make_clip(count, side, side))
 
 
-def chunks_of(model: Model, frames: np.ndarray, batches: list[int]) -> list[CodeChunk]:
+def chunks_of(model: LoadedTokenizer, frames: np.ndarray, batches: list[int]) -> list[CodeChunk]:
     parts = np.split(frames, np.cumsum(batches)[:-1])
-    return list(encode_frames(parts, model))
+    return list(Encoder(model).encode(parts))
 
 
 def unsettled(quantizer: LFQ, latents: torch.Tensor) -> torch.Tensor:
@@ -67,7 +71,7 @@ def check_same(tokenizer: VideoTokenizer, found: torch.Tensor, expected: torch.T
 @settings(max_examples=8, deadline=None)
 @given(data=st.data(), kind=st.sampled_from(KINDS[:2]))
 def test_codes_do_not_depend_on_how_frames_arrive(
-    data: st.DataObject, kind: str, models: dict[str, Model]
+    data: st.DataObject, kind: str, models: dict[str, LoadedTokenizer]
 ) -> None:
     frames = frames_of(data.draw(st.integers(1, 80)), 16)
     batches = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=8))
@@ -86,7 +90,7 @@ def test_codes_do_not_depend_on_how_frames_arrive(
     beside=st.sampled_from((0, 1, 3)),
 )
 def test_codes_hardly_depend_on_passes_threads_and_batches(
-    kind: str, passes: list[int], threads: int, beside: int, models: dict[str, Model]
+    kind: str, passes: list[int], threads: int, beside: int, models: dict[str, LoadedTokenizer]
 ) -> None:
     tokenizer = models[kind].tokenizer
     lengths = [n * tokenizer.temporal_compression for n in passes]
@@ -102,18 +106,28 @@ def test_codes_hardly_depend_on_passes_threads_and_batches(
     check_same(tokenizer, torch.cat(parts, dim=2)[:1], expected)
 
 
-def test_the_same_passes_on_the_same_threads_give_the_same_bits(models: dict[str, Model]) -> None:
+def test_the_same_passes_on_the_same_threads_give_the_same_bits(
+    models: dict[str, LoadedTokenizer],
+) -> None:
     frames = frames_of(21, 48)
     for threads in (1, 2):
         torch.set_num_threads(threads)
         runs = [
-            torch.cat([x for x, _ in encode_latents([frames], models["vtok-base"])], dim=2)
+            torch.cat(
+                [
+                    x
+                    for x, _ in Encoder(models["vtok-base"]).map_latents(
+                        [frames], lambda latents: latents
+                    )
+                ],
+                dim=2,
+            )
             for _ in range(3)
         ]
         assert all(torch.equal(run, runs[0]) for run in runs)
 
 
-def test_a_flip_would_be_found(models: dict[str, Model]) -> None:
+def test_a_flip_would_be_found(models: dict[str, LoadedTokenizer]) -> None:
     tokenizer = models["fast"].tokenizer
     with torch.inference_mode():
         expected = tokenizer.encode(make_clip(5))

@@ -1,7 +1,7 @@
-"""`vtok import magvit2`: a checkpoint that magvit2-pytorch saved gives its codes and its frames.
+"""`vtok import magvit2` gives the codes and frames of magvit2-pytorch.
 
-The golden files were made by magvit2-pytorch itself (scripts/peers/magvit2_parity.py), which is
-not needed here; the script compares every layer kind with it.
+The golden files were made with magvit2-pytorch by scripts/peers/magvit2_parity.py, which also
+compares every layer kind with it.
 """
 
 import shutil
@@ -38,7 +38,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> VideoTokenizer:
     return load_checkpoint(output)[0]
 
 
-def test_codes_and_frames_are_those_of_magvit2(imported: VideoTokenizer) -> None:
+def test_codes_and_frames_equal_magvit2(imported: VideoTokenizer) -> None:
     golden = load_file(GOLDEN.with_suffix(".safetensors"))
     codes = golden["codes"].movedim(-1, 1)  # it has the codebooks last
     with torch.inference_mode():
@@ -48,7 +48,7 @@ def test_codes_and_frames_are_those_of_magvit2(imported: VideoTokenizer) -> None
     assert (frames - golden["frames"]).abs().max() < 1e-4
 
 
-def test_the_imported_model_streams(imported: VideoTokenizer) -> None:
+def test_imported_model_streams(imported: VideoTokenizer) -> None:
     clip, state = load_file(GOLDEN.with_suffix(".safetensors"))["clip"], StreamState()
     with torch.inference_mode():
         whole = imported.encode(clip)
@@ -56,8 +56,8 @@ def test_the_imported_model_streams(imported: VideoTokenizer) -> None:
     torch.testing.assert_close(torch.cat(parts, dim=2), whole, rtol=0, atol=1e-5)
 
 
-def test_the_delay_of_magvit2_is_kept(imported: VideoTokenizer) -> None:
-    # the first step sees nothing but the black before the video, the last one not its last frames
+def test_delay_of_magvit2_is_kept(imported: VideoTokenizer) -> None:
+    # latent steps end two frames early: the first sees only the zeros before the video
     noise = torch.randn(2, 3, 5, 16, 16)
     noise[1, :, :2] = noise[0, :, :2]
     with torch.inference_mode():
@@ -68,7 +68,7 @@ def test_the_delay_of_magvit2_is_kept(imported: VideoTokenizer) -> None:
     assert (changed[:, :, 1] - latents[:1, :, 1]).abs().max() > 1e-3
 
 
-def test_what_the_command_says(tmp_path: Path) -> None:
+def test_command_output(tmp_path: Path) -> None:
     output = tmp_path / "made.safetensors"
     arguments = ("import", "magvit2", GOLDEN, "-o", output, "--config", CONFIG)
     (row,) = rows(vtok(*arguments, "--json", "--name", "theirs"))
@@ -88,8 +88,8 @@ def test_what_the_command_says(tmp_path: Path) -> None:
     assert "4x2x2, 12 bits a position" in shown
 
 
-def remade(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
-    """Write the golden checkpoint with a change."""
+def changed_golden(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    """Make a function that writes a changed golden checkpoint."""
 
     def write(path: Path) -> None:
         package = torch.load(GOLDEN, weights_only=True)
@@ -100,7 +100,7 @@ def remade(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
 
 
 class Payload:
-    """A pickle that would make a file where it is loaded."""
+    """Pickle that creates a file when it is loaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -109,7 +109,7 @@ class Payload:
         return (Path.touch, (self.path,))
 
 
-def squeezed(path: Path) -> None:
+def compress(path: Path) -> None:
     with zipfile.ZipFile(GOLDEN) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
         for item in old.infolist():
             new.writestr(item.filename, old.read(item))
@@ -121,31 +121,31 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], str, int]] = {
     "missing": (lambda path: None, "cannot be read", 5),
     "no zip": (lambda path: path.write_bytes(b"no checkpoint" * 100), "torch.save", 4),
     "cut": (lambda path: path.write_bytes(GOLDEN.read_bytes()[:100_000]), "cut short", 4),
-    "compressed": (squeezed, "compressed", 4),
+    "compressed": (compress, "compressed", 4),
     "code": (lambda path: torch.save(Payload(path.with_suffix(".ran")), path), "runs no code", 4),
     "other content": (lambda path: torch.save([1, 2], path), STATE, 4),
-    "not tensors": (lambda path: torch.save({STATE: {"a": 1}}, path), "no tensor", 4),
+    "not tensors": (lambda path: torch.save({STATE: {"a": 1}}, path), "not a named tensor", 4),
     "empty": (lambda path: torch.save({STATE: {}}, path), "expected tensors", 4),
-    "missing tensor": (remade(lambda p: p[STATE].pop(BIAS)), f"{BIAS} is missing", 4),
+    "missing tensor": (changed_golden(lambda p: p[STATE].pop(BIAS)), f"{BIAS} is missing", 4),
     "unknown tensor": (
-        remade(lambda p: p[STATE].update({"encoder_layers.77.x": torch.zeros(1)})),
+        changed_golden(lambda p: p[STATE].update({"encoder_layers.77.x": torch.zeros(1)})),
         "unknown tensors: encoder_layers.77.x",
         4,
     ),
     "wrong shape": (
-        remade(lambda p: p[STATE].update({BIAS: torch.zeros(9)})),
+        changed_golden(lambda p: p[STATE].update({BIAS: torch.zeros(9)})),
         f"{BIAS} has shape [9], expected [8]",
         4,
     ),
-    "integers": (remade(lambda p: p[STATE].update({BIAS: torch.ones(8).int()})), BIAS, 4),
+    "integers": (changed_golden(lambda p: p[STATE].update({BIAS: torch.ones(8).int()})), BIAS, 4),
     "not finite": (
-        remade(lambda p: p[STATE].update({BIAS: torch.full((8,), torch.nan)})),
+        changed_golden(lambda p: p[STATE].update({BIAS: torch.full((8,), torch.nan)})),
         f"{BIAS} holds infinities or NaN",
         4,
     ),
     "sparse": (
-        remade(lambda p: p[STATE].update({BIAS: torch.zeros(8).to_sparse()})),
-        f"{BIAS} is not of plain numbers",
+        changed_golden(lambda p: p[STATE].update({BIAS: torch.zeros(8).to_sparse()})),
+        f"{BIAS} is not a dense tensor of real numbers",
         4,
     ),
 }
@@ -153,7 +153,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], str, int]] = {
 
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 @pytest.mark.parametrize("case", BAD_FILES)
-def test_bad_checkpoints_are_one_line_and_leave_nothing(case: str, tmp_path: Path) -> None:
+def test_bad_checkpoint_is_a_one_line_error(case: str, tmp_path: Path) -> None:
     write, message, code = BAD_FILES[case]
     bad, output = tmp_path / "bad.pt", tmp_path / "out.safetensors"
     write(bad)
@@ -187,12 +187,12 @@ BAD_CONFIGS = {
     "codebook_size = 64\nlayers = [" + "'compress_space'," * 20 + "]": "channels",
     "codebook_size = 64\ninput_conv_kernel_size = 7": "expected 3 numbers",
     "codebook_size = 64\ninput_conv_kernel_size = [7, 4, 4]": "input_conv_kernel_size",
-    "codebook_size = 64\nlayers = ['cond_attend_time']": "fails on it itself",
+    "codebook_size = 64\nlayers = ['cond_attend_time']": "cannot run it either",
 }
 
 
 @pytest.mark.parametrize("text", BAD_CONFIGS)
-def test_bad_configs_are_one_line(text: str, tmp_path: Path) -> None:
+def test_bad_config_is_a_one_line_error(text: str, tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(text)
     output = tmp_path / "out.safetensors"
@@ -203,7 +203,7 @@ def test_bad_configs_are_one_line(text: str, tmp_path: Path) -> None:
     assert not output.exists()
 
 
-def test_a_config_of_another_model_is_told_from_the_checkpoint(tmp_path: Path) -> None:
+def test_config_of_another_model_is_refused(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     shutil.copy(CONFIG, config)
     config.write_text(config.read_text().replace("codebook_size = 64", "codebook_size = 32"))
@@ -213,13 +213,13 @@ def test_a_config_of_another_model_is_told_from_the_checkpoint(tmp_path: Path) -
     assert "quantizers.project_in.weight has shape [12, 32], expected [10, 32]" in result.stderr
 
 
-def test_arguments_that_change_nothing_are_ignored() -> None:
+def test_irrelevant_arguments_are_ignored() -> None:
     stated = read_config(CONFIG)
     more = {**stated, **dict.fromkeys(IGNORED, 0), "max_dim": 512}
     assert Magvit2Config.from_dict(more).stack == Magvit2Config.from_dict(stated).stack
 
 
-def test_widths_are_those_of_magvit2() -> None:
+def test_layer_widths_equal_magvit2() -> None:
     layers = ("residual", "compress_space", ("residual", 99), "compress_time", ("compress_time", 7))
     config = Magvit2Config(codebook_size=8, init_dim=4, max_dim=6, layers=layers)
     assert [layer.dim_out for layer in config.stack] == [4, 6, 6, 6, 6]
@@ -251,7 +251,7 @@ def test_conditioned_layers_in_python() -> None:
     clip, cond = torch.randn(1, 3, 2, 4, 4), torch.randn(1, 3)
     with torch.inference_mode():
         latents = made.tokenizer.encode(clip, cond=made.encoder_stem(cond))
-        # as magvit2 computes it, with the weights of the sample modulated
+        # the computation of magvit2, with modulated weights
         weight, bias = state["conv_in.conv.weight"], state["conv_in.conv.bias"]
         x = torch.nn.functional.conv3d(clip, weight, bias)
         stem = torch.nn.functional.silu(
@@ -265,7 +265,7 @@ def test_conditioned_layers_in_python() -> None:
         hidden = torch.nn.functional.elu(torch.nn.functional.conv3d(padded, kernel))
         out, out_bias = (state[f"encoder_layers.0.conv_out.{n}"] for n in ("weight", "bias"))
         hidden = torch.nn.functional.elu(torch.nn.functional.conv3d(hidden, out, out_bias))
-    # 2 channels are the 2 bits: there is no projection
+    # 2 channels for 2 bits: no projection
     torch.testing.assert_close(latents, made.tokenizer.quantizer.normalize(x + hidden))
     with pytest.raises(CheckpointError, match=r"conv\.weights is missing"):
         convert({k: v for k, v in state.items() if k != "encoder_layers.0.conv.weights"}, config)
@@ -284,7 +284,7 @@ def test_spherical_codes_are_folded_into_the_decoder(package: dict[str, Any]) ->
     torch.testing.assert_close(ratio, torch.full_like(ratio, 6**0.5))
 
 
-def test_from_dict_refuses_broken_kinds() -> None:
+def test_broken_kinds_are_refused() -> None:
     for kind in BROKEN_KINDS:
         with pytest.raises(UsageError, match=kind):
             Magvit2Config(codebook_size=8, layers=(kind,), dim_cond=4)

@@ -1,7 +1,4 @@
-"""Frames go through the fast layers without copies of layout, and 1x1 convolutions through one way.
-
-What costs time shows as a tensor whose channels do not lie innermost, so strides are looked at.
-"""
+"""Memory layout in the fast layers: channels last, no copies; and the pointwise convolution."""
 
 from collections.abc import Iterator
 
@@ -12,8 +9,14 @@ from models import make_clip, make_tokenizer
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vtok.nn.blocks import Fold, Unfold
-from vtok.nn.layers import as_clip, as_frames, channels_first, pointwise
+from vtok.nn.layers import (
+    SpaceTimePatchEmbed,
+    SpaceTimePatchUnembed,
+    as_clip,
+    as_frames,
+    channels_first,
+    pointwise,
+)
 from vtok.nn.streaming import Context
 
 ON_ONEDNN = pytest.mark.skipif(
@@ -33,7 +36,7 @@ def innermost(x: Tensor) -> Tensor:
 
 
 class Convolved(TorchDispatchMode):
-    """The strides of all that convolutions are given while it is on."""
+    """Records shapes and strides of the inputs of all convolutions while it is active."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +48,7 @@ class Convolved(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_views_are_no_copies() -> None:
+def test_layout_changes_are_views() -> None:
     clip = innermost(torch.randn(2, 8, 3, 4, 5))
     frames = as_frames(clip)
     assert frames.data_ptr() == clip.data_ptr()
@@ -56,7 +59,7 @@ def test_views_are_no_copies() -> None:
 
 @pytest.mark.parametrize("frames", [5, 9])  # of one small frame torch chooses otherwise
 @torch.no_grad()
-def test_every_convolution_of_the_fast_layers_finds_channels_innermost(frames: int) -> None:
+def test_convolutions_of_fast_layers_get_channels_last(frames: int) -> None:
     tokenizer = make_tokenizer("fast")
     with Convolved() as seen:
         tokenizer.decode(tokenizer.encode(make_clip(frames, 32, 48), quantize=True))
@@ -66,8 +69,8 @@ def test_every_convolution_of_the_fast_layers_finds_channels_innermost(frames: i
         assert stride[2:] == [width * channels, channels], "rows are not dense"
 
 
-def test_fold_and_unfold_are_a_block_of_pixels_times_a_matrix() -> None:
-    fold, unfold = Fold(3, 5), Unfold(5, 3)
+def test_fold_and_unfold_are_matrix_products_of_pixel_blocks() -> None:
+    fold, unfold = SpaceTimePatchEmbed(3, 5), SpaceTimePatchUnembed(5, 3)
     clip = innermost(torch.randn(1, 3, 5, 4, 6))
     folded = fold(clip, Context())
     block = (
@@ -89,7 +92,7 @@ def test_fold_and_unfold_are_a_block_of_pixels_times_a_matrix() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("lie", [innermost, Tensor.contiguous])
-def test_pointwise_is_a_matrix_at_each_position(dtype: torch.dtype, lie) -> None:
+def test_pointwise_equals_matrix_product(dtype: torch.dtype, lie) -> None:
     conv = nn.Conv2d(32, 48, 1).to(dtype)
     frames = lie(torch.randn(3, 32, 20, 24, dtype=dtype))
     rows = frames.movedim(1, -1) @ conv.weight[:, :, 0, 0].T + conv.bias
@@ -98,7 +101,7 @@ def test_pointwise_is_a_matrix_at_each_position(dtype: torch.dtype, lie) -> None
     torch.testing.assert_close(found, rows.movedim(-1, 1), rtol=exact, atol=exact)
 
 
-def test_pointwise_passes_gradients() -> None:
+def test_pointwise_gradients() -> None:
     conv = nn.Conv2d(4, 6, 1).double()
     frames = torch.randn(2, 4, 3, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(pointwise, (frames, conv.weight, conv.bias))
@@ -110,7 +113,7 @@ def test_pointwise_passes_gradients() -> None:
 
 
 @ON_ONEDNN
-def test_pointwise_gives_the_same_bits_on_any_number_of_threads() -> None:
+def test_pointwise_is_independent_of_threads() -> None:
     conv = nn.Conv2d(256, 96, 1).requires_grad_(False)
     frames = innermost(torch.randn(2, 256, 32, 32))
     found = []

@@ -1,4 +1,4 @@
-"""PSNR against values worked out by hand and against ffmpeg's own."""
+"""PSNR against hand-computed values and ffmpeg."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ from vtok.errors import ShapeError
 from vtok.evaluation.metrics import IDENTICAL_DB, psnr, psnr_per_frame
 
 
-def test_by_hand() -> None:
+def test_psnr_of_known_errors() -> None:
     black = np.zeros((2, 4, 4, 3), np.uint8)
     other = black.copy()
     other[0] = 255  # MSE 255^2: 0 dB
@@ -21,17 +21,17 @@ def test_by_hand() -> None:
     assert psnr(other, black) == pytest.approx(31.1411 / 2, abs=1e-4)
 
 
-def test_differences_do_not_wrap_around() -> None:
+def test_psnr_does_not_wrap_around() -> None:
     dark, bright = np.full((1, 2, 2, 3), 1, np.uint8), np.full((1, 2, 2, 3), 255, np.uint8)
     assert psnr(dark, bright) == psnr(bright, dark) == pytest.approx(0.0341, abs=1e-4)
 
 
-def test_identical_frames_are_finite() -> None:
+def test_identical_frames_have_100_db() -> None:
     frames = np.zeros((3, 2, 2, 3), np.uint8)
     assert psnr(frames, frames) == IDENTICAL_DB
 
 
-def test_agrees_with_ffmpeg(tmp_path: Path) -> None:
+def test_psnr_matches_ffmpeg(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     reference = rng.integers(0, 256, (3, 32, 48, 3), dtype=np.uint8)
     frames = np.clip(reference + rng.normal(0, 12, reference.shape), 0, 255).astype(np.uint8)
@@ -49,6 +49,6 @@ def test_agrees_with_ffmpeg(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", [np.zeros((1, 2, 2, 3)), np.zeros((2, 2, 2, 3), np.uint8)])
-def test_what_cannot_be_compared_is_refused(other: np.ndarray) -> None:
+def test_wrong_type_or_shape_raises(other: np.ndarray) -> None:
     with pytest.raises(ShapeError, match="expected"):
         psnr(np.zeros((1, 2, 2, 3), np.uint8), other)

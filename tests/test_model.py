@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from vtok.errors import InputError, UsageError
-from vtok.models import load as model
-from vtok.models.load import Models, pick_device, pick_dtype
+from vtok.models import load as loading
+from vtok.models.load import ModelCache, pick_device, pick_dtype, resolve
+from vtok.nn.tokenizer import VideoTokenizer
 
 CPU = torch.device("cpu")
 
@@ -20,7 +21,7 @@ def test_auto_takes_cuda_where_there_is_one(monkeypatch, cuda: bool, expected: s
 def test_auto_computes_in_bfloat16_where_the_hardware_does(
     monkeypatch, fast: bool, expected: torch.dtype
 ) -> None:
-    for name in model._BFLOAT16_PROBES:
+    for name in loading._BFLOAT16_PROBES:
         monkeypatch.setattr(torch.cpu, name, lambda: fast)
     assert pick_dtype("auto", CPU) == expected
     assert pick_dtype("float16", CPU) == torch.float16
@@ -39,9 +40,24 @@ def test_unknown_dtype_is_refused() -> None:
 
 def test_a_file_cannot_name_a_path() -> None:
     with pytest.raises(InputError, match=r"the model \.\./evil is not shipped"):
-        Models().get("../evil")
+        ModelCache().get("../evil")
 
 
 def test_each_model_is_loaded_once() -> None:
-    models = Models(dtype="float32")
+    models = ModelCache(dtype="float32")
     assert models.get("vtok-base") is models.get("vtok-base")
+
+
+def test_resolve_takes_names_paths_and_tokenizers() -> None:
+    loaded = resolve("vtok-base", dtype="float32")
+    assert resolve(loaded) is loaded
+    assert resolve(loaded.info.path).info == loaded.info
+    tokenizer = VideoTokenizer.from_pretrained("vtok-base").train()
+    found = resolve(tokenizer)
+    assert (found.info, found.dtype) == (loaded.info, torch.float32)
+    assert tokenizer.training
+    assert not found.tokenizer.training
+    with torch.no_grad():
+        next(tokenizer.parameters()).add_(1)
+    assert resolve(tokenizer).info.name == "unnamed"
+    assert ModelCache(tokenizer).get("../evil").info == resolve(tokenizer).info

@@ -119,7 +119,7 @@ def test_names_in_lists(tmp_path: Path) -> None:
     path = tmp_path / "list"
     path.write_bytes(b"a.mp4\0b\nc.mp4\0\xff\0")
     assert with_listed(["x"], [str(path)], True) == ["x", "a.mp4", "b\nc.mp4", "\udcff"]
-    with pytest.raises(UsageError, match="is it a list for -0"):
+    with pytest.raises(UsageError, match="did you mean to give -0"):
         with_listed([], [str(path)], False)
     path.write_bytes(b"a b.mp4\r\n\n")
     assert with_listed(None, [str(path)], False) == ["a b.mp4"]
@@ -129,7 +129,7 @@ def test_names_in_lists(tmp_path: Path) -> None:
             with_listed(names, lists, False)
     with pytest.raises(InputError, match="cannot be read"):
         with_listed(None, [str(tmp_path / "none")], False)
-    with pytest.raises(UsageError, match="-0 goes with"):
+    with pytest.raises(UsageError, match="-0 needs"):
         with_listed(["a"], None, True)
-    with pytest.raises(UsageError, match="can be read once only"):
+    with pytest.raises(UsageError, match="can be read only once"):
         with_listed(["-"], ["-"], False)

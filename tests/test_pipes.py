@@ -1,4 +1,4 @@
-"""Commands joined by pipes of the operating system, and streams that give a few bytes at a time."""
+"""Commands joined by pipes, and streams with short reads."""
 
 import os
 import subprocess
@@ -11,19 +11,18 @@ import pytest
 from codefiles import load_tiny, random_file
 from commands import tiny_checkpoint
 from test_codefile_container import TrickleReader
-from test_seek import CountingFile
+from test_random_access import CountingFile
 from videos import make_video
 
 import vtok as package
 from vtok.codefile import CodeFileReader
-from vtok.models.load import Models
-from vtok.pipeline.edit import CutOptions, cut_file
-from vtok.pipeline.inspect import inspect_code_file, inspect_stream
-from vtok.pipeline.verify import verify_file
+from vtok.pipeline.edit import cut_file
+from vtok.pipeline.inspect import inspect_code_file, inspect_stream, verify_file
+from vtok.pipeline.options import CutOptions
 from vtok.video.reader import VideoReader, probe
 
 
-def test_short_reads_are_as_good_as_long_ones(tmp_path: Path) -> None:
+def test_short_reads(tmp_path: Path) -> None:
     model = load_tiny(tmp_path)
     data = random_file(model, 40)
     path = tmp_path / "a.vtok"
@@ -36,14 +35,14 @@ def test_short_reads_are_as_good_as_long_ones(tmp_path: Path) -> None:
         out = tmp_path / "b.vtok"
         options = CutOptions(start_seconds=1, num_stages=1, overwrite=True)
         assert cut_file(source, out, options=options).frames == 15
-    for models in (None, Models(model.info.path)):
-        found = verify_file(trickle(), model=model.info.path, models=models)
-        assert found == {**verify_file(path, model=model.info.path, models=models), "name": "-"}
+    for decode in (False, True):
+        found = verify_file(trickle(), model=model, decode=decode)
+        assert found == {**verify_file(path, model=model.info.path, decode=decode), "name": "-"}
     with path.open("rb") as stream:
         assert inspect_stream(trickle()) == {**inspect_code_file(stream, ""), "name": "-"}
 
 
-def test_info_reads_the_header_and_the_index_alone(tmp_path: Path) -> None:
+def test_info_reads_only_header_and_index(tmp_path: Path) -> None:
     data = random_file(load_tiny(tmp_path), 4000)
     file = CountingFile(data)
     facts = inspect_code_file(file, "a.vtok")

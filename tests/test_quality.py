@@ -1,4 +1,4 @@
-"""All metrics at once, streaming: by hand, in any batches, and against ffmpeg's own VMAF."""
+"""The streaming quality meter, VMAF against ffmpeg, and code usage."""
 
 import math
 import re
@@ -13,9 +13,8 @@ from test_similarity import noisy, smooth
 import vtok.evaluation.quality
 from vtok.errors import ShapeError, UsageError
 from vtok.evaluation.metrics import psnr, ssim_per_frame
-from vtok.evaluation.quality import METRICS, QualityMeter, check_metrics, usual_metrics
+from vtok.evaluation.quality import METRICS, QualityMeter, Vmaf, available_metrics, check_metrics
 from vtok.evaluation.results import CodeUsage
-from vtok.evaluation.vmaf import Vmaf
 
 
 def measure(frames: np.ndarray, reference: np.ndarray, batch: int = 100, metrics=None) -> dict:
@@ -26,7 +25,7 @@ def measure(frames: np.ndarray, reference: np.ndarray, batch: int = 100, metrics
         return meter.finish()
 
 
-def test_is_the_mean_of_each_metric_over_frames() -> None:
+def test_metrics_are_means_over_frames() -> None:
     reference = smooth(40, 64, 5)
     frames = noisy(reference)
     quality = measure(frames, reference)
@@ -35,7 +34,7 @@ def test_is_the_mean_of_each_metric_over_frames() -> None:
     assert quality["ssim"] == pytest.approx(ssim_per_frame(frames, reference).mean())
 
 
-def test_batches_do_not_matter() -> None:
+def test_result_does_not_depend_on_batches() -> None:
     reference = smooth(40, 64, 5)
     frames = noisy(reference)
     whole = measure(frames, reference)
@@ -48,43 +47,43 @@ def test_batches_do_not_matter() -> None:
 
 def test_flicker_is_the_change_of_the_error() -> None:
     reference = np.full((4, 12, 12, 3), 100, np.uint8)
-    reference[2] = 200  # what moves in the original is no flicker
-    frames = reference + np.uint8(7)  # nor is an error that stays
+    reference[2] = 200  # motion of the original is not flicker
+    frames = reference + np.uint8(7)  # a constant error is not flicker
     assert measure(frames, reference, 2, ("flicker",)) == {"flicker": 0.0}
     frames[3] -= np.uint8(10)  # 7, 7, 7, -3: changes of 0, 0 and 10
     assert measure(frames, reference, 3, ("flicker",))["flicker"] == pytest.approx(10 / 3)
 
 
-def test_what_cannot_be_measured_is_none() -> None:
+def test_metrics_of_small_or_short_clips_are_none() -> None:
     frame = smooth(16, 16, 1)
     quality = measure(frame, frame)
     assert (quality["psnr"], quality["ssim"]) == (100.0, pytest.approx(1))
     assert quality["flicker"] is quality["ms_ssim"] is quality["vmaf"] is None
 
 
-def test_frames_below_the_window_are_refused_unless_it_is_not_asked_for() -> None:
+def test_small_frames_raise_only_if_ssim_is_measured() -> None:
     with pytest.raises(ShapeError, match="SSIM needs 11 pixels"):
         QualityMeter(10, 64)
     tiny = smooth(4, 4, 2)
     assert measure(tiny, tiny, metrics=("psnr", "flicker")) == {"psnr": 100.0, "flicker": 0.0}
 
 
-def test_names_are_checked() -> None:
+def test_unknown_metrics_raise() -> None:
     assert check_metrics(["ssim", "psnr"]) == ("psnr", "ssim")
     for names in (["lpips"], []):
         with pytest.raises(UsageError, match="expected some of psnr, ssim"):
             check_metrics(names)
 
 
-def test_without_libvmaf(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vmaf_without_libvmaf_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vtok.evaluation.quality, "has_vmaf", lambda: False)
-    assert "vmaf" not in usual_metrics()
+    assert "vmaf" not in available_metrics()
     with pytest.raises(UsageError, match="no libvmaf"):
         check_metrics(["vmaf"])
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (49, 65)])
-def test_vmaf_is_that_of_ffmpeg_on_two_files(tmp_path: Path, height: int, width: int) -> None:
+def test_vmaf_matches_ffmpeg_on_files(tmp_path: Path, height: int, width: int) -> None:
     reference = smooth(height, width, 4)
     frames = noisy(reference, 25)
     inputs = []
@@ -103,7 +102,7 @@ def test_vmaf_is_that_of_ffmpeg_on_two_files(tmp_path: Path, height: int, width:
     assert measure(frames, reference, 3, ("vmaf",))["vmaf"] == pytest.approx(theirs, abs=0.05)
 
 
-def test_a_meter_that_is_left_leaves_no_process() -> None:
+def test_meter_stops_its_process_on_an_error() -> None:
     with pytest.raises(RuntimeError), QualityMeter(64, 64, ("vmaf",)) as meter:
         raise RuntimeError
     process = meter._vmaf._process
@@ -113,7 +112,7 @@ def test_a_meter_that_is_left_leaves_no_process() -> None:
     vmaf.close()
 
 
-def test_usage_by_hand() -> None:
+def test_code_usage_of_known_codes() -> None:
     usage = CodeUsage(8)
     assert (usage.codes, usage.used, usage.perplexity) == (0, 0, 0)
     usage.add(np.array([[1, 1], [5, 5]]))
@@ -124,7 +123,7 @@ def test_usage_by_hand() -> None:
     assert usage.perplexity == pytest.approx(2**entropy)
 
 
-def test_usage_adds_up_and_leaves_its_parts_alone() -> None:
+def test_code_usage_sums_without_changing_its_operands() -> None:
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 2**20, 1000)
     parts = [CodeUsage(2**20), CodeUsage(2**20)]

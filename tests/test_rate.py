@@ -12,19 +12,20 @@ from videos import LOSSLESS, barcode_frames, run_ffmpeg
 from vtok.codefile import CodeFileReader
 from vtok.errors import UsageError
 from vtok.evaluation.metrics import psnr_per_frame
-from vtok.models.load import Model
-from vtok.pipeline.edit import CutOptions, cut_file
-from vtok.pipeline.encode import EncodeOptions, encode_file
-from vtok.pipeline.model_calls import decode_codes
-from vtok.pipeline.random_access import read_codes
-from vtok.pipeline.up_to_date import is_encoded
+from vtok.models.load import LoadedTokenizer
+from vtok.pipeline.codec import Decoder
+from vtok.pipeline.decode import read_codes
+from vtok.pipeline.edit import cut_file
+from vtok.pipeline.encode import encode_file
+from vtok.pipeline.inspect import is_encoded
+from vtok.pipeline.options import CutOptions, EncodeOptions
 from vtok.video.reader import VideoReader
 
 FRAMES = 70  # in chunks of 29, 32 and 9
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedTokenizer:
     return load_tiny(tmp_path_factory.mktemp("model"))
 
 
@@ -39,7 +40,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def encode(video: Path, model: Model, **options: float) -> tuple[bytes, dict]:
+def encode(video: Path, model: LoadedTokenizer, **options: float) -> tuple[bytes, dict]:
     out = io.BytesIO()
     result = encode_file(video, out, model=model, options=EncodeOptions(**options))
     assert result.bytes == len(out.getvalue())
@@ -50,10 +51,10 @@ def stages(data: bytes) -> list[int]:
     return [len(chunk.codes) for chunk in CodeFileReader(io.BytesIO(data))]
 
 
-def quality(data: bytes, video: Path, model: Model) -> list[float]:
+def quality(data: bytes, video: Path, model: LoadedTokenizer) -> list[float]:
     """PSNR of each frame of a file."""
     reader = CodeFileReader(io.BytesIO(data))
-    shown = np.concatenate(list(decode_codes(read_codes(reader), model, (32, 48))))
+    shown = np.concatenate(list(Decoder(model, (32, 48)).decode(read_codes(reader))))
     with VideoReader(video) as frames:
         return list(psnr_per_frame(shown, np.concatenate(list(frames))))
 
@@ -62,7 +63,9 @@ def by_chunk(values: list[float]) -> list[float]:
     return [float(np.mean(values[a:b])) for a, b in ((0, 29), (29, 61), (61, 70))]
 
 
-def test_each_chunk_has_the_fewest_stages_that_are_good_enough(video: Path, model: Model) -> None:
+def test_each_chunk_has_the_fewest_stages_that_are_good_enough(
+    video: Path, model: LoadedTokenizer
+) -> None:
     """Against decodes of whole files with every choice for one chunk, the others fixed."""
     every, _ = encode(video, model)
     alone = [by_chunk(quality(encode(video, model, num_stages=k)[0], video, model)) for k in (1, 2)]
@@ -85,7 +88,7 @@ def test_each_chunk_has_the_fewest_stages_that_are_good_enough(video: Path, mode
 
 @pytest.mark.parametrize(("target", "expected"), [(0.1, [1, 1, 1]), (99, [3, 3, 3])])
 def test_targets_that_are_always_or_never_met(
-    video: Path, model: Model, target: float, expected: list[int]
+    video: Path, model: LoadedTokenizer, target: float, expected: list[int]
 ) -> None:
     data, row = encode(video, model, min_psnr=target)
     assert stages(data) == expected
@@ -96,7 +99,7 @@ def test_targets_that_are_always_or_never_met(
             np.testing.assert_array_equal(ours.codes, theirs.codes)
 
 
-def test_a_file_of_at_most_so_many_bits_a_pixel(video: Path, model: Model) -> None:
+def test_a_file_of_at_most_so_many_bits_a_pixel(video: Path, model: LoadedTokenizer) -> None:
     sizes = [8 * len(encode(video, model, num_stages=k)[0]) / (FRAMES * 48 * 32) for k in (1, 3)]
     for share in (0.5, 0.8, 3):
         limit = sizes[0] + share * (sizes[1] - sizes[0])
@@ -112,7 +115,7 @@ def test_a_file_of_at_most_so_many_bits_a_pixel(video: Path, model: Model) -> No
         encode(video, model, max_bpp=0.01)
 
 
-def test_a_cut_keeps_the_stages_that_there_are(video: Path, model: Model) -> None:
+def test_a_cut_keeps_the_stages_that_there_are(video: Path, model: LoadedTokenizer) -> None:
     sizes = [8 * len(encode(video, model, num_stages=k)[0]) / (FRAMES * 48 * 32) for k in (1, 3)]
     data, _ = encode(video, model, max_bpp=sum(sizes) / 2)
     out = io.BytesIO()
@@ -120,7 +123,7 @@ def test_a_cut_keeps_the_stages_that_there_are(video: Path, model: Model) -> Non
     assert stages(out.getvalue()) == [min(2, count) for count in stages(data)]
 
 
-def test_the_options_of_the_command(tmp_path: Path, video: Path, model: Model) -> None:
+def test_the_options_of_the_command(tmp_path: Path, video: Path, model: LoadedTokenizer) -> None:
     out, checkpoint = tmp_path / "a.vtok", model.info.path
     arguments = ["encode", video, "-o", out, "--model", checkpoint, "--json"]
     (row,) = rows(vtok(*arguments, "--min-psnr", 0.1, "--bits", 12))
@@ -142,7 +145,9 @@ def test_the_options_of_the_command(tmp_path: Path, video: Path, model: Model) -
         assert result.stderr.startswith(message)
 
 
-def test_compressed_files_hold_the_same_codes_in_fewer_bytes(video: Path, model: Model) -> None:
+def test_compressed_files_hold_the_same_codes_in_fewer_bytes(
+    video: Path, model: LoadedTokenizer
+) -> None:
     packed, _ = encode(video, model, compress=False)
     coded, row = encode(video, model)
     assert len(coded) < 0.9 * len(packed)

@@ -19,15 +19,15 @@ from vtok.evaluation.metrics import psnr
 from vtok.evaluation.pictures import code_palette, heat_scale, oklch_to_rgb
 from vtok.evaluation.report.exhibit import code_width
 from vtok.evaluation.report.page import SCRIPTS, asset, build_page, script_safe
-from vtok.models.load import Model, load_model
+from vtok.models.load import LoadedTokenizer, load
 from vtok.video.images import MAX_SIDE, frame_to_webp, webp_to_frame
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{script}}.mp4"
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return load_model(tiny_checkpoint(tmp_path_factory.mktemp("model")))
+def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedTokenizer:
+    return load(tiny_checkpoint(tmp_path_factory.mktemp("model")))
 
 
 class Page(HTMLParser):
@@ -68,7 +68,7 @@ class Page(HTMLParser):
         return found
 
 
-def test_a_page_holds_every_picture_and_code(model: Model) -> None:
+def test_a_page_holds_every_picture_and_code(model: LoadedTokenizer) -> None:
     exhibits = [make_exhibit(codecs=("x264",)), make_exhibit("b.mp4", seed=1)]
     page = Page(build_page(exhibits, model))
     for number, exhibit in enumerate(exhibits):
@@ -86,7 +86,7 @@ def test_a_page_holds_every_picture_and_code(model: Model) -> None:
     assert len(page.facts["mean"]) == 3  # the codec's are of one clip only
 
 
-def test_a_page_asks_for_nothing_from_anywhere(model: Model) -> None:
+def test_a_page_asks_for_nothing_from_anywhere(model: LoadedTokenizer) -> None:
     page = Page(build_page([make_exhibit()], model))
     for tag, attributes in page.elements:
         for name in ("src", "href", "action", "data", "srcset"):
@@ -108,7 +108,7 @@ def test_the_script_makes_no_markup_of_words(name: str) -> None:
     assert "</" not in script
 
 
-def test_names_are_words_and_nothing_else(model: Model) -> None:
+def test_names_are_words_and_nothing_else(model: LoadedTokenizer) -> None:
     harmless = Page(build_page([make_exhibit()], model))
     page = Page(build_page([make_exhibit(f"folder/{EVIL}")], model, title=EVIL))
     assert [tag for tag, _ in page.elements] == [tag for tag, _ in harmless.elements]
@@ -117,7 +117,7 @@ def test_names_are_words_and_nothing_else(model: Model) -> None:
     assert page.facts["clips"][0]["input"].endswith(EVIL)
 
 
-def test_names_that_are_no_text_are_written_all_the_same(model: Model) -> None:
+def test_names_that_are_no_text_are_written_all_the_same(model: LoadedTokenizer) -> None:
     name = b"a\xff\n\x1b[31m\xe2\x80\xae.mp4".decode("utf-8", "surrogateescape")
     page = Page(build_page([make_exhibit(name)], model))
     assert page.facts["clips"][0]["name"].isprintable()

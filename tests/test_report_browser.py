@@ -1,4 +1,4 @@
-"""The page of `vtok report` in a real browser: what is drawn, what moves, what keys do."""
+"""The page of `vtok report` in Chromium: pictures, controls, playback and keys."""
 
 import re
 from base64 import b64decode
@@ -15,12 +15,12 @@ from report_pages import END, EVIL, FRAMES, HEIGHT, HOME, RIGHT, SPACE, WIDTH
 
 
 def error(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> float:
-    """Mean difference of two pictures in levels."""
+    """Return the mean absolute difference of two pictures in levels."""
     return float(np.abs(a.astype(float) - b).mean())
 
 
 def canvas(browser: Browser, number: int = 0) -> npt.NDArray[np.uint8]:
-    """The pixels of one canvas of the stage, as they were drawn."""
+    """Return the pixels of one canvas of the stage, uint8 [H, W, 3]."""
     text = browser.run(
         "return document.querySelectorAll('#panes canvas')[arguments[0]].toDataURL()", number
     )
@@ -28,12 +28,12 @@ def canvas(browser: Browser, number: int = 0) -> npt.NDArray[np.uint8]:
     return np.asarray(Image.open(BytesIO(data)).convert("RGB"))
 
 
-def test_the_halves_are_original_and_reconstruction(browser: Browser) -> None:
+def test_left_half_is_original_and_right_half_reconstruction(browser: Browser) -> None:
     original, coded = canvas(browser, 0), canvas(browser, 1)
     assert original.shape == coded.shape == (HEIGHT, WIDTH, 3)
     true = drawn_frames(FRAMES, WIDTH, HEIGHT)[0]
     assert error(original, true) < 4 < error(coded, true)
-    seen = browser.shot(".pane")
+    seen = browser.screenshot(".pane")
     height, width = seen.shape[:2]
     assert width > 300
     assert seen.std() > 20  # not blank
@@ -44,7 +44,7 @@ def test_the_halves_are_original_and_reconstruction(browser: Browser) -> None:
     ]
     ys, xs = np.array(places[:HEIGHT]), np.array(places[HEIGHT:])
     small = seen[ys][:, xs]
-    inner = slice(40, 110)  # between the words on top and the lower edge
+    inner = slice(40, 110)  # between the labels at the top and the lower edge
     left, right = slice(5, WIDTH // 2 - 20), slice(WIDTH // 2 + 20, WIDTH - 5)
     assert error(small[inner, left], original[inner, left]) < error(
         small[inner, left], coded[inner, left]
@@ -54,16 +54,16 @@ def test_the_halves_are_original_and_reconstruction(browser: Browser) -> None:
     )
 
 
-def test_the_slider_wipes(browser: Browser) -> None:
+def test_divider_moves_by_mouse_and_keys(browser: Browser) -> None:
     from selenium.webdriver import ActionChains
 
-    before = browser.shot(".pane")
+    before = browser.screenshot(".pane")
     divider = browser.find(".divider")
     assert divider.get_attribute("aria-valuenow") == "50"
     width = browser.run("return document.querySelector('.pane').clientWidth")
     ActionChains(browser.driver).drag_and_drop_by_offset(divider, -width // 4, 0).perform()
     assert abs(int(divider.get_attribute("aria-valuenow")) - 25) <= 1
-    after = browser.shot(".pane")
+    after = browser.screenshot(".pane")
     changed = np.abs(before.astype(float) - after).mean(axis=(0, 2)) > 3  # column by column
     assert changed[int(0.3 * width) : int(0.45 * width)].mean() > 0.9
     assert not changed[int(0.6 * width) :].any()
@@ -77,55 +77,56 @@ def test_the_slider_wipes(browser: Browser) -> None:
     assert browser.run("return document.getElementById('stage').dataset.drawn").endswith(" 0")
 
 
-def test_frames_step_and_play(browser: Browser) -> None:
+def test_frames_step_wrap_and_play(browser: Browser) -> None:
     first = canvas(browser)
     browser.press(RIGHT)
-    browser.drawn("0 wipe vtok 12 1")
+    browser.wait_until_drawn("0 wipe vtok 12 1")
     second = canvas(browser)
     frames = drawn_frames(FRAMES, WIDTH, HEIGHT)
     assert error(first, frames[0]) < 4 < error(first, second)
     assert error(second, frames[1]) < 4
     browser.press(END)
-    browser.drawn(f"0 wipe vtok 12 {FRAMES - 1}")
+    browser.wait_until_drawn(f"0 wipe vtok 12 {FRAMES - 1}")
     assert "9 / 9" in browser.find("#time").text
-    browser.press(RIGHT)  # round and round
-    browser.drawn("0 wipe vtok 12 0")
+    browser.press(RIGHT)  # wraps around
+    browser.wait_until_drawn("0 wipe vtok 12 0")
     browser.find("#back").click()
-    browser.drawn(f"0 wipe vtok 12 {FRAMES - 1}")
+    browser.wait_until_drawn(f"0 wipe vtok 12 {FRAMES - 1}")
     browser.press(HOME)
-    browser.drawn("0 wipe vtok 12 0")
+    browser.wait_until_drawn("0 wipe vtok 12 0")
     browser.press(SPACE)
-    browser.wait("return Number(document.getElementById('frame').value) >= 3")
+    browser.wait_for("return Number(document.getElementById('frame').value) >= 3")
     assert browser.find("#play").get_attribute("aria-label") == "Pause"
     browser.press(SPACE)
-    stood = browser.run("return document.getElementById('frame').value")
     assert browser.find("#play").get_attribute("aria-label") == "Play"
-    assert browser.run("return document.getElementById('frame').value") == stood
+    paused_at = browser.run("return document.getElementById('frame').value")
+    browser.run("return new Promise((done) => setTimeout(done, 200))")  # five frames long
+    assert browser.run("return document.getElementById('frame').value") == paused_at
 
 
-def test_another_rate(browser: Browser) -> None:
+def test_rates_change_picture_and_figures(browser: Browser) -> None:
     true = drawn_frames(FRAMES, WIDTH, HEIGHT)[0]
     errors = []
     for bits in (6, 12, 18):
         browser.find(f"[data-name=bits] [data-value='{bits}']").click()
-        browser.drawn(f"0 wipe vtok {bits} 0")
+        browser.wait_until_drawn(f"0 wipe vtok {bits} 0")
         errors.append(error(canvas(browser, 1), true))
         assert f"{bits} bits" in browser.find("#reading").text
         assert browser.find("#figures tr.chosen").text.split()[1] == str(bits)
     assert errors[0] > errors[1] > errors[2]
     browser.press(",")
-    browser.drawn("0 wipe vtok 12 0")
+    browser.wait_until_drawn("0 wipe vtok 12 0")
     assert browser.run("return document.querySelectorAll('#curves .chosen').length") == 1
 
 
-def test_the_error_map_shows_where_the_error_is(browser: Browser) -> None:
+def test_error_map_is_bright_at_large_errors(browser: Browser) -> None:
     browser.press("2")
-    browser.drawn("0 error vtok 12 0")
+    browser.wait_until_drawn("0 error vtok 12 0")
     heat = canvas(browser, 1).astype(float).sum(-1)
     browser.press("1", ".")
-    browser.drawn("0 wipe vtok 18 0")
+    browser.wait_until_drawn("0 wipe vtok 18 0")
     browser.press(",")
-    browser.drawn("0 wipe vtok 12 0")
+    browser.wait_until_drawn("0 wipe vtok 12 0")
     gap = np.abs(canvas(browser, 0).astype(float) - canvas(browser, 1)).mean(-1)
     assert np.corrcoef(heat.ravel(), gap.ravel().clip(max=64))[0, 1] > 0.9
     low, high = heat[gap < 2], heat[gap > 64]
@@ -133,13 +134,13 @@ def test_the_error_map_shows_where_the_error_is(browser: Browser) -> None:
     assert high.size
     assert low.max() < high.min()
     browser.press("2")
-    browser.drawn("0 error vtok 12 0")
+    browser.wait_until_drawn("0 error vtok 12 0")
     shown = re.search(r"mean error ([\d.]+) levels", browser.find("#reading").text)
     assert shown
     assert float(shown[1]) == pytest.approx(gap.mean(), abs=0.02)
 
 
-def test_each_code_has_its_colour(browser: Browser) -> None:
+def test_code_map_has_one_colour_per_code(browser: Browser) -> None:
     codes = make_exhibit(frames=FRAMES, size=(WIDTH, HEIGHT)).codes
     for view, plane, frame, step in (("bits", 0, 0, 0), ("hash", 1, 0, 0), ("hash", 1, 3, 2)):
         browser.open(
@@ -151,20 +152,20 @@ def test_each_code_has_its_colour(browser: Browser) -> None:
             select.dispatchEvent(new Event("change"));""",
             view,
         )
-        browser.drawn(f"0 codes vtok 12 {frame}")
-        cells = canvas(browser, 1)[2::4, 2::4].reshape(-1, 3)  # the middle of each position
+        browser.wait_until_drawn(f"0 codes vtok 12 {frame}")
+        cells = canvas(browser, 1)[2::4, 2::4].reshape(-1, 3)  # the centre of each position
         shown = codes[plane, step].ravel()
         assert len(cells) == len(shown)
         pairs = {(code, tuple(colour)) for code, colour in zip(shown, cells.tolist(), strict=True)}
-        assert len(pairs) == len(set(shown.tolist()))  # one colour a code
+        assert len(pairs) == len(set(shown.tolist()))  # one colour for each code
         distinct = len({colour for _, colour in pairs})
         assert distinct == len(pairs) if view == "bits" else distinct > 0.8 * len(pairs)
 
 
 @pytest.mark.parametrize(("view", "panes"), [("pair", 4), ("all", 4)])
-def test_panes_in_step(browser: Browser, view: str, panes: int) -> None:
+def test_all_panes_show_the_same_frame(browser: Browser, view: str, panes: int) -> None:
     browser.press("4" if view == "pair" else "5", RIGHT)
-    browser.drawn(f"0 {view} vtok 12 1")
+    browser.wait_until_drawn(f"0 {view} vtok 12 1")
     assert browser.run("return document.querySelectorAll('.pane').length") == panes
     assert error(canvas(browser), drawn_frames(FRAMES, WIDTH, HEIGHT)[1]) < 4
     boxes = browser.run(
@@ -174,39 +175,41 @@ def test_panes_in_step(browser: Browser, view: str, panes: int) -> None:
         assert width / height == pytest.approx(WIDTH / HEIGHT, rel=0.02)
 
 
-def test_a_magnified_picture(browser: Browser) -> None:
-    before = browser.shot(".pane")
+def test_zoom_magnifies_within_the_pane(browser: Browser) -> None:
+    before = browser.screenshot(".pane")
     browser.press("z", "z")
-    browser.wait("return document.querySelector('#panes.zoomed')")
-    after = browser.shot(".pane")
+    browser.wait_for("return document.querySelector('#panes.zoomed')")
+    after = browser.screenshot(".pane")
     assert error(before, after) > 5
     assert browser.run("return document.querySelector('.pane').clientWidth") == before.shape[1]
 
 
-def test_what_is_looked_at_stays_in_the_address(browser: Browser, pages: Path) -> None:
+def test_view_is_kept_in_the_address(browser: Browser, pages: Path) -> None:
     browser.press("5", RIGHT, RIGHT, ".")
-    browser.wait("return location.hash.includes('frame=2') && location.hash.includes('bits=18')")
+    browser.wait_for(
+        "return location.hash.includes('frame=2') && location.hash.includes('bits=18')"
+    )
     fragment = browser.run("return location.hash.slice(1)")
     browser.open(pages / "one.html", fragment)
-    browser.drawn("0 all vtok 18 2")
+    browser.wait_until_drawn("0 all vtok 18 2")
     browser.open(pages / "one.html", "clip=7&bits=5&view=x&frame=999&wipe=-3&plane=%00")
-    browser.drawn(f"0 wipe vtok 12 {FRAMES - 1}")
+    browser.wait_until_drawn(f"0 wipe vtok 12 {FRAMES - 1}")
 
 
-def test_several_clips_and_codecs(browser: Browser, pages: Path) -> None:
+def test_page_of_several_clips_and_codecs(browser: Browser, pages: Path) -> None:
     browser.open(pages / "two.html")
     assert "owned" not in browser.driver.title
     name = Path(EVIL).name
     assert browser.find("#clips bdi").get_attribute("textContent") == name
     assert browser.run("return document.querySelectorAll('#clips img').length") == 2
     browser.press("c")
-    browser.drawn("0 wipe x264 12 0")
+    browser.wait_until_drawn("0 wipe x264 12 0")
     assert len(browser.run("return [...document.querySelectorAll('.curve')].map(String)")) == 3
     assert "x264" in browser.find(".tag.right").text
     browser.press(END)
-    browser.drawn("0 wipe x264 12 3")  # of four pictures of six frames
+    browser.wait_until_drawn("0 wipe x264 12 3")  # four of its six frames are on the page
     assert browser.run("return document.querySelectorAll('#timeline .unseen').length") == 1
     browser.press("n")
-    browser.drawn("1 wipe vtok 12 3")  # that clip has no codecs
+    browser.wait_until_drawn("1 wipe vtok 12 3")  # that clip has no other codecs
     browser.press("p")
-    browser.drawn("0 wipe vtok 12 3")
+    browser.wait_until_drawn("0 wipe vtok 12 3")

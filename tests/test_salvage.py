@@ -12,7 +12,7 @@ from commands import rows, vtok
 from vtok.codefile import Chunk, CodeFileReader
 from vtok.codefile.reader import find_heads
 from vtok.codefile.records import ByteSource
-from vtok.models.load import Model
+from vtok.models.load import LoadedTokenizer
 from vtok.pipeline.edit import join_files
 
 FRAMES = 29 + 32 + 32 + 32 + 7  # of chunks with 8 steps, and one with 2
@@ -26,12 +26,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path) -> Model:
+def model(folder: Path) -> LoadedTokenizer:
     return load_tiny(folder)
 
 
 @pytest.fixture(scope="module")
-def data(model: Model) -> bytes:
+def data(model: LoadedTokenizer) -> bytes:
     return random_file(model, FRAMES)
 
 
@@ -98,7 +98,7 @@ def test_without_the_first_chunk_the_decoder_starts_with_the_second(data: bytes)
     assert reader.gaps == [(0, 29), (29, 61), (61, 64)]
 
 
-def test_segments_are_found_again(folder: Path, model: Model, data: bytes) -> None:
+def test_segments_are_found_again(folder: Path, model: LoadedTokenizer, data: bytes) -> None:
     (folder / "one.vtok").write_bytes(data)
     join_files([str(folder / "one.vtok")] * 2, folder / "two.vtok")
     two = (folder / "two.vtok").read_bytes()

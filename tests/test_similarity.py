@@ -1,4 +1,4 @@
-"""SSIM and MS-SSIM against values worked out by hand, a plain sum, and two other programs."""
+"""SSIM and MS-SSIM against hand-computed values and two other implementations."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ from pytorch_msssim import ms_ssim, ssim
 
 from vtok.errors import ShapeError
 from vtok.evaluation.metrics import (
-    C1,
+    K1,
     MS_SIDE,
     SIGMA,
     ms_ssim_per_frame,
@@ -22,10 +22,11 @@ from vtok.evaluation.metrics import (
 )
 
 Frames = npt.NDArray[np.uint8]
+C1 = (K1 * 255) ** 2
 
 
 def smooth(height: int, width: int, count: int = 2, seed: int = 0) -> Frames:
-    """Frames with something in them at every scale."""
+    """Random frames with detail at every scale."""
     rng = np.random.default_rng(seed)
     total = np.zeros((count, height, width, 3))
     for step in (1, 4, 16):
@@ -39,7 +40,7 @@ def noisy(frames: Frames, amount: float = 12, seed: int = 1) -> Frames:
     return np.clip(frames + noise, 0, 255).astype(np.uint8)
 
 
-def test_two_flat_frames_differ_in_luminance_alone() -> None:
+def test_ssim_of_uniform_frames_is_the_luminance_term() -> None:
     frames, reference = (
         np.full((1, 20, 20, 3), 100, np.uint8),
         np.full((1, 20, 20, 3), 50, np.uint8),
@@ -48,7 +49,7 @@ def test_two_flat_frames_differ_in_luminance_alone() -> None:
     assert ssim_per_frame(frames, reference) == pytest.approx([expected], abs=1e-4)
 
 
-def test_channels_count_alike() -> None:
+def test_ssim_averages_the_channels() -> None:
     reference = np.full((1, 16, 16, 3), 80, np.uint8)
     frames = reference.copy()
     frames[..., 1] = 160
@@ -56,7 +57,7 @@ def test_channels_count_alike() -> None:
     assert ssim_per_frame(frames, reference) == pytest.approx([(2 + one) / 3], abs=1e-4)
 
 
-def test_one_window_is_a_plain_weighted_sum() -> None:
+def test_ssim_of_one_window_matches_a_weighted_sum() -> None:
     reference = smooth(11, 11, 1)
     frames = noisy(reference)
     offsets = np.arange(11) - 5
@@ -74,14 +75,14 @@ def test_one_window_is_a_plain_weighted_sum() -> None:
     assert ssim_per_frame(frames, reference) == pytest.approx([np.mean(values)], abs=1e-5)
 
 
-def test_equal_frames_are_alike() -> None:
+def test_equal_frames_have_similarity_one() -> None:
     frames = smooth(MS_SIDE, MS_SIDE, 1)
     assert ssim_per_frame(frames, frames) == pytest.approx([1.0], abs=1e-6)
     assert ms_ssim_per_frame(frames, frames) == pytest.approx([1.0], abs=1e-6)
 
 
 @pytest.mark.parametrize(("height", "width"), [(11, 12), (43, 75), (176, 208), (192, 177)])
-def test_agrees_with_a_second_implementation(height: int, width: int) -> None:
+def test_matches_pytorch_msssim(height: int, width: int) -> None:
     reference = smooth(height, width)
     frames = noisy(reference)
     x, y = (torch.from_numpy(part).permute(0, 3, 1, 2).float() for part in (frames, reference))
@@ -90,12 +91,12 @@ def test_agrees_with_a_second_implementation(height: int, width: int) -> None:
     if min(height, width) < MS_SIDE:
         return
     theirs = ms_ssim(x, y, 255, size_average=False).numpy()
-    # an odd side is halved in another way there, with zeros around the frame
+    # pytorch_msssim pads odd sides with zeros before it halves them
     tolerance = 1e-5 if height % 16 == width % 16 == 0 else 5e-3
     assert ms_ssim_per_frame(frames, reference) == pytest.approx(theirs, abs=tolerance)
 
 
-def test_both_at_once_are_the_same_as_each() -> None:
+def test_joint_computation_matches_single_metrics() -> None:
     reference = smooth(MS_SIDE, MS_SIDE + 5, 1)
     frames = noisy(reference)
     single, multiple = similarities_per_frame(frames, reference, multi_scale=True)
@@ -103,26 +104,26 @@ def test_both_at_once_are_the_same_as_each() -> None:
     assert multiple == ms_ssim_per_frame(frames, reference)
 
 
-def test_opposite_frames_are_no_error() -> None:
+def test_ms_ssim_of_inverted_frames_is_zero() -> None:
     frames = smooth(MS_SIDE, MS_SIDE, 1)
     assert ssim_per_frame(255 - frames, frames) < 0
-    assert ms_ssim_per_frame(255 - frames, frames) == [0.0]  # a negative value has no root
+    assert ms_ssim_per_frame(255 - frames, frames) == [0.0]  # negative terms are clipped
 
 
-def test_ffmpeg_ranks_alike(tmp_path: Path) -> None:
+def test_ssim_is_close_to_ffmpeg(tmp_path: Path) -> None:
     reference = smooth(64, 96, 1)
     ours, theirs = [], []
     for amount in (4, 12, 30):
         frames = noisy(reference, amount)
         ours.append(float(ssim_per_frame(frames, reference)[0]))
         theirs.append(ffmpeg_ssim(frames, reference, tmp_path))
-    # its windows are 8x8 boxes and it looks at other colours: alike, not the same
+    # ffmpeg uses 8x8 box windows, so values are close but not equal
     assert ours == pytest.approx(theirs, abs=0.06)
     assert sorted(ours, reverse=True) == ours
 
 
 def ffmpeg_ssim(frames: Frames, reference: Frames, folder: Path) -> float:
-    """SSIM over R, G and B as ffmpeg measures it."""
+    """SSIM of R, G and B by ffmpeg."""
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{frames.shape[2]}x{frames.shape[1]}"]
     inputs = []
     for name, data in (("a", frames), ("b", reference)):
@@ -143,12 +144,12 @@ def ffmpeg_ssim(frames: Frames, reference: Frames, folder: Path) -> float:
         (ms_ssim_per_frame, (176, 175), "175x176: MS-SSIM needs 176 pixels"),
     ],
 )
-def test_small_frames_are_refused(function, size: tuple[int, int], words: str) -> None:
+def test_frames_below_the_minimum_size_raise(function, size: tuple[int, int], words: str) -> None:
     frames = np.zeros((1, *size, 3), np.uint8)
     with pytest.raises(ShapeError, match=words):
         function(frames, frames)
 
 
-def test_frames_of_two_shapes_are_refused() -> None:
+def test_different_shapes_raise() -> None:
     with pytest.raises(ShapeError, match="expected two of one shape"):
         ssim_per_frame(np.zeros((1, 16, 16, 3), np.uint8), np.zeros((2, 16, 16, 3), np.uint8))

@@ -1,4 +1,4 @@
-"""Tables of results: every figure is there at any width; the page of results says what it shows."""
+"""Tables of evaluation results, and the page of scripts/results.py."""
 
 import csv
 import importlib.util
@@ -44,7 +44,7 @@ def shown(monkeypatch, capsys, clip: ClipResult, width: int) -> str:
 
 
 @pytest.mark.parametrize("width", [50, 80, 200])
-def test_nothing_is_cut_off(monkeypatch, capsys, width: int) -> None:
+def test_tables_show_all_figures_at_any_width(monkeypatch, capsys, width: int) -> None:
     text = shown(monkeypatch, capsys, result(), width)
     assert "…" not in text
     for figure in (
@@ -62,13 +62,13 @@ def test_nothing_is_cut_off(monkeypatch, capsys, width: int) -> None:
     assert ("bytes" in next(line for line in text.splitlines() if "PSNR" in line)) == (width > 90)
 
 
-def test_many_codebooks_stand_below_one_another(monkeypatch, capsys) -> None:
+def test_many_codebooks_are_rows(monkeypatch, capsys) -> None:
     assert "perplexity " in shown(monkeypatch, capsys, result(codebooks=8), 80)
     lines = shown(monkeypatch, capsys, result(codebooks=20), 80).splitlines()
     assert [line.split() for line in lines].count(["20", "25.0%", "2"]) == 1
 
 
-def test_rows_of_the_mean_have_no_file(capsys) -> None:
+def test_csv_rows_of_the_mean_have_no_file(capsys) -> None:
     printer = Printer(as_json=False, as_csv=True)
     clips = [result(), result("b.mp4", lost=2)]
     for clip in clips:
@@ -89,17 +89,17 @@ def script() -> ModuleType:
     return module
 
 
-def test_the_results_page(script: ModuleType) -> None:
+def test_results_page(script: ModuleType) -> None:
     model = SimpleNamespace(info=SimpleNamespace(name="tiny", weights_sha256="0123456789abcdef"))
     clips = [result("x/a.mp4"), result("x/b.mp4", lost=2)]
     page = script.page(model, clips, ["x264"], "results.svg")
     assert "`tiny` of weights\n`0123456789ab` and x264, preset medium." in page
     assert "| vtok | 9 | 11,106 | 0.0450 | 20.00 |" in page  # the mean of 21 and 19
     assert "| PSNR dB | x264 > vtok | x264 > vtok |" in page
-    assert "| flicker | x264 > vtok | x264 > vtok |" in page  # less is better
+    assert "| flicker | x264 > vtok | x264 > vtok |" in page  # lower is better
     assert "MS-SSIM" not in page  # no clip is large enough
     assert "### a.mp4, 9 frames 64x48" in page
-    assert "On other clips than those above" in page
+    assert "measured on other clips" in page
     for name in ("Cosmos", "VidTok", "OmniTokenizer", "MAGVIT-v2"):
         assert name in page
     columns = {line.count("|") for line in script.published().splitlines()}

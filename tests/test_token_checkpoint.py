@@ -8,13 +8,13 @@ from safetensors.torch import load_file, save_file
 from token_models import LATENT_DIM, make_latents, make_pipeline, tiny_tokens
 
 from vtok.errors import CheckpointError, InputError
-from vtok.models.load import load_model
-from vtok.tokens.checkpoint import load_tokens, resolve_tokens, save_tokens
+from vtok.models.load import load
+from vtok.tokens.model import load_tokens, resolve_tokens, save_tokens
 
 
 def test_comes_back_as_it_was(tmp_path: Path) -> None:
     model, path = tiny_tokens(tmp_path)
-    info = load_model(model).info
+    info = load(model).info
     pipeline, about = load_tokens(path, info)
     latents = make_latents(1, LATENT_DIM, 2, 8, 8)
     torch.testing.assert_close(pipeline(latents, 8), make_pipeline()(latents, 8))
@@ -26,14 +26,14 @@ def test_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_belongs_to_one_tokenizer(tmp_path: Path) -> None:
     _, path = tiny_tokens(tmp_path)
-    other = load_model(_other(tmp_path)).info
+    other = load(_other(tmp_path)).info
     with pytest.raises(CheckpointError, match=r"learned on the model tiny .* not on other"):
         load_tokens(path, other)
 
 
 def test_damage_is_named(tmp_path: Path) -> None:
     model, path = tiny_tokens(tmp_path)
-    info, whole = load_model(model).info, path.read_bytes()
+    info, whole = load(model).info, path.read_bytes()
     path.write_bytes(whole[:-10])
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):
         load_tokens(path, info)
@@ -52,7 +52,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
 
 
 def test_missing_weights_say_how_to_get_them(tmp_path: Path) -> None:
-    info = load_model(tiny_tokens(tmp_path)[0]).info
+    info = load(tiny_tokens(tmp_path)[0]).info
     with pytest.raises(InputError, match=r"vtok tokens train VIDEOS --learner v10"):
         resolve_tokens("v10", info)
     with pytest.raises(InputError, match="expected v10, v11, grouped or a file"):

@@ -7,8 +7,7 @@ from token_models import LATENT_DIM, SMALL, make_latents, make_pipeline
 
 from vtok.errors import ShapeError, UsageError
 from vtok.nn.config import BASELINES, LEARNERS, TokenConfig
-from vtok.nn.token_maps import Basis, Windows, cell_grid, cell_maps
-from vtok.nn.token_pipeline import TokenPipeline
+from vtok.nn.token_pipeline import Basis, TokenPipeline, Windows, cell_grid, cell_maps
 
 KINDS = (*LEARNERS, *BASELINES)
 

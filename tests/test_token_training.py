@@ -1,6 +1,5 @@
-"""Training a token pipeline: it learns, goes on where it was killed, and knows what pixels cost."""
+"""Training of token learners: losses, resuming, and the metric of latent errors."""
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,10 @@ import torch
 from commands import rows, tiny_checkpoint, vtok
 from safetensors.numpy import load_file
 from token_models import LATENT_DIM, SMALL, make_pipeline
-from training import thin_air, tiny_data
+from training import SyntheticLoader, synthetic_clips, tiny_data
 
 from vtok.errors import InputError, UsageError
-from vtok.models.load import Model, load_model
+from vtok.models.load import LoadedTokenizer, load
 from vtok.nn.config import TokenConfig
 from vtok.training import token_trainer
 from vtok.training.latent_cache import encode_clips, measure_metric
@@ -23,7 +22,7 @@ from vtok.training.token_trainer import (
     latent_loss,
     make_token_optimizers,
     pixel_loss,
-    rate_share_of,
+    token_rate_share,
     train_tokens,
 )
 
@@ -32,35 +31,18 @@ QUICK = {
 }  # fmt: skip
 
 
-class ThinPool:
-    """Stands in for a pool of decoders."""
-
-    def __init__(self, *about: Any, **more: Any) -> None: ...
-
-    def __enter__(self) -> "ThinPool":
-        return self
-
-    def __exit__(self, *error: object) -> None: ...
-
-    def batches(self, steps: range, indices: Sequence[range]) -> Iterator[torch.Tensor]:
-        for step in steps:
-            for clips in indices:
-                yield thin_air(step, clips, crop=48)
-
-    def fixed(self, sources: Sequence[object], count: int) -> torch.Tensor:
-        return thin_air(0, range(count), crop=48)
+@pytest.fixture
+def model(tmp_path: Path) -> LoadedTokenizer:
+    return load(tiny_checkpoint(tmp_path), dtype="float32")
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Model:
-    return load_model(tiny_checkpoint(tmp_path), dtype="float32")
-
-
-@pytest.fixture
-def thin(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_trainer, "ClipPool", ThinPool)
-    monkeypatch.setattr(token_trainer, "STEPS_A_STATE", 2)
-    monkeypatch.setattr(token_trainer, "STEPS_A_LINE", 1)
+def synthetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace decoded clips by synthetic ones, and save often."""
+    loader = SyntheticLoader(crop=48)
+    monkeypatch.setattr(token_trainer, "ClipLoader", lambda *args, **options: loader)
+    monkeypatch.setattr(token_trainer, "SAVE_EVERY", 2)
+    monkeypatch.setattr(token_trainer, "REPORT_EVERY", 1)
 
 
 def quick(learner: str = "v11", **fields: Any) -> TokenTraining:
@@ -68,12 +50,12 @@ def quick(learner: str = "v11", **fields: Any) -> TokenTraining:
 
 
 class Killed(BaseException):
-    """What a process that is killed does not get."""
+    """Stands for a kill: no handler catches it."""
 
 
 @pytest.mark.parametrize("at", [3, 7])
-def test_goes_on_to_the_same_bytes_where_it_was_killed(
-    tmp_path: Path, model: Model, thin: None, at: int
+def test_killed_run_resumes_to_the_same_bytes(
+    tmp_path: Path, model: LoadedTokenizer, synthetic: None, at: int
 ) -> None:
     data, config = [tiny_data(tmp_path / "data")], quick()
     whole = train_tokens(data, tmp_path / "whole", config, model, say=lambda line: None)
@@ -87,18 +69,18 @@ def test_goes_on_to_the_same_bytes_where_it_was_killed(
     assert not (tmp_path / "part" / "tokens.safetensors").exists()
     heard: list[str] = []
     part = train_tokens(data, tmp_path / "part", config, model, say=heard.append)
-    assert any(f"goes on at step {at // 2 * 2} of 8" in line for line in heard)
+    assert any(f"resuming at step {at // 2 * 2} of 8" in line for line in heard)
     assert part.read_bytes() == whole.read_bytes()
-    with pytest.raises(UsageError, match="begun in another way"):
+    with pytest.raises(UsageError, match="started with another config"):
         train_tokens(data, tmp_path / "part", quick(seed=1), model, say=heard.append)
 
 
 @pytest.mark.parametrize("learner", ["v11", "average"])
-def test_learns_to_give_latents_back(model: Model, learner: str) -> None:
+def test_learns_to_reconstruct_latents(model: LoadedTokenizer, learner: str) -> None:
     config = quick(learner, steps=60, muon_rate=0.02)
     torch.manual_seed(0)
     run = token_trainer.TokenLearnerRun(config, model)
-    latents = encode_clips(model, thin_air(0, range(4), crop=48))[:, :, 1:]
+    latents = encode_clips(model, synthetic_clips(0, range(4), crop=48))[:, :, 1:]
     metric, losses = torch.eye(LATENT_DIM), []
     while run.step < config.steps:
         loss = latent_loss(run.pipeline, latents, metric, np.random.default_rng(run.step))
@@ -107,7 +89,7 @@ def test_learns_to_give_latents_back(model: Model, learner: str) -> None:
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
-def test_a_step_that_is_not_finite_changes_nothing(model: Model) -> None:
+def test_non_finite_step_changes_nothing(model: LoadedTokenizer) -> None:
     run = token_trainer.TokenLearnerRun(quick(), model)
     before = [p.detach().clone() for p in run.pipeline.parameters()]
     bad = next(run.pipeline.parameters()).sum() * float("nan")
@@ -115,17 +97,17 @@ def test_a_step_that_is_not_finite_changes_nothing(model: Model) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, run.pipeline.parameters(), strict=True))
 
 
-def test_pixel_loss_reaches_the_pipeline_and_not_the_tokenizer(model: Model) -> None:
+def test_pixel_loss_trains_the_pipeline_only(model: LoadedTokenizer) -> None:
     pipeline = make_pipeline()
-    clips = thin_air(0, range(2), crop=48)
+    clips = synthetic_clips(0, range(2), crop=48)
     loss = pixel_loss(pipeline, model, clips, np.random.default_rng(0))
     loss.backward()
     assert pipeline.lift.widen.weight.grad.abs().sum() > 0
     assert all(p.grad is None for p in model.tokenizer.parameters())
 
 
-def test_metric_tells_what_is_seen_in_pixels(model: Model) -> None:
-    clips = thin_air(3, range(3), crop=48)
+def test_metric_predicts_pixel_errors(model: LoadedTokenizer) -> None:
+    clips = synthetic_clips(3, range(3), crop=48)
     metric = measure_metric(model, clips)
     assert torch.equal(metric, metric.triu())
     values, vectors = torch.linalg.eigh(metric.T @ metric)
@@ -140,7 +122,7 @@ def test_metric_tells_what_is_seen_in_pixels(model: Model) -> None:
     assert values[-1] > values[0] > 0
 
 
-def test_matrices_inside_are_muons(model: Model) -> None:
+def test_muon_trains_inner_matrices(model: LoadedTokenizer) -> None:
     for learner in ("v10", "v11", "grouped", "average", "average_lifted"):
         pipeline = make_pipeline(learner)
         muon, adamw = make_token_optimizers(pipeline, quick(learner))
@@ -154,7 +136,7 @@ def test_matrices_inside_are_muons(model: Model) -> None:
         assert not any("depthwise" in name for name in ours)
 
 
-def test_draws_only_as_many_tokens_as_fit() -> None:
+def test_draws_at_most_as_many_tokens_as_fit() -> None:
     rng = np.random.default_rng(0)
     small = {draw_count(make_pipeline(), (8, 8), rng) for _ in range(50)}
     assert small == {4, 8, 16}
@@ -162,9 +144,9 @@ def test_draws_only_as_many_tokens_as_fit() -> None:
     assert draw_count(make_pipeline(), (2, 2), rng) == 1
 
 
-def test_rates_end_at_zero() -> None:
+def test_learning_rates_end_at_zero() -> None:
     config = quick(steps=100, pixel_steps=10)
-    shares = [rate_share_of(step, config) for step in range(config.all_steps)]
+    shares = [token_rate_share(step, config) for step in range(config.all_steps)]
     assert max(shares) == 1
     assert shares[0] == pytest.approx(0.05)
     assert shares[99] < 0.02
@@ -177,24 +159,24 @@ def test_rates_end_at_zero() -> None:
     [{"colour": 1}, {"batch": 2.5}, {"batch": 0}, {"pipeline": {"learner": "v10"}},
      {"pipeline": {"dim": 0}}, {"pixel_steps": -1}, {"pipeline": 3}],
 )  # fmt: skip
-def test_false_settings_are_refused(settings: dict[str, Any]) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         TokenTraining.from_settings(LATENT_DIM, "v11", settings)
     fine = TokenTraining.from_settings(LATENT_DIM, "v10", {"pipeline": {"dim": 32}, "batch": 3})
     assert (fine.pipeline.dim, fine.pipeline.learner, fine.batch) == (32, "v10", 3)
 
 
-def test_damaged_latents_say_what_to_do(tmp_path: Path, model: Model, thin: None) -> None:
+def test_damaged_latents_are_named(tmp_path: Path, model: LoadedTokenizer, synthetic: None) -> None:
     data, cache = [tiny_data(tmp_path / "data")], tmp_path / "cache"
     train_tokens(data, tmp_path / "a", quick(), model, cache=cache, say=lambda line: None)
     (shard,) = cache.glob("latents-*.npy")
     shard.write_bytes(shard.read_bytes()[:50])
-    with pytest.raises(InputError, match="remove it, and it is made again"):
+    with pytest.raises(InputError, match="remove it, and it is created again"):
         train_tokens(data, tmp_path / "b", quick(), model, cache=cache, say=lambda line: None)
 
 
 @pytest.mark.slow
-def test_from_videos_to_tokens_on_the_command_line(tmp_path: Path) -> None:
+def test_command_trains_a_learner_that_encodes(tmp_path: Path) -> None:
     data, model = tiny_data(tmp_path / "data"), tiny_checkpoint(tmp_path)
     shape = [f"--set=pipeline.{key}={value}" for key, value in SMALL.items()]
     rest = [f"--set={key}={value}" for key, value in QUICK.items()]

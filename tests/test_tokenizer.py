@@ -1,4 +1,6 @@
-"""VideoTokenizer: the documented calls, any shape, causality, streaming equal to the whole clip."""
+"""VideoTokenizer: documented calls, shapes, causality, streaming, invalid arguments."""
+
+import json
 
 import pytest
 import torch
@@ -8,13 +10,15 @@ from models import ARCHITECTURES, make_clip, make_condition, make_tokenizer
 
 from vtok import StreamState, VideoTokenizer
 from vtok.errors import ShapeError, UsageError
+from vtok.models.checkpoint import config_digest, read_info
 from vtok.nn.config import LAYER_KINDS, PRESETS, TokenizerConfig
+from vtok.nn.streaming import Context
 
 KINDS = sorted(ARCHITECTURES)
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}  # float32; convolutions may sum in another order
 
 
-def test_documented_calls_run_as_written() -> None:
+def test_documented_calls() -> None:
     tokenizer = VideoTokenizer()
     video = torch.randn(1, 3, 32, 32, 32)
     with torch.no_grad():
@@ -34,7 +38,7 @@ def test_documented_calls_run_as_written() -> None:
     assert codes.shape == (2, 1, 8, 8)  # images are clips of one frame
 
 
-def test_defaults_are_the_documented_ones() -> None:
+def test_documented_defaults() -> None:
     config = VideoTokenizer().config
     assert config.layers == (("residual", 64),) * 3
     assert (config.num_codebooks, config.codebook_size, config.channels) == (1, 8192, 3)
@@ -44,7 +48,7 @@ def test_defaults_are_the_documented_ones() -> None:
     assert config.lfq_diversity_gamma == 1.0
 
 
-def test_every_layer_kind_is_exercised() -> None:
+def test_architectures_cover_every_layer_kind() -> None:
     used = set()
     for arguments in ARCHITECTURES.values():
         for spec in (*arguments["layers"], *arguments.get("decoder_layers", ())):
@@ -54,7 +58,7 @@ def test_every_layer_kind_is_exercised() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(1, 8, 8), (5, 16, 24), (7, 17, 31), (2, 1, 1)])
-def test_any_size_and_length_comes_back(kind: str, shape: tuple[int, int, int]) -> None:
+def test_any_size_and_length_is_reconstructed(kind: str, shape: tuple[int, int, int]) -> None:
     tokenizer, cond = make_tokenizer(kind), make_condition(kind, 2)
     clip = make_clip(*shape, batch=2)
     with torch.no_grad():
@@ -70,7 +74,7 @@ def test_any_size_and_length_comes_back(kind: str, shape: tuple[int, int, int]) 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_image_is_a_clip_of_one_frame(kind: str) -> None:
+def test_image_is_a_clip_of_one_frame(kind: str) -> None:
     tokenizer, cond = make_tokenizer(kind), make_condition(kind)
     image = make_clip(1)
     with torch.no_grad():
@@ -81,7 +85,7 @@ def test_an_image_is_a_clip_of_one_frame(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("changed", [1, 4, 5, 8])
-def test_no_output_depends_on_a_later_frame(kind: str, changed: int) -> None:
+def test_causality(kind: str, changed: int) -> None:
     tokenizer, cond = make_tokenizer(kind), make_condition(kind)
     clip = make_clip(9)
     other = clip.clone()
@@ -101,7 +105,7 @@ def test_no_output_depends_on_a_later_frame(kind: str, changed: int) -> None:
 
 @settings(max_examples=12, deadline=None)
 @given(data=st.data(), kind=st.sampled_from(KINDS))
-def test_streaming_equals_the_whole_clip(data: st.DataObject, kind: str) -> None:
+def test_streaming_equals_one_call(data: st.DataObject, kind: str) -> None:
     tokenizer, cond = make_tokenizer(kind), make_condition(kind)
     temporal = tokenizer.temporal_compression
     steps = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=4))
@@ -124,8 +128,8 @@ def test_streaming_equals_the_whole_clip(data: st.DataObject, kind: str) -> None
         torch.testing.assert_close(torch.cat(frames, dim=2), recon, **TOLERANCE)
 
 
-@pytest.mark.parametrize("layer", ["compress_time", "fold"])
-def test_decoder_that_remembers_nothing_streams(layer: str) -> None:
+@pytest.mark.parametrize("layer", ["compress_time", "space_time_patch"])
+def test_stateless_decoder_streams(layer: str) -> None:
     tokenizer = VideoTokenizer(layers=(layer,), init_dim=4, output_conv_kernel_size=(1, 3, 3))
     assert tokenizer.decoder_lookback == 0
     latents = torch.randn(1, tokenizer.quantizer.dim, 4, 4, 4)
@@ -136,7 +140,7 @@ def test_decoder_that_remembers_nothing_streams(layer: str) -> None:
 
 
 @pytest.mark.parametrize("kernel", [5, 7])
-def test_chunks_shorter_than_the_kernel_stream(kernel: int) -> None:
+def test_streaming_with_chunks_shorter_than_the_kernel(kernel: int) -> None:
     tokenizer = VideoTokenizer(
         layers=("residual",),
         init_dim=4,
@@ -165,7 +169,7 @@ def test_cloned_state_is_independent() -> None:
         assert torch.equal(tokenizer.encode(clip[:, :, 5:], state=kept), first)
 
 
-def test_decoder_reads_back_no_further_than_it_says() -> None:
+def test_decoder_lookback() -> None:
     tokenizer = make_tokenizer()
     back = tokenizer.decoder_lookback
     assert back == 1
@@ -183,13 +187,17 @@ def test_decoder_reads_back_no_further_than_it_says() -> None:
 @pytest.mark.parametrize(
     ("layers", "kernel", "back"),
     [
-        (("residual", "compress_time", "separable_memory", "fold"), 3, 1),  # 4/8 + 1/4
-        (("fold", "residual", "compress_time", "separable_memory"), 5, 3),  # 4/8 + 2/2 + 1
-        (("fold", "compress_space"), 7, 2),  # 6/4
+        (("residual", "compress_time", "causal_depthwise", "space_time_patch"), 3, 1),  # 4/8 + 1/4
+        (
+            ("space_time_patch", "residual", "compress_time", "causal_depthwise"),
+            5,
+            3,
+        ),  # 4/8 + 2/2 + 1
+        (("space_time_patch", "compress_space"), 7, 2),  # 6/4
         (("residual",), 1, 2),
     ],
 )
-def test_a_decoder_started_as_far_back_as_it_reads_is_exact(
+def test_decoding_from_lookback_steps_earlier_is_exact(
     layers: tuple[str, ...], kernel: int, back: int
 ) -> None:
     torch.manual_seed(0)
@@ -222,9 +230,7 @@ def test_fewer_stages_decode() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("kind", KINDS)
-def test_inputs_of_any_float_type_are_taken_in_that_of_the_weights(
-    kind: str, dtype: torch.dtype
-) -> None:
+def test_inputs_are_converted_to_the_type_of_the_weights(kind: str, dtype: torch.dtype) -> None:
     tokenizer, cond = make_tokenizer(kind).to(dtype), make_condition(kind)
     clip = make_clip(5, 16, 16)
     with torch.no_grad():
@@ -234,7 +240,7 @@ def test_inputs_of_any_float_type_are_taken_in_that_of_the_weights(
     assert torch.isfinite(recon).all()
 
 
-def test_decode_crops_to_what_there_is() -> None:
+def test_decode_crops() -> None:
     tokenizer = make_tokenizer()
     latents = torch.randn(1, 6, 2, 2, 2)
     with torch.no_grad():
@@ -247,7 +253,7 @@ def test_decode_crops_to_what_there_is() -> None:
             tokenizer.decode(latents, num_frames=-1)
 
 
-def test_attention_over_time_takes_a_single_channel() -> None:
+def test_attention_over_time_with_one_channel() -> None:
     tokenizer = VideoTokenizer(layers=("attend_time",), init_dim=1)
     clip = make_clip(3, 4, 4)
     assert tokenizer(clip).shape == clip.shape
@@ -270,8 +276,6 @@ def test_condition_changes_the_result_and_is_required() -> None:
 def test_modulated_convolution_equals_modulated_weights() -> None:
     unit = make_tokenizer("conditioned").encoder.layers[1]
     x, cond = torch.randn(1, 8, 3, 5, 5), torch.randn(1, 4)
-    from vtok.nn.streaming import Context
-
     weight = unit.conv.conv.weight * (unit.to_scale(cond) + 1).view(1, 8, 1, 1, 1)
     weight = weight / weight.square().sum((1, 2, 3, 4), keepdim=True).sqrt()
     padded = torch.nn.functional.pad(x, (1, 1, 1, 1, 0, 0), mode="reflect")
@@ -283,7 +287,7 @@ def test_modulated_convolution_equals_modulated_weights() -> None:
     torch.testing.assert_close(unit(x, Context(cond=cond)), expected)
 
 
-def test_preset_is_an_ordinary_tokenizer_within_its_budget() -> None:
+def test_preset() -> None:
     tokenizer = VideoTokenizer.from_preset("vtok-base")
     assert (tokenizer.temporal_compression, tokenizer.spatial_compression) == (4, 8)
     assert tokenizer.quantizer.bits_per_stage * tokenizer.config.num_stages == 72
@@ -329,14 +333,17 @@ def test_wrong_latents_are_refused() -> None:
         ({"output_conv_kernel_size": 3}, "output_conv_kernel_size=3: expected three odd"),
         ({"layers": None}, "layers=None: expected a tuple"),
         ({"layers": ("residual", 64)}, r"layers=64: expected entries kind or \(kind, number\)"),
-        ({"layers": (("residual", 0),)}, "a whole number from 1 to 65536 beside the kind"),
+        ({"layers": (("residual", 0),)}, r"\(kind, a whole number from 1 to 65536\)"),
         ({"layers": (("consecutive_residual", -1),)}, "a whole number from 1 to 65536"),
         ({"layers": (("consecutive_residual", 5000),)}, "5000: expected at most 1000 layers"),
         ({"layers": ("compress_space",) * 20}, "compress_space leads to 131072 channels"),
         ({"layers": ("cond_residual",), "dim_cond": 0}, "dim_cond=0: expected a whole number"),
         ({"decoder_init_dim": 8}, "decoder_init_dim=8: expected decoder_layers with it"),
         ({"input_conv_kernel_size": (2, 3, 3)}, "three odd numbers"),
-        ({"layers": ("fold",), "decoder_layers": ("residual",)}, "the same compression"),
+        (
+            {"layers": ("space_time_patch",), "decoder_layers": ("residual",)},
+            "the same compression",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(arguments: dict, message: str) -> None:
@@ -344,15 +351,13 @@ def test_wrong_arguments_are_refused(arguments: dict, message: str) -> None:
         VideoTokenizer(**arguments)
 
 
-def test_lists_are_as_good_as_tuples() -> None:
+def test_lists_are_converted_to_tuples() -> None:
     given = TokenizerConfig(layers=[["residual", 8]], input_conv_kernel_size=[3, 3, 3])
     assert given == TokenizerConfig(layers=(("residual", 8),), input_conv_kernel_size=(3, 3, 3))
     hash(given)
 
 
-def test_config_survives_json() -> None:
-    import json
-
+def test_config_round_trip_through_json() -> None:
     for config in (*PRESETS.values(), VideoTokenizer(**ARCHITECTURES["classic"]).config):
         assert TokenizerConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     with pytest.raises(UsageError, match="unknown config keys: spam"):
@@ -361,3 +366,13 @@ def test_config_survives_json() -> None:
     del data["layers"]
     with pytest.raises(UsageError, match="missing config keys: layers"):
         TokenizerConfig.from_dict(data)
+
+
+def test_layer_kinds_in_the_spelling_of_checkpoints() -> None:
+    stored = TokenizerConfig(layers=("fold", ("separable", 8), ("separable_memory", 8)))
+    named = ("space_time_patch", ("depthwise", 8), ("causal_depthwise", 8))
+    assert stored == TokenizerConfig(layers=named)
+    assert stored.to_dict()["layers"] == ("fold", ("separable", 8), ("separable_memory", 8))
+    info = read_info("vtok-base")
+    assert info.config == PRESETS["vtok-base"]
+    assert config_digest(info.config).startswith("106faae9a8c3")

@@ -1,4 +1,4 @@
-"""The script behind the shipped weights: its recipes fit, and its two phases run and resume."""
+"""The script that trains the shipped weights: its recipes are valid, and both phases resume."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ FEW = (
 
 
 @pytest.mark.parametrize("accelerated", [False, True])
-def test_the_recipes_fit(accelerated: bool) -> None:
+def test_recipes_are_valid(accelerated: bool) -> None:
     first, second = (
         TrainingConfig.from_dict(
             read_config(SCRIPTS / "recipes" / f"base-{n}.toml", accelerated=accelerated)
@@ -33,7 +33,7 @@ def test_the_recipes_fit(accelerated: bool) -> None:
 
 
 @pytest.mark.slow
-def test_the_script_trains_two_phases_and_goes_on(tmp_path: Path) -> None:
+def test_script_trains_two_phases_and_resumes(tmp_path: Path) -> None:
     settings = [argument for setting in FEW for argument in ("--set", setting)]
     command = [SCRIPTS / "train_base", tiny_data(tmp_path / "data"), "--", "--threads", "1",
                *settings]  # fmt: skip
@@ -50,7 +50,7 @@ def test_the_script_trains_two_phases_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "runs" / "base-2" / "states" / "step-00000002.safetensors").unlink()
     said = run()
     assert "base-1: finished at step 2" in said
-    assert "base-2: going on from step 1" in said
+    assert "base-2: resuming at step 1" in said
     _, info = load_checkpoint(tmp_path / "runs" / "vtok-base.safetensors")
     assert (info.name, info.config) == ("vtok-base", PRESETS["vtok-base"])
     assert (tmp_path / "runs" / "vtok-base.safetensors").stat().st_size < 25e6

@@ -1,10 +1,10 @@
-"""Clips: windows of videos and moving views of photos, checked pixel by pixel; drawn repeatably."""
+"""Clips: windows of videos and moving views of photos, checked pixel by pixel."""
 
 import numpy as np
 import pytest
 from numpy.random import default_rng
 
-from vtok.errors import UsageError
+from vtok.errors import OptionError
 from vtok.training.clips import ClipSpec, camera_path, middle_clip, random_clip, sample
 from vtok.video.frames import Frames
 
@@ -18,7 +18,7 @@ def spec_of(frames: int, crop: int) -> ClipSpec:
 
 
 @pytest.mark.parametrize("kind", ["video", "photo"])
-def test_clips_are_in_range_and_come_again(kind: str) -> None:
+def test_clips_are_in_range_and_reproducible(kind: str) -> None:
     pixels = noise(24 if kind == "video" else 1, 80, 96, 3)
     spec = spec_of(5, 32)
     one, two, other = (random_clip(kind, pixels, spec, default_rng(seed)) for seed in (1, 1, 2))
@@ -32,7 +32,7 @@ def test_clips_are_in_range_and_come_again(kind: str) -> None:
 
 def test_clips_are_windows_of_the_video() -> None:
     video = noise(24, 50, 60, 3)
-    video[:, :, :, 2] = np.arange(24, dtype=np.uint8)[:, None, None]  # says which frame it is
+    video[:, :, :, 2] = np.arange(24, dtype=np.uint8)[:, None, None]  # encodes the frame number
     found = 0
     for seed in range(40):
         clip = random_clip("video", video, spec_of(4, 20), default_rng(seed))
@@ -51,14 +51,14 @@ def test_clips_are_windows_of_the_video() -> None:
     assert 10 <= found <= 30  # about half are cut one to one, the others are scaled down
 
 
-def test_a_video_no_longer_than_a_clip_is_taken_whole() -> None:
+def test_video_as_long_as_a_clip_is_used_whole() -> None:
     video = np.zeros((4, 20, 20, 3), np.uint8) + np.arange(4, dtype=np.uint8)[:, None, None, None]
     for seed in range(20):
         clip = random_clip("video", video, spec_of(4, 20), default_rng(seed))
         assert ((clip[0, :, 0, 0] + 1) * 127.5).round().tolist() == [0, 1, 2, 3]
 
 
-def test_sampling_equals_interpolation_by_hand() -> None:
+def test_sampling_equals_manual_interpolation() -> None:
     photo = noise(9, 7, 3)
     rng = default_rng(0)
     x, y = rng.uniform(0, 6, 50), rng.uniform(0, 8, 50)
@@ -75,7 +75,7 @@ def test_sampling_equals_interpolation_by_hand() -> None:
         assert row == pytest.approx(by_hand, abs=0.01)
 
 
-def test_beyond_its_edges_a_photo_is_mirrored() -> None:
+def test_photo_is_mirrored_beyond_its_edges() -> None:
     photo = noise(5, 4, 3)
     mirrored = np.pad(photo, ((15, 15), (12, 12), (0, 0)), mode="symmetric")
     y, x = np.mgrid[-15:20, -12:16].astype(np.float32)
@@ -97,7 +97,7 @@ def test_camera_moves_smoothly() -> None:
     assert moved > 10
 
 
-def test_the_middle_clip_is_the_centre() -> None:
+def test_middle_clip_is_the_centre() -> None:
     video = noise(3, 40, 64, 3)
     clip = middle_clip(video, spec_of(3, 40))
     assert np.allclose((clip + 1) * 127.5, video[:, :, 12:52].transpose(3, 0, 1, 2), atol=0.01)
@@ -109,12 +109,12 @@ def test_the_middle_clip_is_the_centre() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ((0, 8, 0.5, 0), "frames 0: must be at least 1"),
-        ((5, 0, 0.5, 0), "crop 0: must be at least 1"),
-        ((5, 8, 1.5, 0), r"photo_share 1\.5: must be from 0 to 1"),
-        ((5, 8, 0.5, -1), "seed -1: must be at least 0"),
+        ((0, 8, 0.5, 0), "frames=0: expected at least 1"),
+        ((5, 0, 0.5, 0), "crop=0: expected at least 1"),
+        ((5, 8, 1.5, 0), r"photo_share=1\.5: expected 0 to 1"),
+        ((5, 8, 0.5, -1), "seed=-1: expected at least 0"),
     ],
 )
-def test_a_spec_out_of_range_is_one_line(values: tuple[int, int, float, int], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+def test_out_of_range_spec_is_refused(values: tuple[int, int, float, int], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
         ClipSpec(*values)

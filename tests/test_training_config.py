@@ -1,11 +1,11 @@
-"""The training config: every field is checked by name, and files say what was written."""
+"""Training config: fields are checked by name, and files read back equal."""
 
 from pathlib import Path
 
 import pytest
 from training import tiny_config
 
-from vtok.errors import InputError, UsageError
+from vtok.errors import InputError, OptionError, UsageError
 from vtok.nn.config import PRESETS
 from vtok.training.config import (
     FREE,
@@ -29,7 +29,7 @@ BAD = [
     ({"schedule": "step"}, "schedule='step': expected one of cosine, linear"),
     ({"precision": "float16"}, "precision='float16': expected one of auto"),
     ({"preset": "vtok-huge"}, "preset='vtok-huge': expected one of vtok-base"),
-    ({"init": 3}, "init=3: expected a text"),
+    ({"init": 3}, "init=3: expected a string"),
     ({"model": 3}, "model=3: expected a table"),
     ({"model": {"num_stages": 0}}, "model: num_stages=0: expected a whole number"),
     ({"model": {"spam": 1}}, "model: unknown config keys: spam"),
@@ -37,12 +37,12 @@ BAD = [
     ({"l1": 0, "rmse": 0}, "expected a weight above 0 for one of l1, mse, rmse, ms_ssim"),
     ({"ms_ssim": 0.5, "crop": 8}, "crop=8: expected at least 11"),
     ({"model": {"channels": 1}}, "model.channels=1: expected 3, for training"),
-    ({"model": {"decoder_init_dim": None}}, "model=None: expected values that TOML has"),
+    ({"model": {"decoder_init_dim": None}}, "model=None: expected values that TOML can hold"),
 ]
 
 
 @pytest.mark.parametrize(("fields", "message"), BAD, ids=lambda x: str(x)[:30])
-def test_a_bad_field_is_named(fields: dict, message: str) -> None:
+def test_invalid_field_is_named(fields: dict, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         TrainingConfig(**fields)
     assert message in str(caught.value)
@@ -54,7 +54,7 @@ def test_unknown_keys_are_named() -> None:
         TrainingConfig.from_dict({"spam": 1, "batchsize": 2, "steps": 5})
 
 
-def test_a_written_config_reads_back_equal(tmp_path: Path) -> None:
+def test_written_config_reads_back_equal(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     for config in (
         TrainingConfig(),
@@ -67,14 +67,14 @@ def test_a_written_config_reads_back_equal(tmp_path: Path) -> None:
         assert config_digest(again) == config_digest(config)
 
 
-def test_model_keys_replace_those_of_the_preset() -> None:
+def test_model_keys_override_the_preset() -> None:
     given = parse_settings(["model.num_stages=4", "model.stage_plan=[0, 0, 1, 1]"])
     config = TrainingConfig.from_dict(merged({}, given))
     assert config.tokenizer.num_stages == 4
     assert config.tokenizer.layers == PRESETS["vtok-base"].layers
 
 
-def test_settings_are_toml_or_text() -> None:
+def test_settings_are_toml_or_plain_text() -> None:
     settings = [
         "batch=8",
         "l1 = 0.5",
@@ -90,11 +90,11 @@ def test_settings_are_toml_or_text() -> None:
         "model": {"layers": [["fold", 8]]},
     }
     for bad in ("batch", "=3", "a.b.c=1", "ba tch=1"):
-        with pytest.raises(UsageError, match="expected key=value"):
+        with pytest.raises(OptionError, match="expected key=value"):
             parse_settings([bad])
 
 
-def test_a_recipe_asks_for_more_on_an_accelerator(tmp_path: Path) -> None:
+def test_accelerator_table_overrides_other_keys(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text("batch = 4\nsteps = 7\n[accelerator]\nbatch = 32\ncrop = 256\n")
     assert read_config(path) == {"batch": 4, "steps": 7}
@@ -102,7 +102,7 @@ def test_a_recipe_asks_for_more_on_an_accelerator(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"steps = ", b"\xff\xfe", b"accelerator = 3"])
-def test_a_bad_file_is_one_line(tmp_path: Path, content: bytes) -> None:
+def test_invalid_file_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.toml"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=r"bad\.toml"):
@@ -111,7 +111,7 @@ def test_a_bad_file_is_one_line(tmp_path: Path, content: bytes) -> None:
         read_config(tmp_path / "missing.toml")
 
 
-def test_a_run_is_resumed_with_its_own_config(tmp_path: Path) -> None:
+def test_run_resumes_with_its_own_config_only(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     begun = tiny_config(seed=3)
     with folder.opened(begun):
@@ -123,7 +123,7 @@ def test_a_run_is_resumed_with_its_own_config(tmp_path: Path) -> None:
         folder.resolve_config(None, {"seed": 4, "l1": 0.5}, accelerated=False)
 
 
-def test_only_free_keys_leave_the_digest_alone() -> None:
+def test_only_free_keys_do_not_change_the_digest() -> None:
     others = {"steps": 9, "validate_every": 9, "save_every": 9, "keep": 9, "workers": 9,
               "cache": "x", "cache_gib": 9.0}  # fmt: skip
     assert set(others) == FREE
@@ -132,7 +132,7 @@ def test_only_free_keys_leave_the_digest_alone() -> None:
         assert config_digest(tiny_config(**{key: value})) != config_digest(tiny_config())
 
 
-def test_a_damaged_config_of_a_run_is_one_line(tmp_path: Path) -> None:
+def test_damaged_config_of_a_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("batch = [")
-    with pytest.raises(UsageError, match="mend it, or give another --out"):
+    with pytest.raises(UsageError, match="repair it, or choose another output folder"):
         RunFolder(tmp_path).resolve_config(None, {}, accelerated=False)

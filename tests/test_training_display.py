@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 from rich.live import Live
 
-from vtok.cli.train_display import LINE_EVERY, TrainDisplay, draw, step_line, train_display
-from vtok.training.report import Alarm, StepReport, ValidationReport
+from vtok.cli.display import LINE_EVERY, TrainDisplay, draw_step, step_line, train_display
+from vtok.training.runlog import Alarm, StepReport, ValidationReport
 
 STEP = StepReport(
     step=1234,
@@ -37,7 +37,7 @@ ALARM = Alarm(1230, "collapse", "the codes collapse")
 
 def drawn(report: StepReport, validation: ValidationReport | None, width: int, rows: int) -> str:
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
-    console.print(draw(report, validation, rows))
+    console.print(draw_step(report, validation, rows))
     return console.file.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""Several processes make the steps of one with the same global batch."""
+"""Several processes take the same steps as one with the same global batch."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from training import tiny_config_file, tiny_data
 from typer.testing import CliRunner
 
 from vtok.cli.app import app
-from vtok.training.launch import is_main_process, num_processes
+from vtok.training.processes import is_main_process, num_processes
 from vtok.training.state import from_bytes, state_files
 
 LAUNCH = (
@@ -21,7 +21,7 @@ LAUNCH = (
 
 
 def train(*arguments: object, launch: tuple[str, ...] = ("-m",)) -> str:
-    """Run `vtok train`; returns what it said."""
+    """Run `vtok train`; returns its messages."""
     done = subprocess.run(
         [sys.executable, *launch, "vtok", "train", *map(str, arguments), "--device", "cpu",
          "--threads", "1"],
@@ -38,7 +38,7 @@ def state(out: Path):
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_with_twice_the_passes(tmp_path: Path) -> None:
+def test_two_processes_equal_one_with_twice_the_micro_batches(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
     data = tiny_data(tmp_path / "data")
     config = tiny_config_file(
@@ -48,7 +48,7 @@ def test_two_processes_are_one_with_twice_the_passes(tmp_path: Path) -> None:
     two = (data, "--out", tmp_path / "two", "--config", config)
     train(*two, launch=LAUNCH)
     state_files(tmp_path / "two" / "states")[0].unlink()  # as if killed after step 4
-    assert "going on from step 4" in train(*two, launch=LAUNCH)  # by both
+    assert "resuming at step 4" in train(*two, launch=LAUNCH)  # by both
     ours, theirs = state(tmp_path / "two"), state(tmp_path / "one")
     assert ours.step == theirs.step == 6
     assert ours.tensors.keys() == theirs.tensors.keys()
@@ -57,9 +57,7 @@ def test_two_processes_are_one_with_twice_the_passes(tmp_path: Path) -> None:
     assert ours.facts["psnr"] == pytest.approx(theirs.facts["psnr"], rel=1e-5)
 
 
-def test_several_processes_without_accelerate_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_processes_need_accelerate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setitem(sys.modules, "accelerate", None)
@@ -70,7 +68,7 @@ def test_several_processes_without_accelerate_is_one_line(
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_who_speaks_is_what_the_launcher_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WORLD_SIZE", "RANK", "PMI_SIZE", "PMI_RANK"):
         monkeypatch.delenv(name, raising=False)
     assert num_processes() == 1

@@ -1,4 +1,4 @@
-"""Losses: equal to what the papers say, computed another way; weights change as asked."""
+"""Losses equal independent implementations; weights and rates follow their schedules."""
 
 import math
 
@@ -8,22 +8,25 @@ import torch
 from models import make_clip
 from training import tiny_config
 
-from vtok.nn.losses import PatchDiscriminator
+from vtok.nn.discriminator import PatchDiscriminator
 from vtok.nn.quantize import LFQ
 from vtok.training.losses import (
     SCALE_WEIGHTS,
+    adversarial_weight,
+    draw_stages,
+    entropy_weight,
     hinge_loss,
     loss_parts,
     ms_ssim,
     num_scales,
+    rate_share,
     weighted_sum,
     weights_at,
 )
-from vtok.training.schedule import adversarial_weight, draw_stages, entropy_weight, rate_share
 
 
 def slow_ms_ssim(x: np.ndarray, y: np.ndarray, scales: int) -> float:
-    """MS-SSIM of two pictures [H, W] in -1..1, window by window."""
+    """Compute MS-SSIM of two pictures [H, W] in -1..1, window by window."""
     offsets = np.arange(11) - 5
     window = np.exp(-(offsets[:, None] ** 2 + offsets[None] ** 2) / (2 * 1.5**2))
     window /= window.sum()
@@ -47,7 +50,7 @@ def slow_ms_ssim(x: np.ndarray, y: np.ndarray, scales: int) -> float:
     return float(result)
 
 
-def test_ms_ssim_is_that_of_the_paper() -> None:
+def test_ms_ssim_follows_the_paper() -> None:
     rng = np.random.default_rng(0)
     clip = make_clip(1, 32, 32, batch=2, seed=1)
     noise = torch.from_numpy(rng.normal(0, 0.1, clip.shape)).float()
@@ -75,7 +78,7 @@ def test_ms_ssim_is_one_for_equal_clips_and_falls_with_noise() -> None:
     ]  # fmt: skip
 
 
-def test_ms_ssim_has_finite_gradients_also_for_opposites() -> None:
+def test_ms_ssim_has_finite_gradients_for_inverted_clips() -> None:
     clip = make_clip(2, 24, 24, seed=3)
     for recon in (-clip, clip.clone(), torch.zeros_like(clip)):
         recon.requires_grad_()
@@ -101,7 +104,7 @@ def test_parts_are_means_over_clips() -> None:
     assert set(loss_parts(recon, clip, quantizer, 1.0, {"rmse": 1.0})) == {"rmse"}
 
 
-def test_a_perfect_reconstruction_has_a_gradient() -> None:
+def test_perfect_reconstruction_has_finite_gradients() -> None:
     clip = make_clip(5)
     recon = clip.clone().requires_grad_()
     quantizer = LFQ(64).losses(torch.randn(1, 6, 2, 4, 4))
@@ -109,7 +112,7 @@ def test_a_perfect_reconstruction_has_a_gradient() -> None:
     assert recon.grad.isfinite().all()
 
 
-def test_the_entropy_weight_is_annealed() -> None:
+def test_entropy_weight_is_annealed() -> None:
     config = tiny_config(entropy=0.02, entropy_start=0.1, entropy_steps=4)
     weights = [entropy_weight(step, config) for step in range(6)]
     assert weights == pytest.approx([0.1, 0.08, 0.06, 0.04, 0.02, 0.02])
@@ -119,14 +122,14 @@ def test_the_entropy_weight_is_annealed() -> None:
     assert "entropy" not in weights_at(0, tiny_config(entropy=0, entropy_steps=0))
 
 
-def test_the_adversarial_loss_starts_late() -> None:
+def test_adversarial_loss_starts_late() -> None:
     config = tiny_config(adversarial=0.4, adversarial_from=100)
     weights = [adversarial_weight(step, config) for step in (0, 100, 200, 300, 1000)]
     assert weights == pytest.approx([0, 0, 0.2, 0.4, 0.4])
     assert "adversarial" not in weights_at(100, config)
 
 
-def test_the_discriminator_learns_to_tell() -> None:
+def test_discriminator_learns() -> None:
     torch.manual_seed(0)
     critic = PatchDiscriminator(dim=8)
     clip = make_clip(5, 32, 32, batch=2)
@@ -146,7 +149,7 @@ def test_the_discriminator_learns_to_tell() -> None:
     assert float(hinge_loss(torch.full((2,), 5.0), torch.full((2,), -5.0))) == 0
 
 
-def test_rates_rise_stay_and_fall() -> None:
+def test_learning_rates_rise_stay_and_decay() -> None:
     base = {"steps": 100, "warm_up": 10, "final_rate": 0.1}
     linear = tiny_config(schedule="linear", decay_from=60, **base)
     shares = [rate_share(step, linear) for step in range(100)]
@@ -159,7 +162,7 @@ def test_rates_rise_stay_and_fall() -> None:
     assert rate_share(100, cosine) == rate_share(500, cosine) == pytest.approx(0.1)
 
 
-def test_stages_are_drawn_by_clip() -> None:
+def test_stages_are_drawn_per_clip() -> None:
     config = tiny_config(base_stages=2, base_share=0.4, all_share=0.2)
     drawn = draw_stages(range(2000), 4, 0, 0, config)
     counts = torch.bincount(drawn, minlength=5)[1:]
@@ -167,5 +170,5 @@ def test_stages_are_drawn_by_clip() -> None:
     for step, seed in ((1, 0), (0, 1)):
         assert not torch.equal(draw_stages(range(2000), 4, step, seed, config), drawn)
     parts = [draw_stages(r, 4, 0, 0, config) for r in (range(0, 900), range(900, 2000))]
-    assert torch.equal(torch.cat(parts), drawn)  # however they are spread over processes
+    assert torch.equal(torch.cat(parts), drawn)  # with any number of processes
     assert draw_stages(range(50), 1, 0, 0, config).tolist() == [1] * 50

@@ -1,4 +1,4 @@
-"""Optimizers and states: each weight has one optimizer, and nothing is lost on disk."""
+"""Optimizers, steps and saved states."""
 
 from pathlib import Path
 
@@ -6,15 +6,15 @@ import pytest
 import torch
 from models import make_tokenizer
 from torch import nn
-from training import thin_air, tiny_config
+from training import synthetic_clips, tiny_config
 
 from vtok.errors import CheckpointError, InputError, OutputError
 from vtok.models.checkpoint import save_checkpoint
 from vtok.nn.config import PRESETS
 from vtok.nn.tokenizer import VideoTokenizer
-from vtok.training.devices import Processes
 from vtok.training.learner import Learner, initialize_from
 from vtok.training.optimizers import Muon, make_optimizers, orthogonalize, set_rates
+from vtok.training.processes import Processes
 from vtok.training.state import State, from_bytes, newest_state, save_state, state_files, to_bytes
 from vtok.training.trainer import Progress
 
@@ -56,7 +56,7 @@ def test_muon_learns_a_convolution() -> None:
     assert losses[-1] < 0.02 * losses[0]
 
 
-def test_muon_decays_weights_apart_from_the_gradient() -> None:
+def test_muon_weight_decay_is_decoupled() -> None:
     weight = nn.Parameter(torch.ones(4, 4))
     weight.grad = torch.zeros(4, 4)
     Muon([weight], lr=0.1, weight_decay=0.5).step()
@@ -81,14 +81,14 @@ def test_every_weight_has_one_optimizer(kind: str) -> None:
         assert all((p.ndim > 1) == (group["weight_decay"] > 0) for p in group["params"])
 
 
-def test_muon_takes_most_of_the_shipped_model() -> None:
+def test_muon_trains_most_of_the_shipped_model() -> None:
     model = VideoTokenizer.from_preset("vtok-base")
     muon = make_optimizers(model, tiny_config())[0].param_groups[0]["params"]
     inside = sum(p.numel() for p in muon)
     assert inside > 0.9 * sum(p.numel() for p in model.parameters())
 
 
-def test_rates_are_shares_of_the_full_ones() -> None:
+def test_rates_are_shares_of_the_full_rates() -> None:
     optimizers = make_optimizers(make_tokenizer(), tiny_config())
     for share in (0.5, 0.1):
         set_rates(optimizers, share)
@@ -97,13 +97,13 @@ def test_rates_are_shares_of_the_full_ones() -> None:
 
 
 def steps(progress: Progress, count: int) -> Progress:
-    """Take some steps on clips from thin air."""
+    """Take steps on synthetic clips."""
     for _ in range(count):
-        assert progress.take_step([thin_air(progress.step, INDICES[0])], INDICES).finite
+        assert progress.take_step([synthetic_clips(progress.step, INDICES[0])], INDICES).finite
     return progress
 
 
-def test_a_state_brings_back_everything(tmp_path: Path) -> None:
+def test_state_restores_everything(tmp_path: Path) -> None:
     config = tiny_config(**EVERYTHING)
     whole = steps(Progress(config, ALONE, "data"), 3)
     save_state(tmp_path, whole.state(), keep=3)
@@ -120,7 +120,7 @@ def test_a_state_brings_back_everything(tmp_path: Path) -> None:
     }  # fmt: skip
     for name, tensor in ours.tensors.items():
         assert torch.equal(tensor, theirs.tensors[name]), name
-    # and the state matters: without what the optimizers remember the weights differ
+    # without the states of the optimizers the weights differ
     fresh = Progress(config, ALONE, "data")
     fresh.restore(from_bytes((tmp_path / "step-00000003.safetensors").read_bytes(), "here"))
     for optimizer in fresh.learner.optimizers:
@@ -132,11 +132,11 @@ def test_a_state_brings_back_everything(tmp_path: Path) -> None:
     )
 
 
-def test_the_average_follows_the_weights() -> None:
+def test_average_follows_the_weights() -> None:
     learner = Learner(tiny_config(ema=0.5), ALONE)
     expected = {name: p.detach().clone() for name, p in learner.model.named_parameters()}
     for step in range(5):
-        learner.step(step, [thin_air(step, range(2))], [torch.tensor([1, 3])])
+        learner.step(step, [synthetic_clips(step, range(2))], [torch.tensor([1, 3])])
         decay = min(0.5, (1 + step) / (10 + step))
         for name, parameter in learner.model.named_parameters():
             expected[name] = decay * expected[name] + (1 - decay) * parameter.detach()
@@ -145,10 +145,10 @@ def test_the_average_follows_the_weights() -> None:
         assert torch.allclose(parameter, expected[name], atol=1e-6), name
 
 
-def test_passes_add_up_to_one_batch() -> None:
-    """Without the losses over a batch, two passes of two clips are one pass of four."""
+def test_micro_batches_add_up_to_one_batch() -> None:
+    """Without losses over a batch, two micro-batches of two clips equal one of four."""
     off = {"entropy": 0.0, "entropy_steps": 0}
-    clips, used = thin_air(0, range(4)), torch.tensor([1, 2, 3, 2])
+    clips, used = synthetic_clips(0, range(4)), torch.tensor([1, 2, 3, 2])
     one = Learner(tiny_config(batch=4, **off), ALONE)
     two = Learner(tiny_config(batch=2, accumulate=2, **off), ALONE)
     a = one.step(0, [clips], [used])
@@ -161,11 +161,11 @@ def test_passes_add_up_to_one_batch() -> None:
     assert torch.allclose(a.bits, b.bits)
 
 
-def test_bfloat16_is_for_passes_only() -> None:
+def test_bfloat16_is_for_model_calls_only() -> None:
     learner = Learner(tiny_config(precision="bfloat16", **EVERYTHING), ALONE)
-    totals = learner.step(1, [thin_air(0, range(2))], [torch.tensor([1, 3])])
+    totals = learner.step(1, [synthetic_clips(0, range(2))], [torch.tensor([1, 3])])
     exact = Learner(tiny_config(**EVERYTHING), ALONE)
-    expected = exact.step(1, [thin_air(0, range(2))], [torch.tensor([1, 3])])
+    expected = exact.step(1, [synthetic_clips(0, range(2))], [torch.tensor([1, 3])])
     assert totals.finite
     assert totals.loss != expected.loss
     assert totals.loss == pytest.approx(expected.loss, rel=0.02)
@@ -173,21 +173,21 @@ def test_bfloat16_is_for_passes_only() -> None:
     assert {t.dtype for t in floats} == {torch.float32}
 
 
-def test_a_step_that_is_not_finite_changes_nothing() -> None:
+def test_non_finite_step_changes_nothing() -> None:
     progress = steps(Progress(tiny_config(**EVERYTHING), ALONE, "data"), 2)
     before = {name: tensor.clone() for name, tensor in progress.state().tensors.items()}
-    clips = thin_air(2, range(2))
+    clips = synthetic_clips(2, range(2))
     clips[0, 0, 0, 0, 0] = float("nan")
     totals = progress.take_step([clips], INDICES)
     assert not totals.finite
     assert progress.step == 2
     after = progress.state().tensors
     for name, tensor in before.items():
-        if not name.startswith("critic"):  # whose normalisation has nothing to remember either
+        if not name.startswith("critic"):  # it learns before the failure shows
             assert torch.equal(tensor, after[name]), name
 
 
-def test_a_state_with_a_weight_that_is_no_number_is_none() -> None:
+def test_state_with_a_non_finite_weight_is_none() -> None:
     progress = Progress(tiny_config(), ALONE, "data")
     assert progress.state() is not None
     with torch.no_grad():
@@ -195,14 +195,14 @@ def test_a_state_with_a_weight_that_is_no_number_is_none() -> None:
     assert progress.state() is None
 
 
-def test_the_last_few_states_are_kept(tmp_path: Path) -> None:
+def test_last_states_are_kept(tmp_path: Path) -> None:
     for step in (0, 5, 10, 100, 20):
         save_state(tmp_path, State(step, {"a": torch.zeros(1)}, {}), keep=3)
     assert [int(p.stem[5:]) for p in state_files(tmp_path)] == [100, 20, 10]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "edited", "empty", "text", "other"])
-def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, damage: str) -> None:
+def test_damaged_state_is_replaced_by_the_one_before(tmp_path: Path, damage: str) -> None:
     for step in (1, 2):
         save_state(tmp_path, State(step, {"a": torch.arange(64.0)}, {"step": step}), keep=3)
     newest = state_files(tmp_path)[0]
@@ -226,32 +226,30 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, damage: str
     assert "step-00000002.safetensors" in said[0]
     assert "the state before it" in said[0]
     state_files(tmp_path)[1].write_bytes(b"")
-    with pytest.raises(CheckpointError, match="no state is whole"):
+    with pytest.raises(CheckpointError, match="no valid state"):
         newest_state(tmp_path, said.append)
 
 
-def test_a_state_of_a_later_version_is_refused() -> None:
+def test_state_of_another_version_is_refused() -> None:
     data = to_bytes(State(1, {"a": torch.zeros(1)}, {})).replace(b'version\\": 1', b'version\\": 2')
     with pytest.raises(CheckpointError, match="another version"):
         from_bytes(data, "here")
 
 
-def test_a_full_disk_is_one_line_and_older_states_stay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_keeps_older_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_state(tmp_path, State(1, {"a": torch.zeros(1)}, {}), keep=1)
 
     def full(self: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OutputError, match=r"No space left on device.*make room") as caught:
+    with pytest.raises(OutputError, match=r"No space left on device.*free disk space") as caught:
         save_state(tmp_path, State(2, {"a": torch.zeros(1)}, {}), keep=1)
     assert "\n" not in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001.safetensors"]
 
 
-def test_a_narrower_checkpoint_is_widened(tmp_path: Path) -> None:
+def test_narrower_checkpoint_is_widened(tmp_path: Path) -> None:
     narrow = VideoTokenizer.from_config(tiny_config().tokenizer)
     save_checkpoint(tmp_path / "narrow.safetensors", narrow, "narrow")
     model = {**tiny_config().model, "stage_plan": (0, 1, 2)}
@@ -269,13 +267,13 @@ def test_a_narrower_checkpoint_is_widened(tmp_path: Path) -> None:
     assert torch.equal(wide.state_dict()[encoder][6:], fresh[encoder][6:])
 
 
-def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "wide.safetensors", make_tokenizer(), "wide")
     narrow = {**tiny_config().model, "codebook_size": 16}
     model = VideoTokenizer.from_config(tiny_config(model=narrow).tokenizer)
     with pytest.raises(CheckpointError, match="does not fit into"):
         initialize_from(model, str(tmp_path / "wide.safetensors"))
-    with pytest.raises(CheckpointError, match="has other layers"):
+    with pytest.raises(CheckpointError, match="its layers differ"):
         initialize_from(
             VideoTokenizer.from_config(PRESETS["vtok-base"]), str(tmp_path / "wide.safetensors")
         )

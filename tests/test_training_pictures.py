@@ -1,32 +1,30 @@
-"""Pictures of a run: every clip is in its place, the curve is drawn where that can be."""
+"""Pictures of validation clips above their reconstructions."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_training_runlog import step_report, validation, without_tensorboard
 
 from vtok.errors import OutputError
 from vtok.evaluation.pictures import LINE, MARGIN, draw_sheet
-from vtok.training.runlog import STEPS, RunLog
-from vtok.training.validate import LEAST_WIDTH, write_comparison, write_curve
+from vtok.training.validate import MIN_WIDTH, Measured, write_comparison
 
 
 def flat(*levels: int, side: int = 200) -> torch.Tensor:
-    """Pictures of one level of gray each, as floats."""
+    """Return uniform gray pictures as floats."""
     gray = torch.tensor(levels).float() / 127.5 - 1
     return gray.view(-1, 1, 1, 1).expand(-1, 3, side, side)
 
 
-def test_originals_stand_over_their_reconstructions(tmp_path: Path) -> None:
+def test_originals_are_above_their_reconstructions(tmp_path: Path) -> None:
     path = tmp_path / "sheet.png"
-    rows = [flat(10, 20, 30), flat(40, 50, 60), flat(70, 80, 90)]
-    psnr = {1: [20.0, 21.0, 22.0], 4: [24.0, 25.0, 26.0]}
-    write_comparison(path, rows[0], {4: rows[2], 1: rows[1]}, psnr)
-    write_comparison(path, rows[0], {4: rows[2], 1: rows[1]}, psnr)  # a resumed run does it again
+    psnr = {1: [20.0, 21.0, 22.0], 3: [0.0] * 3, 4: [24.0, 25.0, 26.0]}
+    frames = {1: flat(40, 50, 60), 3: flat(0, 0, 0), 4: flat(70, 80, 90)}
+    clips = torch.stack([flat(0, 0, 0), flat(10, 20, 30), flat(0, 0, 0)], 2)
+    for _ in range(2):  # as a resumed run does
+        write_comparison(path, clips, Measured(psnr, frames, 1.0), base_stages=9)
     sheet = np.asarray(Image.open(path))
     step = 200 + MARGIN
     assert sheet.shape == (MARGIN + 3 * (step + LINE), MARGIN + 3 * step, 3)
@@ -36,10 +34,10 @@ def test_originals_stand_over_their_reconstructions(tmp_path: Path) -> None:
             expected = 10 * (1 + 3 * row + column)
             assert (sheet[top : top + 200, left : left + 200] == expected).all()
             caption = sheet[top + 200 : top + 200 + LINE, left : left + 200]
-            assert caption.max() > 200  # there are letters
+            assert caption.max() > 200  # contains letters
 
 
-def test_captions_tell_the_clips_apart() -> None:
+def test_each_clip_has_its_caption() -> None:
     black = np.zeros((32, 160, 3), dtype=np.uint8)
     rows = [[black, black]]
     one, same = (draw_sheet(rows, captions=[["20.00 dB", "20.00 dB"]]) for _ in range(2))
@@ -53,44 +51,15 @@ def test_captions_tell_the_clips_apart() -> None:
 def test_small_pictures_are_enlarged_without_smoothing(tmp_path: Path) -> None:
     path = tmp_path / "sheet.png"
     picture = torch.rand(1, 3, 16, 32, generator=torch.Generator().manual_seed(0)) * 2.4 - 1.2
-    write_comparison(path, picture, {2: picture}, {2: [99.0]})
-    times = LEAST_WIDTH // 32
+    write_comparison(path, picture[:, :, None], Measured({1: [99.0]}, {1: picture}, 1.0), 1)
+    times = MIN_WIDTH // 32
     shown = np.asarray(Image.open(path))[MARGIN:][: 16 * times, MARGIN:][:, : 32 * times]
     expected = ((picture[0].clamp(-1, 1) + 1) * 127.5).round().permute(1, 2, 0).numpy()
     for offset in (0, times - 1):
         assert (shown[offset::times, offset::times] == expected).all()
 
 
-def test_a_picture_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+def test_unwritable_picture_is_an_output_error(tmp_path: Path) -> None:
+    measured = Measured({1: [1.0]}, {1: flat(2)}, 1.0)
     with pytest.raises(OutputError, match="does not exist"):
-        write_comparison(tmp_path / "no" / "x.png", flat(1), {1: flat(2)}, {1: [1.0]})
-
-
-def test_the_curve_shows_what_the_log_holds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("matplotlib")
-    without_tensorboard(monkeypatch)
-    log = RunLog(tmp_path)
-    for step in range(1, 4):
-        log.append(step_report(step, stages=step))
-    first = write_curve(tmp_path)
-    assert first == tmp_path / "curve.png"
-    before = np.asarray(Image.open(first))
-    assert before.shape[:2] == (450, 1100)
-    log.validated(validation(3))
-    assert write_curve(tmp_path) == first
-    assert (np.asarray(Image.open(first)) != before).any()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "curve.png", "log.csv", "validation.csv",
-    ]  # fmt: skip
-
-
-def test_no_curve_without_matplotlib_or_steps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert write_curve(tmp_path) is None
-    (tmp_path / STEPS).write_text("step,loss\n1,0.5\n")
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert write_curve(tmp_path) is None
-    assert not (tmp_path / "curve.png").exists()
+        write_comparison(tmp_path / "no" / "x.png", flat(1)[:, :, None], measured, 1)

@@ -1,4 +1,4 @@
-"""Real runs from the shell: killed at random moments, interrupted, refused."""
+"""Runs of the command: killed at random moments, interrupted, refused."""
 
 import json
 import os
@@ -21,7 +21,7 @@ STEPS, SEED = 24, 3
 
 @pytest.fixture
 def start(tmp_path: Path):
-    """Starts `vtok train` on two videos; whatever still runs is killed at the end."""
+    """Start `vtok train` on two videos; remaining processes are killed at the end."""
     config = tiny_config_file(
         tmp_path, steps=STEPS, save_every=1, validate_every=8, ema=0.9, accumulate=2
     )
@@ -32,7 +32,7 @@ def start(tmp_path: Path):
         process = subprocess.Popen(
             [*COMMAND, *map(str, arguments), *options],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
         )  # fmt: skip
         started.append(process)
         return process
@@ -44,14 +44,14 @@ def start(tmp_path: Path):
 
 
 def finish(process: subprocess.Popen, status: int = 0) -> str:
-    """Wait for a process; returns what it said."""
+    """Wait for a process; returns its messages."""
     _, said = process.communicate(timeout=600)
     assert process.returncode == status, said
     return said
 
 
 def wait_for_step(process: subprocess.Popen, out: Path, step: int) -> None:
-    """Until a run has saved the state of a step, or is over."""
+    """Wait until a run has saved the state of a step, or has ended."""
     while process.poll() is None:
         files = state_files(out / "states")
         if files and int(files[0].stem.removeprefix("step-")) >= step:
@@ -60,19 +60,19 @@ def wait_for_step(process: subprocess.Popen, out: Path, step: int) -> None:
 
 
 def newest(out: Path) -> dict[str, torch.Tensor]:
-    """All tensors of the last state, which must be that of the last step."""
+    """Return the tensors of the last state, which must be that of the last step."""
     state = from_bytes(state_files(out / "states")[0].read_bytes(), "state")
     assert state.step == STEPS
     return state.tensors
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_it_ends_with_the_same_weights(start, tmp_path: Path) -> None:
+def test_killed_run_ends_with_the_same_weights(start, tmp_path: Path) -> None:
     finish(start("whole"))
     rng, out = random.Random(SEED), tmp_path / "killed"
     moments = sorted(rng.sample(range(1, STEPS), 4))
     process = start("killed")
-    time.sleep(rng.uniform(0, 3))  # before anything is there
+    time.sleep(rng.uniform(0, 3))  # before there is a state
     process.kill()
     process.communicate()
     for step in moments:
@@ -81,7 +81,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(start, tmp_path:
         time.sleep(rng.uniform(0, 0.3))
         process.kill()
         process.communicate()
-        assert process.returncode == -signal.SIGKILL, "the run was over before it was killed"
+        assert process.returncode == -signal.SIGKILL, "the run ended before it was killed"
     finish(start("killed"))
     ours, theirs = newest(out), newest(tmp_path / "whole")
     assert ours.keys() == theirs.keys()
@@ -98,16 +98,17 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(start, tmp_path:
     ours_read, theirs_read = ([[row[n] for n in columns] for row in table] for table in rows)
     assert ours_read == theirs_read
     left = [p.name for p in out.rglob("*") if p.name.startswith(".vtok")]
-    assert not left  # not even the half files of what was killed
+    assert not left  # no partial files
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_first(start, tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["process", "group"])
+def test_signal_saves_the_state_first(start, tmp_path: Path, send, number: int) -> None:
     process = start("run", "--set", "save_every=1000", "--steps", "100000")
     while "step=1/" not in process.stderr.readline():
         assert process.poll() is None
-    process.send_signal(number)
+    send(process.pid, number)
     said = finish(process, 128 + number)
     assert "stopped at step" in said
     state = from_bytes(state_files(tmp_path / "run" / "states")[0].read_bytes(), "state")
@@ -115,11 +116,11 @@ def test_a_signal_saves_first(start, tmp_path: Path, number: int) -> None:
     assert f"stopped at step {state.step}:" in said
     last = str(state.step + 1)
     said = finish(start("run", "--set", "save_every=1000", "--steps", last))
-    assert f"going on from step {state.step}" in said
+    assert f"resuming at step {state.step}" in said
 
 
 @pytest.mark.slow
-def test_the_command_speaks_json_and_refuses_another_config(start, tmp_path: Path) -> None:
+def test_command_prints_json_and_refuses_another_config(start, tmp_path: Path) -> None:
     process = start("run", "--steps", "2", "--json")
     output, said = process.communicate(timeout=600)
     assert process.returncode == 0, said

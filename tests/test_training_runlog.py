@@ -1,4 +1,4 @@
-"""The log of a run: rows come back, a killed and resumed run leaves the log of a whole one."""
+"""Run log: rows read back, and a killed and resumed run leaves the log of an uninterrupted one."""
 
 import csv
 import math
@@ -11,12 +11,18 @@ import numpy as np
 import pytest
 
 from vtok.errors import OutputError
-from vtok.training.report import StepReport, ValidationReport
-from vtok.training.runlog import EVENTS, STEPS, VALIDATIONS, RunLog, read_columns
+from vtok.training.runlog import (
+    EVENTS,
+    STEPS,
+    VALIDATIONS,
+    RunLog,
+    StepReport,
+    ValidationReport,
+)
 
 
 def step_report(step: int, *, stages: int = 2, **parts: float) -> StepReport:
-    """A report whose every number depends on the step."""
+    """Return a report whose numbers depend on the step."""
     rng = np.random.default_rng(step)
     psnr = {k: 20 + k + float(rng.random()) for k in range(1, stages + 1)}
     numbers = [float(value) for value in rng.random(6)]
@@ -39,13 +45,13 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The rows, as an independent reader finds them."""
+    """Read the rows with csv alone."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
 @pytest.mark.usefixtures("plain")
-def test_every_number_comes_back(tmp_path: Path) -> None:
+def test_every_number_reads_back(tmp_path: Path) -> None:
     log = RunLog(tmp_path)
     reports = [step_report(step) for step in (1, 2, 3)]
     for report in reports:
@@ -64,8 +70,8 @@ def test_every_number_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("plain")
-def test_columns_that_come_later_find_their_place(tmp_path: Path) -> None:
-    # stages that were not drawn yet have no PSNR, and the adversarial loss starts late
+def test_later_columns_are_inserted_in_order(tmp_path: Path) -> None:
+    # numbers of stages are drawn at random, and the adversarial loss starts late
     log = RunLog(tmp_path)
     log.append(step_report(1, stages=1))
     log.append(step_report(2, stages=10, l1=0.1, adversarial=0.3))
@@ -74,14 +80,13 @@ def test_columns_that_come_later_find_their_place(tmp_path: Path) -> None:
     assert rows[1]["rmse"] == ""
     stages = [name for name in rows[0] if name.startswith("psnr")]
     assert stages == [f"psnr_{k}" for k in range(1, 11)]
-    columns = read_columns(tmp_path / STEPS)
-    assert columns["step"] == [1, 2]
-    assert math.isnan(columns["psnr_10"][0])
+    assert [row["step"] for row in rows] == ["1", "2"]
+    assert rows[0]["psnr_10"] == ""
 
 
 @pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize("cut", [1, 5, 40, 200])
-def test_a_killed_and_resumed_run_leaves_the_log_of_a_whole_one(tmp_path: Path, cut: int) -> None:
+def test_resumed_run_leaves_the_log_of_an_uninterrupted_one(tmp_path: Path, cut: int) -> None:
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
         log = RunLog(tmp_path / name)
@@ -104,16 +109,16 @@ def test_a_killed_and_resumed_run_leaves_the_log_of_a_whole_one(tmp_path: Path, 
 
 
 @pytest.mark.usefixtures("plain")
-def test_a_step_done_again_replaces_what_followed_it(tmp_path: Path) -> None:
+def test_repeated_step_replaces_later_rows(tmp_path: Path) -> None:
     log = RunLog(tmp_path)
-    for step in (1, 2, 3, 2):  # a roll-back inside one process
+    for step in (1, 2, 3, 2):  # a roll-back in one process
         log.append(step_report(step))
     assert [row["step"] for row in read(tmp_path / STEPS)] == ["1", "2"]
-    RunLog(tmp_path).append(step_report(2))  # and one without a word
+    RunLog(tmp_path).append(step_report(2))  # and a restart
     assert [row["step"] for row in read(tmp_path / STEPS)] == ["1", "2"]
 
 
-def test_a_process_killed_while_it_writes_leaves_whole_rows(tmp_path: Path) -> None:
+def test_process_killed_while_writing_leaves_complete_rows(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
@@ -129,41 +134,39 @@ def test_a_process_killed_while_it_writes_leaves_whole_rows(tmp_path: Path) -> N
         child.stdout.readline()
         child.send_signal(signal.SIGKILL)
     RunLog(tmp_path).rewind(10**6)
-    steps = read_columns(tmp_path / STEPS)["step"]
+    steps = [int(row["step"]) for row in read(tmp_path / STEPS)]
     assert len(steps) >= 50
-    assert steps == [float(step) for step in range(1, len(steps) + 1)]
+    assert steps == list(range(1, len(steps) + 1))
 
 
 @pytest.mark.usefixtures("plain")
-def test_what_is_not_finite_is_logged(tmp_path: Path) -> None:
+def test_non_finite_values_are_logged(tmp_path: Path) -> None:
     log = RunLog(tmp_path)
     log.append(step_report(1, l1=math.nan, mse=math.inf))
-    columns = read_columns(tmp_path / STEPS)
-    assert math.isnan(columns["l1"][0])
-    assert columns["mse"] == [math.inf]
+    (row,) = read(tmp_path / STEPS)
+    assert (row["l1"], row["mse"]) == ("nan", "inf")
 
 
 @pytest.mark.usefixtures("plain")
-def test_damage_is_one_line(tmp_path: Path) -> None:
+def test_damaged_log_is_named(tmp_path: Path) -> None:
     path = tmp_path / STEPS
     path.write_text("something else\n1,2\n")
-    for use in (lambda: RunLog(tmp_path).rewind(1), lambda: read_columns(path)):
-        with pytest.raises(OutputError, match=r"log\.csv: is no log of a run"):
-            use()
+    with pytest.raises(OutputError, match=r"log\.csv: not the log of a run"):
+        RunLog(tmp_path).rewind(1)
     path.write_bytes(
         b"step,loss\n1,0.5\n\0\0\0\xff\n2,0.25\nx,1\n4\n5,1,1\n" + b"9" * 5000 + b",1\n3,"
     )
-    assert read_columns(path) == {"step": [1, 2], "loss": [0.5, 0.25]}
+    RunLog(tmp_path).rewind(9)
+    assert read(path) == [{"step": "1", "loss": "0.5"}, {"step": "2", "loss": "0.25"}]
     path.unlink()
     path.mkdir()
     with pytest.raises(OutputError, match=r"log\.csv: cannot be read"):
         RunLog(tmp_path).append(step_report(1))
-    assert read_columns(tmp_path / "none.csv") == {}
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is missing")
 @pytest.mark.usefixtures("plain")
-def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+def test_full_disk_is_an_output_error(tmp_path: Path) -> None:
     log = RunLog(tmp_path)
     log.append(step_report(1))
     (tmp_path / STEPS).unlink()
@@ -172,7 +175,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
         log.append(step_report(2))
 
 
-def test_a_missing_tensorboard_is_told_once(
+def test_missing_tensorboard_is_reported_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_tensorboard(monkeypatch)
@@ -180,11 +183,11 @@ def test_a_missing_tensorboard_is_told_once(
     log = RunLog(tmp_path, said.append)
     for step in (1, 2, 3):
         log.append(step_report(step))
-    assert said == ["TensorBoard is not installed, only CSV is logged: vtok[train] has it"]
+    assert said == ["TensorBoard is not installed, logging CSV only: install vtok[train]"]
     assert not (tmp_path / EVENTS).exists()
 
 
-def test_tensorboard_shows_what_the_table_holds(tmp_path: Path) -> None:
+def test_tensorboard_shows_the_same_as_the_table(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -196,9 +199,11 @@ def test_tensorboard_shows_what_the_table_holds(tmp_path: Path) -> None:
     log.append(step_report(4))
     log.close()
     events = EventAccumulator(str(tmp_path / EVENTS)).Reload()
-    columns = read_columns(tmp_path / STEPS)
-    for name in columns.keys() - {"step"}:
+    rows = read(tmp_path / STEPS)
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+    for name in rows[0].keys() - {"step"}:
         found = events.Scalars(f"train/{name}")
-        assert [event.step for event in found] == columns["step"] == [1, 2, 3, 4]
-        assert [event.value for event in found] == pytest.approx(columns[name], rel=1e-5)
+        assert [event.step for event in found] == [1, 2, 3, 4]
+        expected = [float(row[name]) for row in rows]
+        assert [event.value for event in found] == pytest.approx(expected, rel=1e-5)
     assert events.Scalars("validation/psnr_1") == []

@@ -1,4 +1,4 @@
-"""What to train on: every video and photo is found once, in order; families share their chance."""
+"""Sources: every video and photo is found once, in order; families share their probability."""
 
 import io
 import tarfile
@@ -26,7 +26,7 @@ def make_shard(path: Path, contents: dict[str, bytes]) -> Path:
     return path
 
 
-def test_a_folder_is_searched_through(tmp_path: Path) -> None:
+def test_folder_is_searched_recursively(tmp_path: Path) -> None:
     make_files(tmp_path, "b.mp4", "a/x.MKV", "a/y.jpg", "notes.txt", ".hidden.mp4", ".git/z.png")
     sources = find_sources([tmp_path])
     assert [(s.name, s.kind) for s in sources] == [
@@ -37,14 +37,14 @@ def test_a_folder_is_searched_through(tmp_path: Path) -> None:
     assert all(source.member is None for source in sources)
 
 
-def test_a_file_named_twice_is_one_source(tmp_path: Path) -> None:
+def test_file_named_twice_is_one_source(tmp_path: Path) -> None:
     make_files(tmp_path, "a.mp4", "b.png")
     (tmp_path / "link.mp4").symlink_to(tmp_path / "a.mp4")
     names = [tmp_path / "a.mp4", tmp_path, f"{tmp_path}/*.mp4", tmp_path / "." / "b.png"]
     assert [s.path.name for s in find_sources(names)] == ["a.mp4", "b.png"]
 
 
-def test_shards_are_looked_into(tmp_path: Path) -> None:
+def test_shards_are_searched(tmp_path: Path) -> None:
     shard = make_shard(
         tmp_path / "0.tar", {"2/b.mp4": b"2", "a.png": b"1", "._a.png": b"", "c": b""}
     )
@@ -55,7 +55,7 @@ def test_shards_are_looked_into(tmp_path: Path) -> None:
         assert [s.kind for s in sources] == ["video", "photo"]
 
 
-def test_a_member_is_unpacked_while_it_is_used(tmp_path: Path) -> None:
+def test_member_is_unpacked_while_in_use(tmp_path: Path) -> None:
     content = bytes(range(256)) * 99
     shard = make_shard(tmp_path / "0.tar", {"../../up.mp4": content})
     (source,) = find_sources([shard])
@@ -68,7 +68,7 @@ def test_a_member_is_unpacked_while_it_is_used(tmp_path: Path) -> None:
     assert list(scratch.iterdir()) == []
 
 
-def test_of_a_cut_shard_what_is_whole_can_be_used(tmp_path: Path) -> None:
+def test_truncated_shard_gives_its_complete_members(tmp_path: Path) -> None:
     shard = make_shard(tmp_path / "0.tar", {"a.mp4": b"a" * 2000, "b.mp4": b"b" * 2000})
     with shard.open("rb+") as file:
         file.truncate(512 + 2048 + 512 + 100)
@@ -80,7 +80,7 @@ def test_of_a_cut_shard_what_is_whole_can_be_used(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("member-*"))
 
 
-def test_a_member_larger_than_its_shard_is_refused(tmp_path: Path) -> None:
+def test_member_larger_than_its_shard_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "0.tar"
     header = tarfile.TarInfo("a.mp4")
     header.size = 2**40
@@ -96,12 +96,12 @@ def test_a_member_larger_than_its_shard_is_refused(tmp_path: Path) -> None:
         ("missing", "missing: no such file or folder"),
         ("*.mov", r"\*\.mov: no video or photo in it"),
         ("folder", "folder: no video or photo in it"),
-        ("notes.txt", r"notes\.txt: no video or photo in it \(.*\.mp4.* and .*\.jpg.* count\)"),
-        ("broken.tar", r"broken\.tar: not a tar file that can be read"),
+        ("notes.txt", r"notes\.txt: no video or photo in it \(.*\.mp4.* and .*\.jpg.*\)"),
+        ("broken.tar", r"broken\.tar: not a readable tar file"),
         ("empty.tar", r"empty\.tar: no video or photo in it"),
     ],
 )
-def test_what_holds_nothing_is_one_line(tmp_path: Path, name: str, message: str) -> None:
+def test_input_without_sources_is_named(tmp_path: Path, name: str, message: str) -> None:
     make_files(tmp_path, "good.mp4", "notes.txt", "broken.tar", "folder/notes.txt")
     make_shard(tmp_path / "empty.tar", {})
     with pytest.raises(InputError, match=message) as caught:
@@ -109,7 +109,7 @@ def test_what_holds_nothing_is_one_line(tmp_path: Path, name: str, message: str)
     assert "\n" not in str(caught.value)
 
 
-def test_nothing_given_is_one_line() -> None:
+def test_no_input_is_an_input_error() -> None:
     with pytest.raises(InputError, match="nothing to train on"):
         find_sources([])
 
@@ -118,7 +118,7 @@ def sources_named(*names: str) -> list[Source]:
     return [Source(name, Path(name), None, "video") for name in names]
 
 
-def test_a_family_counts_as_the_root_of_its_number() -> None:
+def test_family_weight_is_the_root_of_its_size() -> None:
     alike = [f"all/asl__{number}.mkv" for number in range(16)]
     shares = chances(sources_named("all/sea__ocean.mp4", *alike))
     assert shares.sum() == pytest.approx(1)
@@ -136,6 +136,6 @@ def test_folders_and_shards_are_families() -> None:
     assert chances(members)[2] == pytest.approx(1 / (1 + 2**0.5))
 
 
-def test_one_folder_of_unrelated_clips_is_drawn_from_evenly() -> None:
+def test_folder_of_unrelated_clips_is_sampled_evenly() -> None:
     shares = chances(sources_named(*(f"clips/{number}.mp4" for number in range(7))))
     assert shares == pytest.approx(np.full(7, 1 / 7))

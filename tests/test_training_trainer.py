@@ -1,4 +1,4 @@
-"""The run: what it leaves behind, how it goes on, and what it does when something goes wrong."""
+"""Training runs: their files, how they resume, and how they recover from failures."""
 
 import csv
 from pathlib import Path
@@ -6,25 +6,27 @@ from typing import Any
 
 import pytest
 import torch
-from training import Notes, ThinPool, open_thin_pool, thin_air, tiny_config, tiny_data
+from training import Recorder, SyntheticLoader, synthetic_clips, tiny_config, tiny_data
 
 from vtok.errors import InputError, OutputError, UsageError, VtokError
 from vtok.evaluation.metrics import psnr
 from vtok.models.checkpoint import load_checkpoint, save_checkpoint
 from vtok.nn.tokenizer import VideoTokenizer
 from vtok.training import trainer
-from vtok.training.data import RunData, default_workers, hold_out
 from vtok.training.learner import Learner
-from vtok.training.sources import Source, find_sources
+from vtok.training.loader import default_workers
+from vtok.training.sources import Source, find_sources, hold_out
 from vtok.training.state import RunFolder, from_bytes, state_files
+from vtok.training.trainer import RunData
 from vtok.training.validate import measure
 
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two videos by name only: their clips are made from thin air."""
-    monkeypatch.setattr(RunData, "open_pool", lambda self, *args: open_thin_pool(*args))
-    monkeypatch.setattr(trainer, "write_curve", lambda folder: None)  # takes seconds
+    """Create two empty videos, whose clips are synthetic."""
+    monkeypatch.setattr(
+        RunData, "open_loader", lambda self, seed, skipped, *_: SyntheticLoader(seed, skipped)
+    )
     folder = tmp_path / "data"
     folder.mkdir()
     for name in ("a.mp4", "b.mp4"):
@@ -32,15 +34,15 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def run(data: Path, out: Path, **fields: Any) -> Notes:
-    """Train a tiny model; returns what was told."""
-    notes = Notes()
+def run(data: Path, out: Path, **fields: Any) -> Recorder:
+    """Train a tiny model; returns its reports."""
+    notes = Recorder()
     trainer.train([data], out, tiny_config(**fields), observer=notes, device="cpu")
     return notes
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
-    """Everything in the newest state of a run."""
+    """Return the tensors of the newest state of a run."""
     return from_bytes(state_files(out / "states")[0].read_bytes(), "state").tensors
 
 
@@ -55,7 +57,7 @@ def log_steps(out: Path) -> list[int]:
         return [int(row["step"]) for row in csv.DictReader(file)]
 
 
-def test_a_run_leaves_what_it_should(data: Path, tmp_path: Path) -> None:
+def test_run_writes_its_files(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     notes = run(data, out, ema=0.9)
     assert [report.step for report in notes.steps] == list(range(1, 9))
@@ -77,7 +79,7 @@ def test_a_run_leaves_what_it_should(data: Path, tmp_path: Path) -> None:
     assert "too few videos" in " ".join(notes.lines)
 
 
-def test_a_finished_run_says_so_and_can_be_made_longer(data: Path, tmp_path: Path) -> None:
+def test_finished_run_can_be_extended(data: Path, tmp_path: Path) -> None:
     run(data, tmp_path / "run")
     notes = run(data, tmp_path / "run")
     assert not notes.steps
@@ -86,7 +88,7 @@ def test_a_finished_run_says_so_and_can_be_made_longer(data: Path, tmp_path: Pat
     assert [report.step for report in notes.steps] == [9, 10]
 
 
-def test_a_run_that_stops_anywhere_ends_the_same(
+def test_interrupted_run_ends_with_the_same_weights(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fields = {"accumulate": 2, "ema": 0.9, "adversarial": 0.1, "adversarial_from": 3}
@@ -113,7 +115,7 @@ def test_a_run_that_stops_anywhere_ends_the_same(
 
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, *calls: int) -> list[int]:
-    """Put NaN into the clips of some calls of `Learner.step`, counted from 0; returns the steps."""
+    """Put NaN into the clips of some calls of `Learner.step`; returns the steps of all calls."""
     step, taken = Learner.step, []
 
     def poisoned(self: Learner, number: int, clips: Any, *args: Any) -> Any:
@@ -126,7 +128,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, *calls: int) -> list[int]:
     return taken
 
 
-def test_after_nan_it_goes_back_and_on_with_other_clips(
+def test_nan_rolls_back_and_changes_the_clips(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = fail_at(monkeypatch, 5)
@@ -139,11 +141,11 @@ def test_after_nan_it_goes_back_and_on_with_other_clips(
     assert rates[8] == pytest.approx(calm[8] / 2)
     state = from_bytes(state_files(tmp_path / "run" / "states")[0].read_bytes(), "state")
     assert (state.facts["retry"], state.facts["factor"]) == (1, 0.5)
-    assert notes.steps[4].loss != notes.steps[5].loss  # step 5 twice, of other clips
+    assert notes.steps[4].loss != notes.steps[5].loss  # step 5 twice, with other clips
     assert notes.steps[4].step == notes.steps[5].step == 5
 
 
-def test_a_run_rolled_back_resumes_as_if_never_stopped(
+def test_rolled_back_run_resumes_with_the_same_weights(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -161,13 +163,15 @@ def test_three_failures_in_a_row_end_the_run(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = fail_at(monkeypatch, 3, 5, 7)
-    with pytest.raises(VtokError, match=r"no finite loss after step 3, in 3 tries.*learning_rate"):
+    with pytest.raises(
+        VtokError, match=r"no finite loss after step 3 in 3 attempts.*learning_rate"
+    ):
         run(data, tmp_path / "run")
     assert taken == [0, 1, 2, 3, 2, 3, 2, 3]
     assert state_files(tmp_path / "run" / "states")[0].stem == "step-00000002"
 
 
-def test_a_damaged_state_costs_steps_but_not_the_run(data: Path, tmp_path: Path) -> None:
+def test_damaged_state_costs_steps_only(data: Path, tmp_path: Path) -> None:
     run(data, tmp_path / "run")
     state_files(tmp_path / "run" / "states")[0].write_bytes(b"damaged")
     notes = run(data, tmp_path / "run")
@@ -177,7 +181,7 @@ def test_a_damaged_state_costs_steps_but_not_the_run(data: Path, tmp_path: Path)
     assert_same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
-def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
+def test_run_resumes_after_a_full_disk(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = Path.write_bytes
@@ -194,16 +198,16 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
     assert [report.step for report in run(data, tmp_path / "run").steps] == [5, 6, 7, 8]
 
 
-def test_a_run_has_its_folder_to_itself(data: Path, tmp_path: Path) -> None:
+def test_folder_is_locked(data: Path, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    with folder.opened(tiny_config()), pytest.raises(OutputError, match="another run works on it"):
+    with folder.opened(tiny_config()), pytest.raises(OutputError, match="another run is using it"):
         run(data, tmp_path / "run")
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"file.*cannot be made"):
+    with pytest.raises(OutputError, match=r"file.*cannot be created"):
         run(data, tmp_path / "file")
 
 
-def test_half_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
+def test_partial_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     with folder.opened(tiny_config()):
         half = folder.states / ".vtok-0123.part"
@@ -212,11 +216,11 @@ def test_half_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
         assert not half.exists()
 
 
-def test_before_the_first_step_another_config_may_take_over(
+def test_config_may_change_before_the_first_step(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(ThinPool, "fixed", lambda *args: find_sources([tmp_path / "nothing"]))
+        patch.setattr(SyntheticLoader, "middle_clips", lambda *_: find_sources([tmp_path / "no"]))
         with pytest.raises(InputError):
             run(data, tmp_path / "run", seed=7)
     folder = RunFolder(tmp_path / "run")
@@ -229,13 +233,13 @@ def test_before_the_first_step_another_config_may_take_over(
         folder.resolve_config(None, {"seed": 9}, accelerated=False)
 
 
-def test_other_data_are_said(data: Path, tmp_path: Path) -> None:
+def test_changed_data_are_reported(data: Path, tmp_path: Path) -> None:
     run(data, tmp_path / "run")
     (data / "c.mp4").touch()
-    assert "not those the run began with" in run(data, tmp_path / "run", steps=9).lines[0]
+    assert "the data differ" in run(data, tmp_path / "run", steps=9).lines[0]
 
 
-def test_it_starts_from_a_checkpoint(data: Path, tmp_path: Path) -> None:
+def test_run_starts_from_a_checkpoint(data: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
     narrow = VideoTokenizer.from_config(tiny_config().tokenizer)
     save_checkpoint(tmp_path / "init.safetensors", narrow, "init")
@@ -250,17 +254,17 @@ def test_it_starts_from_a_checkpoint(data: Path, tmp_path: Path) -> None:
         assert torch.equal(tensor, narrow.state_dict()[name])
 
 
-def test_nothing_to_train_on_is_one_line(tmp_path: Path) -> None:
+def test_no_data_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no video or photo"):
         run(tmp_path / "empty", tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    with pytest.raises(UsageError, match="--device spam"):
+    with pytest.raises(UsageError, match=r"device.spam"):
         trainer.train([tiny_data(tmp_path / "data")], tmp_path / "run", tiny_config(),
-                      observer=Notes(), device="spam")  # fmt: skip
+                      observer=Recorder(), device="spam")  # fmt: skip
 
 
-def test_videos_are_set_aside_by_their_names() -> None:
+def test_videos_are_held_out_by_name() -> None:
     def sources(count: int, where: str) -> list[Source]:
         videos = [Source(f"{where}/{n}.mp4", Path(f"{where}/{n}.mp4"), None, "video")
                   for n in range(count)]  # fmt: skip
@@ -278,10 +282,10 @@ def test_videos_are_set_aside_by_their_names() -> None:
         assert [s.path.name for s in elsewhere] == [s.path.name for s in aside]
 
 
-def test_validation_measures_as_evaluation_does() -> None:
+def test_validation_psnr_equals_that_of_evaluation() -> None:
     torch.manual_seed(0)
     model = VideoTokenizer.from_config(tiny_config().tokenizer)
-    clips = thin_air(0, range(2))
+    clips = synthetic_clips(0, range(2))
     measured = measure(model, clips)
     assert model.training
     for stages in (1, 3):
@@ -298,6 +302,6 @@ def test_validation_measures_as_evaluation_does() -> None:
     assert measured.code_usage == pytest.approx(len(codes.unique()) / 64)
 
 
-def test_workers_leave_a_core_for_training() -> None:
+def test_default_workers_leave_a_core_for_training() -> None:
     assert default_workers(1000) == 1
     assert 1 <= default_workers(1) <= 16

@@ -8,7 +8,8 @@ from codefiles import load_tiny, random_file
 from commands import rows, vtok
 
 from vtok.codefile import CodeFileReader
-from vtok.pipeline.edit import CutOptions, cut_file, join_files
+from vtok.pipeline.edit import cut_file, join_files
+from vtok.pipeline.options import CutOptions
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_a_model_that_is_not_at_hand_is_no_failure_but_where_it_is_needed() -> N
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout == (
         f"whole.vtok: whole: 70 frames in 3 chunks, {size:,} bytes; "
-        "the model tiny is not at hand to compare\n"
+        "the model tiny is not available to compare\n"
     )
     result = vtok("verify", "whole.vtok", "--deep")
     assert (result.exit_code, result.stdout) == (5, "")

@@ -5,11 +5,10 @@ from pathlib import Path
 import torch
 from commands import tiny_checkpoint
 
-from vtok.models.load import load_model
+from vtok.models.load import load
 from vtok.nn.config import TokenConfig
 from vtok.nn.token_pipeline import TokenPipeline
-from vtok.tokens.checkpoint import save_tokens
-from vtok.tokens.model import TokenModel, load_token_model
+from vtok.tokens.model import TokenModel, load_token_model, save_tokens
 
 LATENT_DIM = 6  # of the tiny tokenizer
 SMALL = {"dim": 16, "map_dim": 8, "heads": 4, "lift_blocks": 1, "fuser_blocks": 2, "token_bits": 24}
@@ -34,11 +33,11 @@ def tiny_tokens(folder: Path, learner: str = "v11", seed: int = 0) -> tuple[Path
     """Checkpoints of a tiny tokenizer and of a tiny pipeline for it."""
     model = tiny_checkpoint(folder)
     path = folder / f"tiny-{learner}-{seed}.tokens-weights"
-    save_tokens(path, make_pipeline(learner, seed), f"tiny-{learner}", load_model(model).info)
+    save_tokens(path, make_pipeline(learner, seed), f"tiny-{learner}", load(model).info)
     return model, path
 
 
 def tiny_token_model(folder: Path, learner: str = "v11", seed: int = 0) -> TokenModel:
     """Both, loaded in the usual way."""
     model, path = tiny_tokens(folder, learner, seed)
-    return load_token_model(path, model=load_model(model, dtype="float32"))
+    return load_token_model(path, model=load(model, dtype="float32"))

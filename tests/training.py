@@ -1,7 +1,6 @@
-"""A tiny run for tests: a small model, clips made from thin air, an observer that takes notes."""
+"""A tiny training run: a small model, synthetic clips, and an observer that records."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from models import FAST
 from videos import make_video
 
 from vtok.training.config import TrainingConfig, write_config
-from vtok.training.report import Alarm, StepReport, ValidationReport
+from vtok.training.runlog import Alarm, StepReport, ValidationReport
 
 TINY_MODEL = {**FAST, "stage_plan": (0, 0, 0)}
 TINY = {
@@ -21,27 +20,27 @@ TINY = {
 
 
 def tiny_config(**fields: Any) -> TrainingConfig:
-    """A config of a run of a few steps, with these fields changed."""
+    """Return the config of a run of a few steps, with some fields changed."""
     return TrainingConfig(**{**TINY, **fields})
 
 
 def tiny_config_file(folder: Path, **fields: Any) -> Path:
-    """The same, written as TOML."""
+    """Write the same config as TOML."""
     path = folder / "tiny.toml"
     write_config(path, tiny_config(**fields))
     return path
 
 
 def tiny_data(folder: Path, count: int = 2) -> Path:
-    """A folder of a few small videos."""
+    """Create a folder of small videos."""
     folder.mkdir(exist_ok=True)
     for number in range(count):
         make_video(folder / f"{number}.mp4", 12 + number, width=48, height=32)
     return folder
 
 
-def thin_air(step: int, clips: range, seed: int = 0, frames: int = 5, crop: int = 16):
-    """Clips that depend on seed, step and number only, [len(clips), 3, frames, crop, crop]."""
+def synthetic_clips(step: int, clips: range, seed: int = 0, frames: int = 5, crop: int = 16):
+    """Return clips that depend on their key only, [len(clips), 3, frames, crop, crop]."""
     made = []
     for clip in clips:
         rng = np.random.default_rng((seed, step, clip))
@@ -50,31 +49,25 @@ def thin_air(step: int, clips: range, seed: int = 0, frames: int = 5, crop: int 
     return torch.cat(made)
 
 
-class ThinPool:
-    """Stands in for a pool of decoders."""
+class SyntheticLoader:
+    """Replaces ClipLoader without decoding."""
 
     waited_seconds = 0.0
 
-    def __init__(self, seed: int, skipped: dict[str, str]) -> None:
-        self.seed, self.skipped = seed, skipped
+    def __init__(self, seed: int = 0, skipped: dict[str, str] | None = None, crop: int = 16):
+        self.seed, self.skipped, self.crop = seed, dict(skipped or {}), crop
 
-    def batches(self, steps: range, indices: Sequence[range]) -> Iterator[torch.Tensor]:
-        """Clips for every pass of every step."""
-        return (thin_air(step, clips, self.seed) for step in steps for clips in indices)
+    def batches(self, steps: Sequence[int], indices: Sequence[range]) -> Iterator[torch.Tensor]:
+        for step in steps:
+            for clips in indices:
+                yield synthetic_clips(step, clips, self.seed, crop=self.crop)
 
-    def fixed(self, sources: Sequence[Any], count: int) -> torch.Tensor:
-        """Clips to measure on."""
-        return thin_air(0, range(2), seed=99)
-
-
-@contextmanager
-def open_thin_pool(seed: int, skipped: Any, processes: int) -> Iterator[ThinPool]:
-    """In place of `RunData.open_pool`."""
-    yield ThinPool(seed, dict(skipped))
+    def middle_clips(self, sources: Sequence[Any], count: int) -> torch.Tensor:
+        return synthetic_clips(0, range(2), seed=99, crop=self.crop)
 
 
-class Notes:
-    """An observer that remembers what it was told."""
+class Recorder:
+    """An observer that records everything."""
 
     def __init__(self) -> None:
         self.steps: list[StepReport] = []
@@ -83,17 +76,13 @@ class Notes:
         self.lines: list[str] = []
 
     def step(self, report: StepReport) -> None:
-        """A step was done."""
         self.steps.append(report)
 
     def validated(self, report: ValidationReport) -> None:
-        """The validation clips were measured."""
         self.validations.append(report)
 
     def alarm(self, alarm: Alarm) -> None:
-        """Something went wrong."""
         self.alarms.append(alarm)
 
     def say(self, text: str) -> None:
-        """One line worth knowing."""
         self.lines.append(text)

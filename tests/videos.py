@@ -1,8 +1,8 @@
-"""Small videos for tests, each frame carrying its own number as a barcode.
+"""Small test videos whose frames contain their number as a barcode.
 
-The picture is a grid of 4 x 4 cells, black or white. The corners say which way is up (top left
-white, the others black); the twelve cells between them are the bits of the frame number. It
-survives lossy coding, resizing and odd sizes, and reads the same through every reader.
+The picture is a grid of 4 x 4 black or white cells. The corners mark the orientation (top left
+white, the others black); the other twelve cells are the bits of the frame number. The barcode
+survives lossy coding, resizing and odd sizes.
 """
 
 import subprocess
@@ -17,8 +17,8 @@ Frames = npt.NDArray[np.uint8]
 GRID = 4
 CORNERS = {(0, 0): 1, (0, 3): 0, (3, 0): 0, (3, 3): 0}
 BIT_CELLS = [(y, x) for y in range(GRID) for x in range(GRID) if (y, x) not in CORNERS]
+# output arguments for a fast, exact H.264 file
 LOSSLESS = ("-c:v", "libx264", "-preset", "ultrafast", "-qp", "0", "-pix_fmt", "yuv420p")
-"""Output arguments for a fast, exact H.264 file."""
 
 
 def barcode_frame(number: int, width: int = 64, height: int = 48) -> Frames:
@@ -39,7 +39,7 @@ def barcode_frames(numbers: range, width: int = 64, height: int = 48) -> Frames:
 
 
 def read_barcode(frame: Frames) -> int:
-    """Read the number of one frame; fails where the picture is not upright."""
+    """Read the number of one frame; fails if the picture is not upright."""
     height, width = frame.shape[:2]
     y = (2 * np.arange(GRID) + 1) * height // (2 * GRID)
     x = (2 * np.arange(GRID) + 1) * width // (2 * GRID)
@@ -54,7 +54,7 @@ def read_barcodes(frames: Frames) -> list[int]:
 
 
 def run_ffmpeg(*arguments: str | Path, data: bytes = b"") -> None:
-    """Run the ffmpeg program that imageio ships; its log is the message where it fails."""
+    """Run the ffmpeg program of imageio; its log is the message of a failure."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)]
     done = subprocess.run(command, input=data, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode(errors="replace")
@@ -77,7 +77,7 @@ def make_video(
         num_frames: Number of frames.
         width: Width in pixels.
         height: Height in pixels.
-        fps: Frame rate as ffmpeg takes it, such as "30" or "30000/1001".
+        fps: Frame rate in the syntax of ffmpeg, such as "30" or "30000/1001".
         arguments: ffmpeg output arguments: codec, filters, flags.
         inputs: ffmpeg arguments of further inputs, such as a sound.
     """

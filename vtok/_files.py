@@ -1,8 +1,7 @@
-"""Folders for files of the moment, which the next run removes where a killed one left them."""
+"""Atomic output files, and temporary folders that never outlive a run for long."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import shutil
@@ -14,29 +13,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from vtok.errors import OutputError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+LOCK = ".lock"  # locked inside a temporary folder for as long as its owner runs
+DAY = 86400.0
 
 
 @contextmanager
 def atomic_output(
     path: Path, overwrite: bool = False, workspace: Path | None = None
 ) -> Iterator[Path]:
-    """Give a temporary path to write to; rename it to `path` when the block ends well.
+    """Yield a temporary path to write to and rename it to `path` if the block succeeds.
 
-    The temporary file does not exist yet when it is given, and is removed when the block raises.
-    A symbolic link is followed, so the file that it names is the one replaced.
+    The temporary file does not exist yet, and is removed if the block raises. A symbolic link is
+    followed: the file it points to is replaced.
 
     Args:
-        path: Final name. Its folder must exist.
-        overwrite: Replace an existing file; otherwise one is an error, before and after.
-        workspace: Folder for the temporary file, on the same disk; that of the final name if None.
-
-    Yields:
-        A path that does not exist, in the workspace.
+        path: Final name; its folder must exist.
+        overwrite: Replace an existing file. Without it, an existing file is an error both before
+            and after the block.
+        workspace: Folder for the temporary file, on the same disk; default: the folder of `path`.
 
     Raises:
-        OutputError: The output exists, is no regular file, or cannot be written.
+        OutputError: The output exists, is not a regular file, or cannot be written.
     """
     check_output(path, overwrite)
     target = Path(os.path.realpath(path))
@@ -45,7 +49,8 @@ def atomic_output(
         yield temporary
         check_output(path, overwrite)
         try:
-            _sync(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())  # the data must reach the disk before the new name does
             temporary.replace(target)
             _sync_folder(target.parent)
         except OSError as exc:
@@ -56,34 +61,27 @@ def atomic_output(
 
 
 def check_output(path: Path, overwrite: bool = False) -> None:
-    """Refuse a name that cannot or must not be written; devices such as /dev/null are neither.
+    """Check that a regular file can be written under this name.
 
     Args:
         path: Name of the output.
-        overwrite: Allow a file of this name.
+        overwrite: Allow an existing file.
 
     Raises:
-        OutputError: The output exists, is no regular file, or its folder does not exist.
+        OutputError: The output exists, is not a regular file, or its folder does not exist.
     """
     if path.is_dir():
         raise OutputError(f"{path}: is a folder, give the name of a file")
     if path.exists() and not path.is_file():
-        raise OutputError(f"{path}: is no regular file and cannot be replaced")
+        raise OutputError(f"{path}: is not a regular file and cannot be replaced")
     if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists already (--overwrite replaces it, or give another name)")
+        raise OutputError(f"{path}: exists already (`overwrite` replaces it, or give another name)")
     if not Path(os.path.realpath(path)).parent.is_dir():
         raise OutputError(f"{path}: the folder {path.parent} does not exist")
 
 
-def _sync(path: Path) -> None:
-    """Flush a file to disk, so that no rename outlives its data."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
 def _sync_folder(folder: Path) -> None:
-    """Flush the rename itself; some systems cannot open a folder, and lose nothing by it."""
-    with suppress(OSError):
+    with suppress(OSError):  # Windows cannot open a folder
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -91,40 +89,34 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-LOCK = ".lock"
-"""A file that is locked for as long as the owner of its folder lives, however that ends."""
-DAY = 86400.0
-
-
 class ScratchFolder:
-    """A folder in that of the system for temporary files; removed when closed, or at the end.
+    """Temporary folder, removed when closed or when the process ends; also a context manager.
 
-    Making one removes those of the same prefix and user whose owners are dead. Also a context
-    manager.
+    A new folder first removes stale folders of the same prefix and user, left by killed processes.
 
     Args:
-        prefix: of its name, such as `vtok-dataset-`.
+        prefix: Start of the folder's name, such as `vtok-dataset-`.
 
     Attributes:
-        path: of it.
+        path: The folder.
 
     Raises:
-        OutputError: no folder can be made there.
+        OutputError: The folder cannot be created.
     """
 
     def __init__(self, prefix: str) -> None:
         remove_leftovers(prefix)
         try:
-            self.path, lock = _made(prefix)
+            self.path, lock = _create_locked(prefix)
         except OSError as exc:
             raise OutputError(
-                f"no folder for temporary files can be made ({exc.strerror}): set TMPDIR to another"
+                f"cannot create a temporary folder ({exc.strerror}): set TMPDIR to another folder"
             ) from exc
-        self._end = weakref.finalize(self, _remove, self.path, lock)
+        self._finalizer = weakref.finalize(self, _remove, self.path, lock)
 
     def close(self) -> None:
-        """Remove it. Closing twice is fine."""
-        self._end()
+        """Remove the folder. Closing twice is fine."""
+        self._finalizer()
 
     def __enter__(self) -> Path:
         return self.path
@@ -139,44 +131,48 @@ class ScratchFolder:
 
 
 def remove_leftovers(prefix: str) -> None:
-    """Remove scratch folders of dead owners; of other users, and what cannot be told, stays.
+    """Remove temporary folders with this prefix whose owner no longer runs.
 
-    A folder without a lock is of one who has not come to lock it yet, unless it is a day old.
+    Folders of other users stay. A folder without a lock file may be about to get one, so it stays
+    for a day.
     """
     with suppress(OSError):
         for path in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
             with suppress(OSError):
-                _remove_if_left(path)
+                _remove_if_stale(path)
 
 
-def _made(prefix: str) -> tuple[Path, int]:
-    """A new folder, and the descriptor of its locked lock."""
+def _file_lock(folder: Path) -> FileLock:
+    from filelock import FileLock  # slow to import, and not needed to encode a file
+
+    return FileLock(folder / LOCK, thread_local=False)
+
+
+def _create_locked(prefix: str) -> tuple[Path, FileLock]:
     while True:
         path = Path(tempfile.mkdtemp(prefix=prefix))
-        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        with suppress(OSError):  # one that cannot be locked is not taken for a leftover either
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = _file_lock(path)
+        with suppress(OSError):  # without a lock the folder still counts as in use for a day
+            lock.acquire(blocking=False)
         if (path / LOCK).exists():
             return path, lock
-        os.close(lock)  # another run took it for a leftover just before it was locked
+        lock.release()  # another process took the folder for stale before it was locked
 
 
-def _remove(path: Path, lock: int) -> None:
+def _remove(path: Path, lock: FileLock) -> None:
     shutil.rmtree(path, ignore_errors=True)
-    os.close(lock)
+    lock.release()
+    shutil.rmtree(path, ignore_errors=True)  # Windows cannot remove the lock file while it is held
 
 
-def _remove_if_left(path: Path) -> None:
+def _remove_if_stale(path: Path) -> None:
     found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+    foreign = hasattr(os, "getuid") and found.st_uid != os.getuid()
+    if foreign or not stat.S_ISDIR(found.st_mode):
         return
-    if not (path / LOCK).exists():
-        if time.time() - found.st_mtime > DAY:
-            shutil.rmtree(path, ignore_errors=True)
-        return
-    lock = os.open(path / LOCK, os.O_RDWR | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an error, while its owner lives
+    if (path / LOCK).exists():
+        lock = _file_lock(path)
+        lock.acquire(blocking=False)  # raises an OSError while the owner runs
+        _remove(path, lock)
+    elif time.time() - found.st_mtime > DAY:
         shutil.rmtree(path, ignore_errors=True)
-    finally:
-        os.close(lock)

@@ -7,14 +7,17 @@ VtokError                  1   nothing could be done
 ├── CodeFileError          4   damaged or incompatible code file
 ├── CheckpointError        4   damaged or incompatible checkpoint
 ├── InputError             5   missing or unreadable input
-│   └── VideoError         5   a file that is no readable video
-├── OutputError            1   an output that cannot be written
+│   └── VideoError         5   not a readable video
+├── OutputError            1   an output that exists already or cannot be written
 └── ShapeError             1   a tensor of the wrong shape or type (also a ValueError)
+
+Messages name options by their Python field in backticks, such as `num_stages`; the command line
+replaces each by its flag.
 """
 
 
 class VtokError(Exception):
-    """Base of all errors that vtok raises on purpose; the message is one line for a person."""
+    """Base class of all errors that vtok raises on purpose; the message is one line."""
 
     exit_code = 1
 
@@ -28,12 +31,10 @@ class UsageError(VtokError):
 class OptionError(UsageError, ValueError):
     """One option with an unusable value.
 
-    The command line shows the field as its flag.
-
     Attributes:
         field: name of the option in Python, such as `start_seconds`.
         value: value that was given.
-        expected: what would be valid, to follow "expected ".
+        expected: what would be valid, to follow the word "expected".
     """
 
     def __init__(self, field: str, value: object, expected: str) -> None:
@@ -48,13 +49,13 @@ class PartialFailure(VtokError):
 
 
 class CodeFileError(VtokError):
-    """A code file that is damaged, cut, or of a version or model that does not fit."""
+    """A code file that is damaged, truncated, or of another version or model."""
 
     exit_code = 4
 
 
 class CheckpointError(VtokError):
-    """A checkpoint that is damaged, unknown, or does not fit its config."""
+    """A checkpoint that is damaged, unknown, or does not match its configuration."""
 
     exit_code = 4
 

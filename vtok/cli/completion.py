@@ -1,4 +1,4 @@
-"""What the shell offers for a word that is being typed; where nothing fits, it offers its files."""
+"""Shell completion of file names, models and lists of names."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ import os
 import re
 from collections.abc import Callable, Iterable
 
-from vtok.video.frames import PHOTO_SUFFIXES, VIDEO_SUFFIXES
-
 Complete = Callable[[str], list[str]]
 _PLAIN = re.compile(r"[\w./+,@%-]*")
 
 
 def files(suffixes: Iterable[str]) -> Complete:
-    """Offers files that end in one of `suffixes`, and folders."""
+    """Complete folders, and files with one of `suffixes`."""
     ends = tuple(suffixes)
 
     def complete(incomplete: str) -> list[str]:
         folder, begin = os.path.split(incomplete)
         found = _matching(folder, begin, ends)
         if not all(_PLAIN.fullmatch(name) for name in found):
-            return []  # quoting names is what the shell itself does best
+            return []  # the shell's own completion quotes names
         # a second candidate keeps the shell from ending the word after a folder's name
         alone = len(found) == 1 and found[0].endswith(os.sep)
         return [*found, *complete(found[0])] if alone else found
@@ -29,7 +27,7 @@ def files(suffixes: Iterable[str]) -> Complete:
 
 
 def one_of(*names: str) -> Complete:
-    """Offers these names."""
+    """Complete one of these names."""
 
     def complete(incomplete: str) -> list[str]:
         return [name for name in names if name.startswith(incomplete)]
@@ -38,7 +36,7 @@ def one_of(*names: str) -> Complete:
 
 
 def some_of(*names: str) -> Complete:
-    """Offers these names in a list with commas between them, each once."""
+    """Complete a comma-separated list of these names, each at most once."""
 
     def complete(incomplete: str) -> list[str]:
         before, comma, begin = incomplete.rpartition(",")
@@ -49,30 +47,42 @@ def some_of(*names: str) -> Complete:
 
 
 def models(incomplete: str) -> list[str]:
-    """Offers the shipped models."""
-    from vtok.models.info import list_models
+    """Complete the names of shipped models."""
+    from vtok.models.checkpoint import list_models
 
     return one_of(*list_models())(incomplete)
 
 
 def learners(incomplete: str) -> list[str]:
-    """Offers the token learners by name, and checkpoints."""
+    """Complete token learners by name, and checkpoint files."""
     from vtok.nn.config import LEARNERS
 
     return [*one_of(*LEARNERS)(incomplete), *files([".safetensors"])(incomplete)]
 
 
-videos = files(VIDEO_SUFFIXES)
-training_data = files(VIDEO_SUFFIXES | PHOTO_SUFFIXES | {".tar"})
+def videos(incomplete: str) -> list[str]:
+    """Complete video files."""
+    from vtok.video.frames import VIDEO_SUFFIXES  # imports numpy
+
+    return files(VIDEO_SUFFIXES)(incomplete)
+
+
+def training_data(incomplete: str) -> list[str]:
+    """Complete videos, photos and tar shards."""
+    from vtok.video.frames import PHOTO_SUFFIXES, VIDEO_SUFFIXES
+
+    return files(VIDEO_SUFFIXES | PHOTO_SUFFIXES | {".tar"})(incomplete)
+
+
 codes = files([".vtok", ".tokens.safetensors"])
 dumps = files([".jsonl", ".txt", ".bin"])
 devices = one_of("auto", "cpu", "cuda", "mps")
-some_codecs = some_of("x264", "x265", "av1")
+codecs = some_of("x264", "x265", "av1")
 dtypes = one_of("auto", "float32", "bfloat16", "float16")
 
 
 def _matching(folder: str, begin: str, ends: tuple[str, ...]) -> list[str]:
-    """Paths in a folder, sorted; folders end in a separator, hidden ones are left out."""
+    """Sorted paths in a folder; sub-folders end in a separator, hidden files are left out."""
     found = []
     try:
         with os.scandir(folder or os.curdir) as entries:

@@ -1,22 +1,21 @@
-"""`vtok dataset`."""
+"""`vtok dataset`: encode many clips, resumably, and maintain the result."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vtok.cli import dataset_options as own
-from vtok.cli import failures as exits
 from vtok.cli import options as opt
+from vtok.cli.completion import one_of
 from vtok.cli.console import one_line, print_json, say
-from vtok.cli.options import unfolded
+from vtok.cli.inputs import STREAM, standard_input
+from vtok.cli.options import argument, expand_options, option
 from vtok.errors import CodeFileError, PartialFailure, UsageError, VtokError
 
 if TYPE_CHECKING:
@@ -25,55 +24,140 @@ if TYPE_CHECKING:
     from vtok.dataset.scheduler import Totals
     from vtok.dataset.sources import Inputs
 
+FORMATS = ("vtok", "npy", "safetensors", "tar", "tar-vtok", "memmap", "parquet")
 
-@unfolded
+Sources = Annotated[
+    list[str] | None,
+    argument(
+        "INPUT",
+        "Folders, files, quoted globs, tables (CSV, TSV, JSONL, parquet), tar shards, URLs.",
+    ),
+]
+Folder = Annotated[str, argument("FOLDER", "Folder of the data set.")]
+Json = Annotated[
+    bool, option("--json", None, "One JSON object per clip on standard output, then a summary.")
+]
+
+
+@dataclass(frozen=True)
+class ColumnOptions:
+    """Columns of input tables."""
+
+    input_column: Annotated[
+        str | None, option("--input-column", "NAME", "Column of paths. [default: input]")
+    ] = None
+    id_column: Annotated[
+        str | None, option("--id-column", "NAME", "Column of ids. [default: id, if present]")
+    ] = None
+    start_column: Annotated[
+        str | None, option("--start-column", "NAME", "Column of clip starts in seconds.")
+    ] = None
+    end_column: Annotated[
+        str | None, option("--end-column", "NAME", "Column of clip ends in seconds.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """Device and limits of the workers."""
+
+    device: opt.Device = "auto"
+    workers: Annotated[
+        int | None,
+        option("--workers", "N", "Clips processed at once. [default: number of cores]"),
+    ] = None
+    batch: Annotated[
+        int | None,
+        option("--batch", "N", "Clips per model call. [default: 1, on a GPU 8]"),
+    ] = None
+    clip_seconds: Annotated[
+        float | None,
+        option("--clip-timeout", "SECONDS", "Longest time for one clip. [default: no limit]"),
+    ] = None
+    memory_limit: Annotated[
+        int, option("--memory", "MB", "Memory limit of a decoder process; 0 for none.")
+    ] = 4096
+
+    def put_into(self, options: DatasetOptions) -> DatasetOptions:
+        """Copy `options` with these fields."""
+        return replace(options, **{**vars(self), "memory_limit": self.memory_limit * 2**20 or None})
+
+
+@expand_options
 def encode(
-    inputs: own.Inputs = None,
+    inputs: Sources = None,
     *,
-    output: own.Output,
-    to: own.Format = "vtok",
+    output: Annotated[str, option("--output -o", "FOLDER", "Folder of the data set.")],
+    to: Annotated[
+        str,
+        option(
+            "--to",
+            "FORMAT",
+            "One file per clip: vtok, npy, safetensors; shards: tar, tar-vtok, memmap, parquet.",
+            one_of(*FORMATS),
+        ),
+    ] = "vtok",
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
-    input_column: own.InputColumn = None,
-    id_column: own.IdColumn = None,
-    start_column: own.StartColumn = None,
-    end_column: own.EndColumn = None,
-    stages: opt.Stages = None,
-    bits: opt.Bits = None,
-    min_psnr: opt.MinPsnr = None,
-    max_bpp: opt.MaxBpp = None,
-    compress: opt.Compress = True,
+    columns: ColumnOptions,
+    rate: opt.RateOptions,
     size: opt.Size = None,
     fps: opt.Rate = None,
-    shard_size: own.ShardSize = 1000,
-    shard: own.Shard = None,
+    shard_size: Annotated[int, option("--shard-size", "N", "Clips per shard.")] = 1000,
+    shard: Annotated[
+        str | None,
+        option(
+            "--shard",
+            "I/N",
+            "Process part I (from 0) of N; auto in a Slurm array, auto/N in Kubernetes.",
+        ),
+    ] = None,
     model: opt.ModelName = "vtok-base",
     dtype: opt.Dtype = "auto",
-    means: own.Means,
-    engine: own.Engine = "local",
-    ray_address: own.RayAddress = None,
-    timeout: opt.Timeout = own.TIMEOUT,
-    psnr: own.Psnr = False,
-    retry_failed: own.RetryFailed = False,
-    max_failures: own.MaxFailures = None,
-    overwrite: own.Overwrite = False,
-    dry_run: own.DryRun = False,
-    sample: own.Sample = 3,
-    as_json: own.Json = False,
+    limits: WorkerOptions,
+    engine: Annotated[
+        str, option("--engine", "NAME", "local, or ray for a Ray cluster.", one_of("local", "ray"))
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        option("--ray-address", "ADDRESS", "Ray cluster, such as auto. [default: a local one]"),
+    ] = None,
+    timeout_seconds: opt.Timeout = 60.0,
+    measure: Annotated[
+        bool, option("--psnr", None, "Decode the codes and measure the PSNR: slower.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, option("--retry-failed", None, "Retry clips that failed in earlier runs.")
+    ] = False,
+    max_failures: Annotated[
+        str | None, option("--max-failures", "N|N%", "Stop if more clips have failed.")
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        option("--overwrite", None, "Replace unknown files, and codes made with other options."),
+    ] = False,
+    dry_run: Annotated[
+        bool, option("--dry-run -n", None, "Print what would be done, and an estimate of it.")
+    ] = False,
+    sample: Annotated[
+        int, option("--sample", "N", "Clips that --dry-run encodes for its estimate.")
+    ] = 3,
+    as_json: Json = False,
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Encode many clips into a folder; the same command goes on with what was stopped or killed.
+    """Encode many clips into a folder, or continue a stopped run.
 
-    The folder gets a manifest with a row for each clip, and one of those that failed. Exit code
-    3 says that some did.
+    Run the same command again after an interruption: finished clips are kept. The folder gets a
+    manifest with one row per clip, and a list of clips that failed. The exit code is 3 if some
+    failed.
 
     \b
       vtok dataset encode videos/ -o codes --size 256 --bits 18
-      vtok dataset encode clips.csv -o codes --to tar         columns id, input, start, end ...
+      vtok dataset encode clips.csv -o codes --to tar      columns id, input, start, end ...
       find videos -name '*.mp4' -print0 | vtok dataset encode --files-from - -0 -o codes
       vtok dataset encode 'shards/*.tar' -o codes --to memmap --size 256x256
-      vtok dataset encode videos/ -o codes --shard auto       in a Slurm array: one share a task
+      vtok dataset encode videos/ -o codes --shard auto    in a Slurm array: one part per task
     """
     from vtok.dataset.api import DatasetOptions
     from vtok.dataset.partition import parse_share
@@ -81,75 +165,59 @@ def encode(
     from vtok.pipeline.options import EncodeOptions
     from vtok.video.frames import parse_fps
 
-    found = _inputs(inputs, files_from, null, (input_column, id_column, start_column, end_column))
-    codec = EncodeOptions(
-        to="vtok" if to not in ("npy", "safetensors") else to,
-        size=size,
-        fps=None if fps is None else parse_fps(fps),
-        num_stages=stages,
-        num_bits=bits,
-        min_psnr=min_psnr,
-        max_bpp=max_bpp,
-        compress=compress,
-        timeout_seconds=timeout,
-    )
-    manner = Manner(
-        part=parse_share(shard, os.environ),
-        retry_failed=retry_failed,
-        overwrite=overwrite,
-        max_failures=None if max_failures is None else Limit.parse(max_failures),
-    )
+    found = _inputs(inputs, files_from, null, columns)
     options = DatasetOptions(
         to=to,
-        codec=codec,
+        codec=EncodeOptions(
+            to="vtok" if to not in ("npy", "safetensors") else to,
+            size=size,
+            fps=None if fps is None else parse_fps(fps),
+            **vars(rate),
+            timeout_seconds=timeout_seconds,
+        ),
         shard_size=shard_size,
-        measure=psnr,
+        measure=measure,
         model=model,
         dtype=dtype,
         engine=engine,
         ray_address=ray_address,
-        manner=manner,
+        manner=Manner(
+            part=parse_share(shard, os.environ),
+            retry_failed=retry_failed,
+            overwrite=overwrite,
+            max_failures=None if max_failures is None else Limit.parse(max_failures),
+        ),
     )
-    options = means.put_into(options)
+    options = limits.put_into(options)
     if dry_run:
         _forecast(found, Path(output), options, sample, as_json=as_json)
-    else:
-        _encode(found, output, options, as_json=as_json, quiet=quiet)
+        return
+    from vtok.dataset.sources import find_entries
+
+    entries = find_entries(replace(found, skip=Path(output)))
+    _run(entries, output, options, found.names, as_json=as_json, quiet=quiet)
 
 
 def _inputs(
-    names: list[str] | None,
-    lists: list[str] | None,
-    null: bool,
-    columns: tuple[str | None, ...],
+    names: list[str] | None, lists: list[str] | None, null: bool, columns: ColumnOptions
 ) -> Inputs:
     from vtok.dataset.sources import Inputs
     from vtok.dataset.tables import Columns
 
     if not names and not lists:
         raise UsageError("nothing to encode: give folders, files, tables, or --files-from")
-    if "-" in (names or ()):
-        raise UsageError("- is no clip: --files-from - reads a list from standard input")
+    if STREAM in (names or ()):
+        raise UsageError("- is not a clip: --files-from - reads a list from standard input")
     if null and not lists:
-        raise UsageError("-0 goes with --files-from")
-    if lists and lists.count("-") > 1:
-        raise UsageError("--files-from -: standard input can be read once only")
-    if "-" in (lists or ()) and (sys.stdin is None or sys.stdin.isatty()):
-        raise UsageError("--files-from -: standard input is no file and no pipe")
-    opened = [sys.stdin.buffer if name == "-" else name for name in lists or ()]
-    return Inputs(tuple(names or ()), tuple(opened), null, Columns(*columns))
+        raise UsageError("-0 needs --files-from")
+    if lists and lists.count(STREAM) > 1:
+        raise UsageError("--files-from -: standard input can be read only once")
+    opened = [standard_input() if name == STREAM else name for name in lists or ()]
+    found = Columns(*vars(columns).values())
+    return Inputs(tuple(names or ()), tuple(opened), null, found)
 
 
-def _encode(
-    inputs: Inputs, output: str, options: DatasetOptions, *, as_json: bool, quiet: bool
-) -> None:
-    from vtok.dataset.sources import find_entries
-
-    found = find_entries(replace(inputs, skip=Path(output)))
-    run_dataset(found, output, options, inputs.names, as_json=as_json, quiet=quiet)
-
-
-def run_dataset(
+def _run(
     found: Iterable[Entry | Fault],
     output: str,
     options: DatasetOptions,
@@ -158,13 +226,13 @@ def run_dataset(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Encode clips into a folder and show how it goes; see `prepared`.
+    """Encode clips into a folder and show the progress.
 
     Raises:
         PartialFailure: some of the clips failed.
-        VtokError: none could be encoded.
+        VtokError: no clip could be encoded.
     """
-    from vtok.cli.dataset_display import dataset_display, summary_line
+    from vtok.cli.display import dataset_display, summary_line
     from vtok.dataset.api import prepared
 
     with (
@@ -183,7 +251,7 @@ def _raise_failures(totals: Totals, output: str) -> None:
         return
     text = f"{totals.bad} of {totals.clips + totals.faults} clips failed: see {output}/errors"
     error = PartialFailure if totals.done + totals.there else VtokError
-    raise error(f"{text}*.jsonl; --retry-failed tries them again")
+    raise error(f"{text}*.jsonl; --retry-failed retries them")
 
 
 def _forecast(
@@ -196,42 +264,35 @@ def _forecast(
     if as_json:
         print_json(seen.to_json())
         return
-    typer.echo(f"{seen.clips:,} clips, {seen.there:,} there already, {seen.failed_before:,} "
-               f"failed before, {seen.todo:,} to do, {seen.repeated:,} named again")  # fmt: skip
+    typer.echo(f"{seen.clips:,} clips, {seen.there:,} up to date, {seen.failed_before:,} "
+               f"failed before, {seen.todo:,} to do, {seen.repeated:,} duplicates")  # fmt: skip
     for fault in seen.faults:
-        typer.echo(one_line(f"no clip: {fault}"))
+        typer.echo(one_line(f"not a clip: {fault}"))
     if seen.num_faults > len(seen.faults):
         typer.echo(f"... and {seen.num_faults - len(seen.faults):,} more")
     for id_, name in seen.first.items():
         typer.echo(one_line(f"{id_} -> {name}"))
     if seen.seconds is not None:
         typer.echo(
-            f"by {seen.sampled} clips, of which {seen.sample_failed} failed: about "
+            f"estimated from {seen.sampled} clips, of which {seen.sample_failed} failed: "
             f"{timedelta(seconds=round(seen.seconds))} and {seen.bytes:,} bytes"
         )
 
 
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="Many clips into training-ready codes: every clip once, whatever happens on the way.",
-)
-app.command(epilog=exits.ALL)(encode)
-
-
-@app.command(epilog=exits.ALL)
-@unfolded
+@expand_options
 def retry(
-    folder: own.Folder,
+    folder: Folder,
     *,
     model: opt.ModelInstead = None,
-    means: own.Means,
-    timeout: opt.Timeout = own.TIMEOUT,
-    as_json: own.Json = False,
+    limits: WorkerOptions,
+    timeout_seconds: opt.Timeout = 60.0,
+    as_json: Json = False,
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Try again the clips of a data set that failed, in the way that the others were made.
+    """Retry the clips of a data set that failed.
+
+    They are encoded with the options of the data set.
 
     \b
       vtok dataset retry codes --timeout 600 --memory 16000
@@ -241,14 +302,15 @@ def retry(
     from vtok.dataset.maintenance import failed_entries
 
     about = DatasetFolder(Path(folder))
-    options = means.put_into(recorded_options(about.read_about()["recipe"], model, timeout))
+    recorded = recorded_options(about.read_about()["recipe"], model, timeout_seconds)
     failed = list(failed_entries(about))
-    run_dataset(failed, folder, options, (), as_json=as_json, quiet=quiet)
+    _run(failed, folder, limits.put_into(recorded), (), as_json=as_json, quiet=quiet)
 
 
-@app.command(epilog=exits.WHOLE)
-def status(folder: own.Folder, as_json: own.Json = False, debug: opt.Debug = False) -> None:
-    """Say how far a data set is, and why clips failed; also while runs work on it.
+def status(folder: Folder, as_json: Json = False, debug: opt.Debug = False) -> None:
+    """Print progress and causes of failures.
+
+    Can be used while runs are active.
 
     \b
       vtok dataset status codes
@@ -264,10 +326,10 @@ def status(folder: own.Folder, as_json: own.Json = False, debug: opt.Debug = Fal
         "clips failed": f"{found.failed:,}",
         "frames": f"{found.frames:,}",
         "bytes": f"{found.bytes:,}",
-        "shards": f"{found.shards:,} written, {found.waiting:,} clips wait for theirs",
+        "shards": f"{found.shards:,} written, {found.waiting:,} clips pending",
         "parts": " ".join(found.parts),
-        "made by": " ".join(f"{key}={value}" for key, value in found.recipe.items()
-                            if value not in (None, False) and not key.endswith("sha256")),
+        "made with": " ".join(f"{key}={value}" for key, value in found.recipe.items()
+                              if value not in (None, False) and not key.endswith("sha256")),
     }  # fmt: skip
     rows |= {f"failed: {cause}": f"{count:,}" for cause, count in found.causes.most_common()}
     width = max(map(len, rows))
@@ -275,14 +337,12 @@ def status(folder: own.Folder, as_json: own.Json = False, debug: opt.Debug = Fal
         typer.echo(one_line(f"{name:<{width}}  {value}"))
 
 
-@app.command(epilog=exits.WHOLE)
 def verify(
-    folder: own.Folder,
-    as_json: own.Json = False,
-    quiet: opt.Quiet = False,
-    debug: opt.Debug = False,
+    folder: Folder, as_json: Json = False, quiet: opt.Quiet = False, debug: opt.Debug = False
 ) -> None:
-    """Check that every clip's codes are there, once, and what was written. Exit code 4 if not.
+    """Check that the codes of every clip are present and undamaged.
+
+    The exit code is 4 if they are not.
 
     \b
       vtok dataset verify codes
@@ -298,21 +358,22 @@ def verify(
             typer.echo(one_line(f"{id_}: {fault}"))
     if bad:
         raise CodeFileError(
-            f"{folder}: {bad} findings, {good} clips are whole: remove the files that are damaged, "
-            "and the command that made the data set makes them anew"
+            f"{folder}: {bad} problems, {good} clips are good: remove the damaged files and run "
+            "`vtok dataset encode` again"
         )
-    say(f"{folder}: the codes of {good:,} clips are whole", quiet=quiet)
+    say(f"{folder}: the codes of {good:,} clips are good", quiet=quiet)
 
 
-@app.command(epilog=exits.WHOLE)
 def merge(
-    folder: own.Folder,
-    others: own.Inputs = None,
-    as_json: own.Json = False,
+    folder: Folder,
+    others: Sources = None,
+    as_json: Json = False,
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Make one manifest of what several runs with --shard did, in one folder or in several.
+    """Merge the results of runs with --shard into one manifest.
+
+    The parts may be in one folder or in several.
 
     \b
       vtok dataset merge codes

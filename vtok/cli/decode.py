@@ -2,83 +2,100 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from vtok.cli import options as opt
+from vtok.cli.completion import learners
+from vtok.cli.console import loading
 from vtok.cli.inputs import plan
-from vtok.cli.options import unfolded
-from vtok.cli.progress import loading
-from vtok.cli.run import Manner, run_jobs
+from vtok.cli.jobs import check_jobs, run_jobs
+from vtok.cli.options import expand_options, option
 from vtok.errors import UsageError
 
-TOKENS = ".tokens.safetensors"
+CODES = frozenset({".vtok", ".tokens.safetensors"})
 
 
-@unfolded
+@expand_options
 def decode(
-    inputs: opt.Inputs,
+    inputs: opt.CodeFiles,
     *,
     output: opt.Output = None,
-    stages: opt.Stages = None,
-    bits: opt.Bits = None,
-    start: opt.Start = 0.0,
-    duration: opt.Duration = None,
-    num_tokens: opt.TokensUsed = None,
-    token_learner: opt.TokenLearnerInstead = None,
-    crf: opt.Crf = 16,
-    salvage: opt.Salvage = False,
-    model: opt.ModelInstead = None,
-    running: opt.Running,
+    num_stages: opt.Stages = None,
+    num_bits: opt.Bits = None,
+    start_seconds: opt.Start = 0.0,
+    duration_seconds: opt.Duration = None,
+    num_tokens: Annotated[
+        int | None,
+        option("--num-tokens", "S", "Use the first S learned tokens. [default: all]"),
+    ] = None,
+    token_learner: Annotated[
+        str | None,
+        option(
+            "--token-learner",
+            "NAME",
+            "Token learner's checkpoint. [default: the one named in each token file]",
+            learners,
+        ),
+    ] = None,
+    crf: Annotated[
+        int, option("--crf", "N", "Quality of the written video, 0 (lossless) to 51.")
+    ] = 16,
+    salvage: Annotated[
+        bool, option("--salvage", None, "Decode the intact parts of a damaged file.")
+    ] = False,
+    model: opt.StoredModelOptions,
     overwrite: opt.Overwrite = False,
     skip_existing: opt.SkipExisting = False,
-    saying: opt.Saying,
+    printing: opt.PrintOptions,
 ) -> None:
-    """Decode code files or learned tokens to videos of the size, rate and length encoded.
+    """Decode code files or learned tokens to videos.
 
-    An output lies beside its input, as clip.decoded.mp4, unless -o says otherwise. The suffix of
-    -o chooses the format: mp4, mkv, mov, webm, gif; png or jpg for one frame. With --start and
-    --duration no more is read and decoded than those frames need.
+    Size, frame rate and number of frames are those that were encoded. Each output is written
+    next to its input, as clip.decoded.mp4, unless -o is given. The suffix of -o chooses the
+    format: mp4, mkv, mov, webm, gif; png or jpg for one frame. With --start and --duration only
+    the needed parts of the file are read and decoded.
 
     \b
       vtok decode clip.vtok                       writes clip.decoded.mp4
       vtok decode clip.vtok -o clip.webm --bits 18
       vtok decode clip.vtok --start 60 --duration 2
-      vtok decode clip.tokens.safetensors         what 8 tokens a step have kept
-      vtok decode codes/ -o videos/               a whole folder, tree mirrored
+      vtok decode clip.tokens.safetensors         from learned tokens
+      vtok decode codes/ -o videos/               a folder, with sub-folders
       vtok decode - < clip.vtok > clip.mp4
     """
     if not 0 <= crf <= 51:
         raise UsageError(f"--crf {crf}: expected 0 to 51")
-    manner = Manner(overwrite, skip_existing, saying.as_json, saying.quiet)
-    jobs = plan(inputs, output, ".decoded.mp4", frozenset({".vtok", TOKENS}))
-    manner.check(jobs)
-    with loading(quiet=saying.quiet):
-        from vtok.models.load import Models, pick_device, pick_dtype
-        from vtok.pipeline.decode import DecodeOptions, decode_file
-        from vtok.pipeline.up_to_date import is_decoded
+    jobs = plan(inputs, output, ".decoded.mp4", CODES)
+    check_jobs(jobs, printing, overwrite=overwrite, skip_existing=skip_existing)
+    with loading(quiet=printing.quiet):
+        from vtok.pipeline.decode import decode_file
+        from vtok.pipeline.inspect import is_decoded
+        from vtok.pipeline.options import DecodeOptions
         from vtok.tokens.decode import decode_tokens_file
         from vtok.tokens.file import seems_tokens
         from vtok.tokens.model import TokenModels
 
-        how = DecodeOptions(
-            num_stages=stages,
-            num_bits=bits,
+        options = DecodeOptions(
+            num_stages=num_stages,
+            num_bits=num_bits,
             num_tokens=num_tokens,
             crf=crf,
             overwrite=overwrite or skip_existing,
             salvage=salvage,
-            start_seconds=start,
-            duration_seconds=duration,
+            start_seconds=start_seconds,
+            duration_seconds=duration_seconds,
         )
-        # an error of usage comes once, not for every input
-        pick_dtype(running.dtype, pick_device(running.device))
-        tokens = TokenModels(token_learner)
-        models = Models(model, device=running.device, dtype=running.dtype)
-        if model is not None:
-            models.get(model)
+        models, tokens = model.cache(), TokenModels(token_learner)
+        if model.model is not None:
+            models.get(model.model)
 
     def work(source: Any, target: Any, progress: Any) -> Any:
-        made = decode_tokens_file if seems_tokens(source) else decode_file
-        return made(source, target, models=models, tokens=tokens, options=how, progress=progress)
+        decode = decode_tokens_file if seems_tokens(source) else decode_file
+        return decode(
+            source, target, model=models, tokens=tokens, options=options, progress=progress
+        )
 
-    run_jobs(jobs, work, manner, lambda made, source: is_decoded(made, source, how))
+    def is_done(made: Any, source: Any) -> bool:
+        return is_decoded(made, source, options)
+
+    run_jobs(jobs, work, printing, is_done if skip_existing else None)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from vtok.cli import options as opt
+from vtok.cli.completion import one_of
+from vtok.cli.console import loading
 from vtok.cli.inputs import STREAM, Job, plan, with_listed
-from vtok.cli.options import unfolded
-from vtok.cli.progress import loading
-from vtok.cli.run import Manner, run_jobs
-from vtok.cli.tokens import TokenChoice, token_work
+from vtok.cli.jobs import IsDone, Work, check_jobs, run_jobs
+from vtok.cli.options import expand_options, option
 from vtok.errors import UsageError
-from vtok.video.frames import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
+    from vtok.models.load import LoadedTokenizer
     from vtok.pipeline.options import EncodeOptions
     from vtok.video.decoder_process import Decoder
 
@@ -25,42 +25,57 @@ SUFFIXES = {
     "tokens": ".tokens.safetensors",
     "safetensors": ".safetensors",
 }
+Format = Annotated[
+    str | None,
+    option(
+        "--to",
+        "FORMAT",
+        "vtok, npy, safetensors or tokens. [default: by the suffix of -o, else vtok]",
+        one_of(*SUFFIXES),
+    ),
+]
+NumTokens = Annotated[
+    int | None,
+    option(
+        "--num-tokens",
+        "S",
+        "Learned tokens per latent step, 1 to 64; --to vtok writes them quantized. "
+        "[default: 8 with --to tokens]",
+    ),
+]
 
 
-@unfolded
+@expand_options
 def encode(
-    inputs: opt.InputsOrList = None,
+    inputs: opt.VideosOrLists = None,
     *,
     output: opt.Output = None,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
-    to: opt.Format = None,
-    stages: opt.Stages = None,
-    bits: opt.Bits = None,
-    min_psnr: opt.MinPsnr = None,
-    max_bpp: opt.MaxBpp = None,
-    compress: opt.Compress = True,
-    num_tokens: opt.NumTokens = None,
+    to: Format = None,
+    rate: opt.RateOptions,
+    num_tokens: NumTokens = None,
     token_learner: opt.TokenLearner = None,
-    part: opt.Part,
-    model: opt.ModelName = "vtok-base",
-    running: opt.Running,
-    timeout: opt.Timeout = 60.0,
+    part: opt.PartOptions,
+    model: opt.ModelOptions,
+    timeout_seconds: opt.Timeout = 60.0,
     overwrite: opt.Overwrite = False,
     skip_existing: opt.SkipExisting = False,
-    saying: opt.Saying,
+    printing: opt.PrintOptions,
 ) -> None:
-    """Encode videos to code files, beside them unless -o says otherwise.
+    """Encode videos to code files.
+
+    Each output is written next to its input unless -o is given.
 
     \b
       vtok encode clip.mp4                         writes clip.vtok
       vtok encode clip.mp4 --bits 18 -o small.vtok
-      vtok encode clip.mp4 --min-psnr 28         bits where the picture needs them
+      vtok encode clip.mp4 --min-psnr 28           more bits where needed
       vtok encode clip.mp4 --start 60 --duration 5 --fps 10 --size 256
-      vtok encode videos/ -o codes/ --size 256     a whole folder, tree mirrored
+      vtok encode videos/ -o codes/ --size 256     a folder, with sub-folders
       vtok encode 'raw/*.mkv' -o codes/ --to npy   arrays [K, t, h, w]
-      vtok encode clip.mp4 --to tokens             8 learned tokens a step
-      vtok encode clip.mp4 --num-tokens 8          their bits: a very low rate
+      vtok encode clip.mp4 --to tokens             8 learned tokens per step
+      vtok encode clip.mp4 --num-tokens 8          quantized: a very low rate
       vtok encode - < clip.mp4 > clip.vtok
       find videos -name '*.mp4' -print0 | vtok encode --files-from - -0 --json
     """
@@ -69,62 +84,97 @@ def encode(
         raise UsageError(f"--to {to}: expected one of {', '.join(SUFFIXES)}")
     by_tokens = to == "tokens" or num_tokens is not None
     if token_learner is not None and not by_tokens:
-        raise UsageError("--token-learner: give --to tokens or --num-tokens with it")
+        raise UsageError("--token-learner: needs --to tokens or --num-tokens")
     if by_tokens and to not in ("tokens", "vtok"):
-        raise UsageError(f"--to {to}: --num-tokens is for --to tokens and --to vtok")
-    manner = Manner(overwrite, skip_existing, saying.as_json, saying.quiet)
-    names = with_listed(inputs, files_from, null)
-    jobs = plan(names, output, SUFFIXES[to], VIDEO_SUFFIXES)
-    manner.check(jobs)
+        raise UsageError(f"--to {to}: --num-tokens needs --to tokens or --to vtok")
     from vtok.pipeline.options import EncodeOptions
     from vtok.video.decoder_process import Decoder
+    from vtok.video.frames import VIDEO_SUFFIXES
 
-    how = EncodeOptions(
+    jobs = plan(with_listed(inputs, files_from, null), output, SUFFIXES[to], VIDEO_SUFFIXES)
+    check_jobs(jobs, printing, overwrite=overwrite, skip_existing=skip_existing)
+    options = EncodeOptions(
         to="vtok" if to == "tokens" else to,
-        size=part.size,
-        fps=part.rate,
-        start_seconds=part.start,
-        duration_seconds=part.duration,
-        num_stages=stages,
-        num_bits=bits,
-        min_psnr=min_psnr,
-        max_bpp=max_bpp,
-        compress=compress,
-        overwrite=overwrite or skip_existing,  # what is left to do replaces what does not fit
-        timeout_seconds=timeout,
+        **part.to_fields(),
+        **vars(rate),
+        overwrite=overwrite or skip_existing,  # outputs that are not up to date are replaced
+        timeout_seconds=timeout_seconds,
     )
     with Decoder() as decoder:
-        _begin(jobs, how, manner, decoder)
-        with loading(quiet=saying.quiet):
-            from vtok.models.load import load_model
-            from vtok.pipeline.encode import encode_file, stages_for
-            from vtok.pipeline.up_to_date import is_encoded
-
-            loaded = load_model(model, device=running.device, dtype=running.dtype)
-            stages_for(loaded, stages, bits)  # an error of usage comes once, not for every input
-
-        if by_tokens:
-            asked = TokenChoice(to == "tokens", num_tokens, token_learner)
-            run_jobs(jobs, *token_work(loaded, how, asked, manner, decoder))
-            return
-
-        def work(source: Any, target: Any, progress: Any) -> Any:
-            return encode_file(
-                source, target, model=loaded, options=how, progress=progress, decoder=decoder
-            )
-
-        run_jobs(jobs, work, manner, lambda made, source: is_encoded(made, source, loaded, how))
+        if not skip_existing:
+            _begin_reading(jobs, options, decoder)
+        with loading(quiet=printing.quiet):
+            loaded = model.load()
+            if by_tokens:
+                work, is_done = _token_work(
+                    loaded, options, num_tokens, token_learner, to == "tokens", decoder
+                )
+            else:
+                work, is_done = _code_work(loaded, options, decoder)
+        run_jobs(jobs, work, printing, is_done if skip_existing else None)
 
 
-def _begin(jobs: Sequence[Job], how: EncodeOptions, manner: Manner, decoder: Decoder) -> None:
-    """Have the first video read while torch is imported."""
-    from vtok.pipeline.options import expect_video
+def _begin_reading(jobs: Sequence[Job], options: EncodeOptions, decoder: Decoder) -> None:
+    """Start decoding the first video while torch is imported."""
+    from vtok.pipeline.files import expect_video
 
-    if jobs[0].source != STREAM and not manner.skip_existing:
-        expect_video(Path(jobs[0].source), how, decoder)
+    if jobs[0].source != STREAM:
+        expect_video(Path(jobs[0].source), options, decoder)
+
+
+def _code_work(
+    model: LoadedTokenizer, options: EncodeOptions, decoder: Decoder
+) -> tuple[Work, IsDone]:
+    from vtok.pipeline.encode import encode_file, stages_of_model
+    from vtok.pipeline.inspect import is_encoded
+
+    stages_of_model(model, options)  # one usage error, not one per input
+
+    def work(source: Any, target: Any, progress: Any) -> Any:
+        return encode_file(
+            source, target, model=model, options=options, progress=progress, decoder=decoder
+        )
+
+    return work, lambda made, source: is_encoded(made, source, model, options)
+
+
+def _token_work(
+    model: LoadedTokenizer,
+    options: EncodeOptions,
+    num_tokens: int | None,
+    learner: str | None,
+    as_floats: bool,
+    decoder: Decoder,
+) -> tuple[Work, IsDone]:
+    from vtok.tokens.encode import (
+        are_tokens_encoded,
+        check_token_options,
+        encode_token_codes_file,
+        encode_tokens_file,
+    )
+    from vtok.tokens.model import DEFAULT_LEARNER, DEFAULT_TOKENS, load_token_model
+
+    check_token_options(options)
+    loaded = load_token_model(learner or DEFAULT_LEARNER, model=model)
+    count = DEFAULT_TOKENS if num_tokens is None else num_tokens
+    loaded.check_count(count)
+    encode = encode_tokens_file if as_floats else encode_token_codes_file
+
+    def work(source: Any, target: Any, progress: Any) -> Any:
+        return encode(
+            source,
+            target,
+            model=loaded,
+            num_tokens=count,
+            options=options,
+            progress=progress,
+            decoder=decoder,
+        )
+
+    return work, lambda made, source: are_tokens_encoded(made, source, loaded, count, options)
 
 
 def _format_of(output: str | None) -> str:
-    """The format that the suffix of an output stands for; `vtok` where it is none of them."""
+    """Format of an output by its suffix; `vtok` for any other suffix."""
     name = Path(output or "").name.lower()
     return next((to for to, usual in SUFFIXES.items() if name.endswith(usual)), "vtok")

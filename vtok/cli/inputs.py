@@ -1,4 +1,4 @@
-"""Which files a command works on, and where each one's output goes."""
+"""Expand the inputs of a command to files, and choose the output of each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from vtok.errors import InputError, UsageError
 
@@ -16,7 +17,7 @@ STREAM = "-"
 
 @dataclass(frozen=True)
 class Job:
-    """One input and its output; `-` is standard input or output.
+    """One input and its output, each a path or `-` for a standard stream.
 
     Attributes:
         source: what to read.
@@ -30,26 +31,27 @@ class Job:
 def plan(
     inputs: Sequence[str], output: str | None, suffix: str, suffixes: frozenset[str]
 ) -> list[Job]:
-    """Every file to work on, sorted, with its output.
+    """List every input file, sorted, with its output.
 
     Args:
-        inputs: files, folders (searched through, for `suffixes`), glob patterns, or `-`.
-        output: a file for one input; a folder for several, in which folders are mirrored. Without
-            it an output lies beside its input, and that of standard input is standard output.
-        suffix: of outputs whose name is made from the input's.
-        suffixes: what counts in a folder.
+        inputs: files, folders (searched for `suffixes`), glob patterns, or `-`.
+        output: a file for one input, or a folder for several, in which input folders are
+            mirrored. By default an output is written next to its input, and that of standard
+            input to standard output.
+        suffix: suffix of outputs that are named after their input.
+        suffixes: suffixes of the files to take from folders.
 
     Raises:
-        InputError: where an input is missing or a folder holds nothing.
-        UsageError: where two inputs have one output, or several are to go into one file.
+        InputError: if an input is missing or a folder holds no such file.
+        UsageError: if two inputs have the same output, or several share one output file.
     """
     if "" in inputs or output == "":
-        raise UsageError("an empty name: give a file or a folder (. is this one)")
+        raise UsageError("an empty name: give a file or a folder (. is the current one)")
     if STREAM in inputs:
         if len(inputs) > 1:
             raise UsageError("- reads standard input: it cannot be one of several inputs")
         if output is not None and (output.endswith(os.sep) or Path(output).is_dir()):
-            raise UsageError(f"-o {output}: is a folder, standard input needs the name of a file")
+            raise UsageError(f"-o {output}: is a folder, standard input needs a file name")
         return [Job(STREAM, output or STREAM)]
     found = [pair for text in inputs for pair in _expand(text, suffixes)]
     several = len(found) > 1 or any(Path(text).is_dir() for text in inputs)
@@ -57,7 +59,7 @@ def plan(
         several or output.endswith(os.sep) or Path(output).is_dir()
     )
     if output == STREAM and several:
-        raise UsageError("-o - takes one input: several would run into one another")
+        raise UsageError("-o - takes one input: several outputs cannot share standard output")
     if several and output is not None and Path(output).is_file():
         raise UsageError(f"-o {output}: is a file, several inputs need a folder")
     jobs = []
@@ -72,22 +74,22 @@ def plan(
 
 
 def with_listed(names: Sequence[str] | None, lists: Sequence[str] | None, null: bool) -> list[str]:
-    """Names given as arguments, and those in lists of them.
+    """Add the paths listed in files to the names given as arguments.
 
     Args:
         names: arguments.
-        lists: files of paths, `-` for standard input.
-        null: whether NULs end the paths in them, not ends of lines.
+        lists: files with one path per line; `-` for standard input.
+        null: paths end in NUL bytes instead of newlines.
 
     Raises:
-        InputError: where a list cannot be read, or there is nothing at all.
-        UsageError: where standard input is to be read twice.
+        InputError: if a list cannot be read, or all lists are empty.
+        UsageError: if there is no input, or standard input would be read twice.
     """
     found = list(names or ())
     if null and not lists:
-        raise UsageError("-0 goes with --files-from")
+        raise UsageError("-0 needs --files-from")
     if [*found, *(lists or ())].count(STREAM) > 1:
-        raise UsageError("- reads standard input, which can be read once only")
+        raise UsageError("- reads standard input, which can be read only once")
     for source in lists or ():
         try:
             data = sys.stdin.buffer.read() if source == STREAM else Path(source).read_bytes()
@@ -95,7 +97,7 @@ def with_listed(names: Sequence[str] | None, lists: Sequence[str] | None, null: 
             raise InputError(f"{source}: cannot be read ({exc.strerror})") from exc
         lines = data.split(b"\0") if null else [line.rstrip(b"\r") for line in data.split(b"\n")]
         if not null and b"\0" in data:
-            raise UsageError(f"--files-from {source}: holds NUL bytes: is it a list for -0?")
+            raise UsageError(f"--files-from {source}: has NUL bytes: did you mean to give -0?")
         found += [os.fsdecode(line) for line in lines if line]
     if not found:
         raise (InputError if lists else UsageError)("no input: give files, or --files-from LIST")
@@ -103,10 +105,10 @@ def with_listed(names: Sequence[str] | None, lists: Sequence[str] | None, null: 
 
 
 def find_files(inputs: Sequence[str], suffixes: frozenset[str]) -> list[Path]:
-    """Every file that a command reads which writes none; see `plan`.
+    """List every input file of a command that writes no file per input; see `plan`.
 
     Raises:
-        InputError: where an input is missing or a folder holds nothing.
+        InputError: if an input is missing or a folder holds no such file.
         UsageError: for standard input, which can be read only once.
     """
     if "" in inputs or STREAM in inputs:
@@ -114,27 +116,35 @@ def find_files(inputs: Sequence[str], suffixes: frozenset[str]) -> list[Path]:
     return [path for text in inputs for path, _ in _expand(text, suffixes)]
 
 
+def standard_input() -> BinaryIO:
+    """Standard input as a binary stream.
+
+    Raises:
+        UsageError: if it is a terminal or closed.
+    """
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("standard input is not a file or pipe: give a file")
+    return sys.stdin.buffer
+
+
 def _expand(text: str, suffixes: frozenset[str]) -> list[tuple[Path, Path]]:
-    """The files behind one argument, each with its path below the output folder."""
+    """Files of one argument, each with its path below the output folder."""
     path = Path(text)
     if path.is_dir():
-        ends = tuple(suffixes)  # some of them are of two parts
+        ends = tuple(suffixes)  # some have two parts
         files = sorted(p for p in path.rglob("*") if p.name.lower().endswith(ends) and p.is_file())
         if not files:
-            raise InputError(f"{text}: no file in this folder ends in {_some(suffixes)}")
+            some = ", ".join(sorted(suffixes)[:6]) + (" ..." if len(suffixes) > 6 else "")
+            raise InputError(f"{text}: no file in this folder ends in {some}")
         return [(file, file.relative_to(path)) for file in files]
     if path.exists() or not glob.has_magic(text):
         return [(path, Path(path.name))]
-    # the function, not Path.glob: that one takes no absolute pattern
+    # Path.glob takes no absolute pattern
     found = (Path(match) for match in glob.glob(text, recursive=True))  # noqa: PTH207
     matches = sorted(match for match in found if not match.is_dir())
     if not matches:
         raise InputError(f"{text}: no file matches")
     return [(match, Path(match.name)) for match in matches]
-
-
-def _some(suffixes: frozenset[str]) -> str:
-    return ", ".join(sorted(suffixes)[:6]) + (" ..." if len(suffixes) > 6 else "")
 
 
 def _refuse_collisions(jobs: list[Job]) -> None:
@@ -148,7 +158,7 @@ def _refuse_collisions(jobs: list[Job]) -> None:
         if key in sources:
             raise UsageError(f"{job.output}: is an input, it cannot be the output of {job.source}")
         if key in seen:
-            raise UsageError(f"{seen[key]} and {job.source} would both become {job.output}")
+            raise UsageError(f"{seen[key]} and {job.source} would both be written to {job.output}")
         seen[key] = job.source
 
 

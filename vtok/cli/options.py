@@ -1,49 +1,62 @@
-"""The options of the commands: what they are called, and what the help says of them."""
+"""Options that several commands share: names, help texts, and groups of them as dataclasses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
-from fractions import Fraction
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from vtok.cli import completion
 
+if TYPE_CHECKING:
+    from vtok.models.load import LoadedTokenizer, ModelCache
 
-def unfolded(command: Callable[..., None]) -> Callable[..., None]:
-    """A command as Typer takes it: fields in place of each parameter that is a dataclass.
 
-    They have the dataclass's own defaults, or those of the instance that is the parameter's
-    default. The command is called with the dataclass made of what was asked for.
+def expand_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace each dataclass parameter of a command by its fields, which Typer can parse.
+
+    Defaults are those of the dataclass, or of the instance that is the parameter's default.
     """
     hints = get_type_hints(command, include_extras=True)
     flat: dict[str, Parameter] = {}
-    folds: dict[str, tuple[Any, list[str]]] = {}
+    groups: dict[str, tuple[Any, list[str]]] = {}
     for name, parameter in signature(command).parameters.items():
         kind: Callable[..., Any] = hints[name]
         if not is_dataclass(kind):
             flat[name] = parameter.replace(annotation=kind)
             continue
         usual = kind() if parameter.default is Parameter.empty else parameter.default
-        folds[name] = (kind, [field.name for field in fields(kind)])
+        groups[name] = (kind, [field.name for field in fields(kind)])
         for field, hint in get_type_hints(kind, include_extras=True).items():
             default = getattr(usual, field)
             flat[field] = Parameter(field, Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 
     @wraps(command)
     def run(**values: Any) -> None:
-        for name, (kind, names) in folds.items():
+        for name, (kind, names) in groups.items():
             values[name] = kind(**{field: values.pop(field) for field in names})
         command(**values)
 
     run.__signature__ = Signature(list(flat.values()))  # type: ignore[attr-defined]
     run.__annotations__ = {name: parameter.annotation for name, parameter in flat.items()}
     return run
+
+
+def argument(metavar: str, help: str, complete: completion.Complete | None = None) -> Any:
+    """Declare a positional argument."""
+    return typer.Argument(metavar=metavar, show_default=False, help=help, autocompletion=complete)
+
+
+def option(
+    names: str, metavar: str | None, help: str, complete: completion.Complete | None = None
+) -> Any:
+    """Declare an option by its names, separated by spaces; a flag has no metavar."""
+    return typer.Option(*names.split(), metavar=metavar, help=help, autocompletion=complete)
 
 
 DEBUG = "vtok.debug"
@@ -57,260 +70,182 @@ def _keep_debug(context: typer.Context, asked: bool) -> bool:
 
 
 Debug = Annotated[
-    bool,
-    typer.Option("--debug", callback=_keep_debug, help="Show the traceback of an error."),
+    bool, typer.Option("--debug", callback=_keep_debug, help="Show the traceback of an error.")
 ]
-"""Works by its callback: the commands themselves make no use of it."""
-Inputs = Annotated[
+"""Takes effect through its callback; commands do not read it."""
+CodeFiles = Annotated[
     list[str],
-    typer.Argument(
-        metavar="INPUT",
-        show_default=False,
-        help="Files, folders, quoted globs, or - for standard input.",
-        autocompletion=completion.codes,
-    ),
+    argument("INPUT", "Files, folders, quoted globs, or - for standard input.", completion.codes),
 ]
-InputsOrList = Annotated[
+VideosOrLists = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="INPUT",
-        show_default=False,
-        help="Files, folders, quoted globs, or - for standard input.",
-        autocompletion=completion.videos,
-    ),
+    argument("INPUT", "Files, folders, quoted globs, or - for standard input.", completion.videos),
 ]
 Videos = Annotated[
+    list[str], argument("VIDEO", "Files, folders or quoted globs.", completion.videos)
+]
+TrainingData = Annotated[
     list[str],
-    typer.Argument(
-        metavar="VIDEO",
-        show_default=False,
-        help="Files, folders or quoted globs.",
-        autocompletion=completion.videos,
+    argument(
+        "DATA",
+        "Videos and photos: files, folders, quoted globs, tar shards.",
+        completion.training_data,
     ),
 ]
 FilesFrom = Annotated[
     list[str] | None,
-    typer.Option(
-        "--files-from", metavar="LIST", help="A file of paths, one a line; - for standard input."
-    ),
+    option("--files-from", "LIST", "File of paths, one per line; - for standard input."),
 ]
-Null = Annotated[bool, typer.Option("-0", "--null", help="NULs end the paths in --files-from.")]
+Null = Annotated[bool, option("-0 --null", None, "Paths in --files-from end in NUL bytes.")]
 Output = Annotated[
     str | None,
-    typer.Option(
-        *("--output", "-o"),
-        metavar="PATH",
-        help="File, or a folder for several inputs; - for standard output.",
-    ),
+    option("--output -o", "PATH", "File, or folder for several inputs; - for standard output."),
 ]
 Stages = Annotated[
-    int | None,
-    typer.Option(
-        "--stages", metavar="N", help="Use the first N stages of codes. [default: all of them]"
-    ),
+    int | None, option("--stages", "N", "Use the first N quantizer stages. [default: all]")
 ]
 Bits = Annotated[
     int | None,
-    typer.Option(
-        "--bits", metavar="N", help="Instead, as many stages as fit into N bits a position."
-    ),
+    option("--bits", "N", "Instead of --stages: as many stages as fit in N bits per position."),
 ]
 MinPsnr = Annotated[
     float | None,
-    typer.Option(
+    option(
         "--min-psnr",
-        metavar="DB",
-        help="Choose for each chunk the fewest stages that reach DB: decodes up to once a stage.",
+        "DB",
+        "Use the fewest stages per chunk that reach this PSNR. Slower: decodes each chunk.",
     ),
-]
-Compress = Annotated[
-    bool,
-    typer.Option("--compress/--no-compress", help="Entropy-code the codes: half the bytes."),
 ]
 MaxBpp = Annotated[
     float | None,
-    typer.Option(
-        "--max-bpp",
-        metavar="X",
-        help="Choose for each chunk the most stages that keep the file to X bits a pixel.",
-    ),
+    option("--max-bpp", "X", "Use the most stages per chunk within X bits per pixel."),
 ]
-Format = Annotated[
-    str | None,
-    typer.Option(
-        "--to",
-        metavar="FORMAT",
-        help="vtok, npy, safetensors or tokens. [default: by the name that -o gives, else vtok]",
-        autocompletion=completion.one_of("vtok", "npy", "safetensors", "tokens"),
-    ),
-]
-NumTokens = Annotated[
-    int | None,
-    typer.Option(
-        "--num-tokens",
-        metavar="S",
-        help="Learned tokens of a latent step, 1 to 64; --to vtok keeps their bits. "
-        "[default: 8 for --to tokens]",
-    ),
-]
-TokensUsed = Annotated[
-    int | None,
-    typer.Option(
-        "--num-tokens", metavar="S", help="Use the first S tokens. [default: all of them]"
-    ),
+Compress = Annotated[
+    bool, option("--compress/--no-compress", None, "Entropy-code the codes: half the bytes.")
 ]
 TokenLearner = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--token-learner",
-        metavar="NAME",
-        help="v10, v11, grouped, or a file that `vtok tokens train` made. [default: v11]",
-        autocompletion=completion.learners,
-    ),
-]
-TokenLearnerInstead = Annotated[
-    str | None,
-    typer.Option(
-        "--token-learner",
-        metavar="NAME",
-        help="The checkpoint of a token learner. [default: what each file of tokens names]",
-        autocompletion=completion.learners,
+        "NAME",
+        "v10, v11, grouped, or a file from `vtok tokens train`. [default: v11]",
+        completion.learners,
     ),
 ]
 Size = Annotated[
     str | None,
-    typer.Option(
-        "--size",
-        metavar="SIZE",
-        help="Short side (256) or WIDTHxHEIGHT. [default: the source's own]",
-    ),
+    option("--size", "SIZE", "Short side (256) or WIDTHxHEIGHT. [default: source size]"),
 ]
 Rate = Annotated[
     str | None,
-    typer.Option(
-        "--fps",
-        metavar="RATE",
-        help="Frame rate, such as 10 or 30000/1001. [default: the source's own]",
-    ),
+    option("--fps", "RATE", "Frame rate, such as 10 or 30000/1001. [default: source rate]"),
 ]
-Start = Annotated[float, typer.Option("--start", metavar="SECONDS", help="How much to skip.")]
+Start = Annotated[float, option("--start", "SECONDS", "Start time in seconds.")]
 Duration = Annotated[
     float | None,
-    typer.Option("--duration", metavar="SECONDS", help="How much to take. [default: to the end]"),
+    option("--duration", "SECONDS", "Duration in seconds. [default: to the end]"),
 ]
 Timeout = Annotated[
-    float,
-    typer.Option(
-        "--timeout", metavar="SECONDS", help="How long to wait for a video's next frames."
-    ),
-]
-Crf = Annotated[
-    int,
-    typer.Option(
-        "--crf", metavar="N", help="Quality of the video written, from 0 (lossless) to 51."
-    ),
-]
-Salvage = Annotated[
-    bool, typer.Option("--salvage", help="Decode what is whole of a cut or damaged file.")
+    float, option("--timeout", "SECONDS", "Longest wait for the next frames of a video.")
 ]
 ModelName = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        metavar="NAME",
-        help="A shipped checkpoint's name, or a file.",
-        autocompletion=completion.models,
-    ),
+    str, option("--model", "NAME", "Shipped model or checkpoint file.", completion.models)
 ]
 ModelInstead = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--model",
-        metavar="NAME",
-        help="A shipped checkpoint's name, or a file. [default: what each code file names]",
-        autocompletion=completion.models,
+        "NAME",
+        "Shipped model or checkpoint file. [default: the one named in each code file]",
+        completion.models,
     ),
 ]
 Device = Annotated[
-    str,
-    typer.Option(
-        "--device",
-        metavar="NAME",
-        help="auto, cpu, cuda, cuda:1, mps ...",
-        autocompletion=completion.devices,
-    ),
+    str, option("--device", "NAME", "auto, cpu, cuda, cuda:1, mps ...", completion.devices)
 ]
 Dtype = Annotated[
-    str,
-    typer.Option(
-        "--dtype",
-        metavar="NAME",
-        help="auto, float32, bfloat16 or float16.",
-        autocompletion=completion.dtypes,
+    str, option("--dtype", "NAME", "auto, float32, bfloat16 or float16.", completion.dtypes)
+]
+Threads = Annotated[int | None, option("--threads", "N", "CPU threads. [default: chosen by torch]")]
+Overwrite = Annotated[bool, option("--overwrite", None, "Replace existing outputs.")]
+SkipExisting = Annotated[
+    bool,
+    option(
+        "--skip-existing", None, "Keep outputs that are complete and up to date, replace others."
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a file on standard output.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+Json = Annotated[bool, option("--json", None, "One JSON object per file on standard output.")]
+Quiet = Annotated[bool, option("--quiet -q", None, "Print only errors.")]
+Run = Annotated[Path, option("--out -o", "RUN", "Folder of the run; a stopped run is continued.")]
 
 
 @dataclass(frozen=True)
-class Part:
-    """Which frames of a video, and how large; for `vtok.cli.options.unfolded`, as those below."""
+class RateOptions:
+    """Quantizer stages and compression; the fields are those of `EncodeOptions`."""
+
+    num_stages: Stages = None
+    num_bits: Bits = None
+    min_psnr: MinPsnr = None
+    max_bpp: MaxBpp = None
+    compress: Compress = True
+
+
+@dataclass(frozen=True)
+class PartOptions:
+    """Time range, frame rate and size of a video."""
 
     size: Size = None
     fps: Rate = None
-    start: Start = 0.0
-    duration: Duration = None
+    start_seconds: Start = 0.0
+    duration_seconds: Duration = None
 
-    @property
-    def rate(self) -> Fraction | None:
-        """The frame rate; raises a UsageError for what is none."""
+    def to_fields(self) -> dict[str, Any]:
+        """Fields of `EncodeOptions`; raises a UsageError for a bad frame rate."""
         from vtok.video.frames import parse_fps
 
-        return None if self.fps is None else parse_fps(self.fps)
+        return {**vars(self), "fps": None if self.fps is None else parse_fps(self.fps)}
 
 
 @dataclass(frozen=True)
-class Running:
-    """What a model runs on."""
+class ModelOptions:
+    """A model, and the device and number type it runs in."""
 
+    model: ModelName = "vtok-base"
     device: Device = "auto"
     dtype: Dtype = "auto"
 
+    def load(self) -> LoadedTokenizer:
+        """Load the model; imports torch."""
+        from vtok.models.load import load
+
+        return load(self.model, device=self.device, dtype=self.dtype)
+
 
 @dataclass(frozen=True)
-class Saying:
-    """What a command says, and how."""
+class StoredModelOptions:
+    """The model named in each code file, or another in its place."""
+
+    model: ModelInstead = None
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+    def cache(self) -> ModelCache:
+        """Check device and type, and return a cache that loads models on demand."""
+        from vtok.models.load import ModelCache, pick_device, pick_dtype
+
+        pick_dtype(self.dtype, pick_device(self.device))  # one usage error, not one per input
+        return ModelCache(self.model, device=self.device, dtype=self.dtype)
+
+
+@dataclass(frozen=True)
+class PrintOptions:
+    """What a command prints."""
 
     as_json: Json = False
     quiet: Quiet = False
     debug: Debug = False
 
-
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
-SkipExisting = Annotated[
-    bool,
-    typer.Option(
-        "--skip-existing",
-        help="Keep outputs that are there, whole, and as far as they tell made the same way; "
-        "replace the others.",
-    ),
-]
-TrainingData = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="DATA",
-        show_default=False,
-        help="Videos and photos: files, folders, quoted globs, tar shards.",
-        autocompletion=completion.training_data,
-    ),
-]
-Run = Annotated[
-    Path,
-    typer.Option(
-        *("--out", "-o"),
-        metavar="RUN",
-        show_default=False,
-        help="Folder of the run; one that was stopped goes on.",
-    ),
-]
+    @property
+    def silent(self) -> bool:
+        """Print no lines for people."""
+        return self.quiet or self.as_json

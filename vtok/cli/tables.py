@@ -1,4 +1,4 @@
-"""Results of evaluations on standard output: tables for people, JSON and CSV for programs."""
+"""Print the results of evaluations: tables, JSON or CSV."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vtok.cli.console import colours, one_line, print_json
 from vtok.evaluation.quality import METRICS
-from vtok.evaluation.results import ClipResult, Point, mean_points, total_usage, usage_to_json
+from vtok.evaluation.results import ClipResult, Point, mean_points, total_usage
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from vtok.evaluation.results import CodeUsage
 
 WIDEST = 400
-MOST_ACROSS = 8  # codebooks side by side
+MAX_ACROSS = 8  # codebooks side by side
 FIELDS = ("input", "width", "height", "frames", "fps")
 COLUMNS = ("coder", "setting", "bits", "bytes", "bpp", "raw_bpp", "kbps", *METRICS, "decode_fps")
 
 
 class Printer:
-    """Prints results as they come, in one of the three ways."""
+    """Prints results one by one, as a table, JSON or CSV."""
 
     def __init__(self, *, as_json: bool, as_csv: bool) -> None:
         self._as_json, self._as_csv = as_json, as_csv
@@ -35,7 +35,7 @@ class Printer:
         self._csv = csv.DictWriter(sys.stdout, (*FIELDS, *COLUMNS), lineterminator="\n")
 
     def clip(self, result: ClipResult) -> None:
-        """One clip."""
+        """Print the result of one clip."""
         if self._as_json:
             print_json({"kind": "clip", **result.to_json(), "status": "ok"})
             return
@@ -50,13 +50,13 @@ class Printer:
         self._tables(f"{result.name}: {size}{speed}", result.points, result.usage)
 
     def mean(self, results: Sequence[ClipResult]) -> None:
-        """The mean over several clips; nothing for one."""
+        """Print the mean over several clips; nothing for one clip."""
         if len(results) < 2:
             return
         points, usage = mean_points(results), total_usage(results)
         if self._as_json:
             rates = [point.to_json() for point in points]
-            codebooks = usage_to_json(usage)
+            codebooks = [one.to_json() for one in usage]
             print_json(
                 {"kind": "mean", "clips": len(results), "rates": rates, "codebooks": codebooks}
             )
@@ -68,7 +68,7 @@ class Printer:
             )
 
     def deltas(self, deltas: Sequence[Delta]) -> None:
-        """Bjontegaard deltas, for people: programs find them in the JSON."""
+        """Print a table of Bjontegaard deltas; JSON has them already, CSV has none."""
         if self._as_json or self._as_csv or not deltas:
             return
         metrics = [METRICS[delta.metric] for delta in deltas]
@@ -77,7 +77,7 @@ class Printer:
             for delta, metric in zip(deltas, metrics, strict=True)
         ]
         rates = [
-            "no quality is shared" if delta.rate is None else f"{delta.rate:+.0f} % bytes"
+            "no quality in common" if delta.rate is None else f"{delta.rate:+.0f} % bytes"
             for delta in deltas
         ]
         columns = [
@@ -107,11 +107,11 @@ class Printer:
         self._print(title, *tables)
 
     def _room(self) -> int:
-        """Columns that whoever reads has."""
+        """Width that a table may take."""
         return shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDEST
 
     def _console(self) -> Console:
-        """Of more width than any table has: a narrow terminal wraps lines, rich would cut cells."""
+        """A console wider than any table: a narrow terminal wraps lines, rich would cut cells."""
         from rich.console import Console
 
         return Console(file=sys.stdout, width=WIDEST, highlight=False, color_system=colours())
@@ -132,7 +132,7 @@ class Printer:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: its head, and a cell a row; numbers stand to the right."""
+    """A column of a table: head and one cell per row; numbers are aligned right."""
 
     head: str
     cells: Sequence[str]
@@ -140,7 +140,7 @@ class Column:
 
 
 def make_table(columns: Sequence[Column]) -> Table:
-    """A table without lines, which survives being piped."""
+    """Make a table without lines, for terminals and pipes."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -152,7 +152,7 @@ def make_table(columns: Sequence[Column]) -> Table:
 
 
 def point_columns(points: Sequence[Point]) -> tuple[list[Column], list[Column], list[Column]]:
-    """A row a coder and rate: what names it, its sizes and speed, its quality."""
+    """Columns of names, sizes and quality, with one row per coder and rate."""
     names = [Column("bits", [f"{point.bits}" for point in points])]
     sizes = [
         Column("bytes", [f"{point.bytes:,.0f}" for point in points]),
@@ -168,23 +168,20 @@ def point_columns(points: Sequence[Point]) -> tuple[list[Column], list[Column], 
         if name in points[0].quality
     ]
     if any(point.decode_fps is not None for point in points):
-        # last and to the left, so that a speed never moves what stands beside it
+        # last and aligned left, so that the width of a speed moves no other column
         speeds = [_cell(point.decode_fps, 0, " frames/s") for point in points]
         quality.append(Column("decoded at", speeds, is_text=True))
     return names, sizes, quality
 
 
 def usage_columns(usage: Sequence[CodeUsage]) -> list[Column]:
-    """How many entries of each codebook were seen, and their perplexity: a column a codebook.
-
-    Where there are many, a row a codebook.
-    """
+    """Share of used entries and perplexity: one column per codebook, or one row if many."""
     heads = ("codebook", f"used of {usage[0].codebook_size:,}", "perplexity")
     rows = [
         (f"{number}", f"{one.used:.1%}", f"{one.perplexity:.0f}")
         for number, one in enumerate(usage, start=1)
     ]
-    if len(rows) > MOST_ACROSS:
+    if len(rows) > MAX_ACROSS:
         return [
             Column(head, cells) for head, cells in zip(heads, zip(*rows, strict=True), strict=True)
         ]

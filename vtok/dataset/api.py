@@ -22,12 +22,11 @@ from vtok.dataset.sources import Inputs, find_entries
 from vtok.dataset.worker import Record, Settings
 from vtok.dataset.writers import SHARDED, TREE, Sink, Tree, shard_format
 from vtok.errors import UsageError
-from vtok.models.info import CheckpointInfo, read_info
-from vtok.pipeline.options import EncodeOptions
-from vtok.pipeline.result import choose_stages
+from vtok.models.checkpoint import CheckpointInfo, read_info
+from vtok.pipeline.options import EncodeOptions, choose_stages
 
 if TYPE_CHECKING:
-    from vtok.models.load import Model
+    from vtok.models.load import LoadedTokenizer
 
 FORMATS = (*TREE, *SHARDED)
 ENGINES = ("local", "ray")
@@ -48,7 +47,7 @@ class DatasetOptions:
         batch: clips of a pass through the model; 1 on a CPU and 8 elsewhere if None.
         memory_limit: most bytes of a decoding process; None sets no limit.
         clip_seconds: most seconds for one clip; None sets no limit.
-        model, device, dtype: as for `load_model`.
+        model, device, dtype: as for `load`.
         engine: local, or ray.
         ray_address: of a cluster, such as auto; one is started on this machine if None.
         manner: how to treat what is found.
@@ -203,14 +202,14 @@ def make_engine(options: DatasetOptions, settings: Settings) -> Engine:
     return LocalEngine(lambda: load(options), settings, num_workers(options))
 
 
-def load(options: DatasetOptions) -> Model:
+def load(options: DatasetOptions) -> LoadedTokenizer:
     """The model, for the threads of this process to share."""
-    from vtok.models.load import load_model
-    from vtok.pipeline._batching import share_model
+    from vtok.models.load import resolve
+    from vtok.pipeline._runtime import batched
 
-    model = load_model(options.model, device=options.device, dtype=options.dtype)
+    model = resolve(options.model, device=options.device, dtype=options.dtype)
     batch = options.batch or (1 if model.device.type == "cpu" else GPU_BATCH)
-    return share_model(model, batch)
+    return batched(model, batch)
 
 
 def num_workers(options: DatasetOptions) -> int:

@@ -22,7 +22,7 @@ from vtok.dataset.item import Entry, Fault, file_name
 from vtok.dataset.plan import SCRATCH, scratch_plan
 from vtok.dataset.scheduler import fill_plan
 from vtok.dataset.worker import ClipEncoder, Settings, Task, current_signature
-from vtok.models.info import read_info
+from vtok.models.checkpoint import read_info
 
 SHOWN = 20
 """Faults that are listed in full."""

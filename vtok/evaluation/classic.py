@@ -1,7 +1,7 @@
-"""Classic codecs for comparison, by ffmpeg: encode at a quality, or at a number of bytes.
+"""Classic codecs by ffmpeg, encoding at a given quality or at a given number of bytes.
 
-Each is given the same frames as the tokenizer, made 4:2:0 of 8 bits as such codecs take them; what
-counts are the bytes of the bare stream, without a container and without the encoder's own notes.
+Codecs get the frames that the tokenizer gets, converted to 8-bit 4:2:0. The size of a stream is
+that of the elementary stream, without container and without the encoder's settings as text.
 """
 
 from __future__ import annotations
@@ -18,50 +18,50 @@ from pathlib import Path
 
 import numpy as np
 
-from vtok.errors import UsageError, VtokError
+from vtok.errors import OptionError, UsageError, VtokError
 from vtok.evaluation.metrics import Frames
 from vtok.video.ffmpeg import QUIET, ffmpeg_path, input_arguments
 from vtok.video.writer import BT709, TO_BT709, Encoder, Encoding
 
 TOLERANCE = 0.02
-"""How far from the bytes asked for a stream may be, as a share of them, to end the search."""
-MOST_TRIALS = 14
+"""Relative difference from the target bytes at which the search ends."""
+MAX_TRIALS = 14
 _TO_RGB = "scale=in_color_matrix=bt709:in_range=tv:flags=bicubic+accurate_rnd+full_chroma_inp"
 
 
 @dataclass(frozen=True)
 class Codec:
-    """An encoder and how it is asked for a quality.
+    """An encoder of ffmpeg with constant-quality settings.
 
     Attributes:
-        encoder: ffmpeg's name.
-        described: encoder and preset, for people.
-        stream: ffmpeg's name of the bare stream's format.
-        least, most: of its constant rate factor, best to worst quality.
-        step: in which that can be set.
-        arguments: of ffmpeg; `{crf}` stands for the factor.
+        encoder: ffmpeg's name of the encoder.
+        description: encoder and preset, for display.
+        stream: ffmpeg's name of the elementary stream format.
+        lowest, highest: range of the constant rate factor, best to worst quality.
+        step: granularity of the constant rate factor.
+        arguments: arguments of ffmpeg, with `{crf}` for the constant rate factor.
     """
 
     encoder: str
-    described: str
+    description: str
     stream: str
-    least: int
-    most: int
+    lowest: int
+    highest: int
     step: Fraction
     arguments: tuple[str, ...]
 
 
 _TENTH, _QUARTER = Fraction(1, 10), Fraction(1, 4)
-# x264 and x265 choose other bits with other numbers of threads: no result may hang on the machine
+# one thread: with more, x264 and x265 write other streams, and results would depend on the machine
 _X264 = (
     *("-preset", "medium", "-crf", "{crf}", "-x264-params", "threads=1:lookahead-threads=1"),
-    *("-bsf:v", "filter_units=remove_types=6"),  # its settings as text
+    *("-bsf:v", "filter_units=remove_types=6"),  # drops the settings as text
 )
 _X265 = (
     *("-preset", "medium", "-crf", "{crf}"),
     *("-x265-params", "frame-threads=1:info=0:log-level=error"),
 )
-_SVT = ("-preset", "6", "-svtav1-params", "crf={crf}")  # ffmpeg's own option takes whole numbers
+_SVT = ("-preset", "6", "-svtav1-params", "crf={crf}")  # -crf takes integers only
 _AOM = ("-cpu-used", "6", "-crf", "{crf}", "-b:v", "0")
 CODECS: dict[str, tuple[Codec, ...]] = {
     "x264": (Codec("libx264", "x264, preset medium", "h264", 1, 51, _TENTH, _X264),),
@@ -71,22 +71,24 @@ CODECS: dict[str, tuple[Codec, ...]] = {
         Codec("libaom-av1", "libaom AV1, cpu-used 6", "obu", 1, 63, Fraction(1), _AOM),
     ),
 }
-"""By the names that users give; of several, the first that ffmpeg has."""
+"""Encoders by codec name, in order of preference."""
 
 
 def find_codec(name: str) -> Codec:
-    """The codec of that name.
+    """Return the first encoder of a codec in `CODECS` that ffmpeg has.
 
     Raises:
-        UsageError: if it is not known, or this ffmpeg has no encoder for it.
+        OptionError: if the codec is unknown.
+        UsageError: if this ffmpeg has no encoder for it.
     """
     if name not in CODECS:
-        raise UsageError(f"--with {name}: expected some of {', '.join(CODECS)}")
+        raise OptionError("codecs", name, f"some of {', '.join(CODECS)}")
     found = [codec for codec in CODECS[name] if codec.encoder in _encoders()]
     if not found:
         wanted = " or ".join(codec.encoder for codec in CODECS[name])
         raise UsageError(
-            f"--with {name}: this ffmpeg has no {wanted}: leave it out, or use imageio-ffmpeg's own"
+            f"{name}: this ffmpeg has no {wanted}; leave {name} out, or use the ffmpeg of "
+            "imageio-ffmpeg"
         )
     return found[0]
 
@@ -101,11 +103,11 @@ def _encoders() -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Master:
-    """The frames that every codec is given, losslessly on disk.
+    """Lossless copy of a clip on disk, the input of every codec.
 
     Attributes:
-        path: FFV1 in Matroska, 4:2:0, odd sides made even by their last row or column again.
-        width, height, frames: of the clip itself.
+        path: FFV1 in Matroska, 4:2:0; odd sides are padded by repeating the last row or column.
+        width, height, frames: size of the clip itself.
     """
 
     path: Path
@@ -121,10 +123,11 @@ class _Lossless(Encoding):
 
 
 def make_master(path: Path, batches: Iterable[Frames], fps: Fraction) -> Master:
-    """Write frames uint8 [n, H, W, 3], batch by batch, where every codec can read them.
+    """Write batches of frames uint8 [n, H, W, 3] losslessly to `path`.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: if the file cannot be written.
+        VtokError: if there are no frames.
     """
     encoder: Encoder | None = None
     height = width = frames = 0
@@ -137,7 +140,7 @@ def make_master(path: Path, batches: Iterable[Frames], fps: Fraction) -> Master:
                 encoder = Encoder(_Lossless("", "", *shape, fps, 0), path.name, path)
             encoder.write(even)
         if encoder is None:
-            raise VtokError("there is no frame to compare")
+            raise VtokError("the clip has no frames to compare")
         encoder.finish()
     finally:
         if encoder is not None:
@@ -146,10 +149,10 @@ def make_master(path: Path, batches: Iterable[Frames], fps: Fraction) -> Master:
 
 
 def encode_stream(master: Master, codec: Codec, crf: float, output: Path) -> int:
-    """Encode a master; returns the bytes of the stream.
+    """Encode a master at a constant rate factor; returns the bytes of the stream.
 
     Raises:
-        VtokError: ffmpeg has failed.
+        VtokError: if ffmpeg failed.
     """
     arguments = [argument.format(crf=f"{crf:g}") for argument in codec.arguments]
     command = [ffmpeg_path(), *QUIET, "-y", *input_arguments(master.path), "-an"]
@@ -158,23 +161,24 @@ def encode_stream(master: Master, codec: Codec, crf: float, output: Path) -> int
     if done.returncode:
         size = f"{master.width}x{master.height}"
         raise VtokError(
-            f"{codec.described} cannot code frames of {size} at crf {crf:g} ({_why(done.stderr)})"
+            f"{codec.description} cannot encode frames of {size} at crf {crf:g} "
+            f"({_why(done.stderr)})"
         )
     return output.stat().st_size
 
 
 def _why(log: str) -> str:
-    """The first error in what an encoder had to say, without who said it and where."""
+    """First error in the log of an encoder, without its prefix."""
     lines = [line for line in log.splitlines() if "[error]" in line]
-    found = re.sub(r"^.*\[error\]:? *", "", lines[0]) if lines else "ffmpeg did not say why"
+    found = re.sub(r"^.*\[error\]:? *", "", lines[0]) if lines else "ffmpeg gave no reason"
     return found.strip()[:200]
 
 
 def decode_stream(master: Master, stream: Path) -> Iterator[Frames]:
-    """Decode what `encode_stream` wrote, frame by frame, uint8 [1, H, W, 3].
+    """Decode a stream of `encode_stream`; yields frames uint8 [1, H, W, 3].
 
     Raises:
-        VtokError: it does not hold all frames of the master.
+        VtokError: if the number of frames is not that of the master.
     """
     width, height = (side + side % 2 for side in (master.width, master.height))
     command = [ffmpeg_path(), *QUIET, *input_arguments(stream), "-fps_mode", "passthrough"]
@@ -197,48 +201,52 @@ def decode_stream(master: Master, stream: Path) -> Iterator[Frames]:
 
 
 class RateMatcher:
-    """Finds, for one codec and one master, the factor that gives a number of bytes.
+    """Search, for one codec and one master, of the constant rate factor that gives a size.
 
-    What was tried for one number of bytes is remembered for the next.
+    Trials are kept, so that searches for several sizes share them.
+
+    Args:
+        codec: range and granularity of the factor.
+        bytes_at: encodes with a factor and returns the bytes.
     """
 
     def __init__(self, codec: Codec, bytes_at: Callable[[float], int]) -> None:
-        """Begin; `bytes_at` encodes with a constant rate factor and tells the bytes."""
         self._codec, self._bytes_at = codec, bytes_at
-        self._known: dict[int, int] = {}  # by multiples of the step
+        self._known: dict[int, int] = {}  # bytes by multiples of the step
 
     def match(self, target: float) -> tuple[float, int]:
-        """The factor whose bytes are nearest to `target`, by their ratio, and these bytes.
+        """Return the factor whose bytes are nearest to `target` by ratio, and these bytes.
 
-        Bisection, guided by the logarithm of the bytes being nearly a line: until they are within
-        `TOLERANCE`, or no factor lies between one that takes more and one that takes fewer.
+        The search is a bisection, guided by the nearly linear logarithm of the bytes. It ends
+        within `TOLERANCE`, or if no untried factor lies between one that gives too many bytes and
+        one that gives too few.
         """
-        for trial in range(MOST_TRIALS):
-            wanted = self._next(target, halve=trial % 3 == 2)
-            if wanted is None:
+        for trial in range(MAX_TRIALS):
+            candidate = self._next(target, halve=trial % 3 == 2)
+            if candidate is None:
                 break
-            self._known[wanted] = self._bytes_at(float(wanted * self._codec.step))
-            if abs(self._known[wanted] / target - 1) <= TOLERANCE:
+            self._known[candidate] = self._bytes_at(float(candidate * self._codec.step))
+            if abs(self._known[candidate] / target - 1) <= TOLERANCE:
                 break
         best = min(self._known, key=lambda k: abs(math.log(self._known[k] / target)))
         return float(best * self._codec.step), self._known[best]
 
     def _next(self, target: float, *, halve: bool) -> int | None:
-        """What to try next; None where nothing can come nearer."""
-        known, per_one = self._known, 1 / self._codec.step
-        least, most = round(self._codec.least * per_one), round(self._codec.most * per_one)
+        """Next factor to try; None if no factor can come nearer."""
+        known, per_unit = self._known, 1 / self._codec.step
+        lowest, highest = (round(x * per_unit) for x in (self._codec.lowest, self._codec.highest))
         if any(abs(count / target - 1) <= TOLERANCE for count in known.values()):
             return None
         low = max((k for k in known if known[k] > target), default=None)  # too many bytes
         high = min((k for k in known if known[k] <= target), default=None)
         if low is None and high is None:
-            return (2 * most + least) // 3
+            return (2 * highest + lowest) // 3
         if low is None or high is None:
             end, outward = (min(known), -1) if low is None else (max(known), 1)
-            # six more halve the bytes of most encoders
-            jump = round(6 * math.log2(known[end] / target) * per_one) or outward
-            wanted = min(most, max(least, end + jump))
-            return None if wanted in known else wanted
+            # for most encoders, six more halve the bytes
+            jump = round(6 * math.log2(known[end] / target) * per_unit) or outward
+            candidate = min(highest, max(lowest, end + jump))
+            return None if candidate in known else candidate
         if high - low <= 1:
             return None
         share = math.log(known[low] / target) / math.log(known[low] / known[high])

@@ -31,9 +31,9 @@ from vtok.evaluation.metrics import Frames
 from vtok.evaluation.pictures import labelled_tiles
 from vtok.evaluation.quality import METRICS, Quality, QualityMeter
 from vtok.evaluation.results import VTOK, ClipResult, Point
-from vtok.models.load import Model
-from vtok.pipeline.model_calls import decode_codes
-from vtok.pipeline.random_access import read_codes
+from vtok.models.load import LoadedTokenizer
+from vtok.pipeline.codec import Decoder
+from vtok.pipeline.decode import read_codes
 from vtok.video.writer import VideoWriter
 
 ORIGINAL = "original"
@@ -45,7 +45,7 @@ def write_side_by_side(
     *,
     source: Path,
     part: Part,
-    model: Model,
+    model: LoadedTokenizer,
     bits: int,
     overwrite: bool = False,
 ) -> None:
@@ -80,7 +80,7 @@ def label(point: Point) -> str:
     return f"{name}  {point.bpp:.3f} bpp" + ("" if psnr is None else f"  {psnr:.2f} dB")
 
 
-def coded_frames(comparison: Comparison, point: Point, model: Model) -> Iterator[Frames]:
+def coded_frames(comparison: Comparison, point: Point, model: LoadedTokenizer) -> Iterator[Frames]:
     """The frames of one coding, uint8 [H, W, 3] each."""
     if point.coder != VTOK:
         stream = comparison.streams[point.coder][point.bits]
@@ -89,7 +89,7 @@ def coded_frames(comparison: Comparison, point: Point, model: Model) -> Iterator
     size = (comparison.master.height, comparison.master.width)
     with (comparison.folder / f"{point.bits}.vtok").open("rb") as file:
         chunks = read_codes(CodeFileReader(file))
-        yield from each_frame(decode_codes(chunks, model, size))
+        yield from each_frame(Decoder(model, size).decode(chunks))
 
 
 def _write(output: Path, sheets: Iterator[Frames], fps: Fraction, overwrite: bool) -> None:
@@ -152,7 +152,7 @@ class Comparison:
 def compare_file(
     source: Path,
     *,
-    model: Model,
+    model: LoadedTokenizer,
     codecs: Sequence[str],
     options: EvalOptions | None = None,
     notify: Notify | None = None,

@@ -1,10 +1,10 @@
-"""Rate-distortion curves compared: the Bjontegaard deltas.
+"""Rate-distortion curves: Bjontegaard deltas and plots.
 
-G. Bjontegaard, "Calculation of average PSNR differences between RD-curves", ITU-T VCEG-M33 (2001):
-the mean distance of two curves over what they share, one axis being the logarithm of the rate. Its
-cubic polynomial swings where points lie unevenly, so between the points runs a piecewise cubic
-Hermite curve that keeps their order (F. N. Fritsch and J. Butland, SIAM J. Sci. Stat. Comput. 5,
-1984), as in the later practice of the standards bodies. Its integral is exact, not sampled.
+The deltas follow G. Bjontegaard, "Calculation of average PSNR differences between RD-curves",
+ITU-T VCEG-M33 (2001): the mean distance of two curves over their common range, with the rate on a
+logarithmic axis. In place of one cubic polynomial, which oscillates between unevenly spaced points,
+the curves are monotone piecewise cubics (F. N. Fritsch and J. Butland, SIAM J. Sci. Stat. Comput.
+5, 1984), as in later practice of the standards bodies. They are integrated exactly.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
 
 Values = npt.NDArray[np.float64]
 RatePoint = tuple[float, float]
-"""Rate (above 0; bits a pixel or any other unit) and quality (in dB or any other unit)."""
+"""Rate (above 0, in any unit) and quality (in any unit)."""
 
 
 def bd_quality(curve: Sequence[RatePoint], anchor: Sequence[RatePoint]) -> float | None:
-    """Mean quality that `curve` has above `anchor` at the same rate, in the unit of the quality.
+    """Mean difference of quality, `curve` minus `anchor`, at the same rate.
 
     Returns:
-        The mean over the rates that both reach, their logarithms counting alike; None where they
-        share none, or a curve has fewer than two points.
+        The mean over the logarithms of the rates that both curves cover, in the unit of the
+        quality; None if they share no range or a curve has fewer than two points.
     """
     return _mean_distance(*(_by_rate(points) for points in (curve, anchor)))
 
 
 def bd_rate(curve: Sequence[RatePoint], anchor: Sequence[RatePoint]) -> float | None:
-    """How many percent more bits `curve` takes than `anchor` at the same quality; less is better.
+    """Mean difference of rate, `curve` against `anchor`, at the same quality, in percent.
 
     Returns:
-        The mean over the qualities that both reach; None where they share none, or where a curve
-        has fewer than two points or does not rise with its rate.
+        The mean over the qualities that both curves cover, below 0 if `curve` needs fewer bits;
+        None if they share no range, a curve has fewer than two points or does not rise.
     """
     distance = _mean_distance(*(_by_quality(points) for points in (curve, anchor)))
     return None if distance is None else 100 * float(np.expm1(distance))
@@ -66,12 +66,12 @@ def _by_quality(points: Sequence[RatePoint]) -> Curve | None:
 
 
 def _checked(x: Values, y: Values) -> Curve | None:
-    """A curve over rising places, or None where these are none."""
+    """The curve, or None unless x has two points or more and rises strictly."""
     return (x, y) if len(x) > 1 and bool((np.diff(x) > 0).all()) else None
 
 
 def _mean_distance(curve: Curve | None, anchor: Curve | None) -> float | None:
-    """Mean of `curve` minus `anchor` over the places that both have."""
+    """Mean of `curve` minus `anchor` over the range of x that both cover."""
     if curve is None or anchor is None:
         return None
     low = max(curve[0][0], anchor[0][0])
@@ -82,7 +82,7 @@ def _mean_distance(curve: Curve | None, anchor: Curve | None) -> float | None:
 
 
 def _integral(curve: Curve, low: float, high: float) -> float:
-    """Of the piecewise cubic through a curve's points, from `low` to `high` within them."""
+    """Integral from `low` to `high` of the piecewise cubic through the points of a curve."""
     x, y = curve
     slopes = _slopes(x, y)
     total = 0.0
@@ -96,7 +96,7 @@ def _integral(curve: Curve, low: float, high: float) -> float:
 
 
 def _hermite(ends: Values, slopes: Values, width: float) -> np.polynomial.Polynomial:
-    """The cubic over 0..1 with these values and slopes (by unit of x) at its ends."""
+    """Cubic over 0..1 with the given values and slopes (per unit of x) at its ends."""
     rise, (first, last) = ends[1] - ends[0], slopes * width
     return np.polynomial.Polynomial(
         [ends[0], first, 3 * rise - 2 * first - last, first + last - 2 * rise]
@@ -104,7 +104,7 @@ def _hermite(ends: Values, slopes: Values, width: float) -> np.polynomial.Polyno
 
 
 def _slopes(x: Values, y: Values) -> Values:
-    """At each point, so that the curve never runs beyond two neighbouring points."""
+    """Slope at each point that keeps the curve between neighbouring points."""
     widths, secants = np.diff(x), np.diff(y) / np.diff(x)
     if len(x) == 2:
         return np.repeat(secants, 2)
@@ -120,7 +120,7 @@ def _slopes(x: Values, y: Values) -> Values:
 
 
 def _end_slope(width: float, next_width: float, secant: float, next_secant: float) -> float:
-    """At an end, by three points, held back where it would turn the curve."""
+    """Three-point slope at an end, limited so that the curve stays monotone there."""
     slope = ((2 * width + next_width) * secant - width * next_secant) / (width + next_width)
     if slope * secant <= 0:
         return 0.0
@@ -130,40 +130,29 @@ def _end_slope(width: float, next_width: float, secant: float, next_secant: floa
 
 
 COLOURS = ("#d1495b", "#30638e", "#edae49", "#66a182", "#8d6a9f")
-"""Of the tokenizer, then of the codecs; told apart by most kinds of colour blindness."""
+"""Colours of the tokenizer and of the codecs, distinguishable with colour blindness."""
 MARKS = "osD^v"
-FORMATS = (".png", ".svg")
-
-
-def check_plotting() -> None:
-    """Find out early whether curves can be drawn.
-
-    Raises:
-        UsageError: if matplotlib is missing.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as exc:
-        raise UsageError("drawing curves needs matplotlib: pip install 'vtok[plot]'") from exc
 
 
 def write_curves(
     paths: Sequence[Path], points: Sequence[Point], title: str, overwrite: bool = False
 ) -> None:
-    """Draw every metric over bits a pixel, a curve for each coder; each file whole or not at all.
+    """Plot every metric over bits per pixel, with one curve per coder.
 
     Args:
-        paths: to write, ending in one of `FORMATS`.
-        points: of one clip, or means over clips.
-        title: over the picture.
-        overwrite: whether existing files may be replaced.
+        paths: files to write atomically, ending in .png or .svg.
+        points: points of one clip, or means over clips.
+        title: title of the figure.
+        overwrite: replace existing files.
 
     Raises:
         UsageError: if matplotlib is missing.
         OutputError: if a file cannot be written.
     """
-    check_plotting()
-    figure = _draw(points, title)
+    try:
+        figure = _draw(points, title)
+    except ImportError as exc:
+        raise UsageError("drawing curves needs matplotlib: pip install 'vtok[plot]'") from exc
     for path in paths:
         data = _render(figure, path.suffix.removeprefix("."))
         with atomic_output(path, overwrite) as temporary:
@@ -208,8 +197,8 @@ def _draw_metric(place: Axes, name: str, points: Sequence[Point]) -> None:
         )
     metric = METRICS[name]
     place.set_xscale("log")
-    place.set_xlabel("bits a pixel")
-    place.set_title(metric.label + ("" if metric.rises else " (less is better)"), fontsize=10)
+    place.set_xlabel("bits per pixel")
+    place.set_title(metric.label + ("" if metric.rises else " (lower is better)"), fontsize=10)
     ticks = sorted({round(point.bpp, 2 if point.bpp > 0.1 else 3) for point in points
                     if point.coder == points[0].coder})  # fmt: skip
     place.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -221,7 +210,7 @@ def _render(figure: Figure, kind: str) -> bytes:
     import matplotlib
 
     data = BytesIO()
-    # the same bytes every time
+    # no date and a fixed salt make the output reproducible
     with matplotlib.rc_context({"svg.hashsalt": "vtok", "svg.fonttype": "none"}):
         figure.savefig(data, format=kind, dpi=110, metadata={"Date": None} if kind == "svg" else {})
     return data.getvalue()

@@ -1,4 +1,4 @@
-"""What vtok finds on this machine, and whether a video made here survives a round trip."""
+"""Checks of the installation: versions, ffmpeg, device, and a round trip of a generated video."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ FRAMES, WIDTH, HEIGHT = 13, 96, 64  # of the video that is made
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes:
-        name: of the thing.
-        state: `missing` is no error where it is optional; `failed` is.
-        text: what was found, or what to do.
+        name: name of the component.
+        state: `missing` for an absent optional component, `failed` for an error.
+        text: details, or what to do.
     """
 
     name: str
@@ -42,11 +42,11 @@ class Finding:
 
 
 def examine(model: str = "vtok-base", device: str = "auto") -> Iterator[Finding]:
-    """Look at everything, cheap things first; nothing is raised.
+    """Run all checks, fast ones first; raises nothing.
 
     Args:
-        model: a shipped checkpoint's name, or a file, for the round trip.
-        device: where to run it.
+        model: name of a shipped model or path of a checkpoint, for the round trip.
+        device: device of the round trip.
     """
     yield Finding("vtok", "ok", f"{vtok.__version__}, {Path(vtok.__file__).parent}")
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}")
@@ -69,11 +69,11 @@ def _package(name: str, extra: str | None = None) -> Finding:
         return Finding(name, "failed", f"pip install {name}")
 
 
-def _guarded(name: str, look: Callable[[], str]) -> Finding:
-    """What `look` says, or why it failed."""
+def _guarded(name: str, check: Callable[[], str]) -> Finding:
+    """Finding with the text of `check`, or with its error."""
     try:
-        return Finding(name, "ok", look())
-    except Exception as error:  # whatever is wrong with the machine is what is asked for
+        return Finding(name, "ok", check())
+    except Exception as error:  # any error is a finding
         text = " ".join(str(error).split())[:200]
         return Finding(
             name,
@@ -86,27 +86,27 @@ def _ffmpeg() -> str:
     path = ffmpeg_path()
     done = subprocess.run([path, "-version"], capture_output=True, text=True, check=True)
     found = re.search(r"ffmpeg version (\S+)", done.stdout)
-    return f"{found[1] if found else 'of unknown version'}, {path}"
+    return f"{found[1] if found else 'unknown version'}, {path}"
 
 
 def _codec(name: str) -> Finding:
     from vtok.evaluation.classic import find_codec
 
     try:
-        return Finding(name, "ok", find_codec(name).described)
+        return Finding(name, "ok", find_codec(name).description)
     except VtokError:
-        return Finding(name, "missing", "vtok compare cannot use it: this ffmpeg does not have it")
+        return Finding(name, "missing", "not available to vtok compare: this ffmpeg lacks it")
 
 
 def _vmaf() -> Finding:
-    from vtok.evaluation.vmaf import has_vmaf
+    from vtok.evaluation.quality import has_vmaf
 
     try:
         if has_vmaf():
-            return Finding("vmaf", "ok", "by libvmaf in ffmpeg")
+            return Finding("vmaf", "ok", "libvmaf in ffmpeg")
     except VtokError:
         pass
-    return Finding("vmaf", "missing", "vtok eval leaves it out: this ffmpeg has no libvmaf")
+    return Finding("vmaf", "missing", "not measured by vtok eval: this ffmpeg has no libvmaf")
 
 
 def _device(name: str) -> str:
@@ -114,37 +114,38 @@ def _device(name: str) -> str:
 
     device = pick_device(name)
     dtype = str(pick_dtype("auto", device)).removeprefix("torch.")
-    return f"{device}, auto means {dtype}, {os.cpu_count()} processor cores"
+    return f"{device}, dtype auto means {dtype}, {os.cpu_count()} processor cores"
 
 
 def _round_trip(name: str, device: str) -> str:
-    """Write a video, encode it, decode it, and read it again."""
-    from vtok.models.load import Models, load_model
+    """Write a video, encode it, decode it and check the result."""
+    from vtok.models.load import ModelCache, load
     from vtok.pipeline.decode import decode_file
     from vtok.pipeline.encode import encode_file
     from vtok.video.reader import probe
     from vtok.video.writer import VideoWriter
 
-    model = load_model(name, device=device)
-    models = Models(name, device=device)
+    model = load(name, device=device)
+    models = ModelCache(name, device=device)
     with tempfile.TemporaryDirectory(prefix="vtok-") as folder:
         made, codes, decoded = (Path(folder) / file for file in ("a.mp4", "a.vtok", "b.mp4"))
         with VideoWriter(made, width=WIDTH, height=HEIGHT, fps=Fraction(25)) as writer:
             writer.write(_frames())
         begin = time.perf_counter()
         result = encode_file(made, codes, model=model)
-        decode_file(codes, decoded, models=models)
+        decode_file(codes, decoded, model=models)
         seconds = time.perf_counter() - begin
         info = probe(decoded)
     if (info.num_frames, info.width, info.height) != (FRAMES, WIDTH, HEIGHT):
         found = f"{info.num_frames} frames of {info.width}x{info.height}"
-        raise VtokError(f"{FRAMES} frames of {WIDTH}x{HEIGHT} came back as {found}")
+        raise VtokError(f"{FRAMES} frames of {WIDTH}x{HEIGHT} decoded to {found}")
     what = f"{FRAMES} frames of {WIDTH}x{HEIGHT} by {model.info.name}"
-    return f"{what}, {result.bytes:,} bytes of codes, {FRAMES / seconds:.0f} frames/s both ways"
+    speed = f"encoded and decoded at {FRAMES / seconds:.0f} frames/s"
+    return f"{what}, {result.bytes:,} bytes of codes, {speed}"
 
 
 def _frames() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """A slope of colours that slides."""
+    """A moving colour gradient."""
     x, y = np.arange(WIDTH), np.arange(HEIGHT)[:, None]
     frames = [
         np.stack(((2 * x + 3 * k + 0 * y) % 256, (3 * y + 0 * x) % 256, (x + y) % 256), axis=-1)

@@ -1,38 +1,30 @@
-"""PSNR, defined once: on uint8 frames, cast before subtracting, averaged over frames."""
+"""PSNR, SSIM and MS-SSIM: the definitions that evaluation and training share."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from vtok.errors import ShapeError
+from vtok.pipeline.rate import IDENTICAL_DB as IDENTICAL_DB
+from vtok.pipeline.rate import check_pair as check_pair
+from vtok.pipeline.rate import psnr_per_frame as psnr_per_frame
+from vtok.video.frames import Frames as Frames
 
-Frames = npt.NDArray[np.uint8]
-IDENTICAL_DB = 100.0  # what a frame without any error counts as, in place of infinity
+Values = npt.NDArray[np.float64]
 
-
-def psnr_per_frame(frames: Frames, reference: Frames) -> npt.NDArray[np.float64]:
-    """Peak signal-to-noise ratio of each frame, 10 log10(255^2 / MSE), in dB.
-
-    Args:
-        frames: uint8 [T, H, W, 3].
-        reference: of the same shape.
-
-    Returns:
-        float64 [T].
-
-    Raises:
-        ShapeError: for other types or two shapes.
-    """
-    check_pair(frames, reference)
-    # cast first: a difference of uint8 wraps around; by frame: float64 is eight times as large
-    pairs = zip(frames, reference, strict=True)
-    errors = np.array([np.square(a.astype(np.float64) - b).mean() for a, b in pairs])
-    with np.errstate(divide="ignore"):
-        ratios: npt.NDArray[np.float64] = 10 * np.log10(255.0**2 / errors)
-    return ratios.clip(max=IDENTICAL_DB)
+WINDOW, SIGMA = 11, 1.5  # of the Gaussian window of SSIM, in pixels
+K1, K2 = 0.01, 0.03
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+MS_SIDE = WINDOW << (len(SCALE_WEIGHTS) - 1)
+"""Smallest height and width for MS-SSIM, 176: the window fits once at the last scale."""
+_BLOCK = 32  # rows or columns filtered by one matrix product
 
 
 def psnr(frames: Frames, reference: Frames) -> float:
@@ -40,50 +32,27 @@ def psnr(frames: Frames, reference: Frames) -> float:
     return float(psnr_per_frame(frames, reference).mean())
 
 
-def check_pair(frames: Frames, reference: Frames) -> None:
-    """Refuse what cannot be compared.
-
-    Raises:
-        ShapeError: unless both are uint8 of one shape [T, H, W, 3].
-    """
-    if frames.dtype != np.uint8 or reference.dtype != np.uint8:
-        raise ShapeError(f"frames of {frames.dtype} and {reference.dtype}: expected uint8")
-    if frames.shape != reference.shape or frames.ndim != 4:
-        raise ShapeError(
-            f"frames of shape {list(frames.shape)} and {list(reference.shape)}: "
-            "expected two of one shape [T, H, W, 3]"
-        )
-
-
-WINDOW, SIGMA = 11, 1.5
-C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-MS_SIDE = WINDOW << (len(SCALE_WEIGHTS) - 1)
-"""Least height and width for MS-SSIM, 176: at its last scale, the window still fits once."""
-BLOCK = 32  # rows or columns that one matrix product filters
-
-Plane = npt.NDArray[np.float32]
-Values = npt.NDArray[np.float64]
-
-
 def ssim_per_frame(frames: Frames, reference: Frames) -> Values:
-    """SSIM of each frame, up to 1 for equal frames.
+    """SSIM of each frame (Wang et al., IEEE TIP 13, 2004), the mean over R, G and B.
 
     Args:
         frames: uint8 [T, H, W, 3], at least 11 x 11.
-        reference: of the same shape.
+        reference: the original frames, of the same shape.
 
     Returns:
-        float64 [T].
+        float64 [T], 1 for equal frames.
 
     Raises:
-        ShapeError: for other types, two shapes, or smaller frames.
+        ShapeError: if the types are not uint8, the shapes differ or the frames are smaller.
     """
     return similarities_per_frame(frames, reference, multi_scale=False)[0]
 
 
 def ms_ssim_per_frame(frames: Frames, reference: Frames) -> Values:
-    """MS-SSIM of each frame; see `ssim_per_frame`, but at least 176 x 176."""
+    """MS-SSIM of each frame (Wang et al., Asilomar 2003); frames of at least 176 x 176.
+
+    Otherwise as `ssim_per_frame`.
+    """
     check_side(frames.shape[1:3], MS_SIDE, "MS-SSIM")
     return similarities_per_frame(frames, reference, multi_scale=True)[1]
 
@@ -91,88 +60,98 @@ def ms_ssim_per_frame(frames: Frames, reference: Frames) -> Values:
 def similarities_per_frame(
     frames: Frames, reference: Frames, *, multi_scale: bool
 ) -> tuple[Values, Values]:
-    """SSIM and MS-SSIM of each frame at the price of one; MS-SSIM is NaN where it was not asked."""
+    """SSIM and MS-SSIM of each frame in one computation; MS-SSIM is NaN unless `multi_scale`."""
     check_pair(frames, reference)
     check_side(frames.shape[1:3], WINDOW, "SSIM")
     single, multiple = np.empty(len(frames)), np.full(len(frames), np.nan)
-    for number, pair in enumerate(zip(frames, reference, strict=True)):
-        x, y = (_planes(frame) for frame in pair)
-        ssim, structure = _compare(x, y)
-        single[number] = ssim.mean()
-        if multi_scale:
-            multiple[number] = _over_scales(x, y, structure)
+    weights = SCALE_WEIGHTS if multi_scale else SCALE_WEIGHTS[:1]
+    with torch.inference_mode():
+        for number, pair in enumerate(zip(frames, reference, strict=True)):
+            x, y = (torch.from_numpy(frame).permute(2, 0, 1).float() for frame in pair)
+            values = similarities(x.contiguous(), y.contiguous(), 255.0, weights)
+            single[number] = values[0].double().mean()
+            if multi_scale:
+                multiple[number] = values[1].double().mean()
     return single, multiple
 
 
-def check_side(size: tuple[int, ...], least: int, what: str) -> None:
-    """Refuse frames of (height, width) that are too small.
+def similarities(
+    x: Tensor,
+    y: Tensor,
+    value_range: float,
+    weights: Sequence[float] = SCALE_WEIGHTS,
+    floor: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """SSIM and MS-SSIM of planes; differentiable.
+
+    Args:
+        x, y: float [..., C, H, W]; the window has to fit at the last scale.
+        value_range: difference of the largest and the smallest pixel value.
+        weights: exponent of each scale of MS-SSIM, finest scale first.
+        floor: lower limit of a similarity before its root is taken: negative values have no root,
+            and at 0 the root has no finite gradient.
+
+    Returns:
+        Two tensors [..., C].
+    """
+    for scale, weight in enumerate(weights):
+        ssim, structure = _compare(x, y, value_range)
+        if not scale:
+            single, product = ssim, torch.ones_like(ssim)
+        term = ssim if scale == len(weights) - 1 else structure
+        product = product * term.clamp(min=floor) ** weight
+        x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+    return single, product
+
+
+def check_side(size: tuple[int, ...], smallest: int, metric: str) -> None:
+    """Check that frames of `size` (height, width) are large enough for a metric.
 
     Raises:
-        ShapeError: if so.
+        ShapeError: if a side is shorter than `smallest` pixels.
     """
-    if min(size) < least:
-        raise ShapeError(f"frames of {size[1]}x{size[0]}: {what} needs {least} pixels on each side")
+    if min(size) < smallest:
+        raise ShapeError(
+            f"frames of {size[1]}x{size[0]}: {metric} needs {smallest} pixels on each side"
+        )
 
 
-def _over_scales(x: Plane, y: Plane, structure: Values) -> float:
-    """MS-SSIM of two frames [3, H, W], given the structure term of the first scale."""
-    *coarse, last = SCALE_WEIGHTS
-    result = np.ones(3)
-    for weight in coarse:
-        result *= structure.clip(min=0) ** weight  # a negative similarity has no root
-        x, y = _halve(x), _halve(y)
-        ssim, structure = _compare(x, y)
-    return float((result * ssim.clip(min=0) ** last).mean())
+def _compare(x: Tensor, y: Tensor, value_range: float) -> tuple[Tensor, Tensor]:
+    """SSIM and its contrast-structure term, each the mean over positions, [..., C]."""
+    c1, c2 = (K1 * value_range) ** 2, (K2 * value_range) ** 2
+    mean_x, mean_y, squares, products = _blur(torch.stack((x, y, x * x + y * y, x * y)))
+    means_product = mean_x * mean_y
+    means_squares = mean_x * mean_x + mean_y * mean_y
+    structure = (2 * (products - means_product) + c2) / (squares - means_squares + c2)
+    luminance = (2 * means_product + c1) / (means_squares + c1)
+    return (luminance * structure).mean((-2, -1)), structure.mean((-2, -1))
 
 
-def _planes(frame: Frames) -> Plane:
-    """uint8 [H, W, 3] -> float32 [3, H, W]."""
-    return np.ascontiguousarray(frame.transpose(2, 0, 1), dtype=np.float32)
+def _blur(x: Tensor) -> Tensor:
+    """[..., H, W] -> [..., H - 10, W - 10]: Gaussian means where the window fits.
 
-
-def _compare(x: Plane, y: Plane) -> tuple[Values, Values]:
-    """SSIM and its contrast and structure term, each the mean over positions, float64 [3]."""
-    mean_x, mean_y, squares, products = _blur(np.stack((x, y, x * x + y * y, x * y)))
-    both = mean_x * mean_y
-    means = mean_x * mean_x + mean_y * mean_y
-    structure = (2 * (products - both) + np.float32(C2)) / (squares - means + np.float32(C2))
-    luminance = (2 * both + np.float32(C1)) / (means + np.float32(C1))
-    spatial = (-2, -1)
-    ssim: Values = (luminance * structure).mean(spatial, dtype=np.float64)
-    return ssim, structure.mean(spatial, dtype=np.float64)
-
-
-def _halve(x: Plane) -> Plane:
-    """[..., H, W] -> [..., H // 2, W // 2]: the mean of each 2 x 2 pixels."""
-    height, width = (side // 2 * 2 for side in x.shape[-2:])
-    rows = x[..., 0:height:2, :width] + x[..., 1:height:2, :width]
-    halved: Plane = (rows[..., 0::2] + rows[..., 1::2]) * np.float32(0.25)
-    return halved
-
-
-def _blur(x: Plane) -> Plane:
-    """[..., H, W] -> [..., H - 10, W - 10]: the window's weighted mean at each position.
-
-    Rows, then columns, in blocks as products with a band matrix: though most of its entries are
-    zero, that is several times as fast as eleven passes over the picture.
+    Rows, then columns, in blocks that are multiplied by a band matrix, which on a CPU is as fast
+    as a depthwise convolution at its best and never much slower.
     """
     height, width = (side - WINDOW + 1 for side in x.shape[-2:])
-    rows = np.empty((*x.shape[:-2], height, x.shape[-1]), np.float32)
-    for start in range(0, height, BLOCK):
-        count = min(BLOCK, height - start)
-        source = x[..., start : start + count + WINDOW - 1, :]
-        rows[..., start : start + count, :] = _band(count) @ source
-    result = np.empty((*x.shape[:-2], height, width), np.float32)
-    for start in range(0, width, BLOCK):
-        count = min(BLOCK, width - start)
-        source = rows[..., start : start + count + WINDOW - 1]
-        result[..., start : start + count] = source @ _band(count).T
-    return result
+    rows = []
+    for start in range(0, height, _BLOCK):
+        count = min(_BLOCK, height - start)
+        rows.append(_band(count, x) @ x[..., start : start + count + WINDOW - 1, :])
+    x, columns = torch.cat(rows, dim=-2), []
+    for start in range(0, width, _BLOCK):
+        count = min(_BLOCK, width - start)
+        columns.append(x[..., start : start + count + WINDOW - 1] @ _band(count, x).T)
+    return torch.cat(columns, dim=-1)
 
 
-@cache
-def _band(count: int) -> Plane:
-    """[count, count + 10]: in each row the window's weights, one place further on."""
+def _band(count: int, like: Tensor) -> Tensor:
+    """[count, count + 10] with the window's weights in each row, shifted by one from row to row."""
+    return torch.from_numpy(_band_array(count)).to(like)
+
+
+@cache  # arrays: a tensor made in inference mode could not be used in training later
+def _band_array(count: int) -> npt.NDArray[np.float32]:
     offsets = np.arange(WINDOW) - (WINDOW - 1) / 2
     window = np.exp(-(offsets**2) / (2 * SIGMA**2))
     band = np.zeros((count, count + WINDOW - 1), np.float32)

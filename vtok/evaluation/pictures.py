@@ -1,4 +1,4 @@
-"""Pictures of what was lost: original and reconstruction next to each other."""
+"""Contact sheets of frames, and the colour scales of the report."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def draw_sheet(
     titles: Sequence[str] | None = None,
     captions: Sequence[Sequence[str]] | None = None,
 ) -> Frames:
-    """Draw pictures of one size in rows.
+    """Draw rows of equally sized pictures on one sheet.
 
     Args:
-        rows: uint8 [H, W, 3] each, as many in each row.
-        titles: words over each column.
-        captions: words under each picture, as many in as many rows.
+        rows: rows of one length, of pictures uint8 [H, W, 3].
+        titles: text above each column.
+        captions: text below each picture.
 
     Returns:
         uint8 [H', W', 3].
@@ -48,26 +48,26 @@ def draw_sheet(
     return np.asarray(sheet)
 
 
-GOLDEN_ANGLE = 180 * (3 - math.sqrt(5))  # degrees: hues that never meet again
-_LEAST_LIGHT, _MOST_LIGHT = 0.12, 0.97
-_FIRST_HUE, _LAST_HUE = 290.0, 460.0  # violet, by way of red and orange to yellow
-_STRENGTH = 0.2
+_GOLDEN_ANGLE = 180 * (3 - math.sqrt(5))  # degrees; its multiples never repeat a hue
+_DARKEST, _LIGHTEST = 0.12, 0.97
+_FIRST_HUE, _LAST_HUE = 290.0, 460.0  # violet to yellow through red and orange
+_CHROMA = 0.2
 
 Colour = tuple[int, int, int]
 """Red, green and blue, 0..255."""
 
 
 def heat_scale(count: int = 256) -> list[Colour]:
-    """From nearly black to nearly white by way of violet, red and yellow.
+    """Colour scale from nearly black through violet, red and yellow to nearly white.
 
-    Lightness rises by equal steps, so that the scale reads right in grey and for most kinds of
-    colour blindness.
+    Lightness rises in equal steps, so the scale also reads correctly in grey and with most kinds
+    of colour blindness.
     """
     shares = [k / (count - 1) for k in range(count)]
     return [
         oklch_to_rgb(
-            _LEAST_LIGHT + share * (_MOST_LIGHT - _LEAST_LIGHT),
-            _STRENGTH * math.sin(math.pi * min(1.0, 0.1 + share)) ** 0.5 if share < 0.9 else 0.13,
+            _DARKEST + share * (_LIGHTEST - _DARKEST),
+            _CHROMA * math.sin(math.pi * min(1.0, 0.1 + share)) ** 0.5 if share < 0.9 else 0.13,
             _FIRST_HUE + share * (_LAST_HUE - _FIRST_HUE),
         )
         for share in shares
@@ -75,29 +75,32 @@ def heat_scale(count: int = 256) -> list[Colour]:
 
 
 def code_palette(count: int = 256) -> list[Colour]:
-    """Colours to tell codes apart: neighbours in the list differ in hue and in lightness."""
+    """Categorical colours for codes; neighbours differ in hue and lightness."""
     return [
-        oklch_to_rgb(0.45 + 0.1 * (k % 5), 0.09 + 0.03 * (k % 3), GOLDEN_ANGLE * k)
+        oklch_to_rgb(0.45 + 0.1 * (k % 5), 0.09 + 0.03 * (k % 3), _GOLDEN_ANGLE * k)
         for k in range(count)
     ]
 
 
 def oklch_to_rgb(lightness: float, chroma: float, hue: float) -> Colour:
-    """A colour of OKLab by lightness 0..1, chroma (0 is grey) and hue in degrees, as sRGB.
+    """Convert OKLCh (B. Ottosson, "A perceptual color space for image processing") to sRGB.
 
-    Where a screen has no such colour, the strongest of that lightness and hue that it has.
+    Args:
+        lightness: 0..1.
+        chroma: 0 for grey; reduced as far as needed if sRGB has no such colour.
+        hue: in degrees.
     """
     low, high = 0.0, chroma
     for _ in range(24):
         middle = (low + high) / 2
-        low, high = (middle, high) if _is_shown(_linear(lightness, middle, hue)) else (low, middle)
-    strongest = chroma if _is_shown(_linear(lightness, chroma, hue)) else low
-    red, green, blue = (_gamma(x) for x in _linear(lightness, strongest, hue))
+        low, high = (middle, high) if _in_gamut(_linear(lightness, middle, hue)) else (low, middle)
+    valid = chroma if _in_gamut(_linear(lightness, chroma, hue)) else low
+    red, green, blue = (_gamma(x) for x in _linear(lightness, valid, hue))
     return red, green, blue
 
 
 def _linear(lightness: float, chroma: float, hue: float) -> tuple[float, float, float]:
-    """OKLCh to linear sRGB, in 0..1 where a screen has the colour."""
+    """OKLCh to linear sRGB, outside 0..1 if sRGB has no such colour."""
     a, b = (chroma * f(math.radians(hue)) for f in (math.cos, math.sin))
     long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
     middle = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
@@ -109,25 +112,25 @@ def _linear(lightness: float, chroma: float, hue: float) -> tuple[float, float, 
     )
 
 
-def _is_shown(colour: tuple[float, float, float]) -> bool:
+def _in_gamut(colour: tuple[float, float, float]) -> bool:
     return all(-1e-6 <= x <= 1 + 1e-6 for x in colour)
 
 
 def _gamma(x: float) -> int:
-    """Linear 0..1 to a level of sRGB."""
+    """Linear 0..1 to an sRGB level 0..255."""
     x = min(1.0, max(0.0, x))
     return round(255 * (12.92 * x if x <= 0.0031308 else 1.055 * x ** (1 / 2.4) - 0.055))
 
 
-LEAST_WIDTH = 300  # of a tile: smaller frames are enlarged, so that the words fit below
+_TILE_WIDTH = 300  # smaller frames are enlarged to make room for the caption
 
 
 def side_by_side(columns: dict[str, Frames], numbers: list[int]) -> Frames:
-    """Rows of the same frame of several videos, each column under its label.
+    """Draw frames of several videos in columns under their labels.
 
     Args:
-        columns: uint8 [T, H, W, 3] by label, all of one shape.
-        numbers: which frames to show, one row each.
+        columns: videos uint8 [T, H, W, 3] of one shape, by label.
+        numbers: indices of the frames to show, one row each.
 
     Returns:
         uint8 [H', W', 3].
@@ -137,25 +140,25 @@ def side_by_side(columns: dict[str, Frames], numbers: list[int]) -> Frames:
 
 
 def labelled_tiles(frames: Sequence[Frames], labels: Sequence[str]) -> Frames:
-    """Frames of one moment in rows of up to three, or two where there are four, words under each.
+    """Draw frames in rows of up to three (four frames: two rows of two), each over its label.
 
     Args:
-        frames: uint8 [H, W, 3] each, all of one shape; small ones are enlarged pixel by pixel.
-        labels: as many.
+        frames: frames uint8 [H, W, 3] of one shape; small ones are enlarged by an integer factor.
+        labels: one text for each frame.
 
     Returns:
         uint8 [H', W', 3], both sides even.
     """
-    scale = -(-LEAST_WIDTH // frames[0].shape[1])
+    scale = -(-_TILE_WIDTH // frames[0].shape[1])
     tiles = [frame.repeat(scale, axis=0).repeat(scale, axis=1) for frame in frames]
     columns = 2 if len(tiles) == 4 else min(3, len(tiles))
     missing = -len(tiles) % columns
     tiles += [np.full_like(tiles[0], BACKGROUND[0])] * missing
-    words = [*labels, *[""] * missing]
+    captions = [*labels, *[""] * missing]
     starts = range(0, len(tiles), columns)
     sheet = draw_sheet(
         [tiles[k : k + columns] for k in starts],
-        captions=[words[k : k + columns] for k in starts],
+        captions=[captions[k : k + columns] for k in starts],
     )
     odd = [(0, side % 2) for side in sheet.shape[:2]]
     return np.pad(sheet, (*odd, (0, 0)), mode="edge")

@@ -1,4 +1,4 @@
-"""What an evaluation found: one clip coded at several rates by one or more coders."""
+"""Results of an evaluation: `ClipResult`, its rate points and code usage, and means over clips."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ from vtok.evaluation.quality import METRICS, Quality
 
 Counts = npt.NDArray[np.int64]
 
+VTOK = "vtok"
+"""Name of the tokenizer among the coders; all others are classic codecs."""
+
 
 @dataclass
 class CodeUsage:
-    """How often each entry of one stage's codebooks was seen, parallel codebooks taken together.
+    """Counts of the codebook entries that occurred in one codebook of one stage.
+
+    Only entries that occurred are stored, since a codebook may have 2^32 of them.
 
     Attributes:
-        codebook_size: entries of a codebook.
-        entries: those that were seen, rising.
-        counts: how often each.
+        codebook_size: number of entries of the codebook.
+        entries: entries that occurred, in ascending order.
+        counts: occurrences of each of `entries`.
     """
 
     codebook_size: int
@@ -30,7 +35,7 @@ class CodeUsage:
     counts: Counts = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def add(self, codes: npt.NDArray[np.integer]) -> None:
-        """Count codes, of any shape."""
+        """Count codes, an array of any shape."""
         self._merge(*np.unique(codes, return_counts=True))
 
     def __add__(self, other: CodeUsage) -> CodeUsage:
@@ -40,27 +45,32 @@ class CodeUsage:
 
     @property
     def codes(self) -> int:
-        """How many were counted."""
+        """Number of codes counted."""
         return int(self.counts.sum())
 
     @property
     def used(self) -> float:
-        """Share of the codebook's entries that were seen, 0..1."""
+        """Fraction of the codebook's entries that occurred, 0..1."""
         return len(self.entries) / self.codebook_size
 
     @property
     def perplexity(self) -> float:
-        """2 to the entropy of the entries as they were seen: as many, used alike, say as much.
-
-        At most the number of entries, and of codes: a short clip cannot show more.
-        """
+        """2 to the power of the entropy of the counts, in entries; at most the number of codes."""
         if not self.codes:
             return 0.0
         share = self.counts / self.codes
         return float(2 ** -(share * np.log2(share)).sum())
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "size": self.codebook_size,
+            "codes": self.codes,
+            "used": round(self.used, 6),
+            "perplexity": round(self.perplexity, 3),
+        }
+
     def _merge(self, entries: npt.NDArray[np.integer], counts: npt.NDArray[np.integer]) -> None:
-        # only what was seen is kept: a codebook may have 2^32 entries
         self.entries, places = np.unique(
             np.concatenate((self.entries, entries)), return_inverse=True
         )
@@ -69,24 +79,20 @@ class CodeUsage:
         ).astype(np.int64)
 
 
-VTOK = "vtok"
-"""The coder that is no classic codec."""
-
-
 @dataclass(frozen=True)
 class Point:
-    """One clip coded once.
+    """Size and quality of one clip (or a mean over clips) from one coder at one rate.
 
     Attributes:
-        coder: `vtok`, or a classic codec such as `x264`.
-        setting: how, such as `18 bits` or `crf 31.5`.
-        bits: bits a position of the codes, or of those whose bytes a codec was to match.
-        bytes: of the real file (vtok: header and index included) or stream.
-        bpp: bits of these bytes per pixel.
-        raw_bpp: bits of the codes per pixel, uncoded and without header; None for a codec.
-        kbps: thousands of bits of these bytes per second of video.
-        quality: each metric that was measured.
-        decode_fps: frames a second that the decoder alone gave; None where it was not measured.
+        coder: `vtok` or a classic codec such as `x264`.
+        setting: the coder's setting, such as `18 bits` or `crf 31.5`.
+        bits: bits per latent position; for a codec, of the tokenizer's point that it matches.
+        bytes: bytes of the code file (header and index included), or of the codec's stream.
+        bpp: bits of `bytes` per pixel.
+        raw_bpp: bits of the codes per pixel, without header and entropy coding; None for a codec.
+        kbps: kilobits of `bytes` per second of video.
+        quality: value of each measured metric.
+        decode_fps: frames per second of the decoder alone; None if not measured.
     """
 
     coder: str
@@ -100,14 +106,14 @@ class Point:
     decode_fps: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON types."""
+        """Plain JSON types."""
         facts = {
             "coder": self.coder,
             "setting": self.setting,
             "bits": self.bits,
             "bytes": round(self.bytes),
             "bpp": round(self.bpp, 6),
-            "raw_bpp": None if self.raw_bpp is None else round(self.raw_bpp, 6),
+            "raw_bpp": _rounded(self.raw_bpp, 6),
             "kbps": round(self.kbps, 2),
         }
         measured = {name: _rounded(value, 5) for name, value in self.quality.items()}
@@ -116,14 +122,14 @@ class Point:
 
 @dataclass(frozen=True)
 class ClipResult:
-    """Everything about one clip.
+    """All measurements of one clip.
 
     Attributes:
-        name: of its file.
+        name: path of the video.
         width, height, frames, fps: of the part that was measured.
-        points: by coder, then by rising bits.
-        usage: of each of the codes' K = stages * codebooks, stages outermost.
-        encode_fps: frames a second that the encoder of the model alone gave, all stages at once.
+        points: by coder, then in ascending order of bits.
+        usage: one entry for each stage and codebook, stages outermost.
+        encode_fps: frames per second of the model's encoder alone, with all stages.
     """
 
     name: str
@@ -135,17 +141,12 @@ class ClipResult:
     usage: tuple[CodeUsage, ...] = ()
     encode_fps: float | None = None
 
-    @property
-    def coders(self) -> list[str]:
-        """In the order of the points."""
-        return list(dict.fromkeys(point.coder for point in self.points))
-
     def of(self, coder: str) -> list[Point]:
-        """The points of one coder."""
+        """Points of one coder."""
         return [point for point in self.points if point.coder == coder]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON types."""
+        """Plain JSON types."""
         return {
             "input": self.name,
             "width": self.width,
@@ -154,27 +155,14 @@ class ClipResult:
             "fps": f"{self.fps.numerator}/{self.fps.denominator}",
             "encode_fps": _rounded(self.encode_fps, 2),
             "rates": [point.to_json() for point in self.points],
-            "codebooks": usage_to_json(self.usage),
+            "codebooks": [usage.to_json() for usage in self.usage],
         }
-
-
-def usage_to_json(usage: Sequence[CodeUsage]) -> list[dict[str, Any]]:
-    """Of each codebook of each stage, in order, as plain JSON types."""
-    return [
-        {
-            "size": one.codebook_size,
-            "codes": one.codes,
-            "used": round(one.used, 6),
-            "perplexity": round(one.perplexity, 3),
-        }
-        for one in usage
-    ]
 
 
 def mean_points(clips: Sequence[ClipResult]) -> tuple[Point, ...]:
-    """The mean over clips, each counting alike, of every coder and rate that all of them have.
+    """Mean over clips of each coder and rate that all clips have, each clip weighted equally.
 
-    A metric that one clip lacks (too small, too short) has no mean.
+    A metric that is missing for one clip (too small or too short) has no mean.
     """
     by_key = [{(p.coder, p.bits): p for p in clip.points} for clip in clips]
     shared = [key for key in by_key[0] if all(key in points for points in by_key)]
@@ -182,7 +170,7 @@ def mean_points(clips: Sequence[ClipResult]) -> tuple[Point, ...]:
 
 
 def total_usage(clips: Sequence[ClipResult]) -> tuple[CodeUsage, ...]:
-    """Of all clips together: what one of them leaves unused, another may use."""
+    """Code usage of all clips together."""
     first, *others = (clip.usage for clip in clips)
     for usage in others:
         first = tuple(a + b for a, b in zip(first, usage, strict=True))
@@ -190,17 +178,21 @@ def total_usage(clips: Sequence[ClipResult]) -> tuple[CodeUsage, ...]:
 
 
 def _mean(points: Sequence[Point]) -> Point:
-    names = [name for name in METRICS if name in points[0].quality]
-    alike = len({point.setting for point in points}) == 1
+    first = points[0]
+    same_setting = len({point.setting for point in points}) == 1
     return Point(
-        coder=points[0].coder,
-        setting=points[0].setting if alike else "",
-        bits=points[0].bits,
+        coder=first.coder,
+        setting=first.setting if same_setting else "",
+        bits=first.bits,
         bytes=float(np.mean([point.bytes for point in points])),
         bpp=float(np.mean([point.bpp for point in points])),
         raw_bpp=_mean_of([point.raw_bpp for point in points]),
         kbps=float(np.mean([point.kbps for point in points])),
-        quality={name: _mean_of([point.quality[name] for point in points]) for name in names},
+        quality={
+            name: _mean_of([point.quality[name] for point in points])
+            for name in METRICS
+            if name in first.quality
+        },
         decode_fps=_mean_of([point.decode_fps for point in points]),
     )
 

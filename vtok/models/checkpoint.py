@@ -1,63 +1,121 @@
-"""Checkpoints: one safetensors file with the config inside, loaded by name or by path."""
+"""Checkpoints: one safetensors file with weights and configuration, found by name or path.
+
+Reading a header (`read_info`) needs no torch, so that commands that only describe models start
+fast; torch is imported where tensors are read or written.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
+import re
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors.torch import save
-from torch import Tensor
+from safetensors import SafetensorError, safe_open
 
 from vtok._files import atomic_output
-from vtok.errors import CheckpointError, UsageError
-from vtok.models.info import FORMAT, VERSION, canonical_json, open_tensors
-from vtok.models.info import CheckpointInfo as CheckpointInfo
-from vtok.models.info import list_models as list_models
-from vtok.models.info import read_info as read_info
-from vtok.nn.tokenizer import VideoTokenizer
+from vtok.errors import CheckpointError, InputError, UsageError
+from vtok.nn.config import TokenizerConfig
 
-WEIGHT_TYPES = ("F64", "F32", "F16", "BF16")  # as safetensors spells them
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from vtok.nn.tokenizer import VideoTokenizer
+
+FORMAT, VERSION = "vtok.checkpoint", 1
+FIELDS = {"format", "version", "name", "config", "weights_sha256"}
+WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"
+WEIGHT_TYPES = ("F64", "F32", "F16", "BF16")  # in the spelling of safetensors
 
 
-def save_checkpoint(
-    path: Path, tokenizer: VideoTokenizer, name: str, dtype: torch.dtype = torch.float32
-) -> None:
-    """Write a checkpoint, atomically; the same weights give the same bytes.
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """Header of a checkpoint.
+
+    Attributes:
+        name: Name of the model.
+        config: Configuration of the tokenizer.
+        config_sha256: SHA-256 of the configuration as canonical JSON.
+        weights_sha256: SHA-256 of names, types, shapes and values of all tensors.
+        num_parameters: Numbers in all tensors.
+        path: The file.
+    """
+
+    name: str
+    config: TokenizerConfig
+    config_sha256: str
+    weights_sha256: str
+    num_parameters: int
+    path: Path
+
+
+def list_models() -> list[str]:
+    """List the names of the shipped checkpoints."""
+    return sorted(path.stem for path in WEIGHTS_FOLDER.glob("*.safetensors"))
+
+
+def resolve_path(name_or_path: str | Path) -> Path:
+    """Find the file of a checkpoint.
 
     Args:
-        path: the file to write.
-        tokenizer: config and weights.
-        name: of the model.
-        dtype: type to store the weights in.
+        name_or_path: Shipped name, or any file.
+
+    Raises:
+        InputError: There is no such file; the message lists the shipped names.
     """
-    tensors = {
-        key: t.detach().to(dtype).cpu().contiguous() for key, t in tokenizer.state_dict().items()
-    }
-    about = {
-        "format": FORMAT,
-        "version": VERSION,
-        "name": name,
-        "config": tokenizer.config.to_dict(),
-        "weights_sha256": weights_digest(tensors),
-    }
-    # a single metadata key: safetensors writes several in an order that changes from run to run
-    data = save(tensors, metadata={"vtok": canonical_json(about)})
-    with atomic_output(path, overwrite=True) as temporary:
-        temporary.write_bytes(data)
+    if str(name_or_path) in list_models():
+        return WEIGHTS_FOLDER / f"{name_or_path}.safetensors"
+    path = Path(name_or_path)
+    try:
+        if path.is_file():
+            return path
+    except OSError as exc:
+        raise InputError(f"{name_or_path}: cannot be read ({exc.strerror})") from exc
+    names = ", ".join(list_models()) or "none"
+    raise InputError(f"{name_or_path}: no such checkpoint: pass a file or a shipped name ({names})")
+
+
+def read_info(name_or_path: str | Path) -> CheckpointInfo:
+    """Read the header of a checkpoint, without its tensors and without torch.
+
+    Raises:
+        InputError: There is no such file.
+        CheckpointError: The file is not a vtok checkpoint, or is of a later version.
+    """
+    path = resolve_path(name_or_path)
+    with open_tensors(path, "numpy") as file:
+        header = _read_header(path, file.metadata())
+        sizes = [math.prod(file.get_slice(key).get_shape()) for key in file.keys()]  # noqa: SIM118
+    try:
+        config = TokenizerConfig.from_dict(header["config"])
+    except UsageError as exc:
+        raise CheckpointError(f"{path}: {exc}") from exc
+    return CheckpointInfo(
+        name=header["name"],
+        config=config,
+        config_sha256=config_digest(config),
+        weights_sha256=header["weights_sha256"],
+        num_parameters=sum(sizes),
+        path=path,
+    )
 
 
 def load_checkpoint(name_or_path: str | Path) -> tuple[VideoTokenizer, CheckpointInfo]:
-    """Load a tokenizer in float32, in eval mode, and what its checkpoint says of itself.
+    """Load a tokenizer, in float32 and eval mode, and the header of its checkpoint.
 
     Raises:
-        InputError: if there is no such file.
-        CheckpointError: for unknown, missing, wrongly shaped or changed tensors, numbers that are
-            not finite, configs that no tokenizer can have and later versions, each by name.
+        InputError: There is no such file.
+        CheckpointError: A tensor is unknown, missing, of a wrong shape, changed, or not finite;
+            the configuration is invalid; or the version is too new. The message names the culprit.
     """
+    from vtok.nn.tokenizer import VideoTokenizer
+
     info = read_info(name_or_path)
     with open_tensors(info.path, "pt") as file:
         _check_tensors(info, file)
@@ -74,47 +132,177 @@ def load_checkpoint(name_or_path: str | Path) -> tuple[VideoTokenizer, Checkpoin
     return tokenizer.eval(), info
 
 
+def save_checkpoint(
+    path: Path, tokenizer: VideoTokenizer, name: str, dtype: torch.dtype | None = None
+) -> None:
+    """Write a checkpoint atomically; the same weights give the same bytes.
+
+    Args:
+        path: File to write; an existing one is replaced.
+        tokenizer: Configuration and weights.
+        name: Name of the model.
+        dtype: Type to store the weights in; default: float32.
+    """
+    import torch
+    from safetensors.torch import save
+
+    tensors = {
+        key: tensor.detach().to(dtype or torch.float32).cpu().contiguous()
+        for key, tensor in tokenizer.state_dict().items()
+    }
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": name,
+        "config": tokenizer.config.to_dict(),
+        "weights_sha256": weights_digest(tensors),
+    }
+    # a single metadata key: safetensors writes several keys in an order that changes between runs
+    data = save(tensors, metadata={"vtok": canonical_json(header)})
+    with atomic_output(path, overwrite=True) as temporary:
+        temporary.write_bytes(data)
+
+
+def describe(tokenizer: VideoTokenizer) -> CheckpointInfo:
+    """Describe a tokenizer in memory: a shipped checkpoint with equal weights, else `unnamed`."""
+    import torch
+
+    tensors = {key: tensor.detach().cpu() for key, tensor in tokenizer.state_dict().items()}
+    for name in list_models():
+        if read_info(name).config == tokenizer.config:
+            shipped, info = load_checkpoint(name)
+            stored = shipped.state_dict()
+            if all(torch.equal(stored[key].to(t.dtype), t) for key, t in tensors.items()):
+                return info
+    return CheckpointInfo(
+        name="unnamed",
+        config=tokenizer.config,
+        config_sha256=config_digest(tokenizer.config),
+        weights_sha256=weights_digest(tensors),
+        num_parameters=sum(tensor.numel() for tensor in tensors.values()),
+        path=Path("unnamed"),
+    )
+
+
+def canonical_json(data: object) -> str:
+    """Encode data as JSON that has the same bytes every time."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"))
+
+
+def config_digest(config: TokenizerConfig) -> str:
+    """Compute the SHA-256 of a configuration as canonical JSON."""
+    return hashlib.sha256(canonical_json(config.to_dict()).encode()).hexdigest()
+
+
 def weights_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and little-endian values, in the order of the names."""
+    """Compute the SHA-256 of names, types, shapes and little-endian values, ordered by name."""
+    import torch
+
     digest = hashlib.sha256()
     for key in sorted(tensors):
         tensor = tensors[key].contiguous()
         digest.update(f"{key} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(
-            tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else _scalar(tensor)
-        )
+        if tensor.ndim:
+            digest.update(tensor.view(torch.uint8).numpy().tobytes())
+        else:
+            digest.update(struct.pack("<d", tensor.item()))
     return digest.hexdigest()
 
 
-def _scalar(tensor: Tensor) -> bytes:
-    return struct.pack("<d", tensor.item())
+def open_tensors(path: Path, framework: str) -> Any:
+    """Open a safetensors file for reading, as a context manager.
+
+    Args:
+        path: The file.
+        framework: Kind of tensors to return: `pt` or `numpy`.
+
+    Raises:
+        CheckpointError: The file is not a safetensors file.
+    """
+    try:
+        return safe_open(path, framework=framework)
+    except (SafetensorError, OSError) as exc:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({exc})") from exc
+
+
+def _read_header(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
+    foreign = f"{path}: a safetensors file, but not a vtok checkpoint"
+    try:
+        header = json.loads((metadata or {})["vtok"])
+        version = header["version"]
+    except (KeyError, ValueError, TypeError, RecursionError) as exc:
+        raise CheckpointError(foreign) from exc
+    if header.get("format") != FORMAT or type(version) is not int or version < 1:
+        raise CheckpointError(foreign)
+    if version > VERSION:
+        raise CheckpointError(
+            f"{path}: checkpoint version {version}, this vtok reads up to {VERSION}: update vtok"
+        )
+    if set(header) != FIELDS or not isinstance(header["config"], dict):
+        raise CheckpointError(
+            f"{path}: checkpoint fields {sorted(header)}: expected {sorted(FIELDS)}"
+        )
+    name, digest = header["name"], header["weights_sha256"]
+    if not (isinstance(name, str) and name.isprintable() and isinstance(digest, str)):
+        raise CheckpointError(f"{path}: name and weights_sha256: expected text")
+    return header  # type: ignore[no-any-return]
 
 
 def _check_tensors(info: CheckpointInfo, file: Any) -> None:
-    """Compare what the file says of its tensors with the config, before memory is taken."""
-    expected = _expected_shapes(info)
-    found = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
-    if unknown := sorted(set(found) - set(expected)):
-        raise CheckpointError(f"{info.path}: unknown tensors: {', '.join(unknown[:5])}")
-    if missing := sorted(set(expected) - set(found)):
-        raise CheckpointError(f"{info.path}: missing tensors: {', '.join(missing[:5])}")
-    for key, tensor in found.items():
-        if tensor.get_shape() != expected[key]:
-            raise CheckpointError(
-                f"{info.path}: tensor {key} has shape {tensor.get_shape()}, "
-                f"expected {expected[key]}"
-            )
-        if tensor.get_dtype() not in WEIGHT_TYPES:
-            raise CheckpointError(
-                f"{info.path}: tensor {key} has type {tensor.get_dtype()}, "
-                f"expected one of {', '.join(WEIGHT_TYPES)}"
-            )
+    """Compare the tensors that a file lists with the configuration before allocating memory."""
+    import torch
 
+    from vtok.nn.tokenizer import VideoTokenizer
 
-def _expected_shapes(info: CheckpointInfo) -> dict[str, list[int]]:
     try:
-        with torch.device("meta"):  # shapes without numbers: the config may ask for any size
-            tokenizer = VideoTokenizer.from_config(info.config)
+        with torch.device("meta"):  # shapes without memory: the config may ask for any size
+            blank = VideoTokenizer.from_config(info.config).state_dict()
     except UsageError as exc:
         raise CheckpointError(f"{info.path}: {exc}") from exc
-    return {key: list(tensor.shape) for key, tensor in tokenizer.state_dict().items()}
+    found = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+    if unknown := sorted(set(found) - set(blank)):
+        raise CheckpointError(f"{info.path}: unknown tensors: {', '.join(unknown[:5])}")
+    if missing := sorted(set(blank) - set(found)):
+        raise CheckpointError(f"{info.path}: missing tensors: {', '.join(missing[:5])}")
+    for key, tensor in found.items():
+        shape, expected, dtype = tensor.get_shape(), list(blank[key].shape), tensor.get_dtype()
+        if shape != expected:
+            raise CheckpointError(
+                f"{info.path}: tensor {key} has shape {shape}, expected {expected}"
+            )
+        if dtype not in WEIGHT_TYPES:
+            expected_types = ", ".join(WEIGHT_TYPES)
+            raise CheckpointError(
+                f"{info.path}: tensor {key} has type {dtype}, expected one of {expected_types}"
+            )
+
+
+def token_learners(model: str) -> list[str]:
+    """List the kinds of token learners shipped for a shipped model."""
+    found = (WEIGHTS_FOLDER / "tokens").glob(f"{model}-*.safetensors")
+    return sorted(path.stem.removeprefix(f"{model}-") for path in found)
+
+
+def read_card(name: str) -> str:
+    """Read the model card of a shipped model; empty if there is none."""
+    path = WEIGHTS_FOLDER / f"{name}.md"
+    return path.read_text() if path.exists() else ""
+
+
+def card_quality(text: str) -> dict[int, float]:
+    """Parse mean PSNR in dB by bits per position from the text of a model card.
+
+    The first table with the columns `clip`, `9 bits`, `18 bits` ... and a row `mean` counts.
+
+    Returns:
+        PSNR by rising number of bits; empty if there is no such table.
+    """
+    columns: list[str] = []
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if cells[0] == "clip" and all(re.fullmatch(r"\d+ bits", cell) for cell in cells[1:]):
+            columns = cells[1:]
+        elif columns and cells[0] == "mean" and len(cells) == len(columns) + 1:
+            pairs = zip(columns, cells[1:], strict=True)
+            return {int(column.split()[0]): float(cell) for column, cell in pairs}
+    return {}

@@ -1,13 +1,13 @@
-"""A magvit2-pytorch checkpoint as a `VideoTokenizer` with the same codes and frames.
+"""Importer of magvit2-pytorch checkpoints, with the same codes and frames.
 
-Two things are different in magvit2-pytorch, and the weights make up for both:
+Two differences of magvit2-pytorch are absorbed by the weights:
 
-- It puts as many frames of zeros before a video as a latent step has, less one, so each latent
-  step ends that many frames before ours. A delay is a kernel with zeros for the newest frames.
-- Its quantizer projects to the bits and back, and its codes are -1 and 1: that is our last
-  convolution of the encoder, and our first of the decoder times what ours are, 0.8.
+- It puts temporal_compression - 1 frames of zeros before a video, so each latent step ends that
+  many frames earlier than here. The delay becomes zeros for the newest frames in the first kernel.
+- Its quantizer projects to the bits and back, with codes -1 and 1. The projections become the last
+  convolution of the encoder and the first of the decoder, scaled by the code values here, 0.8.
 
-A layer norm before the quantizer is in its checkpoints, but is never applied.
+Its checkpoints also contain a layer norm before the quantizer, which it never applies.
 """
 
 from __future__ import annotations
@@ -35,26 +35,25 @@ PLAIN_KINDS = (
     "residual", "consecutive_residual", "compress_space", "compress_time", "attend_space",
     "linear_attend_space", "attend_time", "gateloop_time",
 )  # fmt: skip
-CONDITIONED_KIND = "cond_residual"  # the only conditioned one that magvit2-pytorch can run
+CONDITIONED_KIND = "cond_residual"  # the only conditioned kind that magvit2-pytorch can run
 BROKEN_KINDS = ("cond_attend_space", "cond_linear_attend_space", "cond_attend_time")
 COMPRESSING = {"compress_space": (1, 2), "compress_time": (2, 1)}
-IGNORED = (
+IGNORED = (  # arguments that change neither codes nor frames
     "image_size", "quantizer_aux_loss_weight", "lfq_soft_clamp_input_value", "lfq_activation",
     "attn_dropout", "vgg", "vgg_weights", "perceptual_loss_weight", "discr_kwargs",
     "multiscale_discrs", "use_gan", "adversarial_loss_weight", "grad_penalty_loss_weight",
     "multiscale_adversarial_loss_weight", "flash_attn",
 )  # fmt: skip
-"""Arguments that change neither codes nor frames."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One entry of `layers`.
+    """One entry of `layers` with its widths.
 
     Attributes:
-        kind: as magvit2-pytorch spells it.
-        dim, dim_out: channels on the pixel side and on the latent side.
-        count: residual units of `consecutive_residual`, else 1.
+        kind: Name in magvit2-pytorch.
+        dim, dim_out: Channels on the pixel side and on the latent side.
+        count: Residual units of `consecutive_residual`, else 1.
     """
 
     kind: str
@@ -65,10 +64,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Magvit2Config:
-    """The arguments of magvit2-pytorch's `VideoTokenizer` that matter, with its defaults.
+    """Relevant arguments of magvit2-pytorch's `VideoTokenizer`, with its defaults.
 
     Raises:
-        UsageError: for values that it, or vtok, cannot have; the message names the argument.
+        UsageError: magvit2-pytorch or vtok does not support a value; the message names it.
     """
 
     codebook_size: int
@@ -96,13 +95,17 @@ class Magvit2Config:
     separate_first_frame_encoding: bool = False
 
     def __post_init__(self) -> None:
-        _refuse(self.use_fsq or self.fsq_levels is not None, "use_fsq", "FSQ is not LFQ")
+        _refuse(
+            self.use_fsq or self.fsq_levels is not None,
+            "use_fsq",
+            "vtok supports LFQ only, not FSQ",
+        )
         _refuse(
             self.separate_first_frame_encoding,
             "separate_first_frame_encoding=true",
-            "vtok has no convolutions of the first frame alone",
+            "vtok has no separate convolutions for the first frame",
         )
-        reflects = "padding in time by other frames than zeros looks ahead in magvit2-pytorch"
+        reflects = "magvit2-pytorch looks ahead in time unless it pads with zeros"
         _refuse(self.pad_mode != "constant", f"pad_mode={self.pad_mode!r}", reflects)
         heads = {
             "attn_dim_head": DIM_HEAD, "attn_heads": HEADS,
@@ -110,7 +113,7 @@ class Magvit2Config:
         }  # fmt: skip
         for name, ours in heads.items():
             theirs = getattr(self, name)
-            _refuse(theirs != ours, f"{name}={theirs!r}", f"attention of vtok has {ours}")
+            _refuse(theirs != ours, f"{name}={theirs!r}", f"vtok supports {ours} only")
         _refuse(not isinstance(self.lfq_spherical, bool), "lfq_spherical", "expected true or false")
         for name in ("max_dim", "dim_cond_expansion_factor"):
             value = getattr(self, name)
@@ -118,29 +121,29 @@ class Magvit2Config:
             _refuse(not valid, f"{name}={value!r}", "expected a number above 0")
         factor = self.dim_cond_expansion_factor
         _refuse(factor > MAX_WIDTH, f"dim_cond_expansion_factor={factor!r}", "too wide")
-        self.tokenizer_config()  # checks all that is left
+        self.tokenizer_config()  # checks the other fields
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Magvit2Config:
-        """From the keys of a TOML file; those that change neither codes nor frames are ignored.
+        """Convert the keys of a TOML file; keys in `IGNORED` are dropped.
 
         Raises:
-            UsageError: for unknown keys, no `codebook_size`, and wrong values, by name.
+            UsageError: A key is unknown, `codebook_size` is missing, or a value is invalid.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(data) - known - set(IGNORED)):
             raise UsageError(f"magvit2-pytorch has no argument {', '.join(unknown[:5])}")
         given = {key: _as_tuples(value) for key, value in data.items() if key in known}
         if "codebook_size" not in given and not (given.get("use_fsq") or given.get("fsq_levels")):
-            raise UsageError("codebook_size is missing: state what VideoTokenizer was built with")
+            raise UsageError("codebook_size is missing: give the value of the model")
         return cls(**{"codebook_size": 2, **given})
 
     @property
     def stack(self) -> tuple[Layer, ...]:
-        """The layers from the pixel side, with their widths.
+        """Layers from the pixel side, with their widths.
 
         Raises:
-            UsageError: for an entry that magvit2-pytorch does not know, or cannot run.
+            UsageError: magvit2-pytorch does not know an entry, or cannot run it.
         """
         _refuse(not isinstance(self.layers, tuple), f"layers={self.layers!r}", "expected a list")
         _refuse(not _is_width(self.init_dim), f"init_dim={self.init_dim!r}", "expected a width")
@@ -160,12 +163,12 @@ class Magvit2Config:
 
     @property
     def delay(self) -> int:
-        """Frames of zeros that magvit2-pytorch puts before a video."""
+        """Number of frames of zeros that magvit2-pytorch puts before a video."""
         return math.prod(COMPRESSING[x.kind][0] for x in self.stack if x.kind in COMPRESSING) - 1
 
     @property
     def stem_dim(self) -> int | None:
-        """Width of the condition behind its stem; None where no layer is conditioned."""
+        """Width of the condition after its stem; None if no layer is conditioned."""
         if not any(layer.kind == CONDITIONED_KIND for layer in self.stack):
             return None
         valid = _is_width(self.dim_cond)
@@ -174,10 +177,10 @@ class Magvit2Config:
         return int(self.dim_cond * self.dim_cond_expansion_factor)
 
     def tokenizer_config(self) -> TokenizerConfig:
-        """The same tokenizer as ours.
+        """Convert to the configuration of an equal `VideoTokenizer`.
 
         Raises:
-            UsageError: for values that vtok cannot have.
+            UsageError: vtok does not support a value.
         """
         layers: list[LayerSpec] = []
         for layer in self.stack:
@@ -209,12 +212,12 @@ class Magvit2Config:
 
 
 def _entry(spec: object) -> tuple[str, int | None]:
-    """Kind and number of an entry of `layers`."""
+    """Parse kind and number of an entry of `layers`."""
     entry = (spec,) if isinstance(spec, str) else spec
     if not (isinstance(entry, tuple) and len(entry) in (1, 2) and isinstance(entry[0], str)):
         raise UsageError(f"layers: {reprlib.repr(spec)}: expected a kind, or [kind, number]")
     kind, number = entry[0], entry[1] if len(entry) == 2 else None
-    _refuse(kind in BROKEN_KINDS, f"layers: {kind}", "magvit2-pytorch 0.5.1 fails on it itself")
+    _refuse(kind in BROKEN_KINDS, f"layers: {kind}", "magvit2-pytorch 0.5.1 cannot run it either")
     known = (*PLAIN_KINDS, CONDITIONED_KIND)
     _refuse(kind not in known, f"layers: {kind!r}", f"expected one of {', '.join(known)}")
     valid = number is None or _is_width(number)
@@ -229,7 +232,7 @@ def _check_kernel(name: str, kernel: object) -> None:
 
 
 def _odd(size: int) -> int:
-    """The next odd number: a kernel of vtok is odd, and a tap of zeros changes nothing."""
+    """Round up to an odd number: kernels here are odd, and a tap of zeros changes nothing."""
     return size + 1 - size % 2
 
 
@@ -250,18 +253,18 @@ def _refuse(wrong: bool, what: str, why: str) -> None:
 
 STATE = "model_state_dict"
 UNUSED = ("discr.", "multiscale_discrs.", "vgg.")
-Names = dict[str, str | tuple[str, ...]]  # ours to theirs; several are joined along the first axis
+Names = dict[str, str | tuple[str, ...]]  # ours to theirs; several are joined on the first axis
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A tokenizer made of another's weights.
+    """An imported tokenizer.
 
     Attributes:
-        tokenizer: in eval mode.
-        encoder_stem, decoder_stem: what to put condition vectors [B, dim_cond] through before they
-            are given to `encode` and to `decode`; None where no layer is conditioned.
-        left_out: how many tensors of the checkpoint neither codes nor frames depend on.
+        tokenizer: The tokenizer, in eval mode.
+        encoder_stem, decoder_stem: Modules to apply to condition vectors [B, dim_cond] before
+            `encode` and `decode`; None if no layer is conditioned.
+        left_out: Number of unused tensors in the checkpoint.
     """
 
     tokenizer: VideoTokenizer
@@ -271,30 +274,30 @@ class Imported:
 
 
 def read_magvit2(path: Path, config: Magvit2Config) -> Imported:
-    """Read a checkpoint that magvit2-pytorch 0.5.1 saved.
+    """Read a checkpoint of magvit2-pytorch 0.5.1.
 
     Raises:
-        InputError: if the file is missing or cannot be read.
-        CheckpointError: if it is damaged, needs pickle to run code, or has unknown, missing or
-            wrongly shaped tensors, each by name.
+        InputError: The file is missing or cannot be read.
+        CheckpointError: The file is damaged, needs pickle to run code, or has unknown, missing or
+            wrongly shaped tensors; the message names them.
     """
     package = read_torch_file(path)
     if not isinstance(package, Mapping) or STATE not in package:
-        raise CheckpointError(f"{path}: no checkpoint of magvit2-pytorch: it has no {STATE}")
+        raise CheckpointError(f"{path}: not a magvit2-pytorch checkpoint: {STATE} is missing")
     try:
         return convert(float_tensors(str(path), package[STATE]), config)
     except _MisfitError as exc:
-        raise CheckpointError(f"{path}: {exc}: wrong file, or a config of another model") from exc
+        raise CheckpointError(f"{path}: {exc}: wrong file, or the config of another model") from exc
 
 
 def convert(theirs: Mapping[str, Tensor], config: Magvit2Config) -> Imported:
-    """Make a tokenizer of a state dict.
+    """Convert a state dict.
 
     Raises:
-        CheckpointError: for unknown, missing or wrongly shaped tensors, by name.
+        CheckpointError: A tensor is unknown, missing or wrongly shaped; the message names it.
     """
     chosen, taken = config.tokenizer_config(), _Taken(theirs)
-    with torch.device("meta"):  # shapes without numbers, until all of them are known to fit
+    with torch.device("meta"):  # shapes without memory, until all are known to fit
         blank = VideoTokenizer.from_config(chosen)
     ours = {
         key: taken.get(names, blank.get_parameter(key).shape)
@@ -313,13 +316,13 @@ class _MisfitError(CheckpointError):
 
 
 class _Taken:
-    """A state dict that knows which of its tensors were taken."""
+    """State dict that tracks which tensors were used."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._left = dict(tensors)
 
     def get(self, names: str | tuple[str, ...], shape: torch.Size | tuple[int, ...]) -> Tensor:
-        """Take a tensor, or several joined, in this shape; only axes of length 1 may differ."""
+        """Return a tensor, or several joined, in this shape; only axes of length 1 may differ."""
         names = (names,) if isinstance(names, str) else names
         if names == (ZEROS,):
             return torch.zeros(shape)
@@ -337,7 +340,7 @@ class _Taken:
         return joined.reshape(shape).clone()
 
     def check_rest(self, unused_norm: str) -> int:
-        """Refuse what is left, but for what inference never uses; returns how many those are."""
+        """Refuse unused tensors, except those that inference never uses; return their number."""
         unused = (*UNUSED, unused_norm, "quantizers.mask")
         if unknown := sorted(name for name in self._left if not name.startswith(unused)):
             raise _MisfitError(f"unknown tensors: {', '.join(unknown[:5])}")
@@ -349,7 +352,7 @@ def _wide(shape: torch.Size | tuple[int, ...]) -> list[int]:
 
 
 def _ends(config: Magvit2Config, tokenizer: VideoTokenizer, taken: _Taken) -> dict[str, Tensor]:
-    """First and last convolutions of encoder and decoder, by our names."""
+    """Convert the first and last convolutions of encoder and decoder."""
     last_in, last_out = (len(x.layers) - 1 for x in (tokenizer.encoder, tokenizer.decoder))
     bits = config.num_codebooks * (config.codebook_size.bit_length() - 1)
     dim = config.stack[-1].dim_out if config.stack else config.init_dim
@@ -382,7 +385,7 @@ def _ends(config: Magvit2Config, tokenizer: VideoTokenizer, taken: _Taken) -> di
 
 
 def _stems(config: Magvit2Config, taken: _Taken) -> tuple[nn.Module | None, nn.Module | None]:
-    """The linear layer and SiLU that conditions go through, of encoder and decoder."""
+    """Convert the stems of encoder and decoder: a linear layer and SiLU for conditions."""
     width = config.stem_dim
     if width is None or config.dim_cond is None:
         return None, None
@@ -397,7 +400,7 @@ def _stems(config: Magvit2Config, taken: _Taken) -> tuple[nn.Module | None, nn.M
     return stems[0], stems[1]
 
 
-ZEROS = ""  # no tensor of theirs: zeros
+ZEROS = ""  # in place of a name: no such tensor, use zeros
 
 
 def _both(ours: str, theirs: str) -> Names:
@@ -455,10 +458,10 @@ SMALLER, LARGER = _both("conv", "conv"), _both("conv.conv", "net.0")  # compress
 
 
 def _layer_names(config: Magvit2Config) -> Names:
-    """Names of all tensors of the inner layers: ours to theirs."""
+    """Map names of all tensors of the inner layers from ours to theirs."""
     stack, names = config.stack, {}
     for side, layers in (("encoder", stack), ("decoder", stack[::-1])):
-        place = 1  # of ours: the first convolution stands before
+        place = 1  # after the first convolution
         for number, layer in enumerate(layers):
             for prefix in _units(layer, f"{side}_layers.{number}"):
                 known = SMALLER if side == "encoder" else LARGER
@@ -469,7 +472,7 @@ def _layer_names(config: Magvit2Config) -> Names:
 
 
 def _units(layer: Layer, prefix: str) -> Iterator[str]:
-    """Where the tensors of each module of a layer are: one, or several residual units."""
+    """Yield the prefix of each module of a layer: one, or several residual units."""
     if layer.kind != "consecutive_residual":
         yield prefix
         return

@@ -1,4 +1,4 @@
-"""Tensors out of a file that `torch.save` wrote, without running anything that is in it."""
+"""Safe reader of `torch.save` files: tensors only, no code is run."""
 
 from __future__ import annotations
 
@@ -15,46 +15,47 @@ from vtok.errors import CheckpointError, InputError
 
 
 def read_torch_file(path: Path) -> Any:
-    """What a file of `torch.save` holds: tensors on the CPU in containers of plain values.
+    """Read a file written by `torch.save`: tensors on the CPU in containers of plain values.
 
     Raises:
-        InputError: if the file is missing or cannot be read.
-        CheckpointError: if it is of another kind, damaged, or needs pickle to run code.
+        InputError: The file is missing or cannot be read.
+        CheckpointError: The file is of another kind, damaged, or needs pickle to run code.
     """
     _check_zip(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as exc:
         raise CheckpointError(
-            f"{path}: holds more than tensors and plain values, and vtok runs no code out of a "
-            "file: save its state dict alone"
+            f"{path}: contains more than tensors and plain values, and vtok runs no code from a "
+            "file: save only its state dict"
         ) from exc
     except OSError as exc:
         raise InputError(f"{path}: cannot be read ({exc.strerror})") from exc
-    except Exception as exc:  # a damaged file can make the reader raise anything
+    except Exception as exc:  # a damaged file can raise anything
         raise CheckpointError(
             f"{path}: cannot be read as a torch checkpoint ({type(exc).__name__}): fetch it again"
         ) from exc
 
 
 def float_tensors(where: str, state: object) -> dict[str, Tensor]:
-    """A state dict with its floats in float32.
+    """Check a state dict and convert its floats to float32.
 
     Args:
-        where: what to call it in messages.
-        state: as it was read.
+        where: Name of the file in error messages.
+        state: Object read from the file.
 
     Raises:
-        CheckpointError: if it is not names and dense tensors, or holds infinities or NaN.
+        CheckpointError: The object is not a mapping from names to dense tensors, or a tensor
+            holds infinities or NaN.
     """
     if not isinstance(state, Mapping) or not state:
         raise CheckpointError(f"{where}: expected tensors by name")
     tensors = {}
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise CheckpointError(f"{where}: {str(name)[:80]!r} is no tensor with a name")
+            raise CheckpointError(f"{where}: {str(name)[:80]!r} is not a named tensor")
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
-            raise CheckpointError(f"{where}: tensor {name} is not of plain numbers")
+            raise CheckpointError(f"{where}: tensor {name} is not a dense tensor of real numbers")
         tensors[name] = tensor.float() if tensor.is_floating_point() else tensor
         if not tensors[name].isfinite().all():
             raise CheckpointError(f"{where}: tensor {name} holds infinities or NaN")
@@ -62,13 +63,13 @@ def float_tensors(where: str, state: object) -> dict[str, Tensor]:
 
 
 def _check_zip(path: Path) -> None:
-    """Refuse what is no zip of uncompressed entries, whose sizes the file's own size bounds."""
+    """Accept only uncompressed zip files, whose content is no larger than the file itself."""
     try:
         with zipfile.ZipFile(path) as archive:
             stored = all(item.compress_type == zipfile.ZIP_STORED for item in archive.infolist())
     except OSError as exc:
         raise InputError(f"{path}: cannot be read ({exc.strerror})") from exc
-    except Exception as exc:  # zipfile raises several kinds where a file is damaged
-        raise CheckpointError(f"{path}: not a file that torch.save wrote, or cut short") from exc
+    except Exception as exc:  # zipfile raises several types for damaged files
+        raise CheckpointError(f"{path}: not written by torch.save, or cut short") from exc
     if not stored:
-        raise CheckpointError(f"{path}: a compressed archive, which torch.save never writes")
+        raise CheckpointError(f"{path}: a compressed archive, not written by torch.save")

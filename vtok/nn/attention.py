@@ -1,4 +1,4 @@
-"""Attention over the positions of a frame and over the frames before, plain or conditioned."""
+"""Attention over the positions of a frame or over past frames, plain or conditioned."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from vtok.nn.streaming import CausalLayer, Context
 
 DIM_HEAD, HEADS = 32, 8
 LINEAR_DIM_HEAD, LINEAR_HEADS = 8, 16
-NULL_KEYS = (
-    4  # learned keys and values that every query may attend to, so that it can attend to nothing
-)
+NULL_KEYS = 4  # learned keys and values, so that a query can attend to nothing in the input
 
 
 class Norm(nn.Module):
-    """RMS norm over channels (arXiv 1910.07467), its gain learned or made from the condition."""
+    """RMS norm over channels (arXiv 1910.07467) with a learned or conditioned gain."""
 
     def __init__(self, dim: int, dim_cond: int | None) -> None:
         super().__init__()
@@ -38,7 +36,7 @@ class Norm(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Norm, gated GELU and back (GEGLU, arXiv 2002.05202), position by position."""
+    """Norm and gated feed-forward network of each position (GEGLU, arXiv 2002.05202)."""
 
     def __init__(self, dim: int, dim_cond: int | None) -> None:
         super().__init__()
@@ -71,11 +69,11 @@ class Attention(nn.Module):
 
         Args:
             x: [N, L, dim].
-            past: keys and values of earlier positions, [2, N, heads, P, dim_head].
-            causal: whether a position attends only to itself and earlier ones.
+            past: Keys and values of earlier positions, [2, N, heads, P, dim_head].
+            causal: Let a position attend only to itself and earlier ones.
 
         Returns:
-            The result [N, L, dim], and all keys and values seen so far, [2, N, heads, P + L, d].
+            The result [N, L, dim], and all keys and values so far, [2, N, heads, P + L, dim_head].
         """
         q, k, v = rearrange(self.to_qkv(x), "n l (three h d) -> three n h l d", three=3, h=HEADS)
         kv = torch.stack((k, v))
@@ -93,7 +91,7 @@ def _causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
 
 
 class LinearAttention(nn.Module):
-    """Attention of linear cost: exp(q.k) by its Taylor series to the second order."""
+    """Attention of linear cost: exp(q.k) by its second-order Taylor series (arXiv 2402.18668)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -113,7 +111,7 @@ class LinearAttention(nn.Module):
 
 
 def _taylor(x: Tensor) -> Tensor:
-    """Features f with f(q).f(k) = 1 + q.k + (q.k)^2 / 2, which is always positive."""
+    """Compute features f with f(q).f(k) = 1 + q.k + (q.k)^2 / 2, always positive."""
     squares = (x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(-2) * 0.5**0.5
     return torch.cat((torch.ones_like(x[..., :1]), x, squares), dim=-1)
 
@@ -139,7 +137,7 @@ class AttendSpace(CausalLayer):
 
 
 class TokenShift(CausalLayer):
-    """Take half of the channels from the frame before (zeros before the first)."""
+    """Replace half of the channels by those of the previous frame (zeros before the first)."""
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """[B, dim, T, H, W] -> the same shape."""
@@ -153,7 +151,7 @@ class TokenShift(CausalLayer):
 class AttendTime(CausalLayer):
     """Residual attention of each position over its past, then a residual feed-forward.
 
-    It remembers every frame, so the memory of a stream grows with its length.
+    Every frame is remembered, so the memory of a stream grows with its length.
     """
 
     lookback = None

@@ -1,7 +1,4 @@
-"""The fast layers: frames folded into channels, depthwise convolutions, one past frame of memory.
-
-They keep the channels innermost in memory from the first to the last (see `vtok.nn.layers`).
-"""
+"""Residual blocks: depthwise ones for speed, and the units of MAGVIT-like tokenizers."""
 
 from __future__ import annotations
 
@@ -9,24 +6,22 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from vtok.nn.layers import as_clip, as_frames, channels_first, pointwise
+from vtok.nn.layers import (
+    CausalConv3d,
+    as_clip,
+    as_frames,
+    modulation,
+    norm_channels,
+    per_channel,
+    pointwise,
+)
 from vtok.nn.streaming import CausalLayer, Context
 
-FOLD_TIME, FOLD_SPACE = 4, 2
 
-
-def norm_channels(frames: Tensor) -> Tensor:
-    """Zero mean and unit variance over the channels of each position, [N, C, H, W].
-
-    Per position, so that neither chunk nor tile borders can change it.
-    """
-    return F.layer_norm(frames.permute(0, 2, 3, 1), frames.shape[1:2]).permute(0, 3, 1, 2)
-
-
-class Separable(CausalLayer):
+class DepthwiseBlock(CausalLayer):
     """Residual block of each frame: depthwise convolution, norm, two pointwise convolutions.
 
-    The cut of ConvNeXt (arXiv 2201.03545), with a leaky ReLU, the cheapest activation on a CPU.
+    The layout of ConvNeXt (arXiv 2201.03545), with a leaky ReLU, the cheapest activation on a CPU.
     """
 
     def __init__(self, dim: int, *, kernel_size: int = 5, expansion: int = 3) -> None:
@@ -51,11 +46,11 @@ class Separable(CausalLayer):
         return mixed
 
 
-class SeparableMemory(Separable):
-    """A `Separable` block whose depthwise convolution also reads the frame before.
+class CausalDepthwiseBlock(DepthwiseBlock):
+    """Depthwise block whose convolution also reads the previous frame.
 
-    A second depthwise convolution of each frame is added to the next frame's; its last output is
-    all that a stream has to carry. At the start of a video there is nothing to add.
+    A second depthwise convolution of each frame is added to the result of the next frame. Its last
+    output is all that a stream carries; at the start of a video there is nothing to add.
     """
 
     lookback = 1
@@ -77,46 +72,76 @@ class SeparableMemory(Separable):
         return as_frames(mixed)
 
 
-class Fold(CausalLayer):
-    """Fold 4 frames of 2x2 pixels into channels, then a pointwise convolution: 4x2x2 compression.
+class SqueezeExcite(nn.Module):
+    """Scale each channel of a frame by a gate computed from attention over its positions.
 
-    The first frame of a video is a step of its own: it stands for the three before it as well.
+    The global context block (arXiv 2012.13375). Gates start near 0, so a new residual unit is
+    close to the identity. Each frame is gated alone, which keeps the layer causal.
     """
 
-    def __init__(self, dim: int, dim_out: int) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.project = nn.Conv2d(dim * FOLD_TIME * FOLD_SPACE**2, dim_out, 1)
+        self.to_k = nn.Conv2d(dim, 1, 1)
+        hidden = max(16, dim // 2)
+        gate = nn.Conv2d(hidden, dim, 1)
+        self.net = nn.Sequential(nn.Conv2d(dim, hidden, 1), nn.LeakyReLU(0.1), gate, nn.Sigmoid())
+        nn.init.zeros_(gate.weight)
+        nn.init.constant_(gate.bias, -10)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, dim, T, H, W] -> the same shape."""
+        frames = as_frames(x)
+        attention = self.to_k(frames).flatten(2).softmax(-1)  # [B*T, 1, H*W]
+        gathered = frames.flatten(2) @ attention.mT  # [B*T, dim, 1]
+        gates = self.net(gathered.unsqueeze(-1))
+        return x * rearrange(gates, "(b t) c 1 1 -> b c t 1 1", b=x.shape[0])
+
+
+class ResidualUnit(CausalLayer):
+    """Residual unit of MAGVIT-like tokenizers: causal convolution, pointwise convolution, gate."""
+
+    def __init__(self, dim: int, kernel_size: int, pad_mode: str) -> None:
+        super().__init__()
+        self.conv = CausalConv3d(dim, dim, (kernel_size,) * 3, pad_mode=pad_mode)
+        self.pointwise = CausalConv3d(dim, dim, (1, 1, 1))
+        self.gate = SqueezeExcite(dim)
+        self.lookback = self.conv.lookback
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        """[B, dim, 1 + 4n, 2h, 2w] (4n frames in a later chunk) -> [B, dim_out, 1 + n, h, w]."""
-        if context.past(self) is None:
-            x = F.pad(x, (0, 0, 0, 0, FOLD_TIME - 1, 0), mode="replicate")
-        context.remember(self, x.new_zeros(()))
-        folded = rearrange(
-            x,
-            "b c (t f) (h p) (w q) -> (b t) h w (f p q c)",
-            f=FOLD_TIME, p=FOLD_SPACE, q=FOLD_SPACE,
-        )  # fmt: skip
-        rows = pointwise(channels_first(folded), self.project.weight, self.project.bias)
-        return as_clip(rows, x.shape[0])
+        """[B, dim, T, H, W] -> the same shape."""
+        hidden = F.elu(self.conv(x, context))
+        hidden = F.elu(self.pointwise(hidden, context))
+        gated: Tensor = self.gate(hidden)
+        return x + gated
 
 
-class Unfold(CausalLayer):
-    """The mirror of `Fold`: a pointwise convolution, then channels unfold into 4 frames of 2x2.
+class CondResidualUnit(CausalLayer):
+    """Residual unit whose convolution weights are modulated by the condition.
 
-    Three frames before the first one come out as well; the tokenizer drops them.
+    Weight demodulation of StyleGAN2 (arXiv 1912.04958): scaling input channels by the condition
+    and output channels by the inverse norm of the modulated weights equals modulating the weights
+    of each sample.
     """
 
-    def __init__(self, dim: int, dim_out: int) -> None:
+    def __init__(self, dim: int, kernel_size: int, pad_mode: str, dim_cond: int) -> None:
         super().__init__()
-        self.project = nn.Conv2d(dim, dim_out * FOLD_TIME * FOLD_SPACE**2, 1)
+        self.to_scale = nn.Linear(dim_cond, dim)
+        self.conv = CausalConv3d(dim, dim, (kernel_size,) * 3, pad_mode=pad_mode)
+        self.pointwise = CausalConv3d(dim, dim, (1, 1, 1))
+        self.lookback = self.conv.lookback
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        """[B, dim, t, h, w] -> [B, dim_out, 4t, 2h, 2w]."""
-        folded = pointwise(as_frames(x), self.project.weight, self.project.bias)
-        unfolded = rearrange(
-            folded,
-            "(b t) (f p q c) h w -> b (t f) (h p) (w q) c",
-            b=x.shape[0], f=FOLD_TIME, p=FOLD_SPACE, q=FOLD_SPACE,
-        )  # fmt: skip
-        return channels_first(unfolded)
+        """[B, dim, T, H, W] -> the same shape.
+
+        Raises:
+            ShapeError: There is no condition, or its width is wrong.
+        """
+        scale = modulation(self.to_scale, context) + 1  # [B, dim]
+        power = self.conv.conv.weight.square().sum((2, 3, 4))  # [dim_out, dim]
+        demodulate = (scale.square() @ power.T).clamp(min=1e-8).rsqrt()
+        hidden = self.conv(x * per_channel(scale), context)
+        bias = self.conv.conv.bias
+        assert bias is not None
+        hidden = (hidden - per_channel(bias[None])) * per_channel(demodulate)
+        hidden = F.elu(hidden + per_channel(bias[None]))
+        return x + F.elu(self.pointwise(hidden, context))

@@ -1,4 +1,7 @@
-"""The tokenizer's configuration: a frozen dataclass, validated once, and the presets."""
+"""Configurations of the networks: frozen dataclasses, validated when made; and the presets.
+
+Configurations come from files that may be hostile, so every size is bounded.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import reprlib
 from dataclasses import dataclass
 from typing import Any
 
-from vtok.errors import UsageError
+from vtok.errors import OptionError, UsageError
 
 LayerSpec = str | tuple[str, int]
 PAD_MODES = ("constant", "reflect", "replicate")
@@ -15,12 +18,17 @@ COND_KINDS = ("cond_residual", "cond_attend_space", "cond_linear_attend_space", 
 LAYER_KINDS = (
     "residual", "consecutive_residual", "compress_space", "compress_time", "attend_space",
     "linear_attend_space", "attend_time", "gateloop_time", *COND_KINDS,
-    "separable", "separable_memory", "fold",
+    "depthwise", "causal_depthwise", "space_time_patch",
 )  # fmt: skip
+STORED_KINDS = {  # checkpoints spell these kinds differently
+    "depthwise": "separable",
+    "causal_depthwise": "separable_memory",
+    "space_time_patch": "fold",
+}
+LAYER_LISTS = ("layers", "decoder_layers")
 KERNELS = ("input_conv_kernel_size", "output_conv_kernel_size")
 WEIGHTS = ("lfq_entropy_loss_weight", "lfq_commitment_loss_weight", "lfq_diversity_gamma")
-ADDED = {"stage_plan"}  # since checkpoints were first written
-# A config comes from a file that nobody vouches for: what it may ask for is bounded.
+ADDED = {"stage_plan"}  # keys that the oldest checkpoints lack
 MAX_WIDTH, MAX_KERNEL, MAX_LAYERS, MAX_WEIGHT = 1 << 16, 63, 1000, 10**6
 LARGEST = {
     "num_codebooks": 255, "channels": 64, "init_dim": MAX_WIDTH, "num_stages": 16,
@@ -30,9 +38,10 @@ LARGEST = {
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """Everything that defines a `VideoTokenizer` but its weights; stored inside checkpoints.
+    """Arguments of `VideoTokenizer`, which documents them; stored inside checkpoints.
 
-    The arguments of `VideoTokenizer`, by the same names: see there.
+    Raises:
+        OptionError: A field is invalid.
     """
 
     layers: tuple[LayerSpec, ...] = (("residual", 64),) * 3
@@ -55,12 +64,7 @@ class TokenizerConfig:
     decoder_init_dim: int | None = None
 
     def __post_init__(self) -> None:
-        """Validate every field.
-
-        Raises:
-            UsageError: naming the field, the value found and what is expected.
-        """
-        for name in ("layers", "decoder_layers", "stage_plan", *KERNELS):  # JSON has lists
+        for name in (*LAYER_LISTS, "stage_plan", *KERNELS):  # JSON has lists in place of tuples
             object.__setattr__(self, name, _as_tuples(getattr(self, name)))
         self._check_numbers()
         for name in KERNELS:
@@ -70,12 +74,12 @@ class TokenizerConfig:
         modes = ", ".join(PAD_MODES)
         _require(self.pad_mode in PAD_MODES, "pad_mode", self.pad_mode, f"one of {modes}")
         self._check_plan()
-        self._check_layers("layers", self.layers)
-        mirrors = self.decoder_layers is None
-        if not mirrors:
-            self._check_layers("decoder_layers", self.decoder_layers)
+        self._set_layers("layers")
+        mirrored = self.decoder_layers is None
+        if not mirrored:
+            self._set_layers("decoder_layers")
         width = self.decoder_init_dim
-        _require(not mirrors or width is None, "decoder_init_dim", width, "decoder_layers with it")
+        _require(not mirrored or width is None, "decoder_init_dim", width, "decoder_layers with it")
 
     def _check_plan(self) -> None:
         plan = self.stage_plan
@@ -103,17 +107,21 @@ class TokenizerConfig:
         _require(_is_odd(size), "residual_conv_kernel_size", size, expected)
         for name in WEIGHTS:
             value = getattr(self, name)
-            valid = type(value) in (int, float) and abs(value) <= MAX_WEIGHT  # no NaN either
+            valid = type(value) in (int, float) and abs(value) <= MAX_WEIGHT  # excludes NaN
             _require(valid, name, value, f"a number of at most {MAX_WEIGHT}")
 
-    def _check_layers(self, name: str, layers: object) -> None:
+    def _set_layers(self, name: str) -> None:
+        """Check a list of layers and replace kinds in the spelling of checkpoints."""
+        layers = getattr(self, name)
         _require(isinstance(layers, tuple), name, layers, "a tuple of entries")
-        assert isinstance(layers, tuple)
+        renamed = tuple(_rename(spec, {old: new for new, old in STORED_KINDS.items()})
+                        for spec in layers)  # fmt: skip
         units = 0
-        for spec in layers:
+        for spec in renamed:
             kind, number = self._check_layer(name, spec)
             units += (number or 1) if kind == "consecutive_residual" else 1
         _require(units <= MAX_LAYERS, name, units, f"at most {MAX_LAYERS} layers")
+        object.__setattr__(self, name, renamed)
 
     def _check_layer(self, name: str, spec: object) -> tuple[str, int | None]:
         entry = (spec, None) if isinstance(spec, str) else spec
@@ -123,23 +131,25 @@ class TokenizerConfig:
         kind, number = entry
         _require(kind in LAYER_KINDS, name, kind, f"one of {', '.join(LAYER_KINDS)}")
         valid = number is None or _is_integer(number, MAX_WIDTH)
-        _require(valid, name, spec, f"a whole number from 1 to {MAX_WIDTH} beside the kind")
-        conditioned = kind in COND_KINDS
+        _require(valid, name, spec, f"(kind, a whole number from 1 to {MAX_WIDTH})")
         expected = f"a number, for the layer {kind}"
-        _require(not conditioned or self.dim_cond is not None, "dim_cond", None, expected)
+        _require(kind not in COND_KINDS or self.dim_cond is not None, "dim_cond", None, expected)
         return kind, number
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        return dataclasses.asdict(self)
+        """Convert to plain JSON types, with layer kinds in the spelling of checkpoints."""
+        data = dataclasses.asdict(self)
+        for name in LAYER_LISTS:
+            if data[name] is not None:
+                data[name] = tuple(_rename(spec, STORED_KINDS) for spec in data[name])
+        return data
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> TokenizerConfig:
-        """From plain JSON types.
+        """Convert from plain JSON types.
 
         Raises:
-            UsageError: for unknown or missing keys, each named. (Those that the first release did
-                not have may be missing.)
+            UsageError: A key is unknown or missing, or a value is invalid.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(data) - known):
@@ -151,22 +161,31 @@ class TokenizerConfig:
 
 def _require(valid: bool, name: str, value: object, expected: str) -> None:
     if not valid:
-        raise UsageError(f"{name}={reprlib.repr(value)}: expected {expected}")
+        raise OptionError(name, reprlib.repr(value), expected)
 
 
 def _is_integer(value: object, most: int) -> bool:
-    return type(value) is int and 1 <= value <= most  # a bool is no number here
+    return type(value) is int and 1 <= value <= most  # excludes booleans
 
 
 def _is_odd(value: object) -> bool:
-    return type(value) is int and 1 <= value <= MAX_KERNEL and value % 2 == 1
+    return _is_integer(value, MAX_KERNEL) and value % 2 == 1  # type: ignore[operator]
 
 
 def _as_tuples(value: Any) -> Any:
-    """A list of entries that may be lists themselves, as tuples; anything else as it is."""
+    """Convert a list, and the lists in it, to tuples; leave anything else as it is."""
     if not isinstance(value, (list, tuple)):
         return value
     return tuple(tuple(item) if isinstance(item, list) else item for item in value)
+
+
+def _rename(spec: Any, names: dict[str, str]) -> Any:
+    """Replace the kind in one entry of `layers`; leave an invalid entry as it is."""
+    if isinstance(spec, str):
+        return names.get(spec, spec)
+    if isinstance(spec, tuple) and spec and isinstance(spec[0], str):
+        return (names.get(spec[0], spec[0]), *spec[1:])
+    return spec
 
 
 PRESETS: dict[str, TokenizerConfig] = {
@@ -179,20 +198,21 @@ PRESETS: dict[str, TokenizerConfig] = {
         input_conv_kernel_size=(1, 3, 3),
         output_conv_kernel_size=(1, 3, 3),
         pad_mode="constant",
-        layers=(("fold", 256), *(("separable_memory", 256),) * 3),
+        layers=(("space_time_patch", 256), *(("causal_depthwise", 256),) * 3),
         decoder_init_dim=48,
-        decoder_layers=(("separable", 48), ("fold", 320), *(("separable_memory", 320),) * 4),
+        decoder_layers=(
+            ("depthwise", 48), ("space_time_patch", 320), *(("causal_depthwise", 320),) * 4,
+        ),
         lfq_entropy_loss_weight=0.02,
     ),
-}
+}  # fmt: skip
 
 
 LEARNERS = ("v10", "v11", "grouped")
-"""Learners that have maps of their own; see `vtok.nn.token_maps`."""
+"""Token learners with learned attention maps; see `vtok.nn.token_pipeline`."""
 BASELINES = ("average", "average_lifted")
-"""Fixed cells in place of learned maps, over plain latents and over what the learners see."""
+"""Average pooling over fixed cells: of the latents, and of the features that learners pool."""
 MOST_TOKENS = 64
-# a config comes from a file that nobody vouches for: what it may ask for is bounded
 _MOST = {
     "latent_dim": 4096, "dim": 4096, "map_dim": 1024, "max_tokens": MOST_TOKENS, "fold": 8,
     "lift_blocks": 64, "fuser_blocks": 64, "heads": 64, "token_bits": 2040,
@@ -201,19 +221,22 @@ _MOST = {
 
 @dataclass(frozen=True)
 class TokenConfig:
-    """Everything that defines a `TokenPipeline` but its weights.
+    """Configuration of a `TokenPipeline`.
 
     Attributes:
         latent_dim: D, channels of the tokenizer's latents.
-        learner: where the maps come from, one of `LEARNERS` or `BASELINES`.
-        dim: numbers in a token, and width of the layers.
-        map_dim: channels that the maps are computed from.
-        max_tokens: the most tokens of a latent step.
-        fold: latents of so many rows and columns go into one position.
-        lift_blocks: residual blocks before pooling.
-        fuser_blocks: residual blocks, each after an attention to the tokens, behind it.
-        heads: of those attentions; divides `dim`.
-        token_bits: bits of a quantized token, a multiple of 8.
+        learner: Source of the attention maps, one of `LEARNERS` or `BASELINES`.
+        dim: Channels of a token, and width of the layers.
+        map_dim: Channels that the maps are computed from.
+        max_tokens: Largest number of tokens per latent step.
+        fold: Side of the square of latents that is merged into one position.
+        lift_blocks: Residual blocks before pooling.
+        fuser_blocks: Pairs of cross-attention and residual block that turn tokens into latents.
+        heads: Heads of the cross-attention; divides `dim`.
+        token_bits: Bits of a quantized token, a multiple of 8.
+
+    Raises:
+        OptionError: A field is invalid.
     """
 
     latent_dim: int
@@ -228,37 +251,26 @@ class TokenConfig:
     token_bits: int = 128
 
     def __post_init__(self) -> None:
-        """Validate every field.
-
-        Raises:
-            UsageError: naming the field, the value found and what is expected.
-        """
         kinds = (*LEARNERS, *BASELINES)
-        _require_token(self.learner in kinds, "learner", self.learner, f"one of {', '.join(kinds)}")
+        _require(self.learner in kinds, "learner", self.learner, f"one of {', '.join(kinds)}")
         for name, most in _MOST.items():
             value = getattr(self, name)
-            valid = type(value) is int and 1 <= value <= most
-            _require_token(valid, name, value, f"a whole number from 1 to {most}")
-        _require_token(self.dim % self.heads == 0, "heads", self.heads, "a divisor of dim")
-        _require_token(self.token_bits % 8 == 0, "token_bits", self.token_bits, "a multiple of 8")
+            _require(_is_integer(value, most), name, value, f"a whole number from 1 to {most}")
+        _require(self.dim % self.heads == 0, "heads", self.heads, "a divisor of dim")
+        _require(self.token_bits % 8 == 0, "token_bits", self.token_bits, "a multiple of 8")
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
+        """Convert to plain JSON types."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> TokenConfig:
-        """From plain JSON types.
+        """Convert from plain JSON types.
 
         Raises:
-            UsageError: for unknown, missing or wrong keys, each named.
+            UsageError: A key is unknown or missing, or a value is invalid.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if wrong := sorted(known ^ set(data)):
             raise UsageError(f"unknown or missing config keys: {', '.join(wrong[:5])}")
         return cls(**data)
-
-
-def _require_token(valid: bool, name: str, value: object, expected: str) -> None:
-    if not valid:
-        raise UsageError(f"{name}={str(value)[:40]}: expected {expected}")

@@ -1,9 +1,10 @@
-"""Lookup-free quantization: latents <-> codes, with residual stages, and its losses.
+"""Lookup-free quantization (LFQ): latents to codes and back, with residual stages and losses.
 
 LFQ (MAGVIT-v2, arXiv 2310.05737) takes the sign of each latent dimension as one bit, so a codebook
-of 2^n entries has n dimensions and no table. A further stage takes the sign of what the stages
-before it left, at half their scale, so that stages are the bit planes of each latent; or, where a
-plan says so, it starts on dimensions of its own, so that each group has its own number of planes.
+of 2^n entries has n dimensions and no table. Each further stage takes the sign of the residual of
+the stages before it, at half their scale, so stages are the bit planes of each latent. With a
+`stage_plan` a stage may instead start a new group of dimensions, so that each group has its own
+number of planes.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ FIRST_SCALE = 0.8  # mean absolute value of a unit Gaussian: the best two-level 
 
 @dataclass(frozen=True)
 class QuantizerLosses:
-    """The parts of the quantizer's loss, each a scalar.
+    """Parts of the quantizer's loss, each a scalar.
 
     Attributes:
-        per_sample_entropy: mean entropy of a bit given its latent, in nats; small is decided.
-        batch_entropy: entropy of a bit averaged over the batch, in nats; large is fully used.
-        commitment: mean squared distance of the latents to what they are quantized to.
+        per_sample_entropy: Mean entropy of a bit given its latent, in nats; small means decided.
+        batch_entropy: Entropy of a bit averaged over the batch, in nats; large means well used.
+        commitment: Mean squared distance of the latents to their quantized values.
     """
 
     per_sample_entropy: Tensor
@@ -40,16 +41,16 @@ class LFQ(nn.Module):
     """Residual lookup-free quantizer without parameters.
 
     Args:
-        codebook_size: entries of a codebook, a power of two.
-        num_codebooks: parallel codebooks, each on dimensions of its own.
-        num_stages: residual stages.
-        stage_plan: for each stage the group of dimensions that it refines, numbered as they
-            appear; one group by default. More planes of a group refine few numbers, more groups
-            add numbers to decode from.
+        codebook_size: Entries of a codebook, a power of two.
+        num_codebooks: Parallel codebooks, each on separate dimensions.
+        num_stages: Residual stages.
+        stage_plan: Group of dimensions that each stage refines, numbered by first appearance; one
+            group by default. More stages per group refine fewer numbers; more groups give the
+            decoder more numbers.
 
     Attributes:
         bits_per_stage: num_codebooks * log2(codebook_size), also the dimensions of a group.
-        dim: latent dimensions, groups * bits_per_stage.
+        dim: Latent dimensions, groups * bits_per_stage.
         codes_per_position: num_stages * num_codebooks.
     """
 
@@ -77,28 +78,28 @@ class LFQ(nn.Module):
         self.place: Tensor
 
     def normalize(self, x: Tensor) -> Tensor:
-        """Bound raw encoder output to the range of the stages, [B, D, t, h, w] -> the same.
+        """Bound raw encoder output [B, D, t, h, w] to the range of the stages; same shape.
 
-        Non-affine on purpose: with a learned gain before the sign, usage collapses.
+        No learned gain: with one before the sign, codebook usage collapses.
         """
         return 2 * FIRST_SCALE * torch.tanh(x)
 
     def signs(self, latents: Tensor) -> Tensor:
-        """[B, D, t, h, w] -> booleans [B, stages, dimensions of a group, t, h, w].
+        """Compute the bits of all stages, [B, D, t, h, w] -> bool [B, stages, group dim, t, h, w].
 
-        Each is the sign of what the stages before it in its group left.
+        Each bit is the sign of the residual of the earlier stages of its group.
         """
         return torch.stack([residual > 0 for residual, _ in self._residuals(latents)], dim=1)
 
     def forward(self, latents: Tensor, num_stages: Tensor | None = None) -> Tensor:
-        """Quantize with gradients passed straight through, to the dimensions that are used.
+        """Quantize with a straight-through gradient to the dimensions in use.
 
         Args:
             latents: [B, D, t, h, w].
-            num_stages: how many stages each sample uses, int64 [B]; all of them if None.
+            num_stages: Stages that each sample uses, int64 [B]; all of them if None.
 
         Returns:
-            quantized [B, D, t, h, w]; zero in groups that are not used.
+            Quantized latents [B, D, t, h, w]; zero in unused groups.
         """
         if num_stages is None:
             return latents + (self.quantize(latents) - latents).detach()
@@ -112,14 +113,16 @@ class LFQ(nn.Module):
         return passed + (quantized - passed).detach()
 
     def quantize(self, latents: Tensor) -> Tensor:
-        """What all stages leave of latents [B, D, t, h, w]; no gradient passes."""
+        """Quantize latents [B, D, t, h, w] with all stages; no gradient passes."""
         return self._sum_stages(self._stage_values(self.signs(latents), latents.dtype))
 
     def latents_to_codes(self, latents: Tensor, num_stages: int | None = None) -> Tensor:
-        """[B, D, t, h, w] -> int64 [B, t, h, w], or [B, K, t, h, w] where the quantizer has K > 1.
+        """Convert latents [B, D, t, h, w] to codes, int64 [B, t, h, w] or [B, K, t, h, w].
+
+        K is stages times codebooks; without K dimension if the quantizer has a single code.
 
         Raises:
-            ShapeError: for a number of stages that the quantizer does not have.
+            ShapeError: The quantizer does not have that number of stages.
         """
         if num_stages is not None and not 0 < num_stages <= self.num_stages:
             raise ShapeError(f"{num_stages} stages: expected 1 to {self.num_stages}")
@@ -129,10 +132,11 @@ class LFQ(nn.Module):
         return codes.squeeze(1) if self.codes_per_position == 1 else codes
 
     def codes_to_quantized(self, codes: Tensor) -> Tensor:
-        """Integers of all stages or of the first few -> quantized float32 [B, D, t, h, w].
+        """Convert codes of all stages, or the first few, to quantized float32 [B, D, t, h, w].
 
         Raises:
-            ShapeError: for a wrong type or number of dimensions or stages, or codes out of range.
+            ShapeError: The type, number of dimensions or number of stages is wrong, or a code is
+                out of range.
         """
         if self.codes_per_position == 1 and codes.ndim == 4:
             codes = codes.unsqueeze(1)
@@ -142,7 +146,7 @@ class LFQ(nn.Module):
         return self._sum_stages(self._stage_values(signs, torch.float32))
 
     def _residuals(self, latents: Tensor) -> Iterator[tuple[Tensor, float]]:
-        """For each stage what the stages before it left of its group, and the stage's scale."""
+        """Yield each stage's input, the residual of its group, and its scale."""
         left = list(rearrange(latents, "b (g d) t h w -> g b d t h w", g=self.num_groups))
         for group, scale in zip(self.plan, self.scales, strict=True):
             yield left[group], scale
@@ -154,7 +158,7 @@ class LFQ(nn.Module):
         return torch.where(signs, scales, -scales)
 
     def _sum_stages(self, values: Tensor) -> Tensor:
-        """Values of all stages or of the first few -> [B, D, t, h, w]; missing ones count zero."""
+        """Add the values of the given stages up to [B, D, t, h, w]."""
         batch, stages, _, *grid = values.shape
         groups = torch.tensor(self.plan[:stages], device=values.device)
         total = values.new_zeros(batch, self.num_groups, self.bits_per_stage, *grid)
@@ -163,7 +167,7 @@ class LFQ(nn.Module):
     def _check(self, codes: Tensor) -> Tensor:
         if codes.is_floating_point() or codes.is_complex():
             raise ShapeError(f"codes of type {codes.dtype}: expected integers")
-        codes = codes.long()  # little works on the unsigned types that codes are stored in
+        codes = codes.long()  # torch supports few operations on unsigned types
         if (
             codes.ndim != 5
             or codes.shape[1] % self.num_codebooks
@@ -181,7 +185,7 @@ class LFQ(nn.Module):
         return codes
 
     def losses(self, latents: Tensor) -> QuantizerLosses:
-        """Entropy factorised per bit (BSQ, arXiv 2406.07548), averaged over the stages."""
+        """Compute losses: entropy factorized per bit (BSQ, arXiv 2406.07548), mean over stages."""
         sample, batch = [], []
         for residual, scale in self._residuals(latents):
             p = torch.sigmoid(4 * residual / scale)
@@ -195,6 +199,6 @@ class LFQ(nn.Module):
 
 
 def _binary_entropy(p: Tensor) -> Tensor:
-    # clamped in float32: the logarithm of a float16 zero is how LFQ training meets its NaNs
+    # clamped in float32: in float16 the bound rounds to zero, whose logarithm gives NaN
     p = p.float().clamp(1e-6, 1 - 1e-6)
     return -(p * p.log() + (1 - p) * (1 - p).log())

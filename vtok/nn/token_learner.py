@@ -1,4 +1,4 @@
-"""Learned tokens: a few attention-pooled vectors for each frame, and their way back to the grid."""
+"""TokenLearner and TokenFuser (arXiv 2106.11297): attention pooling of feature maps, and back."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from einops import einsum, rearrange
 from torch import Size, Tensor, nn
 
-from vtok.errors import ShapeError, UsageError
+from vtok.errors import OptionError, ShapeError
 
-# The paper's code computes in flax, whose LayerNorm adds 1e-6 and whose GELU is the tanh form.
+# The authors' code uses flax, whose LayerNorm adds 1e-6 and whose GELU is the tanh form.
 _NORM_EPS = 1e-6
 Reduction = Literal["sum", "mean"]
 
 
 class TokenLearner(nn.Module):
-    """Pools feature maps into `num_output_tokens` vectors, each with an attention map of its own.
+    """Pool feature maps into `num_output_tokens` vectors, each by a separate attention map.
 
     With `S = num_output_tokens`, for token s and each leading index:
 
@@ -26,18 +26,17 @@ class TokenLearner(nn.Module):
         token[c, s]  = mean over h, w of map[s, h, w] * x[c, h, w]
 
     `net_s` is a stack of `num_layers` 1x1 convolutions, GELU between them, `dim * ff_mult`
-    channels wide inside and one channel at its end; the maps are neither squashed nor normalised.
-    The S stacks are one grouped convolution a layer, over S copies of the input; the first layer
-    does without the copies, as a plain convolution of one, with the same weights.
+    channels wide inside and one channel at its end; the maps are not normalized. The S stacks are
+    computed as one grouped convolution per layer.
 
     Args:
-        dim: channels of the input.
-        ff_mult: width inside each stack, as a multiple of `dim`.
+        dim: Channels of the input.
+        ff_mult: Width inside each stack, as a multiple of `dim`.
         num_output_tokens: S, the number of tokens.
-        num_layers: convolutions in each stack; 1 is a single one, from the input to S maps.
+        num_layers: Convolutions in each stack.
 
     Raises:
-        ShapeError: an argument that is missing or no positive integer.
+        ShapeError: An argument is missing or not a positive integer.
     """
 
     def __init__(
@@ -60,34 +59,34 @@ class TokenLearner(nn.Module):
         self.net = nn.Sequential(*layers[:-1])
 
     def maps(self, x: Tensor) -> Tensor:
-        """Computes the attention maps, float `[*, S, H, W]` of any sign, of x as in `forward`."""
+        """Compute the attention maps, float `[*, S, H, W]` of any sign, for x as in `forward`."""
         _require_float("TokenLearner: x", x)
         if x.ndim < 3 or x.shape[-3] != self.dim or 0 in x.shape[-2:]:
             raise ShapeError(
                 f"TokenLearner: x is {list(x.shape)}; pass [..., {self.dim}, H, W], H, W >= 1"
             )
-        lead, grid = x.shape[:-3], x.shape[-2:]  # counted below, so that an empty batch passes
+        lead, grid = x.shape[:-3], x.shape[-2:]  # -1 in reshape would fail for an empty batch
         weights: Tensor = self.net(x.reshape(lead.numel(), self.dim, *grid))  # [n, S, H, W]
         return weights.reshape(*lead, self.num_output_tokens, *grid)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pools x into tokens, averaged over space.
+        """Pool x into tokens, averaged over space.
 
         Args:
-            x: float `[*, dim, H, W]`, any leading dimensions, none included.
+            x: Float `[*, dim, H, W]` with any leading dimensions, or none.
 
         Returns:
             Tokens, float `[*, dim, S]`.
 
         Raises:
-            ShapeError: x is no float tensor of that shape.
+            ShapeError: x has another shape or type.
         """
         pooled = einsum(x, self.maps(x), "... c h w, ... s h w -> ... c s")
         return pooled / x.shape[-2:].numel()
 
 
 class _PaperTokenLearner(nn.Module):
-    """What V1.0 and V1.1 share: the layouts, and tokens as weighted sums of the raw input."""
+    """Base of V1.0 and V1.1: input layouts, and tokens as weighted sums of the raw input."""
 
     def __init__(self, num_tokens: int, dim: int, reduction: Reduction) -> None:
         super().__init__()
@@ -97,7 +96,7 @@ class _PaperTokenLearner(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=_NORM_EPS)
 
     def maps(self, x: Tensor, first: int | None = None) -> Tensor:
-        """Computes the weights of the positions of x, float in 0..1; x and errors as in `forward`.
+        """Compute the weights of the positions, float in 0..1, for x as in `forward`.
 
         Returns `[B, S, N]`, `[B, S, H, W]` or `[B, T, S, H, W]`, S all tokens or the `first` few.
         """
@@ -106,16 +105,16 @@ class _PaperTokenLearner(nn.Module):
         return weights.reshape(*frames, weights.shape[1], *grid)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pools x into tokens; each frame of a video is pooled alone.
+        """Pool x into tokens; each frame of a video is pooled alone.
 
         Args:
-            x: float `[B, N, dim]`, `[B, dim, H, W]` or `[B, dim, T, H, W]`.
+            x: Float `[B, N, dim]`, `[B, dim, H, W]` or `[B, dim, T, H, W]`.
 
         Returns:
             Tokens, float `[B, S, dim]`, for video `[B, T, S, dim]`, `S = num_tokens`.
 
         Raises:
-            ShapeError: x is no float tensor of these shapes, or has fewer positions than tokens.
+            ShapeError: x has another shape or type, or fewer positions than tokens.
         """
         positions, weights = self._attend(x)
         tokens = einsum(weights, positions, "n s p, n p c -> n s c")
@@ -124,7 +123,7 @@ class _PaperTokenLearner(nn.Module):
         return tokens.reshape(*_sizes(x)[0], self.num_tokens, self.dim)
 
     def _attend(self, x: Tensor, first: int | None = None) -> tuple[Tensor, Tensor]:
-        """Positions `[n, p, dim]` of x and their weights `[n, S, p]`."""
+        """Return positions `[n, p, dim]` of x and their weights `[n, S, p]`."""
         positions = _to_positions(type(self).__name__, x, self.dim)
         if positions.shape[1] < (first or self.num_tokens):
             raise ShapeError(
@@ -140,27 +139,28 @@ class _PaperTokenLearner(nn.Module):
 class TokenLearnerV10(_PaperTokenLearner):
     """TokenLearner V1.0 of "What Can 8 Learned Tokens Do for Images and Videos?".
 
-    arXiv 2106.11297, as in its authors' code. With p over the positions of one frame:
+    arXiv 2106.11297, equal to its authors' code. With p over the positions of one frame:
 
         map   = sigmoid(conv(gelu(conv(gelu(conv(gelu(conv(layer_norm(x)))))))))
         token = sum over p of map[p] * x[p], or the mean over p
 
     Each conv is 3x3, without bias, zero-padded, and gives S channels; the norm is over channels,
-    GELU is its tanh form, and x in the sum is the input before the norm. A sequence is taken as a
-    square grid, row by row: one of another length is a ShapeError.
+    GELU is its tanh form, and x in the sum is the input before the norm. A sequence is read as a
+    square grid, row by row; any other length is a ShapeError.
 
     Args:
         num_tokens: S, tokens of each frame.
-        dim: channels of the input.
-        reduction: over positions.
+        dim: Channels of the input.
+        reduction: Reduction over positions, `sum` or `mean`.
 
     Raises:
-        ShapeError, UsageError: a size that is no positive integer; another reduction.
+        ShapeError: A size is not a positive integer.
+        OptionError: The reduction is unknown.
     """
 
     def __init__(self, num_tokens: int, dim: int, *, reduction: Reduction = "sum") -> None:
         if reduction not in ("sum", "mean"):
-            raise UsageError(f'TokenLearnerV10: reduction is {reduction!r}; pass "sum" or "mean"')
+            raise OptionError("reduction", repr(reduction), '"sum" or "mean"')
         super().__init__(num_tokens, dim, reduction)
         layers: list[nn.Module] = []
         for width in (dim, num_tokens, num_tokens, num_tokens):
@@ -181,9 +181,9 @@ class TokenLearnerV10(_PaperTokenLearner):
 
 
 class TokenLearnerV11(_PaperTokenLearner):
-    """TokenLearner V1.1, which its authors found to work better than V1.0 in general.
+    """TokenLearner V1.1, which its authors found better than V1.0 in general.
 
-    arXiv 2106.11297, as in its authors' code. With p over the positions of one frame:
+    arXiv 2106.11297, equal to its authors' code. With p over the positions of one frame:
 
         map   = softmax over p of linear(gelu(linear(layer_norm(x[p]))))
         token = sum over p of map[p] * x[p]
@@ -194,8 +194,11 @@ class TokenLearnerV11(_PaperTokenLearner):
 
     Args:
         num_tokens: S, tokens of each frame.
-        dim: channels of the input.
-        bottleneck_dim: hidden channels. A ShapeError if any of the three is no positive integer.
+        dim: Channels of the input.
+        bottleneck_dim: Hidden channels.
+
+    Raises:
+        ShapeError: A size is not a positive integer.
     """
 
     def __init__(self, num_tokens: int, dim: int, *, bottleneck_dim: int = 64) -> None:
@@ -208,7 +211,7 @@ class TokenLearnerV11(_PaperTokenLearner):
 
 
 class TokenFuser(nn.Module):
-    """Spreads tokens over the grid that they were learned from, arXiv 2106.11297.
+    """TokenFuser: spread tokens over the grid they were pooled from (arXiv 2106.11297).
 
     With s over tokens and p over the positions of one frame:
 
@@ -216,10 +219,10 @@ class TokenFuser(nn.Module):
         gate[p] = sigmoid(linear(gelu(linear(layer_norm(x[p])))))
         out[p]  = sum over s of gate[p, s] * mixed[s]
 
-    Norms are over channels. `mix` and its bias start at zero, so a new fuser gives zeros whatever
-    it is given: as the branch of a residual, `x + fuser(tokens, x)`, it starts as the identity.
-    At zero the norm after `mix` multiplies gradients by 1000: clip them, or train with Adam.
-    Arguments and errors are those of TokenLearnerV11.
+    Norms are over channels. `mix` and its bias start at zero, so a new fuser returns zeros, and
+    the residual `x + fuser(tokens, x)` starts as the identity. At zero the norm after `mix`
+    multiplies gradients by 1000: clip them, or train with Adam. Arguments and errors are those of
+    TokenLearnerV11.
     """
 
     def __init__(self, num_tokens: int, dim: int, *, bottleneck_dim: int = 64) -> None:
@@ -235,17 +238,17 @@ class TokenFuser(nn.Module):
         self.mlp = _mlp(dim, bottleneck_dim, num_tokens)
 
     def forward(self, tokens: Tensor, x: Tensor) -> Tensor:
-        """Gives the tokens' mix back at each position of x.
+        """Compute a mix of the tokens at each position of x.
 
         Args:
-            tokens: float `[B, S, dim]`, or `[B, T, S, dim]` where x is video.
-            x: float `[B, N, dim]`, `[B, dim, H, W]` or `[B, dim, T, H, W]`.
+            tokens: Float `[B, S, dim]`, or `[B, T, S, dim]` for video.
+            x: Float `[B, N, dim]`, `[B, dim, H, W]` or `[B, dim, T, H, W]`.
 
         Returns:
             Float, of the shape of x.
 
         Raises:
-            ShapeError: tokens or x is no float tensor of these shapes, or the two do not fit.
+            ShapeError: tokens or x have another shape or type, or do not fit together.
         """
         positions = _to_positions("TokenFuser", x, self.dim)
         _require_float("TokenFuser: tokens", tokens)
@@ -263,7 +266,7 @@ class TokenFuser(nn.Module):
 
 
 def _mlp(dim: int, hidden: int, out: int) -> nn.Sequential:
-    """linear, GELU, linear; Xavier weights and zero biases, as the paper's code starts them."""
+    """Make linear, GELU, linear with Xavier weights and zero biases, like the authors' code."""
     first, second = nn.Linear(dim, _positive("bottleneck_dim", hidden)), nn.Linear(hidden, out)
     for linear in (first, second):
         nn.init.xavier_uniform_(linear.weight)
@@ -272,7 +275,7 @@ def _mlp(dim: int, hidden: int, out: int) -> nn.Sequential:
 
 
 def _to_positions(name: str, x: Tensor, dim: int) -> Tensor:
-    """Checks x and lays it out as `[n, p, dim]`, n over batch and frames, p over positions."""
+    """Check x and reshape it to `[n, p, dim]`: n batch and frames, p positions."""
     _require_float(f"{name}: x", x)
     if x.ndim not in (3, 4, 5) or x.shape[2 if x.ndim == 3 else 1] != dim:
         raise ShapeError(
@@ -285,7 +288,7 @@ def _to_positions(name: str, x: Tensor, dim: int) -> Tensor:
 
 
 def _sizes(x: Tensor) -> tuple[Size, Size]:
-    """Sizes of what is tokenised apart, `(B,)` or `(B, T)`, and pooled, `(N,)` or `(H, W)`."""
+    """Return the sizes kept, `(B,)` or `(B, T)`, and pooled, `(N,)` or `(H, W)`."""
     if x.ndim == 3:
         return x.shape[:1], x.shape[1:2]
     return x.shape[:1] + x.shape[2:-2], x.shape[-2:]

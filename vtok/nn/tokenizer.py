@@ -1,60 +1,79 @@
-"""VideoTokenizer: clip -> latents -> codes, and back."""
+"""The video tokenizer: clip to latents to codes, and back."""
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from vtok.errors import ShapeError, UsageError
-from vtok.nn.build import build_decoder, build_encoder, compression, resolve
+from vtok.errors import OptionError, ShapeError, UsageError
+from vtok.nn.build import build_decoder, build_encoder, compression, resolve_layers
 from vtok.nn.config import PRESETS, LayerSpec, TokenizerConfig
 from vtok.nn.layers import channels_first, crop
-from vtok.nn.losses import LossBreakdown, reconstruction_loss
-from vtok.nn.quantize import LFQ
+from vtok.nn.quantize import LFQ, QuantizerLosses
 from vtok.nn.streaming import Context, StreamState
 
 
-class VideoTokenizer(nn.Module):
-    """A causal convolutional video tokenizer with lookup-free quantization (arXiv 2310.05737).
+@dataclass(frozen=True)
+class LossBreakdown:
+    """Parts of the training loss, each a scalar.
 
-    A clip of T = 1 + n * temporal_compression frames gives t = 1 + n latent steps, the first of
-    them for the first frame alone, so an image is a clip of one frame. Other lengths are padded by
+    Attributes:
+        recon_loss: Mean absolute plus mean squared error of pixels in -1..1.
+        lfq_aux_loss: Weighted sum of the quantizer's losses.
+        quantizer: The quantizer's losses, unweighted.
+    """
+
+    recon_loss: Tensor
+    lfq_aux_loss: Tensor
+    quantizer: QuantizerLosses
+
+
+class VideoTokenizer(nn.Module):
+    """Causal convolutional video tokenizer with lookup-free quantization (arXiv 2310.05737).
+
+    A clip of T = 1 + n * temporal_compression frames gives t = 1 + n latent steps. The first step
+    holds the first frame alone, so an image is a clip of one frame. Other lengths are padded by
     repeating the last frame, other sizes by repeating the edge.
 
     Args:
-        layers: entries `kind` or `(kind, number)` from the pixel side; the decoder mirrors them.
-            The number is the layer's width; for `compress_space`, `compress_time` and `fold` the
-            width they lead to (twice the one before if left out); for `consecutive_residual` how
-            many residual units. Kinds: see `vtok.config.LAYER_KINDS`.
-        residual_conv_kernel_size: odd, over time, height and width.
-        num_codebooks: parallel codebooks, each on latent dimensions of its own.
-        codebook_size: entries of a codebook, a power of two.
-        channels: of the clip.
-        init_dim: width of the first layer.
-        dim_cond: width of the condition vectors that the `cond_` layers take.
-        input_conv_kernel_size: of the first convolution, over time, height and width.
-        output_conv_kernel_size: of the last.
-        pad_mode: of the first, last and residual convolutions, in space: constant, reflect or
-            replicate. In time `constant` pads zeros before the first frame, the others repeat it.
-        lfq_entropy_loss_weight: of the quantizer's entropy loss.
-        lfq_commitment_loss_weight: of its commitment loss.
-        lfq_diversity_gamma: weight of the batch entropy within the entropy loss.
-        num_stages: residual stages of the quantizer, the rate knob.
-        stage_plan: for each stage the group of dimensions it refines, as (0, 0, 1); one by default.
-        patch_size: pixels of a square folded into channels before the first convolution.
-        decoder_layers: the decoder's own `layers` (listed from the pixel side too) in place of
-            the mirror; of the same compression.
-        decoder_init_dim: width of the decoder's last layer, with `decoder_layers`.
+        layers: Entries `kind` or `(kind, number)` from the pixel side; the decoder mirrors them.
+            The number is the layer's width; for `compress_space`, `compress_time` and
+            `space_time_patch` the width after it (default: twice the width before it); for
+            `consecutive_residual` the number of residual units. `vtok.nn.config.LAYER_KINDS`
+            lists the kinds.
+        residual_conv_kernel_size: Odd size over time, height and width.
+        num_codebooks: Parallel codebooks, each on separate latent dimensions.
+        codebook_size: Entries of a codebook, a power of two.
+        channels: Channels of the clip.
+        init_dim: Width of the first layer.
+        dim_cond: Width of the condition vectors of the `cond_` layers.
+        input_conv_kernel_size: Size of the first convolution over time, height and width.
+        output_conv_kernel_size: Size of the last convolution.
+        pad_mode: Spatial padding of the first, last and residual convolutions: constant, reflect
+            or replicate. In time, `constant` pads zeros before the first frame and the others
+            repeat it.
+        lfq_entropy_loss_weight: Weight of the quantizer's entropy loss.
+        lfq_commitment_loss_weight: Weight of its commitment loss.
+        lfq_diversity_gamma: Weight of the batch entropy within the entropy loss.
+        num_stages: Residual stages of the quantizer, the rate knob.
+        stage_plan: Group of dimensions that each stage refines, such as (0, 0, 1); default: one
+            group.
+        patch_size: Side of the square of pixels merged into channels before the first convolution.
+        decoder_layers: Separate `layers` of the decoder, also listed from the pixel side and of
+            the same compression; default: the mirror of `layers`.
+        decoder_init_dim: Width of the decoder's last layer, with `decoder_layers`.
 
     Attributes:
-        temporal_compression, spatial_compression: frames and pixels per latent step.
+        temporal_compression, spatial_compression: Frames and pixels per latent step.
 
     Raises:
-        UsageError: for arguments that do not fit.
+        OptionError: An argument is invalid.
+        UsageError: Encoder and decoder have different compression.
     """
 
     def __init__(
@@ -83,56 +102,55 @@ class VideoTokenizer(nn.Module):
         given = dict(locals())
         fields = dataclasses.fields(TokenizerConfig)
         self.config = config = TokenizerConfig(**{f.name: given[f.name] for f in fields})
-        rungs = resolve(config.layers, config.init_dim)
-        mirror = rungs
+        layers_up = layers_down = resolve_layers(config.layers, config.init_dim)
         if config.decoder_layers is not None:
-            mirror = resolve(config.decoder_layers, config.decoder_init_dim or config.init_dim)
-        if compression(rungs) != compression(mirror):
+            width = config.decoder_init_dim or config.init_dim
+            layers_up = resolve_layers(config.decoder_layers, width)
+        if compression(layers_down) != compression(layers_up):
             raise UsageError("layers and decoder_layers: expected the same compression")
         self.quantizer = LFQ(codebook_size, num_codebooks, num_stages, stage_plan)
-        self.encoder = build_encoder(config, rungs, self.quantizer.dim)
-        self.decoder = build_decoder(config, mirror, self.quantizer.dim)
-        self.temporal_compression, space = compression(rungs)
+        self.encoder = build_encoder(config, layers_down, self.quantizer.dim)
+        self.decoder = build_decoder(config, layers_up, self.quantizer.dim)
+        self.temporal_compression, space = compression(layers_down)
         self.spatial_compression = space * config.patch_size
 
     @classmethod
     def from_config(cls, config: TokenizerConfig) -> VideoTokenizer:
-        """A tokenizer with fresh weights."""
+        """Create a tokenizer with random weights."""
         return cls(**{f.name: getattr(config, f.name) for f in dataclasses.fields(config)})
 
     @classmethod
     def from_pretrained(cls, name_or_path: str) -> VideoTokenizer:
-        """A tokenizer with the weights of a shipped checkpoint by name, or of a file.
+        """Load a shipped checkpoint by name, or a checkpoint file.
 
         Raises:
-            InputError: if there is none.
-            CheckpointError: if it is damaged.
+            InputError: There is no such checkpoint.
+            CheckpointError: The checkpoint is damaged.
         """
-        # the one import that points up: this call is documented on the class, and the model
-        # itself must not know of files
+        # the only import that points up, since users expect this call on the class
         from vtok.models.checkpoint import load_checkpoint
 
         return load_checkpoint(name_or_path)[0]
 
     @classmethod
     def from_preset(cls, name: str) -> VideoTokenizer:
-        """The architecture of a preset by name, with fresh weights.
+        """Create the architecture of a preset, with random weights.
 
         Raises:
-            UsageError: for an unknown name.
+            OptionError: The name is unknown.
         """
         if name not in PRESETS:
-            raise UsageError(f"unknown preset {name!r}: expected one of {', '.join(PRESETS)}")
+            raise OptionError("preset", name, f"one of {', '.join(PRESETS)}")
         return cls.from_config(PRESETS[name])
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the weights, in which clips are encoded and decoded."""
+        """Type of the weights, also the type of all computations."""
         return next(self.parameters()).dtype
 
     @property
     def decoder_lookback(self) -> int | None:
-        """How many latent steps before a frame its pixels depend on; None where all of them."""
+        """Latent steps before a frame that its pixels depend on; None if unbounded."""
         return self.decoder.lookback
 
     def encode(
@@ -144,23 +162,23 @@ class VideoTokenizer(nn.Module):
         num_stages: int | None = None,
         state: StreamState | None = None,
     ) -> Tensor:
-        """Clip to latents, or with `quantize` to codes.
+        """Encode a clip to latents, or with `quantize` to codes.
 
         Args:
             video: [B, C, T, H, W] in -1..1, or images [B, C, H, W].
-            quantize: whether to return codes.
-            cond: condition vectors [B, dim_cond], for conditioned layers.
-            num_stages: how many stages of codes to return; all by default.
-            state: memory of a stream, where `video` is its next chunk: the first chunk has
+            quantize: Return codes instead of latents.
+            cond: Condition vectors [B, dim_cond], for conditioned layers.
+            num_stages: Stages of codes to return; default: all.
+            state: State of a stream whose next chunk is `video`. The first chunk has
                 1 + n * temporal_compression frames, later ones n * temporal_compression; only
                 the last one may have any other length.
 
         Returns:
-            latents [B, D, t, h, w]; or codes int64 [B, t, h, w], [B, K, t, h, w] where there are
-            K > 1 stages times codebooks.
+            Latents [B, D, t, h, w]; or codes, int64 [B, t, h, w], or [B, K, t, h, w] with
+            K = stages times codebooks above 1.
 
         Raises:
-            ShapeError: for a wrong shape, type or number of stages.
+            ShapeError: The shape, type or number of stages is wrong.
         """
         latents = self.encode_latents(video, cond, state)
         return self.quantizer.latents_to_codes(latents, num_stages) if quantize else latents
@@ -168,7 +186,7 @@ class VideoTokenizer(nn.Module):
     def encode_latents(
         self, video: Tensor, cond: Tensor | None = None, state: StreamState | None = None
     ) -> Tensor:
-        """Clip [B, C, T, H, W] to latents [B, D, t, h, w]; see `encode`."""
+        """Encode a clip [B, C, T, H, W] to latents [B, D, t, h, w]; see `encode`."""
         clip = self._pad(self._as_clip(video), first=state is None or not state.started)
         p = self.config.patch_size
         patches = rearrange(clip.to(self.dtype), "b c t (h p) (w q) -> b t h w (p q c)", p=p, q=p)
@@ -183,21 +201,21 @@ class VideoTokenizer(nn.Module):
         size: tuple[int, int] | None = None,
         state: StreamState | None = None,
     ) -> Tensor:
-        """Codes, or float latents, to a clip.
+        """Decode codes or float latents to a clip.
 
         Args:
-            codes_or_latents: integers as `encode` gives them, of all stages or the first few; or
+            codes_or_latents: Codes as returned by `encode`, of all stages or the first few; or
                 floats [B, D, t, h, w].
-            cond: condition vectors [B, dim_cond], for conditioned layers.
-            num_frames: frames to keep at most; all by default.
-            size: (height, width) to keep, no larger than there is; all by default.
-            state: memory of a stream, where this is its next chunk.
+            cond: Condition vectors [B, dim_cond], for conditioned layers.
+            num_frames: Largest number of frames to keep; default: all.
+            size: (height, width) to keep, at most the decoded size; default: all.
+            state: State of a stream whose next chunk this is.
 
         Returns:
             The clip [B, C, T, H, W], about -1..1, not clamped.
 
         Raises:
-            ShapeError: for a wrong shape or size, or codes out of range.
+            ShapeError: The shape or size is wrong, or a code is out of range.
         """
         floating = codes_or_latents.is_floating_point()
         quantized = codes_or_latents if floating else self.dequantize(codes_or_latents)
@@ -205,16 +223,16 @@ class VideoTokenizer(nn.Module):
         first = state is None or not state.started
         patches = quantized.to(self.dtype).contiguous(memory_format=torch.channels_last_3d)
         patches = self.decoder(patches, Context(state, cond))
-        skip = self.temporal_compression - 1 if first else 0  # what stands before the first frame
+        skip = self.temporal_compression - 1 if first else 0  # frames before the first one
         p = self.config.patch_size
         clip = rearrange(patches[:, :, skip:], "b (p q c) t h w -> b c t (h p) (w q)", p=p, q=p)
         return crop(clip, num_frames, size)
 
     def dequantize(self, codes: Tensor) -> Tensor:
-        """Codes to quantized [B, D, t, h, w] in the weights' type.
+        """Convert codes to quantized latents [B, D, t, h, w] in the weights' type.
 
         Raises:
-            ShapeError: for a wrong shape or codes out of range.
+            ShapeError: The shape is wrong, or a code is out of range.
         """
         return self.quantizer.codes_to_quantized(codes).to(self.dtype)
 
@@ -231,12 +249,12 @@ class VideoTokenizer(nn.Module):
     def loss(
         self, video: Tensor, cond: Tensor | None = None, num_stages: Tensor | None = None
     ) -> tuple[Tensor, LossBreakdown]:
-        """Training loss of a batch.
+        """Compute the training loss of a batch.
 
         Args:
             video: [B, C, T, H, W] in -1..1, or images [B, C, H, W].
-            cond: condition vectors [B, dim_cond], for conditioned layers.
-            num_stages: how many stages each sample uses, int64 [B]; all by default.
+            cond: Condition vectors [B, dim_cond], for conditioned layers.
+            num_stages: Stages that each sample uses, int64 [B]; default: all.
 
         Returns:
             The scalar loss and its parts.
@@ -251,7 +269,8 @@ class VideoTokenizer(nn.Module):
         entropy = parts.per_sample_entropy - config.lfq_diversity_gamma * parts.batch_entropy
         aux = config.lfq_entropy_loss_weight * entropy
         aux = aux + config.lfq_commitment_loss_weight * parts.commitment
-        recon_loss = reconstruction_loss(recon, clip)
+        difference = recon - clip
+        recon_loss = difference.abs().mean() + difference.square().mean()
         return recon_loss + aux, LossBreakdown(recon_loss, aux, parts)
 
     def forward(
@@ -263,9 +282,14 @@ class VideoTokenizer(nn.Module):
         return_loss: bool = False,
         return_codes: bool = False,
     ) -> Tensor | tuple[Tensor, LossBreakdown]:
-        """The documented calls: reconstruction, loss or codes. See `reconstruct`, `loss`, `encode`.
+        """Call `reconstruct`, or `loss` or `encode` where a flag asks for it.
 
-        `video_or_images`, where given, is the input; 4-D means images, each a clip of one frame.
+        Args:
+            video: [B, C, T, H, W] in -1..1, or images [B, C, H, W].
+            video_or_images: Input that replaces `video`; 4-D means images.
+            cond: Condition vectors [B, dim_cond], for conditioned layers.
+            return_loss: Return the loss and its parts.
+            return_codes: Return codes.
         """
         given = video if video_or_images is None else video_or_images
         if return_loss:

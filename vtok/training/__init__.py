@@ -1,1 +1,1 @@
-"""Training: clips to learn from, optimizers, the loop."""
+"""Training of tokenizers and token learners."""

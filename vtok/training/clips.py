@@ -1,7 +1,6 @@
-"""Clips to learn from: random windows of videos, and photos seen by a moving virtual camera.
+"""Training clips: random windows of videos, and photos seen by a moving virtual camera.
 
-Everything here is a pure function of the pixels and of a random generator, and does without
-torch: the processes that make clips start faster and are smaller without it.
+Every function is deterministic given the pixels and the random generator.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from numpy.random import Generator
 
-from vtok.errors import UsageError
+from vtok.errors import OptionError
 from vtok.training.sources import Kind
 from vtok.video.frames import Frames, resize_frames
 
 Clip = npt.NDArray[np.float32]
-"""float32 [3, T, H, W] in -1..1: one clip as the model takes it, but not yet a tensor."""
+"""float32 [3, T, H, W] in -1..1."""
 Places = npt.NDArray[np.float32]
 """float32 [2, ...]: x and y in pixels."""
 Planes = npt.NDArray[np.float32]
@@ -26,24 +25,24 @@ Planes = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.intp]
 
 FLIP_SHARE, SLOW_SHARE, SHARP_SHARE = 0.5, 0.25, 0.5
-"""Shares of clips that are mirrored, take every second frame, and are cut without scaling."""
-MOST_SHRINK = 2.0
-"""The most that a crop is scaled down."""
+"""Probabilities of mirroring, of taking every second frame, and of cropping without scaling."""
+MAX_SHRINK = 2.0
+"""Maximum factor by which a crop is scaled down."""
 
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """What clips to draw.
+    """Options of the clips to sample.
 
     Args:
         frames: frames in a clip, from 1.
         crop: height and width of a clip in pixels, from 1.
-        photo_share: share of clips made from photos, 0..1; where there are only videos or only
-            photos they are all that is drawn.
-        seed: of everything random, from 0.
+        photo_share: share of clips made from photos, 0..1; ignored where there are only videos or
+            only photos.
+        seed: seed of all sampling, from 0.
 
     Raises:
-        UsageError: a value is out of range.
+        OptionError: if a value is out of range.
     """
 
     frames: int
@@ -55,9 +54,9 @@ class ClipSpec:
         """Check the ranges."""
         for name, least in (("frames", 1), ("crop", 1), ("seed", 0)):
             if getattr(self, name) < least:
-                raise UsageError(f"{name} {getattr(self, name)}: must be at least {least}")
+                raise OptionError(name, getattr(self, name), f"at least {least}")
         if not 0 <= self.photo_share <= 1:
-            raise UsageError(f"photo_share {self.photo_share}: must be from 0 to 1")
+            raise OptionError("photo_share", self.photo_share, "0 to 1")
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -66,14 +65,14 @@ class ClipSpec:
 
 
 def random_clip(kind: Kind, pixels: Frames, spec: ClipSpec, rng: Generator) -> Clip:
-    """Draw one clip.
+    """Cut a random clip out of a video, or film one from a photo.
 
     Args:
-        kind: what the pixels are from.
+        kind: type of the source.
         pixels: uint8 [T, H, W, 3], of at least `spec.frames` frames for a video and one for a
             photo, no side below `spec.crop`.
         spec: size of the clip.
-        rng: decides on everything random.
+        rng: source of randomness.
 
     Returns:
         float32 [3, frames, crop, crop] in -1..1.
@@ -83,18 +82,18 @@ def random_clip(kind: Kind, pixels: Frames, spec: ClipSpec, rng: Generator) -> C
 
 
 def middle_clip(pixels: Frames, spec: ClipSpec) -> Clip:
-    """The clip that validation looks at: the centre, scaled down by at most `MOST_SHRINK`.
+    """Cut out the validation clip: the centre, scaled down by at most `MAX_SHRINK`.
 
     Args:
-        pixels: uint8 [T, H, W, 3], no side below `spec.crop`; the last of fewer than `spec.frames`
-            frames stands still.
+        pixels: uint8 [T, H, W, 3], no side below `spec.crop`; the last frame is repeated if there
+            are fewer than `spec.frames`.
         spec: size of the clip.
 
     Returns:
         float32 [3, frames, crop, crop] in -1..1.
     """
     height, width = pixels.shape[1:3]
-    side = min(height, width, round(spec.crop * MOST_SHRINK))
+    side = min(height, width, round(spec.crop * MAX_SHRINK))
     top, left = (height - side) // 2, (width - side) // 2
     chosen = np.minimum(np.arange(spec.frames), len(pixels) - 1)
     window = pixels[chosen, top : top + side, left : left + side]
@@ -102,17 +101,17 @@ def middle_clip(pixels: Frames, spec: ClipSpec) -> Clip:
 
 
 def camera_path(frames: int, crop: int, size: tuple[int, int], rng: Generator) -> Places:
-    """Where a panning, zooming, slightly turning camera looks.
+    """Sample the path of a panning, zooming, slightly rotating camera over a photo.
 
     Args:
         frames: number of positions.
-        crop: height and width of the picture that it takes, in pixels.
+        crop: height and width of the camera's picture in pixels.
         size: height and width of the photo in pixels.
-        rng: decides on the path.
+        rng: source of randomness.
 
     Returns:
-        float32 [2, frames, crop, crop], x and y in pixels of the photo, whole at their centres;
-        they may lie outside it.
+        float32 [2, frames, crop, crop]: x and y in the photo, integers at pixel centres; they may
+        lie outside it.
     """
     height, width = size
     still = rng.random() < 0.1
@@ -137,18 +136,18 @@ def camera_path(frames: int, crop: int, size: tuple[int, int], rng: Generator) -
 
 
 def sample(photo: Frames, places: Places) -> Planes:
-    """Look a photo up between its pixels, bilinearly; beyond its edges it is mirrored.
+    """Interpolate a photo bilinearly; it is mirrored beyond its edges.
 
     Args:
         photo: uint8 [H, W, 3].
-        places: float32 [2, T, ...], x and y in pixels, whole at their centres.
+        places: float32 [2, T, ...], x and y, integers at pixel centres.
 
     Returns:
         float32 [3, T, ...] in 0..255.
     """
     planes = np.ascontiguousarray(photo.transpose(2, 0, 1))
     seen = np.empty((3, *places.shape[1:]), np.float32)
-    for number in range(places.shape[1]):  # one after the other: what is at work fits the cache
+    for number in range(places.shape[1]):  # frame by frame, which fits the CPU cache
         _look_up(planes, places[:, number], seen[:, number])
     return seen
 
@@ -168,7 +167,7 @@ def _look_up(planes: Frames, places: Places, target: Planes) -> None:
 def _neighbours(
     place: npt.NDArray[np.float32], size: int
 ) -> tuple[Indices, Indices, npt.NDArray[np.float32]]:
-    """The pixels before and after a place along one side, and how far it is to the second."""
+    """Pixels before and after a place along one axis, and the weight of the second."""
     if place.min() < 0 or place.max() > size - 1:
         turned = np.mod(place + np.float32(0.5), np.float32(2 * size))
         place = np.minimum(turned, 2 * size - turned) - np.float32(0.5)
@@ -182,7 +181,7 @@ def _cut(video: Frames, spec: ClipSpec, rng: Generator) -> Planes:
     span = 2 * (spec.frames - 1) + 1
     stride = 2 if rng.random() < SLOW_SHARE and len(video) >= span else 1
     start = rng.integers(len(video) - stride * (spec.frames - 1))
-    scale = 1.0 if rng.random() < SHARP_SHARE else rng.uniform(1.0, MOST_SHRINK)
+    scale = 1.0 if rng.random() < SHARP_SHARE else rng.uniform(1.0, MAX_SHRINK)
     side = min(*video.shape[1:3], round(spec.crop * scale))
     top, left = (rng.integers(n - side + 1) for n in video.shape[1:3])
     chosen = slice(start, start + stride * (spec.frames - 1) + 1, stride)
@@ -191,18 +190,18 @@ def _cut(video: Frames, spec: ClipSpec, rng: Generator) -> Planes:
 
 
 def _film(photo: Frames, spec: ClipSpec, rng: Generator) -> Planes:
-    """A photo [H, W, 3] through the moving camera, float32 [3, frames, crop, crop] in 0..255."""
+    """A photo [H, W, 3] seen by the camera, float32 [3, frames, crop, crop] in 0..255."""
     places = camera_path(spec.frames, spec.crop, (photo.shape[0], photo.shape[1]), rng)
     return sample(photo, places)
 
 
 def _planes(frames: Frames) -> Planes:
-    """Frames, uint8 [T, H, W, 3], as float32 [3, T, H, W] in 0..255."""
+    """Frames uint8 [T, H, W, 3] as float32 [3, T, H, W] in 0..255."""
     return np.ascontiguousarray(frames.transpose(3, 0, 1, 2)).astype(np.float32)
 
 
 def _to_clip(planes: Planes) -> Clip:
-    """From 0..255 to -1..1."""
+    """Scale 0..255 to -1..1."""
     clip: Clip = (planes / np.float32(127.5) - 1).clip(-1, 1)
     return clip
 

@@ -1,4 +1,4 @@
-"""The configuration of a training run: a frozen dataclass, validated once."""
+"""The configuration of a training run, and the TOML files that hold it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from vtok._files import atomic_output
-from vtok.errors import InputError, OutputError, UsageError
+from vtok.errors import InputError, OptionError, OutputError, UsageError
 from vtok.nn.config import PRESETS, TokenizerConfig
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 SCHEDULES, PRECISIONS = ("cosine", "linear"), ("auto", "float32", "bfloat16")
-# A run that is taken up again may change these: they have no say in what a step does.
+# A resumed run may change these: they do not affect the result of a step.
 FREE = frozenset(
     {"steps", "validate_every", "save_every", "keep", "workers", "cache", "cache_gib"}
 )  # fmt: skip
-MOST = 10**9
-WINDOW = 11  # pixels, of MS-SSIM
+MAX_VALUE = 10**9
+WINDOW = 11
+"""Side of the MS-SSIM window in pixels."""
 RECONSTRUCTION = ("l1", "mse", "rmse", "ms_ssim")
-COUNTS = {  # whole numbers and the least that each may be
+COUNTS = {  # integer fields and their minima
     "steps": 1, "batch": 1, "accumulate": 1, "frames": 1, "crop": 8, "warm_up": 0, "decay_from": 0,
     "entropy_steps": 0, "base_stages": 1, "adversarial_from": 0, "validate_every": 1,
     "save_every": 1, "keep": 1, "seed": 0, "workers": 0,
@@ -34,55 +40,61 @@ AMOUNTS = (
     "learning_rate", "adamw_learning_rate", "weight_decay", "clip_gradients", "l1", "mse", "rmse",
     "ms_ssim", "entropy", "entropy_start", "commitment", "adversarial", "cache_gib",
 )  # fmt: skip
+ACCELERATOR = "accelerator"
+BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that decides what a training run does, but its data.
+    """Options of a training run, except its data.
 
     Args:
-        preset: architecture to train, of `vtok.config.PRESETS`.
-        model: fields of `TokenizerConfig` that replace the preset's.
-        init: checkpoint to start from, by name or file; tensors that are larger here are widened
-            (see `vtok.training.learner`). Empty: fresh weights.
-        steps: optimizer steps in all; the rates fall to the end of them.
-        batch: clips of one forward pass, over which the entropy of a bit is taken.
-        accumulate: forward passes whose gradients make one step, in each process.
+        preset: architecture to train, a key of `vtok.nn.config.PRESETS`.
+        model: fields of `TokenizerConfig` that override the preset's.
+        init: checkpoint to start from, by name or path; larger tensors of the new model are
+            widened (see `vtok.training.learner`). Empty: random weights.
+        steps: total number of optimizer steps; the learning rates decay until the last one.
+        batch: clips in a micro-batch, over which the entropy of a bit is estimated.
+        accumulate: micro-batches whose gradients are summed for a step, in each process.
         frames: length of a clip.
-        crop: its height and width, in pixels.
-        photo_share: share of clips that a moving camera makes from photos, 0..1.
-        learning_rate: of Muon, for the matrices inside.
-        adamw_learning_rate: of AdamW, for everything else.
-        weight_decay: share of each matrix taken off at learning rate 1, decoupled.
-        warm_up: steps over which the rates rise.
-        decay_from: step at which the rates begin to fall.
-        schedule: how they fall, `cosine` or `linear`.
-        final_rate: what they end at, as a share of the full rate, 0..1.
-        clip_gradients: largest norm of the gradient; 0 leaves it as it is.
-        ema: decay of the running mean of the weights, which is then what is measured and kept;
-            0 is none.
-        precision: what forward passes compute in: `float32`, `bfloat16`, or `auto`, which is
-            bfloat16 where the hardware has it.
+        crop: height and width of a clip in pixels.
+        photo_share: share of clips made from photos with a moving virtual camera, 0..1.
+        learning_rate: of Muon, for the inner matrices.
+        adamw_learning_rate: of AdamW, for all other parameters.
+        weight_decay: decoupled weight decay.
+        warm_up: steps over which the learning rates rise.
+        decay_from: step at which the learning rates begin to decay.
+        schedule: form of the decay, `cosine` or `linear`.
+        final_rate: share of the full learning rate at the last step, 0..1.
+        clip_gradients: maximum norm of the gradient; 0 disables clipping.
+        ema: decay of the exponential moving average of the weights, which is then what is
+            validated and saved; 0 disables it.
+        precision: type of forward passes: `float32`, `bfloat16`, or `auto`, which is bfloat16 where
+            the hardware supports it.
         l1: weight of the mean absolute error, pixels in -1..1.
         mse: weight of the mean squared error.
-        rmse: weight of the root of each clip's mean squared error.
+        rmse: weight of the mean over clips of the root mean squared error.
         ms_ssim: weight of 1 - MS-SSIM.
         entropy: weight of the quantizer's entropy loss.
-        entropy_start: what that weight falls from, linearly.
-        entropy_steps: over how many steps; 0 for the same weight throughout.
+        entropy_start: initial value of that weight, which changes linearly.
+        entropy_steps: number of steps of that change; 0 keeps the weight constant.
         commitment: weight of the quantizer's commitment loss.
-        base_stages: how many stages a clip uses with chance `base_share`.
-        base_share: that chance, 0..1.
-        all_share: chance that a clip uses all stages, 0..1; the others use any number.
-        adversarial: weight of the adversarial loss; 0 is none.
-        adversarial_from: step at which it begins.
+        base_stages: number of stages that a clip uses with probability `base_share`.
+        base_share: that probability, 0..1.
+        all_share: probability that a clip uses all stages, 0..1; other clips use a random number.
+        adversarial: weight of the adversarial loss; 0 disables it.
+        adversarial_from: step at which the adversarial loss starts.
         validate_every: steps between validations.
         save_every: steps between saved states.
-        keep: how many of the last states are kept.
-        seed: of the first weights and of everything drawn.
-        workers: processes that read data; 0 picks a number.
-        cache: folder for decoded frames; empty is one inside the run.
-        cache_gib: the most space it takes, in GiB; 0 for none at all.
+        keep: number of states to keep.
+        seed: of the initial weights and of all sampling.
+        workers: processes that decode clips; 0 chooses a number.
+        cache: folder for decoded frames; empty: a folder inside the run.
+        cache_gib: maximum size of that folder in GiB; 0 disables the cache.
+
+    Raises:
+        OptionError: if a field is out of range.
+        UsageError: if no reconstruction loss has a weight, or `model` is not valid.
     """
 
     preset: str = "vtok-base"
@@ -126,28 +138,24 @@ class TrainingConfig:
     cache_gib: float = 8.0
 
     def __post_init__(self) -> None:
-        """Validate every field.
-
-        Raises:
-            UsageError: naming the field, the value found and what is expected.
-        """
+        """Validate every field."""
         for name, least in COUNTS.items():
             value = getattr(self, name)
-            valid = type(value) is int and least <= value <= MOST
-            _require(valid, name, value, f"a whole number from {least} to {MOST}")
+            valid = type(value) is int and least <= value <= MAX_VALUE
+            _require(valid, name, value, f"a whole number from {least} to {MAX_VALUE}")
         for name in (*SHARES, *AMOUNTS, "ema"):
             value = getattr(self, name)
-            most = 1.0 if name in SHARES else float(MOST)
-            valid = type(value) in (int, float) and 0 <= value <= most  # no NaN either
+            most = 1.0 if name in SHARES else float(MAX_VALUE)
+            valid = type(value) in (int, float) and 0 <= value <= most  # NaN fails too
             _require(valid, name, value, f"a number from 0 to {most:g}")
-            object.__setattr__(self, name, float(value))  # TOML files say 1 for 1.0
+            object.__setattr__(self, name, float(value))  # TOML may say 1 for 1.0
         _require(self.ema < 1, "ema", self.ema, "a number from 0 to below 1")
         self._check_choices()
         self._check_model()
 
     def _check_choices(self) -> None:
         for name in ("init", "cache"):
-            _require(isinstance(getattr(self, name), str), name, getattr(self, name), "a text")
+            _require(isinstance(getattr(self, name), str), name, getattr(self, name), "a string")
         for name, known in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
             value = getattr(self, name)
             _require(value in known, name, value, f"one of {', '.join(known)}")
@@ -161,19 +169,19 @@ class TrainingConfig:
     def _check_model(self) -> None:
         _require(self.preset in PRESETS, "preset", self.preset, f"one of {', '.join(PRESETS)}")
         _require(isinstance(self.model, Mapping), "model", self.model, "a table")
-        # what a TOML file gives and what it was written from must compare equal
-        object.__setattr__(self, "model", {key: plain(v) for key, v in self.model.items()})
-        _require(None not in self.model.values(), "model", None, "values that TOML has")
-        for name, expected in (("dim_cond", None), ("channels", 3)):  # clips are all there is
+        # as TOML gives it, so that a config equals what was read back from its file
+        object.__setattr__(self, "model", {key: _plain(v) for key, v in self.model.items()})
+        _require(None not in self.model.values(), "model", None, "values that TOML can hold")
+        for name, expected in (("dim_cond", None), ("channels", 3)):
             value = getattr(self.tokenizer, name)
             _require(value == expected, f"model.{name}", value, f"{expected}, for training")
 
     @property
     def tokenizer(self) -> TokenizerConfig:
-        """The architecture: the preset with what `model` replaces.
+        """The architecture: the preset, overridden by `model`.
 
         Raises:
-            UsageError: for a key or value that no tokenizer has.
+            UsageError: for an unknown key or an invalid value.
         """
         try:
             return TokenizerConfig.from_dict({**PRESETS[self.preset].to_dict(), **self.model})
@@ -182,10 +190,10 @@ class TrainingConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrainingConfig:
-        """From plain types; what is missing has its default.
+        """Build a config from plain types; missing keys have their defaults.
 
         Raises:
-            UsageError: for unknown keys and bad values, each named.
+            UsageError: for unknown keys and invalid values, each named.
         """
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(data) - known):
@@ -193,18 +201,14 @@ class TrainingConfig:
         return cls(**data)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain types."""
+        """Return the fields as plain types."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
     def check_resumes(self, begun: TrainingConfig, where: str) -> None:
-        """Refuse to go on with a run that another config began.
-
-        Args:
-            begun: the config that the run was begun with.
-            where: the run.
+        """Check that this config may resume the run `where`, which was started with `begun`.
 
         Raises:
-            UsageError: naming the keys that differ and may not.
+            UsageError: naming the keys that differ and must not.
         """
         ours, theirs = self.to_dict(), begun.to_dict()
         differing = [key for key in ours if key not in FREE and ours[key] != theirs[key]]
@@ -214,50 +218,41 @@ class TrainingConfig:
                 for key in differing
             )
             raise UsageError(
-                f"{where}: was begun with another config: {named}; leave these as they were, "
-                "or give another --out"
+                f"{where}: was started with another config: {named}; keep these values, or choose "
+                "another output folder"
             )
 
 
-def plain(value: Any) -> Any:
-    """A value with its tuples made lists, as TOML and JSON give them."""
-    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+def _plain(value: Any) -> Any:
+    """A value with its tuples turned into lists, as TOML and JSON give them."""
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _require(valid: bool, name: str, value: object, expected: str) -> None:
     if not valid:
-        raise UsageError(f"{name}={reprlib.repr(value)}: expected {expected}")
-
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-ACCELERATOR = "accelerator"
-BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+        raise OptionError(name, reprlib.repr(value), expected)
 
 
 def read_config(path: Path, *, accelerated: bool = False) -> dict[str, Any]:
-    """The keys of a config file.
+    """Read the keys of a config file.
 
-    A table `[accelerator]` holds what is to be different where there is one: a recipe for a small
-    machine can ask for larger batches and crops on a large one.
+    A table `[accelerator]` overrides other keys on an accelerator, so that one recipe can ask for
+    larger batches and crops there.
 
     Args:
-        path: the TOML file.
-        accelerated: whether the run is on an accelerator.
+        path: TOML file.
+        accelerated: apply the table `[accelerator]`.
 
     Raises:
-        InputError: if the file is missing or cannot be read.
-        UsageError: if it is no TOML.
+        InputError: if the file is missing or unreadable.
+        UsageError: if it is not TOML.
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise InputError(f"{path}: cannot be read ({exc.strerror})") from exc
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-        raise UsageError(f"{path}: no TOML ({exc})") from exc
+        raise UsageError(f"{path}: not valid TOML ({exc})") from exc
     faster = data.pop(ACCELERATOR, {})
     if not isinstance(faster, dict):
         raise UsageError(f"{path}: {ACCELERATOR}: expected a table")
@@ -265,7 +260,7 @@ def read_config(path: Path, *, accelerated: bool = False) -> dict[str, Any]:
 
 
 def write_config(path: Path, config: TrainingConfig) -> None:
-    """Write a config as TOML, atomically, in place of what is there.
+    """Write a config as TOML, atomically, replacing an existing file.
 
     Raises:
         OutputError: if it cannot be written.
@@ -282,26 +277,26 @@ def write_config(path: Path, config: TrainingConfig) -> None:
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """What `--set key=value` says, each value as TOML, or as text where it is none.
+    """Parse `key=value` settings; a value is TOML, or else plain text.
 
     `model.num_stages=4` sets a key of a table.
 
     Raises:
-        UsageError: for one without a key or a value.
+        OptionError: for a setting without a key or a value.
     """
     data: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         names = key.strip().split(".")
         if not equals or len(names) > 2 or not all(map(BARE_KEY.fullmatch, names)):
-            raise UsageError(f"--set {setting}: expected key=value, such as batch=8")
+            raise OptionError("set", setting, "key=value, such as batch=8")
         value = _value(text.strip())
         data = merged(data, {names[0]: {names[1]: value}} if names[1:] else {names[0]: value})
     return data
 
 
 def merged(data: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`data` with what `over` says instead; tables are merged key by key."""
+    """Return `data` overridden by `over`; tables are merged key by key."""
     result = dict(data)
     for key, value in over.items():
         before = result.get(key)
@@ -314,11 +309,11 @@ def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return text  # quotes around a word would be tedious in a shell
+        return text  # a word without quotes, as one types it in a shell
 
 
 def _toml(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_toml, value))}]"
-    # numbers, truth values and texts look alike in JSON and TOML
+    # numbers, booleans and strings are written alike in JSON and TOML
     return json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Decoding for training: size and length of a video, stretches of it, and photos, all shrunk."""
+"""Decoding for training: parts of videos, and photos, scaled down to a moderate size."""
 
 from __future__ import annotations
 
@@ -13,24 +13,34 @@ import numpy as np
 
 from vtok.errors import InputError, VtokError
 from vtok.training.clips import ClipSpec
-from vtok.training.frame_cache import Cache, source_key
+from vtok.training.frame_cache import FrameCache, source_key
 from vtok.training.sources import Source, source_file
 from vtok.video.decoder_process import ChildDied
 from vtok.video.frames import Frames, parse_size, resize_frames
 from vtok.video.reader import VideoReader, probe
 
 TIMEOUT_SECONDS = 30.0
-"""Longest time that a decoder may do nothing."""
+"""Maximum time without progress of the decoder."""
+PART_FRAMES = 48
+"""Frames in a part; those of a clip if that is more."""
+WHOLE_FRAMES = 480
+"""Videos up to this length are read from the beginning: all parts in one run of the decoder."""
+VIDEO_SIDE, PHOTO_SIDE = 384, 640
+"""Maximum short sides in pixels; scaling down hides compression artifacts."""
+HELD_BYTES = 512 * 2**20
+"""Maximum size of parts held in memory while the cache is full."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Outline:
-    """What must be known of a video before a part of it can be chosen.
+    """Size and length of a video, which the choice of a part depends on.
 
     Attributes:
         width, height: in pixels.
-        num_frames: frames that it shows; 0 where only reading it would tell.
-        fps: frames per second; the mean where the rate varies.
+        num_frames: number of frames; 0 if unknown until the video is decoded.
+        fps: frames per second; the mean if the rate varies.
     """
 
     width: int
@@ -39,12 +49,12 @@ class Outline:
     fps: Fraction
 
     def to_note(self) -> list[int]:
-        """Turn into what JSON can hold."""
+        """Convert to a JSON value."""
         return [self.width, self.height, self.num_frames, *self.fps.as_integer_ratio()]
 
     @classmethod
     def from_note(cls, note: Any) -> Outline | None:
-        """Turn back; None where the note is not one of ours."""
+        """Convert from a JSON value; None if it is not an outline."""
         if not isinstance(note, list) or len(note) != 5:
             return None
         if not all(type(value) is int and 0 <= value < 2**63 for value in note) or 0 in note[3:]:
@@ -53,25 +63,206 @@ class Outline:
         return cls(width, height, num_frames, Fraction(numerator, denominator))
 
 
-def read_outline(path: Path) -> Outline:
-    """Size and length of a video file.
+class PartStore:
+    """Parts of sources, from memory, the cache or a decoder.
 
-    Raises:
-        InputError: it is missing or no readable video.
+    A part has the same pixels wherever it comes from. Every decoder is a child process: a file that
+    crashes or hangs it costs that file only.
+
+    Args:
+        spec: options of the clips that are cut from the parts.
+        max_parts: maximum number of parts of a video.
+        cache: cache of decoded parts; None keeps them in memory only.
+        scratch: folder where members of shards are unpacked while they are decoded.
     """
+
+    def __init__(
+        self, spec: ClipSpec, max_parts: int, cache: FrameCache | None, scratch: Path
+    ) -> None:
+        self._crop, self._min_frames = spec.crop, spec.frames
+        self._max_parts, self._scratch = max_parts, scratch
+        self._part_frames = max(PART_FRAMES, spec.frames)
+        self._video_side = max(VIDEO_SIDE, spec.crop)
+        self._photo_side = max(PHOTO_SIDE, spec.crop)
+        self._cache = cache
+        self._keys: dict[str, str] = {}
+        self._outlines: dict[str, Outline] = {}
+        self._held: OrderedDict[str, Frames] = OrderedDict()
+
+    def count(self, source: Source) -> int:
+        """Return the number of parts of a source, from 1; a photo has one.
+
+        Raises:
+            InputError: if it cannot be read, or is too small or too short for a clip.
+        """
+        return 1 if source.kind == "photo" else len(self._starts(source))
+
+    def load(self, source: Source, number: int) -> Frames:
+        """Return a part of a source, uint8 [T, H, W, 3]; T is 1 for a photo.
+
+        Raises:
+            InputError: if it cannot be read, or is too small or too short for a clip.
+        """
+        if source.kind == "photo":
+            return self._checked(source, self._photo(source))
+        return self._checked(source, self._part(source, self._starts(source)[number]))
+
+    def middle(self, source: Source) -> Frames:
+        """Return the middle of a source: the frames of one clip, or a photo, uint8 [T, H, W, 3].
+
+        Raises:
+            InputError: if it cannot be read, or is too small or too short for a clip.
+        """
+        if source.kind == "photo":
+            return self._checked(source, self._photo(source))
+        outline, length = self._outline(source), self._min_frames
+        start = max(0, outline.num_frames - length) // 2
+
+        def read(path: Path) -> Frames:
+            for _, frames in self._stretches(path, outline, [start], length):
+                return frames
+            raise InputError(f"{path}: ends before frame {start}")
+
+        return self._checked(source, self._read(source, read))
+
+    def _photo(self, source: Source) -> Frames:
+        """A photo, uint8 [1, H, W, 3]."""
+        name = f"{self._key(source)}-{self._photo_side}"
+        frames = self._kept(name)
+        if frames is None:
+            frames = self._read(source, lambda path: _read_photo(path, self._photo_side))
+            self._keep(name, frames)
+        return frames
+
+    def _part(self, source: Source, start: int) -> Frames:
+        """The part of a video that begins at a frame, uint8 [T, H, W, 3]."""
+        frames = self._kept(self._part_name(source, start))
+        if frames is None:
+            frames = self._read(source, lambda path: self._read_part(source, path, start))
+        return frames
+
+    def _read_part(self, source: Source, path: Path, start: int) -> Frames:
+        """Decode a part; all parts of a short video, if there is space to keep them."""
+        outline = self._outline(source)
+        whole = not self._is_long(outline) and not self._is_full
+        starts = self._starts(source) if whole else [start]
+        found: Frames | None = None
+        try:
+            for begin, frames in self._stretches(path, outline, starts, self._part_frames):
+                self._keep(self._part_name(source, begin), frames)
+                found = frames if begin == start else found
+        except VtokError:
+            if found is None:  # otherwise only later parts are unreadable
+                raise
+        if found is None:
+            raise InputError(f"{path}: ends before frame {start}")
+        return found
+
+    def _stretches(
+        self, path: Path, outline: Outline, starts: list[int], length: int
+    ) -> Iterator[tuple[int, Frames]]:
+        # seeking may decode slightly differently, so that it must not depend on the request
+        seek = self._is_long(outline)
+        return _read_stretches(path, outline, starts, length, self._video_side, seek=seek)
+
+    def _is_long(self, outline: Outline) -> bool:
+        return outline.num_frames > WHOLE_FRAMES
+
+    @property
+    def _is_full(self) -> bool:
+        return self._cache is None or self._cache.full
+
+    def _starts(self, source: Source) -> list[int]:
+        """First frames of the parts of a video, evenly spread; the last part ends at its end."""
+        num_frames = self._outline(source).num_frames
+        count = min(self._max_parts, -(-num_frames // self._part_frames))
+        if count <= 1:
+            return [0]
+        return [(num_frames - self._part_frames) * part // (count - 1) for part in range(count)]
+
+    def _outline(self, source: Source) -> Outline:
+        """Size and length of a video, probed once, and large enough for a clip."""
+        outline = self._outlines.get(source.name)
+        if outline is None:
+            key = self._key(source)
+            outline = Outline.from_note(self._cache.note(key)) if self._cache else None
+            if outline is None:
+                outline = self._read(source, _read_outline)
+                if self._cache:
+                    self._cache.store_note(key, outline.to_note())
+            self._outlines[source.name] = outline
+        self._check_size(source, outline.height, outline.width)
+        self._check_length(source, outline.num_frames or self._min_frames)
+        return outline
+
+    def _key(self, source: Source) -> str:
+        """Prefix of the names of a source in the cache."""
+        if source.name not in self._keys:
+            self._keys[source.name] = f"vtok-{source_key(source)}"
+        return self._keys[source.name]
+
+    def _part_name(self, source: Source, start: int) -> str:
+        return f"{self._key(source)}-{self._video_side}-{start}-{self._part_frames}"
+
+    def _kept(self, name: str) -> Frames | None:
+        """Frames from memory or from the cache."""
+        if name in self._held:
+            self._held.move_to_end(name)
+            return self._held[name]
+        return self._cache.frames(name) if self._cache else None
+
+    def _keep(self, name: str, frames: Frames) -> None:
+        """Store frames in the cache; if it is full, in memory, dropping the least recently used."""
+        if self._cache:
+            self._cache.store(name, frames)
+        if self._is_full:
+            self._held[name] = frames
+        while len(self._held) > 1 and sum(f.nbytes for f in self._held.values()) > HELD_BYTES:
+            self._held.popitem(last=False)
+
+    def _checked(self, source: Source, frames: Frames) -> Frames:
+        self._check_size(source, frames.shape[1], frames.shape[2])
+        if source.kind == "video":
+            self._check_length(source, len(frames))
+        return frames
+
+    def _check_size(self, source: Source, height: int, width: int) -> None:
+        if min(height, width) < self._crop:
+            size = f"{width}x{height}"
+            raise InputError(f"{source.name}: smaller than the crop ({size} < {self._crop})")
+
+    def _check_length(self, source: Source, num_frames: int) -> None:
+        if num_frames < self._min_frames:
+            length = f"{num_frames} of {self._min_frames} frames"
+            raise InputError(f"{source.name}: shorter than a clip ({length})")
+
+    def _read(self, source: Source, read: Callable[[Path], T]) -> T:
+        """Read from the file of a source; every failure is one line that names the source."""
+        with source_file(source, self._scratch) as path:
+            try:
+                return _read_with_retry(read, path)
+            except VtokError as exc:
+                reason = str(exc).removeprefix(f"{path}: ")
+                raise InputError(f"{source.name}: {reason}") from exc
+
+
+def _read_with_retry(read: Callable[[Path], T], path: Path) -> T:
+    """Read, once more if the decoder died: the system may have killed it for another reason."""
+    try:
+        return read(path)
+    except VtokError as exc:
+        if not isinstance(exc.__cause__, ChildDied):
+            raise
+    return read(path)
+
+
+def _read_outline(path: Path) -> Outline:
     info = probe(path, TIMEOUT_SECONDS)
     return Outline(info.width, info.height, info.num_frames or 0, info.fps)
 
 
-def read_photo(path: Path, side: int) -> Frames:
-    """The pixels of a photo, its short side shrunk to `side` pixels if it is longer.
-
-    Returns:
-        uint8 [1, H, W, 3].
-
-    Raises:
-        InputError: it is missing or cannot be read.
-    """
+def _read_photo(path: Path, side: int) -> Frames:
+    """Decode a photo, uint8 [1, H, W, 3], its short side scaled down to at most `side` pixels."""
     with VideoReader(path, timeout_seconds=TIMEOUT_SECONDS) as reader:
         frame = next(reader)[:1]
     height, width = frame.shape[1:3]
@@ -80,29 +271,17 @@ def read_photo(path: Path, side: int) -> Frames:
     return resize_frames(frame, *parse_size(str(side), width, height))
 
 
-def read_stretches(
+def _read_stretches(
     path: Path, outline: Outline, starts: Sequence[int], length: int, side: int, *, seek: bool
 ) -> Iterator[tuple[int, Frames]]:
-    """Stretches of a video in one pass, its short side shrunk to `side` pixels if it is longer.
+    """Decode stretches of a video, its short side scaled down to at most `side` pixels.
 
-    Args:
-        path: the video file.
-        outline: what is known of it.
-        starts: first frames of the stretches, rising; they may overlap.
-        length: frames in a stretch; there are fewer where the video ends before.
-        side: in pixels.
-        seek: go straight to the first stretch, which pays in a long video. Other software may then
-            decode it, so the same stretch must be read in the same way each time.
-
-    Yields:
-        Each start, and its frames, uint8 [T, H, W, 3]; nothing for one that no frame was found of.
-
-    Raises:
-        InputError: the video cannot be read on.
+    Yields each of the ascending starts with its frames, uint8 [T, H, W, 3], fewer than `length` at
+    the end of the video; nothing for a start after the end.
     """
     wanted, held = list(starts), list[Frames]()
-    first = wanted[0] if seek else 0  # number of the first frame that is held
-    # half a frame early, so that no rounding can lose the first one
+    first = wanted[0] if seek else 0  # number of the first frame in `held`
+    # half a frame early, so that rounding cannot lose the first one
     seconds = max(Fraction(0), (first - Fraction(1, 2)) / outline.fps)
     shrunk = min(outline.width, outline.height) > side
     with VideoReader(
@@ -124,218 +303,3 @@ def read_stretches(
     for start in wanted:
         if start - first < len(held):
             yield start, np.stack(held[start - first :])
-
-
-PART_FRAMES = 48
-"""Frames in a part, or as many as a clip has if those are more."""
-WHOLE_FRAMES = 480
-"""A video of at most so many frames is read from its beginning: all its parts in one pass."""
-VIDEO_SIDE, PHOTO_SIDE = 384, 640
-"""Short sides in pixels that larger ones are shrunk to: it hides what their compression left."""
-HELD_BYTES = 512 * 2**20
-"""The most that is held in memory of parts that are not in the cache."""
-
-T = TypeVar("T")
-
-
-class PartStore:
-    """Gives the parts of sources, from the cache if they are in it, else from a decoder.
-
-    A part has the same pixels either way, and whatever was read before it.
-
-    Args:
-        spec: the clips that the parts are for.
-        most_parts: the most parts that one video has.
-        cache: where to keep decoded parts; None decodes what is not held in memory.
-        scratch: a folder where members of shards are unpacked while they are decoded.
-    """
-
-    def __init__(self, spec: ClipSpec, most_parts: int, cache: Cache | None, scratch: Path) -> None:
-        self._crop, self._least_frames = spec.crop, spec.frames
-        self._most_parts, self._scratch = most_parts, scratch
-        self._part_frames = max(PART_FRAMES, spec.frames)
-        self._video_side = max(VIDEO_SIDE, spec.crop)
-        self._photo_side = max(PHOTO_SIDE, spec.crop)
-        self._cache = cache
-        self._keys: dict[str, str] = {}
-        self._outlines: dict[str, Outline] = {}
-        self._held: OrderedDict[str, Frames] = OrderedDict()
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the cache takes no more parts, or there is none."""
-        return self._cache is None or self._cache.full
-
-    def count(self, source: Source) -> int:
-        """How many parts a source has, from 1; a photo has one.
-
-        Raises:
-            InputError: it cannot be read, or is too small or too short for a clip.
-        """
-        return 1 if source.kind == "photo" else len(self._starts(source))
-
-    def load(self, source: Source, number: int) -> Frames:
-        """One part of a source.
-
-        Args:
-            source: where from.
-            number: which part, from 0 to below `count`.
-
-        Returns:
-            uint8 [T, H, W, 3]; T is 1 for a photo.
-
-        Raises:
-            InputError: it cannot be read, or is too small or too short for a clip.
-        """
-        if source.kind == "photo":
-            return self._checked(source, self._photo(source))
-        return self._checked(source, self._part(source, self._starts(source)[number]))
-
-    def middle(self, source: Source) -> Frames:
-        """The middle of a source: as many frames as a clip has, or a photo.
-
-        Returns:
-            uint8 [T, H, W, 3].
-
-        Raises:
-            InputError: it cannot be read, or is too small or too short for a clip.
-        """
-        if source.kind == "photo":
-            return self._checked(source, self._photo(source))
-        outline, length = self._outline(source), self._least_frames
-        start = max(0, outline.num_frames - length) // 2
-
-        def read(path: Path) -> Frames:
-            for _, frames in self._stretches(path, outline, [start], length):
-                return frames
-            raise InputError(f"{path}: ends before frame {start}")
-
-        return self._checked(source, self._read(source, read))
-
-    def _photo(self, source: Source) -> Frames:
-        """A photo, uint8 [1, H, W, 3]."""
-        name = f"{self._key(source)}-{self._photo_side}"
-        frames = self._kept(name)
-        if frames is None:
-            frames = self._read(source, lambda path: read_photo(path, self._photo_side))
-            self._keep(name, frames)
-        return frames
-
-    def _part(self, source: Source, start: int) -> Frames:
-        """The part of a video from a frame on, uint8 [T, H, W, 3]."""
-        frames = self._kept(self._part_name(source, start))
-        if frames is None:
-            frames = self._read(source, lambda path: self._read_part(source, path, start))
-        return frames
-
-    def _read_part(self, source: Source, path: Path, start: int) -> Frames:
-        """Decode a part; of a short video all parts, where there is space to keep them."""
-        outline = self._outline(source)
-        all_at_once = not self._is_long(outline) and not self.is_full
-        starts = self._starts(source) if all_at_once else [start]
-        found: Frames | None = None
-        try:
-            for begin, frames in self._stretches(path, outline, starts, self._part_frames):
-                self._keep(self._part_name(source, begin), frames)
-                found = frames if begin == start else found
-        except VtokError:
-            if found is None:  # otherwise it is the later parts that cannot be read
-                raise
-        if found is None:
-            raise InputError(f"{path}: ends before frame {start}")
-        return found
-
-    def _stretches(
-        self, path: Path, outline: Outline, starts: list[int], length: int
-    ) -> Iterator[tuple[int, Frames]]:
-        """Decode stretches of a video, in the one way in which it is always decoded."""
-        seek = self._is_long(outline)
-        return read_stretches(path, outline, starts, length, self._video_side, seek=seek)
-
-    def _is_long(self, outline: Outline) -> bool:
-        return outline.num_frames > WHOLE_FRAMES
-
-    def _starts(self, source: Source) -> list[int]:
-        """First frames of the parts of a video: evenly spread, the last one ends where it ends."""
-        num_frames = self._outline(source).num_frames
-        count = min(self._most_parts, -(-num_frames // self._part_frames))
-        if count <= 1:
-            return [0]
-        return [(num_frames - self._part_frames) * part // (count - 1) for part in range(count)]
-
-    def _outline(self, source: Source) -> Outline:
-        """Size and length of a video, asked once, if clips can be cut from it."""
-        outline = self._outlines.get(source.name)
-        if outline is None:
-            key = self._key(source)
-            outline = Outline.from_note(self._cache.note(key)) if self._cache else None
-            if outline is None:
-                outline = self._read(source, read_outline)
-                if self._cache:
-                    self._cache.store_note(key, outline.to_note())
-            self._outlines[source.name] = outline
-        self._check_size(source, outline.height, outline.width)
-        self._check_length(source, outline.num_frames or self._least_frames)
-        return outline
-
-    def _key(self, source: Source) -> str:
-        """Beginning of the names of a source in the cache."""
-        if source.name not in self._keys:
-            self._keys[source.name] = f"vtok-{source_key(source)}"
-        return self._keys[source.name]
-
-    def _part_name(self, source: Source, start: int) -> str:
-        """Name of a part in the cache."""
-        return f"{self._key(source)}-{self._video_side}-{start}-{self._part_frames}"
-
-    def _kept(self, name: str) -> Frames | None:
-        """Frames by name, from memory or from the cache."""
-        if name in self._held:
-            self._held.move_to_end(name)
-            return self._held[name]
-        return self._cache.frames(name) if self._cache else None
-
-    def _keep(self, name: str, frames: Frames) -> None:
-        """Put frames into the cache; where it is full hold them, and let go of the least used."""
-        if self._cache:
-            self._cache.store(name, frames)
-        if self.is_full:
-            self._held[name] = frames
-        while len(self._held) > 1 and sum(f.nbytes for f in self._held.values()) > HELD_BYTES:
-            self._held.popitem(last=False)
-
-    def _checked(self, source: Source, frames: Frames) -> Frames:
-        """The same frames, if a clip can be cut from them."""
-        self._check_size(source, frames.shape[1], frames.shape[2])
-        if source.kind == "video":
-            self._check_length(source, len(frames))
-        return frames
-
-    def _check_size(self, source: Source, height: int, width: int) -> None:
-        if min(height, width) < self._crop:
-            size = f"{width}x{height}"
-            raise InputError(f"{source.name}: smaller than the crop ({size} < {self._crop})")
-
-    def _check_length(self, source: Source, num_frames: int) -> None:
-        if num_frames < self._least_frames:
-            length = f"{num_frames} of {self._least_frames} frames"
-            raise InputError(f"{source.name}: shorter than a clip ({length})")
-
-    def _read(self, source: Source, read: Callable[[Path], T]) -> T:
-        """Read from the file of a source; every failure is one line that names the source."""
-        with source_file(source, self._scratch) as path:
-            try:
-                return _read_or_again(read, path)
-            except VtokError as exc:
-                reason = str(exc).removeprefix(f"{path}: ")
-                raise InputError(f"{source.name}: {reason}") from exc
-
-
-def _read_or_again(read: Callable[[Path], T], path: Path) -> T:
-    """Read; where the decoder died, once more: the system may have ended it, the file be sound."""
-    try:
-        return read(path)
-    except VtokError as exc:
-        if not isinstance(exc.__cause__, ChildDied):
-            raise
-    return read(path)

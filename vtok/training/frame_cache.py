@@ -1,8 +1,7 @@
-"""A folder of decoded frames, so that no part of a video is decoded twice."""
+"""On-disk cache of decoded frames, shared by processes, so that no video is decoded twice."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from vtok._files import atomic_output
 from vtok.errors import InputError, OutputError
@@ -20,26 +20,23 @@ from vtok.training.sources import Source
 from vtok.video.frames import Frames
 
 VERSION = 1
-"""Goes up when the same source would be decoded to other frames."""
+"""Increase it when the same source would be decoded to other frames."""
 OURS = re.compile(r"vtok-([0-9a-f]{24})(-[0-9]+)*\.(npy|json)")
-"""Names of the files that may be removed; whatever else lies in the folder is left alone."""
-HALF = re.compile(r"\.vtok-[0-9a-f]{16}\.part")
-HALF_SECONDS = 600
-"""A half file older than this is left from a process that was killed."""
+"""Names of cached files; other files in the folder are never removed."""
+PARTIAL = re.compile(r"\.vtok-[0-9a-f]{16}\.part")
+PARTIAL_SECONDS = 600
+"""Age from which a partial file is taken for a leftover of a killed process."""
 HEADER_BYTES = 128
-"""Bytes of a .npy file before its frames."""
+"""Size of the header of a .npy file."""
 NOTE_BYTES = 4096
-"""More than any note holds."""
+"""Upper bound on the size of a note."""
 
 
 def source_key(source: Source) -> str:
-    """Name a source by where it is, how large and how old; a file that is replaced is another.
-
-    Returns:
-        24 hexadecimal digits.
+    """Identify a source by path, size and modification time, as 24 hexadecimal digits.
 
     Raises:
-        InputError: the file is missing.
+        InputError: if the file is missing.
     """
     try:
         status = source.path.stat()
@@ -50,18 +47,21 @@ def source_key(source: Source) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-class Cache:
+class FrameCache:
     """Frames and notes by name, in a folder that several processes share.
 
-    When it is full nothing more is stored and nothing is lost: what is not in it is decoded again.
-    Sources are drawn at random, so dropping old frames for new ones would gain nothing.
+    Nothing is evicted: once full, the cache stores no more, and other frames are decoded again.
+    Sources are sampled at random, so replacing old frames would not raise the hit rate.
 
     Args:
-        folder: where the files are; made if it is missing.
-        max_bytes: the most that they take.
+        folder: folder of the files; created if missing.
+        max_bytes: maximum total size.
+
+    Attributes:
+        full: no more frames can be stored.
 
     Raises:
-        OutputError: the folder cannot be made.
+        OutputError: if the folder cannot be created.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
@@ -72,13 +72,13 @@ class Cache:
             raise OutputError(f"{folder}: cannot hold decoded frames ({exc.strerror})") from exc
 
     def frames(self, name: str) -> Frames | None:
-        """Frames stored under a name, uint8 [T, H, W, 3], mapped and read-only; None without."""
+        """Return stored frames, uint8 [T, H, W, 3], memory-mapped read-only, or None."""
         path = self.folder / f"{name}.npy"
         try:
-            frames = np.lib.format.open_memmap(path, mode="r")  # refuses what is pickled
+            frames = np.lib.format.open_memmap(path, mode="r")  # refuses pickled data
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, EOFError, OverflowError):  # someone cut or replaced it
+        except (OSError, ValueError, EOFError, OverflowError):  # truncated or replaced
             frames = None
         if _are_frames(frames):
             return frames
@@ -87,7 +87,7 @@ class Cache:
         return None
 
     def store(self, name: str, frames: Frames) -> None:
-        """Keep frames, uint8 [T, H, W, 3], under a name, if there is space."""
+        """Store frames, uint8 [T, H, W, 3], if there is space; a full disk is a full cache."""
         path = self.folder / f"{name}.npy"
         if self.full or path.exists():
             return
@@ -95,12 +95,13 @@ class Cache:
             with self._locked():
                 self.full = self._used() + frames.nbytes + HEADER_BYTES > self.max_bytes
                 if not self.full:
-                    self._write(path, frames)
-        except (OSError, OutputError):  # the disk takes no more, or the folder is gone
+                    with atomic_output(path, overwrite=True) as part, part.open("wb") as file:
+                        np.save(file, frames, allow_pickle=False)
+        except (OSError, OutputError):
             self.full = True
 
     def note(self, name: str) -> Any:
-        """What was noted under a name, as JSON holds it; None without."""
+        """Return the JSON value noted under a name, or None."""
         try:
             with (self.folder / f"{name}.json").open("rb") as file:
                 return json.loads(file.read(NOTE_BYTES))
@@ -108,13 +109,13 @@ class Cache:
             return None
 
     def store_note(self, name: str, note: Any) -> None:
-        """Keep a small note under a name; where it cannot be written there will be none."""
+        """Note a small JSON value under a name; a failure to write is ignored."""
         path = self.folder / f"{name}.json"
         with suppress(OSError, OutputError), atomic_output(path, overwrite=True) as temporary:
             temporary.write_text(json.dumps(note))
 
     def tidy(self, sources: Sequence[Source]) -> None:
-        """Remove what other sources left, half files of killed processes, and what is too much."""
+        """Remove files of other sources, leftovers of killed processes, and excess files."""
         wanted = set()
         for source in sources:
             with suppress(InputError):
@@ -122,7 +123,7 @@ class Cache:
         with self._locked():
             for path in self.folder.iterdir():
                 ours = OURS.fullmatch(path.name)
-                if (ours and ours[1] not in wanted) or _is_left_half(path):
+                if (ours and ours[1] not in wanted) or _is_leftover(path):
                     with suppress(OSError):
                         path.unlink(missing_ok=True)
             excess = self._used() - self.max_bytes
@@ -133,13 +134,8 @@ class Cache:
                     excess -= path.stat().st_size
                     path.unlink(missing_ok=True)
 
-    def _write(self, path: Path, frames: Frames) -> None:
-        """Write an array, whole or not at all."""
-        with atomic_output(path, overwrite=True) as temporary, temporary.open("wb") as file:
-            np.save(file, frames, allow_pickle=False)
-
     def _used(self) -> int:
-        """Bytes of all stored frames."""
+        """Total size of all stored frames in bytes."""
         total = 0
         for path in self.folder.glob("*.npy"):
             with suppress(OSError):
@@ -148,22 +144,20 @@ class Cache:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep out other processes; the system lifts the lock of one that dies."""
-        with (self.folder / ".lock").open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        """Keep other processes out; the lock ends with its process."""
+        with FileLock(self.folder / ".lock"):
             yield
 
 
 def _are_frames(found: Any) -> bool:
-    """Tell whether what a file held is uint8 [T, H, W, 3]."""
     is_array = isinstance(found, np.ndarray) and found.dtype == np.uint8
     return is_array and found.ndim == 4 and found.shape[3] == 3 and found.size > 0
 
 
-def _is_left_half(path: Path) -> bool:
-    """Tell whether a file is what a killed process left of a store."""
+def _is_leftover(path: Path) -> bool:
+    """Decide whether a file is a partial one of a killed process."""
     try:
         age = time.time() - path.stat().st_mtime
     except OSError:
         return False
-    return HALF.fullmatch(path.name) is not None and age > HALF_SECONDS
+    return PARTIAL.fullmatch(path.name) is not None and age > PARTIAL_SECONDS

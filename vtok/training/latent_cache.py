@@ -1,10 +1,11 @@
-"""Latents to learn tokens from, computed once and kept: a folder of arrays that learners share."""
+"""On-disk cache of latents to train token learners on, shared by runs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,118 +16,122 @@ from torch import Tensor
 
 from vtok._files import atomic_output
 from vtok.errors import InputError, OutputError
-from vtok.models.load import Model
+from vtok.models.load import LoadedTokenizer
 from vtok.training.clips import ClipSpec
+from vtok.training.loader import ClipLoader
 from vtok.training.sources import Source
-from vtok.training.workers import ClipPool
 
-SHARD = 32  # clips in one file
+SHARD = 32
+"""Clips in one file."""
 METRIC_CLIPS, METRIC_PROBES, METRIC_FLOOR = 6, 4, 1e-3
 
 
-class LatentBank:
+class LatentCache:
     """Latents of random clips, float16 [clips, t, D, h, w], in files of `SHARD` clips each.
 
-    What is in it is a function of the model, the sources and the spec, which its files are named
-    after; a file is there whole or not at all, so making a bank goes on where it was stopped.
+    The content depends on the model, the sources and the spec only, and the names of the files on
+    their digest. Files are written atomically, so that an interrupted `fill` continues.
 
     Args:
-        folder: of the files; made if it is missing.
-        model: encodes.
-        sources: to draw clips from.
-        spec: what clips to draw.
-        count: how many, rounded up to whole files.
+        folder: folder of the files; created if missing.
+        model: encoder of the clips.
+        sources: sources of the clips.
+        spec: options of the clips.
+        count: number of clips, rounded up to complete files.
 
     Raises:
-        OutputError: the folder cannot be made.
+        OutputError: if the folder cannot be created.
     """
 
     def __init__(
-        self, folder: Path, model: Model, sources: Sequence[Source], spec: ClipSpec, count: int
+        self,
+        folder: Path,
+        model: LoadedTokenizer,
+        sources: Sequence[Source],
+        spec: ClipSpec,
+        count: int,
     ) -> None:
-        self._folder, self._model, self._sources, self._spec = folder, model, sources, spec
-        names = [source.member or source.path.name for source in sources]
+        self._folder, self._model, self._sources = folder, model, sources
+        names = [source.inner_name for source in sources]
         about = json.dumps([model.info.weights_sha256, names, asdict(spec)])
         self._key = hashlib.sha256(about.encode(errors="surrogateescape")).hexdigest()[:16]
-        self.num_shards = -(-count // SHARD)
+        num_shards = -(-count // SHARD)
+        self._paths = [folder / f"latents-{self._key}-{n:04d}.npy" for n in range(num_shards)]
         self._shards: list[npt.NDArray[np.float16]] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
-            raise OutputError(f"{folder}: cannot be made ({exc.strerror})") from exc
+            raise OutputError(f"{folder}: cannot be created ({exc.strerror})") from exc
 
-    def fill(self, pool: ClipPool) -> Iterator[tuple[int, int]]:
-        """Make what is missing.
-
-        Args:
-            pool: of the same sources and spec.
+    def fill(self, loader: ClipLoader) -> Iterator[tuple[int, int]]:
+        """Create missing files from a loader of the same sources and spec.
 
         Yields:
-            How many clips are there, and how many there are to be.
+            Number of clips done, and the total.
         """
-        for number in range(self.num_shards):
-            path = self._folder / f"latents-{self._key}-{number:04d}.npy"
-            if not path.exists():
-                self._write(path, pool, number)
-            self._shards.append(self._open(path))
-            yield (number + 1) * SHARD, self.num_shards * SHARD
+        missing = [number for number, path in enumerate(self._paths) if not path.exists()]
+        steps = [number * SHARD + clip for number in missing for clip in range(SHARD)]
+        with closing(loader.batches(steps, [range(1)])) as batches:
+            for number, path in enumerate(self._paths):
+                if number in missing:
+                    found = [encode_clips(self._model, next(batches))[0] for _ in range(SHARD)]
+                    latents = torch.stack(found).half().transpose(1, 2)
+                    _save(path, latents.cpu().numpy())
+                self._shards.append(self._open(path))
+                yield (number + 1) * SHARD, len(self._paths) * SHARD
 
     def draw(self, rng: np.random.Generator, count: int) -> Tensor:
-        """Latents of random steps of random clips, float32 [count, D, 1, h, w]."""
+        """Draw latents of random steps of random clips, float32 [count, D, 1, h, w]."""
         picked = []
         for _ in range(count):
             shard = self._shards[rng.integers(len(self._shards))]
             picked.append(shard[rng.integers(len(shard)), rng.integers(shard.shape[1])])
         return torch.from_numpy(np.stack(picked)).float().unsqueeze(2)
 
-    def metric(self, pool: ClipPool) -> Tensor:
-        """What an error of the latents costs in pixels, float32 [D, D]; see `measure_metric`."""
+    def metric(self, loader: ClipLoader) -> Tensor:
+        """Return the cached result of `measure_metric`, float32 [D, D]."""
         path = self._folder / f"metric-{self._key}.npy"
         if not path.exists():
-            clips = pool.fixed(self._sources, METRIC_CLIPS)
-            metric = measure_metric(self._model, clips).numpy()
-            with atomic_output(path, overwrite=True) as temporary, temporary.open("wb") as file:
-                np.save(file, metric, allow_pickle=False)
+            clips = loader.middle_clips(self._sources, METRIC_CLIPS)
+            _save(path, measure_metric(self._model, clips).numpy())
         return torch.from_numpy(np.load(path, allow_pickle=False))
-
-    def _write(self, path: Path, pool: ClipPool, number: int) -> None:
-        kept = []
-        for batch in pool.batches(range(number * SHARD, (number + 1) * SHARD), [range(1)]):
-            kept.append(encode_clips(self._model, batch)[0].half().cpu().numpy())
-        with atomic_output(path, overwrite=True) as temporary, temporary.open("wb") as file:
-            np.save(file, np.stack(kept).swapaxes(1, 2), allow_pickle=False)
 
     def _open(self, path: Path) -> npt.NDArray[np.float16]:
         try:
-            found = np.lib.format.open_memmap(path, mode="r")  # refuses what is pickled
+            found = np.lib.format.open_memmap(path, mode="r")  # refuses pickled data
         except (OSError, ValueError, EOFError) as exc:
-            raise InputError(f"{path}: damaged: remove it, and it is made again") from exc
+            raise InputError(f"{path}: damaged: remove it, and it is created again") from exc
         dim = self._model.tokenizer.quantizer.dim
         if found.dtype != np.float16 or found.ndim != 5 or found.shape[2] != dim:
-            raise InputError(f"{path}: no latents: remove it, and they are made again")
+            raise InputError(f"{path}: not latents: remove it, and it is created again")
         return found
 
 
-def encode_clips(model: Model, clips: Tensor) -> Tensor:
-    """Clips [B, 3, T, H, W] to latents, float32 [B, D, t, h, w], without gradients."""
+def _save(path: Path, array: npt.NDArray[np.generic]) -> None:
+    with atomic_output(path, overwrite=True) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def encode_clips(model: LoadedTokenizer, clips: Tensor) -> Tensor:
+    """Encode clips [B, 3, T, H, W] to latents, float32 [B, D, t, h, w], without gradients."""
     with torch.no_grad():
         return model.tokenizer.encode_latents(clips.to(model.device)).float()
 
 
-def measure_metric(model: Model, clips: Tensor) -> Tensor:
-    """How much a pixel error grows with an error of the latents: a matrix R, upper triangular.
+def measure_metric(model: LoadedTokenizer, clips: Tensor) -> Tensor:
+    """Measure the effect of latent errors on pixels: an upper triangular matrix R.
 
-    |R e|^2 is the mean square error that a small error e of one position's latents makes in
-    pixels, up to a factor, as far as positions do not interact: R^T R = E[J^T J], J the decoder's
-    Jacobian, found by sending random pixel gradients back through the decoder. A loss in R e
-    learns first what is seen most, without running the decoder.
+    Up to a factor, |R e|^2 is the mean squared pixel error that a small error e of one position's
+    latents causes, if positions do not interact: R^T R = E[J^T J], where J is the decoder's
+    Jacobian, estimated from random pixel gradients sent back through the decoder. A loss in R e
+    weighs errors by their visibility without running the decoder.
 
     Args:
-        model: whose decoder is meant.
-        clips: float [N, 3, T, H, W] in -1..1, at which J is taken.
+        model: owner of the decoder.
+        clips: float [N, 3, T, H, W] in -1..1, at which J is evaluated.
 
     Returns:
-        float32 [D, D], of mean square 1 on average over directions.
+        float32 [D, D], with mean square 1 on average over directions.
     """
     dim = model.tokenizer.quantizer.dim
     total = torch.zeros(dim, dim, dtype=torch.float64)

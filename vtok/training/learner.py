@@ -1,4 +1,4 @@
-"""The model, its optimizers and all else that a step changes, and the step itself."""
+"""One optimizer step, and everything that it changes: model, average, discriminator, optimizers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ from torch import Tensor, nn
 from vtok.errors import CheckpointError
 from vtok.models.checkpoint import load_checkpoint
 from vtok.models.load import has_fast_bfloat16
-from vtok.nn.losses import PatchDiscriminator
+from vtok.nn.discriminator import PatchDiscriminator
 from vtok.nn.tokenizer import VideoTokenizer
 from vtok.training.config import TrainingConfig
-from vtok.training.devices import Processes
-from vtok.training.losses import hinge_loss, loss_parts, squared_errors, weighted_sum, weights_at
+from vtok.training.losses import (
+    hinge_loss,
+    loss_parts,
+    rate_share,
+    squared_errors,
+    weighted_sum,
+    weights_at,
+)
 from vtok.training.metrics import StepTotals, entries_seen
 from vtok.training.optimizers import (
     load_optimizer_tensors,
@@ -25,24 +31,26 @@ from vtok.training.optimizers import (
     parameter_names,
     set_rates,
 )
-from vtok.training.schedule import rate_share
+from vtok.training.processes import Processes
 
 DECODER_SHARE = 0.3
-"""How much of its fresh values a widened tensor of the decoder keeps where it is new: the decoder
-then begins near what it was, and still has slopes to learn the new inputs by."""
+"""Factor of the random values in the new part of a widened decoder tensor: the decoder then starts
+close to what it was, and still has gradients for its new inputs."""
+
+Sums = dict[str, Tensor]
 
 
 @torch.no_grad()
 def initialize_from(model: VideoTokenizer, name_or_path: str) -> list[str]:
-    """Copy the weights of a checkpoint into a fresh model.
+    """Copy the weights of a checkpoint into a model with random weights.
 
-    A tensor that is larger here is widened: the checkpoint's values go to its beginning, and the
-    rest keeps its fresh values, in the decoder `DECODER_SHARE` of them. Net2Net (arXiv 1511.05641)
-    does it exactly for hidden units; latents, which this is for, are new information instead.
+    A larger tensor of the model is widened: the checkpoint's values come first, and the rest keeps
+    its random values, times `DECODER_SHARE` in the decoder. Net2Net (arXiv 1511.05641) widens
+    hidden units without changing the function; wider latents carry new information instead.
 
     Args:
-        model: with fresh weights.
-        name_or_path: a shipped name or a file.
+        model: model with random weights.
+        name_or_path: shipped name or file.
 
     Returns:
         The names of the widened tensors.
@@ -55,7 +63,8 @@ def initialize_from(model: VideoTokenizer, name_or_path: str) -> list[str]:
     target = model.state_dict()
     if differing := sorted(set(source) ^ set(target)):
         raise CheckpointError(
-            f"{name_or_path}: has other layers than the model to train: {', '.join(differing[:3])}"
+            f"{name_or_path}: its layers differ from those of the model to train: "
+            f"{', '.join(differing[:3])}"
         )
     widened = []
     for name, tensor in target.items():
@@ -72,20 +81,18 @@ def initialize_from(model: VideoTokenizer, name_or_path: str) -> list[str]:
     return widened
 
 
-Sums = dict[str, Tensor]
-
-
 class Learner:
-    """A tokenizer that learns.
+    """A tokenizer in training.
 
     Args:
-        config: of the run.
-        processes: this one among all; each holds the same weights and takes the same steps.
+        config: options of the run.
+        processes: processes that share the work; each holds the same weights and takes the same
+            steps.
 
     Attributes:
-        model: the tokenizer, with fresh weights by the config's seed.
-        averaged: a running mean of its weights, or None.
-        critic: the discriminator, or None.
+        model: the tokenizer, initialized from the config's seed.
+        averaged: exponential moving average of the model, or None.
+        critic: discriminator, or None.
     """
 
     def __init__(self, config: TrainingConfig, processes: Processes) -> None:
@@ -106,26 +113,26 @@ class Learner:
 
     @property
     def best(self) -> VideoTokenizer:
-        """The weights to measure and to keep."""
+        """The model to validate and to save."""
         return self.averaged or self.model
 
     def step(
         self, step: int, clips: Sequence[Tensor], used: Sequence[Tensor], factor: float = 1.0
     ) -> StepTotals:
-        """Take one step; where the loss or the gradient is not finite, take none.
+        """Take one step; if the loss or the gradient is not finite, the weights do not change.
 
         Args:
-            step: its number, from 0.
-            clips: of this process, float [B, 3, T, H, W] in -1..1, each for one pass.
-            used: how many stages each clip uses, int64 [B] for each pass.
-            factor: learning rates are this share of the schedule's.
+            step: number of the step, from 0.
+            clips: micro-batches of this process, float [B, 3, T, H, W] in -1..1.
+            used: number of stages of each clip, int64 [B] for each micro-batch.
+            factor: multiplies the scheduled learning rates.
         """
         share = 1 / (len(clips) * self.processes.count)
         self.model.train()
         self._zero_gradients()
         sums: Sums = {}
         for clip, stages in zip(clips, used, strict=True):
-            found = self._pass(
+            found = self._backward(
                 step, clip.to(self.processes.device, non_blocking=True), stages, share
             )
             sums = {name: value + sums.get(name, 0) for name, value in found.items()}
@@ -140,7 +147,7 @@ class Learner:
         return totals
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that steps change."""
+        """Return everything that steps change."""
         modules = {"model": self.model, "averaged": self.averaged, "critic": self.critic}
         named = {
             f"{prefix}.{name}": tensor
@@ -152,7 +159,7 @@ class Learner:
         return named | optimizer_tensors(optimizers, self._names)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what `tensors` gave."""
+        """Restore the result of `tensors`."""
         modules = {"model": self.model, "averaged": self.averaged, "critic": self.critic}
         for prefix, module in modules.items():
             if module is not None:
@@ -163,8 +170,8 @@ class Learner:
         optimizers = [*self.optimizers, *self._critic_optimizers]
         load_optimizer_tensors(optimizers, self._names, tensors)
 
-    def _pass(self, step: int, clip: Tensor, used: Tensor, share: float) -> Sums:
-        """Add the gradients of one batch; gives what is summed up over passes and processes."""
+    def _backward(self, step: int, clip: Tensor, used: Tensor, share: float) -> Sums:
+        """Add the gradients of a micro-batch; returns values to sum over all micro-batches."""
         weights = weights_at(step, self.config)
         quantizer, device = self.model.quantizer, self.processes.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self._bfloat16):
@@ -189,14 +196,14 @@ class Learner:
         return sums
 
     def _teach_critic(self, critic: nn.Module, clip: Tensor, recon: Tensor, share: float) -> Tensor:
-        """Add the discriminator's gradients; gives its loss."""
+        """Add the discriminator's gradients; returns its loss."""
         critic.requires_grad_(True)
         loss = hinge_loss(critic(clip), critic(recon.detach()))
         (share * loss).backward()  # type: ignore[no-untyped-call]
         return loss
 
     def _score(self, critic: nn.Module, recon: Tensor) -> Tensor:
-        critic.requires_grad_(False)  # the tokenizer's gradients pass through it and end nowhere
+        critic.requires_grad_(False)  # only the tokenizer gets gradients
         return critic(recon).mean()
 
     def _update(self, step: int, factor: float) -> None:
@@ -209,7 +216,7 @@ class Learner:
         for optimizer in optimizers:
             optimizer.step()
         if self.averaged is not None:
-            decay = min(config.ema, (1 + step) / (10 + step))  # fresh weights are soon forgotten
+            decay = min(config.ema, (1 + step) / (10 + step))  # forgets the initial weights fast
             with torch.no_grad():
                 pairs = zip(self.averaged.parameters(), self.model.parameters(), strict=True)
                 for mean, weight in pairs:
@@ -228,7 +235,7 @@ class Learner:
                 gradient.copy_(part.view_as(gradient))
 
     def _summed(self, sums: Sums) -> Sums:
-        """The sums over all processes, by one exchange."""
+        """Sum over all processes in a single exchange."""
         flat = self.processes.sum(torch.cat([value.flatten() for value in sums.values()]))
         parts = torch.split(flat.cpu(), [value.numel() for value in sums.values()])
         return {k: p.view(v.shape) for (k, v), p in zip(sums.items(), parts, strict=True)}
@@ -248,7 +255,7 @@ class Learner:
 
 
 def _psnr_sums(errors: Tensor, used: Tensor, stages: int) -> Sums:
-    """By number of used stages: the sum of the clips' PSNR in dB, and of how many."""
+    """Sums over clips of PSNR in dB, and of clips, by number of stages."""
     decibels = 10 * torch.log10(4 / errors.clamp(min=1e-10))  # pixels span 2
     zeros = torch.zeros(stages + 1, device=errors.device)
     return {

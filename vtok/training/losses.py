@@ -1,28 +1,85 @@
-"""What training minimises: errors of the reconstruction and the quantizer's losses, by name."""
+"""Training losses by name, and the schedules of their weights and of the learning rates."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vtok.nn.quantize import QuantizerLosses
-from vtok.training.config import WINDOW, TrainingConfig
-from vtok.training.schedule import adversarial_weight, entropy_weight
+from vtok.training.config import RECONSTRUCTION, WINDOW, TrainingConfig
 
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 SIGMA = 1.5
 RANGE = 2.0  # of pixels in -1..1
 C1, C2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2
+ROOT_FLOOR = 1e-5
+"""Keeps the gradient of the root finite for a clip that is reconstructed exactly."""
+ADVERSARIAL_RAMP = 200
+STAGES_STREAM = 1  # separates these random numbers from those that choose clips
+
+
+def loss_parts(
+    recon: Tensor,
+    clip: Tensor,
+    quantizer: QuantizerLosses,
+    diversity: float,
+    weights: Mapping[str, float],
+) -> dict[str, Tensor]:
+    """Compute the losses that have a weight, except the adversarial one.
+
+    Args:
+        recon, clip: [B, C, T, H, W], pixels in -1..1.
+        quantizer: losses of the quantizer for the batch.
+        diversity: weight of the batch entropy within the entropy loss.
+        weights: result of `weights_at`.
+
+    Returns:
+        Scalars without their weights. `l1` and `mse`: mean absolute and squared error. `rmse`: mean
+        over clips of the root mean squared error, in which a hard clip does not outweigh others.
+        `ms_ssim`: 1 - MS-SSIM. `entropy`: entropy of a bit given its latent, minus its entropy over
+        the batch. `commitment`.
+    """
+    error = squared_errors(recon, clip)
+    parts = {
+        "l1": (recon.float() - clip).abs().mean(),
+        "mse": error.mean(),
+        "rmse": (error + ROOT_FLOOR).sqrt().mean(),
+        "entropy": quantizer.per_sample_entropy - diversity * quantizer.batch_entropy,
+        "commitment": quantizer.commitment,
+    }
+    if "ms_ssim" in weights:  # the expensive one
+        parts["ms_ssim"] = 1 - ms_ssim(recon, clip)
+    return {name: part for name, part in parts.items() if name in weights}
+
+
+def squared_errors(recon: Tensor, clip: Tensor) -> Tensor:
+    """Compute the mean squared error of each clip, float32 [B]."""
+    return (recon.float() - clip).square().mean((1, 2, 3, 4))
+
+
+def weighted_sum(parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Sum the parts, each times its weight."""
+    return torch.stack([weights[name] * part for name, part in parts.items()]).sum()
+
+
+def hinge_loss(original: Tensor, reconstructed: Tensor) -> Tensor:
+    """Compute the discriminator's loss: scores above 1 for originals, below -1 for others.
+
+    Lim and Ye, "Geometric GAN" (arXiv 1705.02894).
+    """
+    return (torch.relu(1 - original).mean() + torch.relu(1 + reconstructed).mean()) / 2
 
 
 def ms_ssim(recon: Tensor, clip: Tensor) -> Tensor:
-    """Mean MS-SSIM over the frames of two clips.
+    """Compute the mean MS-SSIM over the frames of two batches of clips.
 
-    Five scales need frames of 176 pixels; smaller ones use as many as fit, the weights scaled to
-    the same sum.
+    Five scales need frames of 176 pixels; smaller ones use as many as fit, with the weights scaled
+    to the same sum. Wang, Simoncelli and Bovik, "Multiscale structural similarity" (2003).
 
     Args:
         recon, clip: float [B, C, T, H, W], pixels in -1..1; at least 11 x 11.
@@ -44,13 +101,13 @@ def ms_ssim(recon: Tensor, clip: Tensor) -> Tensor:
 
 
 def num_scales(size: int) -> int:
-    """How many scales frames with this short side have: each is halved until no window fits."""
+    """Return the number of scales of frames with this short side in pixels."""
     fitting = [n for n in range(len(SCALE_WEIGHTS)) if size >> n >= WINDOW]
     return max(1, len(fitting))
 
 
 def _similarities(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Of luminance, and of contrast and structure, at each position of [N, C, H, W]."""
+    """Similarity of luminance, and of contrast and structure, at each position of [N, C, H, W]."""
     mean_x, mean_y, xx, yy, xy = _blur(torch.cat((x, y, x * x, y * y, x * y))).chunk(5)
     variances = xx - mean_x.square() + yy - mean_y.square()
     structure = (2 * (xy - mean_x * mean_y) + C2) / (variances + C2)
@@ -59,7 +116,7 @@ def _similarities(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _blur(x: Tensor) -> Tensor:
-    """A Gaussian window around each position where it fits."""
+    """Filter with a Gaussian window, without padding."""
     offsets = torch.arange(WINDOW, device=x.device, dtype=x.dtype) - (WINDOW - 1) / 2
     window = torch.exp(-offsets.square() / (2 * SIGMA**2))
     window = (window / window.sum()).expand(x.shape[1], 1, 1, -1)
@@ -67,63 +124,63 @@ def _blur(x: Tensor) -> Tensor:
     return F.conv2d(x, window.transpose(2, 3), groups=x.shape[1])
 
 
-ROOT_FLOOR = 1e-5  # keeps the slope of the root finite where a clip is reconstructed exactly
-
-
 def weights_at(step: int, config: TrainingConfig) -> dict[str, float]:
-    """The weight of each part of the loss at a step; parts of weight zero are left out."""
-    weights = {name: getattr(config, name) for name in ("l1", "mse", "rmse", "ms_ssim")}
+    """Return the weight of each loss at a step; losses of weight zero are left out."""
+    weights = {name: getattr(config, name) for name in RECONSTRUCTION}
     weights |= {"entropy": entropy_weight(step, config), "commitment": config.commitment}
     weights["adversarial"] = adversarial_weight(step, config)
     return {name: weight for name, weight in weights.items() if weight > 0}
 
 
-def squared_errors(recon: Tensor, clip: Tensor) -> Tensor:
-    """Mean squared error of each clip [B, C, T, H, W], float32 [B]."""
-    return (recon.float() - clip).square().mean((1, 2, 3, 4))
+def entropy_weight(step: int, config: TrainingConfig) -> float:
+    """Return the weight of the entropy loss: from `entropy_start` linearly to `entropy`."""
+    if step >= config.entropy_steps:
+        return config.entropy
+    done = step / config.entropy_steps
+    return config.entropy_start + done * (config.entropy - config.entropy_start)
 
 
-def loss_parts(
-    recon: Tensor,
-    clip: Tensor,
-    quantizer: QuantizerLosses,
-    diversity: float,
-    weights: Mapping[str, float],
-) -> dict[str, Tensor]:
-    """The parts that have a weight, but the adversarial one, each a scalar before its weight.
+def adversarial_weight(step: int, config: TrainingConfig) -> float:
+    """Return the weight of the adversarial loss: 0 before `adversarial_from`, then a linear ramp.
+
+    During the ramp the new discriminator learns to be of use.
+    """
+    rising = (step - config.adversarial_from) / ADVERSARIAL_RAMP
+    return config.adversarial * min(1.0, max(0.0, rising))
+
+
+def rate_share(step: int, config: TrainingConfig) -> float:
+    """Return the learning rates of a step, from 0, as a share of the full rates.
+
+    They rise linearly over `warm_up` steps, and decay from `decay_from` to `final_rate` along a
+    cosine or a straight line.
+    """
+    rising = (step + 1) / max(1, config.warm_up)
+    length = max(1, config.steps - config.decay_from)
+    done = min(1.0, max(0.0, (step - config.decay_from) / length))
+    left = (1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done
+    return min(1.0, rising, config.final_rate + (1 - config.final_rate) * left)
+
+
+def draw_stages(clips: range, stages: int, step: int, seed: int, config: TrainingConfig) -> Tensor:
+    """Draw the number of stages of each clip, int64 [len(clips)] in 1..stages.
 
     Args:
-        recon, clip: [B, C, T, H, W], pixels in -1..1.
-        quantizer: of the batch.
-        diversity: weight of the batch entropy within the entropy loss.
-        weights: as `weights_at` gives them.
-
-    Returns:
-        `l1` and `mse`: mean absolute and squared error. `rmse`: mean root of each clip's squared
-        error, in which a hard clip does not outweigh the others. `ms_ssim`: 1 - MS-SSIM.
-        `entropy`: of a bit given its latent, less its entropy over the batch. `commitment`.
+        clips: indices in the global batch; the draw of a clip does not depend on the number of
+            processes.
+        stages: number of stages of the quantizer.
+        step: number of the step, from 0.
+        seed: seed of the run.
+        config: supplies `base_stages`, `base_share` and `all_share`.
     """
-    error = squared_errors(recon, clip)
-    parts = {
-        "l1": (recon.float() - clip).abs().mean(),
-        "mse": error.mean(),
-        "rmse": (error + ROOT_FLOOR).sqrt().mean(),
-        "entropy": quantizer.per_sample_entropy - diversity * quantizer.batch_entropy,
-        "commitment": quantizer.commitment,
-    }
-    if "ms_ssim" in weights:  # the one that takes time
-        parts["ms_ssim"] = 1 - ms_ssim(recon, clip)
-    return {name: part for name, part in parts.items() if name in weights}
+    return torch.tensor([_draw(clip, stages, step, seed, config) for clip in clips])
 
 
-def weighted_sum(parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """The loss: each part times its weight; parts without one do not count."""
-    return torch.stack([weights[name] * part for name, part in parts.items()]).sum()
-
-
-def hinge_loss(original: Tensor, reconstructed: Tensor) -> Tensor:
-    """The discriminator's loss: scores above 1 for originals and below -1 for reconstructions.
-
-    Lim and Ye, "Geometric GAN" (arXiv 1705.02894).
-    """
-    return (torch.relu(1 - original).mean() + torch.relu(1 + reconstructed).mean()) / 2
+def _draw(clip: int, stages: int, step: int, seed: int, config: TrainingConfig) -> int:
+    rng = np.random.default_rng((seed, STAGES_STREAM, step, clip))
+    chance = rng.random()
+    if chance < config.base_share:
+        return min(config.base_stages, stages)
+    if chance < config.base_share + config.all_share:
+        return stages
+    return int(rng.integers(1, stages + 1))

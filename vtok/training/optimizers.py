@@ -1,8 +1,8 @@
-"""Which weights Muon trains and which AdamW, and what the two remember, as named tensors."""
+"""Muon and AdamW: the parameters each of them trains, and their states as named tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,14 @@ from vtok.nn.tokenizer import VideoTokenizer
 from vtok.training.config import TrainingConfig
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+BASE_RATE = "base_lr"
+ADAMW_BETAS, CRITIC_BETAS = (0.9, 0.98), (0.5, 0.9)
+
+Optimizers = list[torch.optim.Optimizer]
 
 
 def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
-    """The nearest matrix with all singular values near 1, by a quintic Newton-Schulz iteration.
+    """Approximate the nearest orthogonal matrix by a quintic Newton-Schulz iteration.
 
     Args:
         matrix: [rows, columns].
@@ -23,7 +27,7 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
     a, b, c = NEWTON_SCHULZ
     x = matrix / (matrix.norm() + 1e-7)
     if x.is_cuda:
-        x = x.bfloat16()  # the iteration mends its own rounding, and runs several times faster
+        x = x.bfloat16()  # several times faster, and the iteration corrects its own rounding
     if tall := x.shape[0] > x.shape[1]:
         x = x.T
     for _ in range(steps):
@@ -36,11 +40,13 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Muon for convolution and linear weights, each flattened to [out, in * kernel].
 
+    Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024).
+
     Args:
         params: weights with at least two dimensions.
-        lr: step size, as a share of each matrix's spectral scale.
-        momentum: of the Nesterov kind.
-        weight_decay: share of each weight taken off in a step of rate 1, decoupled as in AdamW.
+        lr: step size relative to the spectral norm of each matrix.
+        momentum: Nesterov momentum.
+        weight_decay: decoupled weight decay, as in AdamW.
     """
 
     def __init__(
@@ -71,50 +77,93 @@ class Muon(torch.optim.Optimizer):
         weight.add_(orthogonalize(matrix).view_as(weight), alpha=-lr * scale)
 
 
-Optimizers = list[torch.optim.Optimizer]
-BASE_RATE = "base_lr"
-ADAMW_BETAS, CRITIC_BETAS = (0.9, 0.98), (0.5, 0.9)
-
-
 def make_optimizers(model: VideoTokenizer, config: TrainingConfig) -> Optimizers:
-    """Muon for the matrices inside; AdamW for all else.
+    """Create Muon for the inner matrices and AdamW for all other parameters.
 
-    Muon makes every direction of a matrix move alike, which suits what maps features to features.
-    The first and last layers of both stacks map pixels and codes; a depthwise kernel is no matrix.
+    The first and last layers of encoder and decoder map pixels and codes: AdamW trains them.
     """
-    matrices = list(_inner_matrices(model))
+    ends = [stack.layers[i] for stack in (model.encoder, model.decoder) for i in (0, -1)]
+    return split_optimizers(
+        model, ends, config.learning_rate, config.adamw_learning_rate, config.weight_decay
+    )
+
+
+def split_optimizers(
+    model: nn.Module,
+    ends: Iterable[nn.Module],
+    muon_rate: float,
+    adamw_rate: float,
+    weight_decay: float = 0.0,
+) -> Optimizers:
+    """Create Muon for the matrices of a model and AdamW for all other parameters.
+
+    Muon changes every direction of a matrix alike, which suits maps from features to features.
+
+    Args:
+        model: module to train.
+        ends: layers whose matrices AdamW trains.
+        muon_rate: full learning rate of Muon.
+        adamw_rate: full learning rate of AdamW.
+        weight_decay: decoupled weight decay of matrices.
+    """
+    outside = {module for end in ends for module in end.modules()}
+    dense = (m for m in model.modules() if m not in outside and _is_dense(m))
+    matrices = [m.get_parameter("weight") for m in dense]
     taken = {id(weight) for weight in matrices}
     rest = [p for p in model.parameters() if id(p) not in taken]
-    decay = config.weight_decay
     groups = [
-        {"params": [p for p in rest if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    adamw = torch.optim.AdamW(groups, lr=config.adamw_learning_rate, betas=ADAMW_BETAS)
+    adamw = torch.optim.AdamW(groups, lr=adamw_rate, betas=ADAMW_BETAS)
     optimizers: Optimizers = [adamw]
     if matrices:
-        optimizers.insert(0, Muon(matrices, lr=config.learning_rate, weight_decay=decay))
-    return [_remember_rates(optimizer) for optimizer in optimizers]
+        optimizers.insert(0, Muon(matrices, lr=muon_rate, weight_decay=weight_decay))
+    return [_with_base_rates(optimizer) for optimizer in optimizers]
+
+
+def _is_dense(module: nn.Module) -> bool:
+    """Tell whether a layer maps several features to several; a depthwise kernel is no matrix."""
+    if not isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return False
+    rows, columns = module.weight.shape[:2]
+    return min(rows, columns) > 1 and getattr(module, "groups", 1) == 1
 
 
 def make_critic_optimizer(critic: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW for the discriminator, with little momentum: its target moves."""
+    """Create AdamW for the discriminator, with little momentum, since its target moves."""
     rate = config.adamw_learning_rate / 10
     adamw = torch.optim.AdamW(critic.parameters(), lr=rate, betas=CRITIC_BETAS, weight_decay=0)
-    return _remember_rates(adamw)
+    return _with_base_rates(adamw)
+
+
+def _with_base_rates(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    for group in optimizer.param_groups:
+        group[BASE_RATE] = group["lr"]
+    return optimizer
 
 
 def set_rates(optimizers: Sequence[torch.optim.Optimizer], share: float) -> None:
-    """Set every learning rate to a share of its full one."""
+    """Set every learning rate to a share of its full value."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = share * group[BASE_RATE]
 
 
+def parameter_names(**modules: nn.Module | None) -> dict[Tensor, str]:
+    """Name the parameters of several modules, each prefixed with its keyword."""
+    return {
+        parameter: f"{prefix}.{name}"
+        for prefix, module in modules.items()
+        if module is not None
+        for name, parameter in module.named_parameters()
+    }
+
+
 def optimizer_tensors(
     optimizers: Sequence[torch.optim.Optimizer], names: Mapping[Tensor, str]
 ) -> dict[str, Tensor]:
-    """Everything that the optimizers remember, by `optimizer.PARAMETER.ENTRY`."""
+    """Return the optimizers' states, named `optimizer.PARAMETER.ENTRY`."""
     return {
         f"optimizer.{names[parameter]}.{entry}": tensor
         for optimizer in optimizers
@@ -128,7 +177,7 @@ def load_optimizer_tensors(
     names: Mapping[Tensor, str],
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Give back to fresh optimizers what `optimizer_tensors` took."""
+    """Restore optimizer states that `optimizer_tensors` returned."""
     parameters = {name: parameter for parameter, name in names.items()}
     owners = {p: o for o in optimizers for group in o.param_groups for p in group["params"]}
     for optimizer in optimizers:
@@ -137,36 +186,8 @@ def load_optimizer_tensors(
         if key.startswith("optimizer."):
             name, _, entry = key.removeprefix("optimizer.").rpartition(".")
             parameter = parameters[name]
-            # a count of steps stays on the CPU, where AdamW keeps it; cloned, since a tensor
-            # inside a file's bytes is not aligned as one of its own
+            # AdamW keeps its step count on the CPU; cloned, since a tensor inside the bytes of a
+            # file may not be aligned
             device = parameter.device if tensor.ndim else torch.device("cpu")
             copy = tensor.clone().to(device)
             owners[parameter].state[parameter][entry] = copy
-
-
-def parameter_names(**modules: nn.Module | None) -> dict[Tensor, str]:
-    """The name of every parameter of several modules, each under the name of its own."""
-    return {
-        parameter: f"{prefix}.{name}"
-        for prefix, module in modules.items()
-        if module is not None
-        for name, parameter in module.named_parameters()
-    }
-
-
-def _inner_matrices(model: VideoTokenizer) -> Iterator[Tensor]:
-    """Weights of linear layers and full convolutions, but those at the ends of the stacks."""
-    stacks = (model.encoder, model.decoder)
-    ends = {module for stack in stacks for i in (0, -1) for module in stack.layers[i].modules()}
-    for module in model.modules():
-        kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-        if isinstance(module, kinds) and module not in ends:
-            weight = module.weight
-            if weight.shape[0] > 1 and weight.shape[1] > 1:  # a depthwise one has one input
-                yield weight
-
-
-def _remember_rates(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    for group in optimizer.param_groups:
-        group[BASE_RATE] = group["lr"]
-    return optimizer

@@ -1,41 +1,124 @@
-"""The log of a run: CSV for people and programs, TensorBoard events where that is installed."""
+"""Reports of a run, and its log: CSV files, and TensorBoard events where that is installed."""
 
 from __future__ import annotations
 
 import csv
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 
 from vtok._files import atomic_output
 from vtok.errors import OutputError
-from vtok.training.report import StepReport, ValidationReport
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 Row = Mapping[str, "float | str"]
 STEPS, VALIDATIONS, EVENTS = "log.csv", "validation.csv", "tensorboard"
-"""What the files and the folder of events are called inside the run."""
+"""Names of the files, and of the folder of events, inside the run's folder."""
 FIRST = ("step", "loss")
 LAST = (
     "code_usage", "bit_entropy", "gradient_norm", "learning_rate", "clips_per_second", "waiting",
     "skipped", "picture",
 )  # fmt: skip
 PSNR = "psnr_"
-MAX_DIGITS = 18  # of a step
-FLUSH_SECONDS = 2  # a flush costs milliseconds, too many to do it at every step
+MAX_DIGITS = 18  # of a step number
+FLUSH_SECONDS = 2  # a flush takes milliseconds, too long for every step
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Result of one step.
+
+    Args:
+        step: number of steps done, from 1.
+        steps: total number of steps.
+        loss: weighted sum of the parts.
+        parts: each loss before its weight, by name: l1, mse, rmse, ms_ssim, entropy, ...
+        psnr: running mean over training clips in dB, by number of stages.
+        code_usage: share of the entries of the first stage's codebook seen lately, 0..1.
+        bit_entropy: mean entropy of the bits lately, 0..1 bit.
+        gradient_norm: norm before clipping.
+        learning_rate: of Muon.
+        clips_per_second: over all processes.
+        waiting: share of the time spent waiting for data, 0..1.
+        seconds_left: estimated time to the last step; None while unknown.
+        skipped: number of unreadable sources.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    parts: Mapping[str, float]
+    psnr: Mapping[int, float]
+    code_usage: float
+    bit_entropy: float
+    gradient_norm: float
+    learning_rate: float
+    clips_per_second: float
+    waiting: float
+    seconds_left: float | None
+    skipped: int
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """Quality on the validation clips.
+
+    Args:
+        step: number of steps done.
+        psnr: mean over the clips in dB, by number of stages.
+        code_usage: share of the entries of the first stage's codebook that they use, 0..1.
+        picture: picture of originals and reconstructions, or None.
+    """
+
+    step: int
+    psnr: Mapping[int, float]
+    code_usage: float
+    picture: Path | None
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A problem that needs attention.
+
+    Args:
+        step: number of steps done.
+        kind: type of the problem.
+        text: one line: the problem, its consequence, and what to try.
+    """
+
+    step: int
+    kind: Literal["not_finite", "collapse", "stalled_data"]
+    text: str
+
+
+class Observer(Protocol):
+    """Receiver of the progress of a run, such as a display."""
+
+    def step(self, report: StepReport) -> None:
+        """Receive the result of a step."""
+
+    def validated(self, report: ValidationReport) -> None:
+        """Receive the result of a validation."""
+
+    def alarm(self, alarm: Alarm) -> None:
+        """Receive an alarm."""
+
+    def say(self, text: str) -> None:
+        """Receive one line of information, such as the step at which the run resumes."""
 
 
 class RunLog:
-    """Writes down every step and validation; steps that are done again replace the old ones.
+    """Log of every step and validation; a repeated step replaces the first one.
 
-    Killed at any moment, it goes on with whole rows: half a row is dropped.
+    After a kill at any moment the files continue with complete rows; a partial row is dropped.
 
     Args:
-        folder: of the run; must exist.
-        say: called once with a line if TensorBoard is not installed.
+        folder: folder of the run; must exist.
+        say: receives one line if TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path, say: Callable[[str], None] | None = None) -> None:
@@ -47,7 +130,7 @@ class RunLog:
         """Write a step.
 
         Raises:
-            OutputError: The files cannot be written, or are no log.
+            OutputError: if a file cannot be written, or is not a log.
         """
         self._write(self._steps, "train", _step_row(report))
 
@@ -55,7 +138,7 @@ class RunLog:
         """Write a validation.
 
         Raises:
-            OutputError: The files cannot be written, or are no log.
+            OutputError: if a file cannot be written, or is not a log.
         """
         row: dict[str, float | str] = {"step": report.step, "code_usage": report.code_usage}
         row |= _psnr_columns(report.psnr)
@@ -63,20 +146,17 @@ class RunLog:
         self._write(self._validations, "validation", row)
 
     def rewind(self, step: int) -> None:
-        """Drop all that came after `step`, for a run that goes on from there.
-
-        Args:
-            step: number of steps done; 0 empties the log.
+        """Drop everything after a step, for a run that resumes there; 0 empties the log.
 
         Raises:
-            OutputError: The files cannot be written, or are no log.
+            OutputError: if a file cannot be written, or is not a log.
         """
         self._steps.rewind(step)
         self._validations.rewind(step)
         self._events.rewind(step)
 
     def close(self) -> None:
-        """Write what is left of the events."""
+        """Write pending events."""
         self._events.close()
 
     def _write(self, table: _Table, kind: str, row: Row) -> None:
@@ -84,30 +164,13 @@ class RunLog:
         self._events.add(kind, row)
 
 
-def read_columns(path: Path) -> dict[str, list[float]]:
-    """The numbers of a log, by column; what a row does not have is not a number.
-
-    Args:
-        path: log.csv or validation.csv of a run.
-
-    Returns:
-        Columns of one length, `step` among them; none if there is no such file.
-
-    Raises:
-        OutputError: The file is no log of a run, or cannot be read.
-    """
-    rows = list(_Table(path).rows())
-    names = [name for name in (rows[0] if rows else ()) if name != "picture"]
-    return {name: [_number(row[name]) for row in rows] for name in names}
-
-
 class _Table:
-    """A CSV file with a row for each step, in order, whose columns may become more."""
+    """A CSV file with one row for each step, in order; columns may be added."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.columns: list[str] = []
-        self.last = sys.maxsize  # until it was read
+        self.last = sys.maxsize  # until the file is read
 
     def add(self, row: Row) -> None:
         """Append a row; rows of this step and later ones are dropped."""
@@ -122,7 +185,7 @@ class _Table:
         self.last = step
 
     def rewind(self, step: int, columns: Iterable[str] = ()) -> None:
-        """Keep the rows up to a step, with these columns added; half a row at the end goes."""
+        """Keep the rows up to a step, and add columns."""
         names = {*self._header(self._lines()), *columns}
         if not names:
             return
@@ -138,7 +201,7 @@ class _Table:
         self.last = step
 
     def rows(self) -> Iterator[dict[str, str]]:
-        """The whole rows of the file, which need not exist."""
+        """Read the complete rows; none if the file does not exist."""
         lines = self._lines()
         names = self._header(lines)
         for row in lines:
@@ -148,7 +211,7 @@ class _Table:
     def _header(self, lines: Iterator[list[str]]) -> list[str]:
         names = next(lines, [])
         if names and names[0] != "step":
-            raise OutputError(f"{self.path}: is no log of a run, move it out of the way")
+            raise OutputError(f"{self.path}: not the log of a run, move it elsewhere")
         return names
 
     def _lines(self) -> Iterator[list[str]]:
@@ -168,7 +231,7 @@ class _Table:
 
 
 class _Events:
-    """The same rows as TensorBoard events; nothing where it is missing."""
+    """The same rows as TensorBoard events; does nothing without TensorBoard."""
 
     def __init__(self, folder: Path, say: Callable[[str], None] | None) -> None:
         self.folder, self.say = folder, say
@@ -190,12 +253,12 @@ class _Events:
             raise OutputError(f"{self.folder}: cannot be written ({exc.strerror})") from exc
 
     def rewind(self, step: int) -> None:
-        """Have readers drop what came after a step: a new file says so at its start."""
+        """Have readers drop everything after a step; the next file says so at its start."""
         self.close()
         self.first = step + 1
 
     def close(self) -> None:
-        """Close the file; what is added later goes to another one."""
+        """Close the file; later rows go to another one."""
         if self.writer is not None:
             self.writer.close()
             self.writer = None
@@ -207,7 +270,7 @@ class _Events:
             except ImportError:
                 self.missing = True
                 if self.say is not None:
-                    self.say("TensorBoard is not installed, only CSV is logged: vtok[train] has it")
+                    self.say("TensorBoard is not installed, logging CSV only: install vtok[train]")
                 return None
             self.writer = SummaryWriter(
                 str(self.folder), purge_step=first, flush_secs=FLUSH_SECONDS
@@ -228,7 +291,7 @@ def _psnr_columns(psnr: Mapping[int, float]) -> dict[str, float]:
 
 
 def _place(column: str) -> tuple[int, int, str]:
-    """Sorts columns: step and loss, the parts of the loss, PSNR by stages, the rest."""
+    """Sort key of columns: step and loss, the parts of the loss, PSNR by stages, the rest."""
     if column in FIRST:
         return 0, FIRST.index(column), ""
     if column in LAST:
@@ -239,10 +302,3 @@ def _place(column: str) -> tuple[int, int, str]:
 
 def _text(value: Any) -> str:
     return f"{value:.7g}" if isinstance(value, float) else str(value)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")

@@ -1,4 +1,4 @@
-"""Which clip comes when: a pure function of the seed, the step and the clip's number in it."""
+"""Deterministic sampler: the clips of a run, keyed by (seed, step, index)."""
 
 from __future__ import annotations
 
@@ -15,34 +15,31 @@ from vtok.training.decoding import PartStore
 from vtok.training.sources import Source, chances
 from vtok.video.frames import Frames
 
-PARTS_IN_ALL, LEAST_PARTS = 256, 4
-"""Few videos have many parts each, many have few: a cache of bounded size should pay."""
-MANY_VIDEOS, STEPS_A_PART = 256, 4
-"""From so many videos on no cache holds them, and a part is used in so many steps in a row."""
+TOTAL_PARTS, MIN_PARTS = 256, 4
+"""A video has the more parts the fewer videos there are, so that a bounded cache pays."""
+MANY_VIDEOS, STEPS_PER_PART = 256, 4
+"""From this number of videos on no cache holds them all, and consecutive steps share a part."""
 SHOWN_REASONS = 3
 PART_OF = re.compile(r" \((part [0-9]+ of [0-9]+|middle)\)$")
-"""What follows the name of a source where only a part of it cannot be read."""
+"""Follows the name of a source of which only a part cannot be read."""
 PART_STREAM, WINDOW_STREAM = 0, 1
-"""Keep the choice of a part and of a window in it apart, both being drawn from one seed."""
+"""Separate the random numbers that choose a part from those that choose a window in it."""
 
 
-def most_parts(sources: Sequence[Source]) -> int:
-    """How many parts one video may have, given all there is to draw from."""
+def max_parts(sources: Sequence[Source]) -> int:
+    """Return the maximum number of parts of one video."""
     videos = sum(source.kind == "video" for source in sources)
-    return max(LEAST_PARTS, PARTS_IN_ALL // max(1, videos))
+    return max(MIN_PARTS, TOTAL_PARTS // max(1, videos))
 
 
-def steps_a_part(sources: Sequence[Source]) -> int:
-    """In how many steps in a row the clip of one number comes from the same part."""
+def steps_per_part(sources: Sequence[Source]) -> int:
+    """Return for how many consecutive steps the clips of one index come from the same part."""
     videos = sum(source.kind == "video" for source in sources)
-    return STEPS_A_PART if videos >= MANY_VIDEOS else 1
+    return STEPS_PER_PART if videos >= MANY_VIDEOS else 1
 
 
 def note_skipped(skipped: MutableMapping[str, str], name: str, reason: str) -> None:
-    """Note why a source, or a part of it, cannot be read; a source counts once.
-
-    Several threads may note into one mapping.
-    """
+    """Note why a source, or a part of it, cannot be read; a whole source replaces its parts."""
     if PART_OF.sub("", name) in skipped:
         return
     skipped[name] = reason
@@ -51,26 +48,27 @@ def note_skipped(skipped: MutableMapping[str, str], name: str, reason: str) -> N
             skipped.pop(other, None)
 
 
-def why_nothing(reasons: Mapping[str, str]) -> str:
-    """Say that none of these sources gives a clip, with the first reasons."""
+def no_clip_error(reasons: Mapping[str, str]) -> InputError:
+    """Return the error for sources none of which gives a clip, with the first reasons."""
     counted = "1 source" if len(reasons) == 1 else f"{len(reasons)} sources"
     shown = [f"{name}: {reason}" for name, reason in islice(reasons.items(), SHOWN_REASONS)]
     more = "; ..." if len(reasons) > SHOWN_REASONS else ""
-    return f"no clip could be had from {counted}: {'; '.join(shown)}{more}"
+    return InputError(f"no clip could be read from {counted}: {'; '.join(shown)}{more}")
 
 
-class ClipMaker:
-    """Makes clips from sources, in this process.
+class ClipDataset:
+    """Map-style dataset of clips, keyed by (step, index).
 
-    What cannot be read is noted and replaced by the next draw of the same generator, so the same
-    broken files give the same clips, in whatever order and wherever the clips are made.
+    A clip depends on the sources, the spec and its key only. An unreadable source is noted and
+    replaced by the next draw of the same generator, so that the same broken files give the same
+    clips in any order and in any process.
 
     Args:
-        sources: to draw from; at least one.
-        spec: what clips to draw.
-        store: gives the parts.
-        skipped: what is known to be unreadable, name to reason; it grows. Where only a part of a
-            source cannot be read the name is "name (part 2 of 5)".
+        sources: videos and photos; at least one.
+        spec: options of the clips.
+        store: source of decoded parts.
+        skipped: sources known to be unreadable, name to reason; extended while sampling. If only a
+            part of a source is unreadable, the name is "name (part 2 of 5)".
     """
 
     def __init__(
@@ -80,42 +78,33 @@ class ClipMaker:
         store: PartStore,
         skipped: MutableMapping[str, str],
     ) -> None:
-        self.sources, self._spec, self.store, self.skipped = sources, spec, store, skipped
+        self._spec, self._store, self.skipped = spec, store, skipped
         kinds = [[s for s in sources if s.kind == kind] for kind in ("video", "photo")]
         self._videos, self._photos = kinds
         self._ends = [np.cumsum(chances(kind)) if kind else np.zeros(0) for kind in kinds]
         self._photo_share = 1.0 if not self._videos else spec.photo_share if self._photos else 0.0
-        self._drawable = [  # what can come at all
+        self._drawable = [
             *(self._videos if self._photo_share < 1 else []),
             *(self._photos if self._photo_share > 0 else []),
         ]
-        self._steps_a_part = steps_a_part(sources)
+        self._steps_per_part = steps_per_part(sources)
 
-    def clip(self, step: int, index: int) -> Clip:
-        """Clip `index` of a step, float32 [3, frames, crop, crop] in -1..1.
+    def __getitem__(self, key: tuple[int, int]) -> Clip:
+        """Return the clip of a step and an index, float32 [3, frames, crop, crop] in -1..1.
 
         Raises:
-            InputError: nothing that could be drawn is readable.
+            InputError: if no source can be read.
         """
-        turn = step // self._steps_a_part
+        step, index = key
+        turn = step // self._steps_per_part
         source, part = self._draw(default_rng((self._spec.seed, PART_STREAM, turn, index)))
         rng = default_rng((self._spec.seed, WINDOW_STREAM, step, index))
         return random_clip(source.kind, part, self._spec, rng)
 
-    def prepare(self, position: int) -> None:
-        """Decode all parts of one source into the cache, as far as it has space."""
-        source = self.sources[position]
-        number = 0
-        while (count := self._count(source)) is not None and number < count:
-            if self.store.is_full:
-                return
-            self._load(source, number, count)
-            number += 1
-
     def _draw(self, rng: Generator) -> tuple[Source, Frames]:
-        """A source and a part of it, drawn until one can be read.
+        """Draw a source and a part of it until one can be read.
 
-        Every draw takes the same numbers from the generator, whatever is known by then.
+        Every draw takes the same numbers from the generator, whatever is known to be unreadable.
         """
         while self._any_left():
             is_photo, place, turn = rng.random(3)
@@ -129,25 +118,25 @@ class ClipMaker:
             frames = self._load(source, int(turn * count), count)
             if frames is not None:
                 return source, frames
-        raise InputError(self._why_nothing())
+        raise no_clip_error({s.name: self.skipped[s.name] for s in self._drawable})
 
     def _count(self, source: Source) -> int | None:
-        """How many parts a source has; None where it cannot be read."""
+        """Number of parts of a source; None if it cannot be read."""
         if source.name in self.skipped:
             return None
         try:
-            return self.store.count(source)
+            return self._store.count(source)
         except InputError as exc:
             self._skip(source, source.name, exc)
             return None
 
     def _load(self, source: Source, number: int, count: int) -> Frames | None:
-        """A part of a source; None where it cannot be read."""
+        """A part of a source; None if it cannot be read."""
         name = f"{source.name} (part {number + 1} of {count})"
         if name in self.skipped:
             return None
         try:
-            return self.store.load(source, number)
+            return self._store.load(source, number)
         except InputError as exc:
             self._skip(source, name, exc)
             names = (f"{source.name} (part {part + 1} of {count})" for part in range(count))
@@ -156,13 +145,7 @@ class ClipMaker:
             return None
 
     def _skip(self, source: Source, name: str, error: InputError) -> None:
-        """Note why something cannot be read."""
         note_skipped(self.skipped, name, str(error).removeprefix(f"{source.name}: "))
 
     def _any_left(self) -> bool:
-        """Tell whether something that could be drawn may be readable."""
         return not self.skipped or any(s.name not in self.skipped for s in self._drawable)
-
-    def _why_nothing(self) -> str:
-        """Say that nothing is readable, with the first reasons."""
-        return why_nothing({s.name: self.skipped[s.name] for s in self._drawable})

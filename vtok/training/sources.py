@@ -1,8 +1,9 @@
-"""What to train on: the videos and photos in folders, files, globs and tar shards."""
+"""Training data sources: videos and photos in folders, files, globs and tar shards."""
 
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import shutil
 import tarfile
@@ -23,7 +24,11 @@ Kind = Literal["video", "photo"]
 
 SHARD_SUFFIX = ".tar"
 FAMILY_MARK = "__"
-"""What ends the name of a family in the name of a file, as in `opencv__fruits.jpg`."""
+"""Separates the name of a family from the rest of a file name, as in `opencv__fruits.jpg`."""
+MAX_HELD_OUT = 8
+"""Maximum number of videos held out for validation."""
+MIN_VIDEOS, HOLD_OUT_ONE_IN = 20, 10
+"""Videos are held out from this number on, one of each ten."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +36,10 @@ class Source:
     """One video or photo.
 
     Attributes:
-        name: unique: its path as it was found, or "shard.tar!member.mp4".
-        path: the file, or the shard that it is in.
-        member: its name inside the shard; None for a file of its own.
-        kind: what its suffix says it is.
+        name: unique name: the path as it was found, or "shard.tar!member.mp4".
+        path: the file, or the shard that contains it.
+        member: name inside the shard; None for a separate file.
+        kind: type according to the suffix.
     """
 
     name: str
@@ -42,19 +47,24 @@ class Source:
     member: str | None
     kind: Kind
 
+    @property
+    def inner_name(self) -> str:
+        """File name without the folder or shard that holds it."""
+        return self.member or self.path.name
+
 
 def find_sources(inputs: Sequence[str | Path]) -> tuple[Source, ...]:
-    """Every video and photo behind the arguments, each file once, sorted by name.
+    """Find every video and photo behind the arguments, each file once, sorted by name.
 
-    What lies in a folder counts by its suffix; names that begin with a dot do not count. Nothing
-    but the index of a shard is read: whether a file is whole shows when it is used.
+    Files in a folder are chosen by suffix; names that begin with a dot are ignored. Only the index
+    of a shard is read: a damaged file is found when it is used.
 
     Args:
-        inputs: folders (searched through), files, glob patterns, and tar shards of them.
+        inputs: folders (searched recursively), files, glob patterns, and tar shards.
 
     Raises:
-        InputError: an argument is missing, or names nothing that is a video or photo by its
-            suffix, or is a shard of which nothing can be read.
+        InputError: if an argument is missing, contains no video or photo, or is a shard that cannot
+            be read at all.
     """
     if not inputs:
         raise InputError("nothing to train on: give folders, files or tar shards")
@@ -68,12 +78,31 @@ def find_sources(inputs: Sequence[str | Path]) -> tuple[Source, ...]:
     return tuple(sorted(found.values(), key=lambda source: source.name))
 
 
-def chances(sources: Sequence[Source]) -> npt.NDArray[np.float64]:
-    """How likely each source is to be drawn: a family of n alike ones counts as n ** 0.5.
+def hold_out(sources: Sequence[Source]) -> tuple[list[Source], list[Source]]:
+    """Hold out videos for validation: one in ten, at most 8, where there are 20 or more.
 
-    A family is what shares a folder (or shard) and the part of its name before two underscores.
-    Twenty clips of one studio then do not outweigh everything else, and a single folder of
-    unrelated clips is drawn from evenly.
+    The choice depends on file names only, so that other runs on the same data make the same one.
+
+    Returns:
+        Sources for training, and sources for validation (none where there are too few).
+    """
+    videos = [source for source in sources if source.kind == "video"]
+    if len(videos) < MIN_VIDEOS:
+        return list(sources), []
+    aside = sorted(videos, key=_shuffled)[: min(MAX_HELD_OUT, len(videos) // HOLD_OUT_ONE_IN)]
+    return [source for source in sources if source not in aside], aside
+
+
+def _shuffled(source: Source) -> bytes:
+    return hashlib.sha256(source.inner_name.encode(errors="surrogateescape")).digest()
+
+
+def chances(sources: Sequence[Source]) -> npt.NDArray[np.float64]:
+    """Return the probability of each source: a family of n similar ones has weight n ** 0.5.
+
+    A family shares a folder (or shard) and the part of its names before two underscores. So twenty
+    clips of one studio do not outweigh everything else, and a single folder of unrelated clips is
+    sampled evenly.
 
     Args:
         sources: of one kind; at least one.
@@ -90,17 +119,17 @@ def chances(sources: Sequence[Source]) -> npt.NDArray[np.float64]:
 
 @contextmanager
 def source_file(source: Source, scratch: Path) -> Iterator[Path]:
-    """The file of a source; a member of a shard is unpacked for as long as it is used.
+    """Give the file of a source; a member of a shard is unpacked while the block runs.
 
     Args:
-        source: which.
+        source: source to read.
         scratch: folder to unpack into.
 
     Yields:
         A path to read from.
 
     Raises:
-        InputError: the shard cannot be read, or the member is not in it.
+        InputError: if the shard cannot be read, or the member is not in it.
     """
     if source.member is None:
         yield source.path
@@ -120,7 +149,7 @@ def _unpack(source: Source, member: str, target: Path) -> None:
             found = next((entry for entry in shard if entry.name == member), None)
             if found is None:
                 raise InputError(f"{source.name}: no longer in its shard")
-            # a sparse file, or one larger than its shard, is a few bytes that fill the disk
+            # a sparse file, or a size beyond the shard's, could fill the disk from a few bytes
             if found.issparse() or found.size > source.path.stat().st_size:
                 raise InputError(f"{source.name}: not stored as a whole file")
             content = shard.extractfile(found)
@@ -141,7 +170,7 @@ def _expand(text: str) -> Iterator[Source]:
             raise InputError(f"{text}: no such file or folder")
         yield from _from_files([path])
     else:
-        # the function, not Path.glob: that one takes no absolute pattern
+        # Path.glob refuses absolute patterns
         for match in sorted(glob.glob(text, recursive=True)):  # noqa: PTH207
             yield from _from_files([Path(match)])
 
@@ -151,31 +180,29 @@ def _is_hidden(path: Path, folder: Path) -> bool:
 
 
 def _from_files(paths: Iterable[Path]) -> Iterator[Source]:
-    """The sources in files; of other files there are none."""
     for path in paths:
         if path.suffix.lower() == SHARD_SUFFIX and path.is_file():
             yield from _from_shard(path)
-        elif (kind := kind_of(path.name)) is not None and path.is_file():
+        elif (kind := _kind_of(path.name)) is not None and path.is_file():
             yield Source(str(path), path, None, kind)
 
 
 def _from_shard(path: Path) -> Iterator[Source]:
-    """The videos and photos in a tar file; of one that is cut, those before the cut."""
+    """The videos and photos in a tar file; of a truncated one, those before the end."""
     listed = False
     try:
         with tarfile.open(path, "r:") as shard:
             for member in shard:
                 listed = True
                 hidden = PurePosixPath(member.name).name.startswith(".")
-                if member.isreg() and not hidden and (kind := kind_of(member.name)) is not None:
+                if member.isreg() and not hidden and (kind := _kind_of(member.name)) is not None:
                     yield Source(f"{path}!{member.name}", path, member.name, kind)
     except (tarfile.TarError, OSError, EOFError, ValueError) as exc:
         if not listed:
-            raise InputError(f"{path}: not a tar file that can be read ({exc})") from exc
+            raise InputError(f"{path}: not a readable tar file ({exc})") from exc
 
 
-def kind_of(name: str) -> Kind | None:
-    """Tell by its suffix whether a file is a video or a photo; None where it is neither."""
+def _kind_of(name: str) -> Kind | None:
     suffix = PurePosixPath(name).suffix.lower()
     if suffix in VIDEO_SUFFIXES:
         return "video"
@@ -183,12 +210,14 @@ def kind_of(name: str) -> Kind | None:
 
 
 def _family(source: Source) -> tuple[str, str]:
-    """Folder or shard, and beginning of the name, of a source."""
-    inside = PurePosixPath(source.member or source.path.name)
+    """Folder or shard of a source, and the beginning of its name."""
+    inside = PurePosixPath(source.inner_name)
     folder = str(source.path.parent) if source.member is None else f"{source.path}!{inside.parent}"
     prefix, mark, _ = inside.name.partition(FAMILY_MARK)
     return folder, prefix if mark else ""
 
 
 def _known_suffixes() -> str:
-    return f"{' '.join(sorted(VIDEO_SUFFIXES))} and {' '.join(sorted(PHOTO_SUFFIXES))} count"
+    return (
+        f"known suffixes: {' '.join(sorted(VIDEO_SUFFIXES))} and {' '.join(sorted(PHOTO_SUFFIXES))}"
+    )

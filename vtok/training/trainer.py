@@ -1,9 +1,10 @@
-"""The run: steps, validations, states, and what happens when something goes wrong."""
+"""The training loop: steps, validations, states, and recovery from steps that fail."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,15 @@ from torch import Tensor
 
 from vtok.errors import OutputError, UsageError, VtokError
 from vtok.models.checkpoint import save_checkpoint
+from vtok.training.clips import ClipSpec
 from vtok.training.config import TrainingConfig
-from vtok.training.data import MOST_CLIPS, RunData
-from vtok.training.devices import Processes, open_processes
-from vtok.training.launch import Interrupts
 from vtok.training.learner import Learner, initialize_from
-from vtok.training.metrics import Meters, Pace, StepTotals, Watch
-from vtok.training.report import Alarm, Observer, StepReport, ValidationReport
-from vtok.training.runlog import RunLog
-from vtok.training.schedule import draw_stages, rate_share
+from vtok.training.loader import ClipLoader, default_workers
+from vtok.training.losses import draw_stages, rate_share
+from vtok.training.metrics import RunningMetrics, StepTotals, Throughput, Watch
+from vtok.training.processes import Interrupts, Processes, cpu_threads, open_processes
+from vtok.training.runlog import Alarm, Observer, RunLog, StepReport, ValidationReport
+from vtok.training.sources import MAX_HELD_OUT, Source, find_sources, hold_out
 from vtok.training.state import (
     RunFolder,
     State,
@@ -30,30 +31,82 @@ from vtok.training.state import (
     newest_state,
     save_state,
 )
-from vtok.training.validate import draw, measure, write_curve
-from vtok.training.workers import ClipPool
+from vtok.training.validate import measure, write_comparison
 
-SLOWER = 0.5  # rates after a step that was not finite
-RETRY_STRIDE = 1_000_003  # between the seeds of a run and of its second try
+SLOWER = 0.5
+"""Factor of the learning rates after a step that was not finite."""
+RETRY_STRIDE = 1_000_003
+"""Difference between the seeds of a run and of its second attempt."""
+MAX_FAILURES = 3
+GIB = 1 << 30
+
+
+class RunData:
+    """Sources for training and for validation.
+
+    Args:
+        inputs: sources for training, see `find_sources`.
+        validation: sources for validation; if empty, some videos are held out.
+        config: options of the run.
+        cache: folder for decoded frames, unless the config names one.
+
+    Attributes:
+        held_out: the validation sources are not trained on.
+        digest: digest of the names of the training sources.
+
+    Raises:
+        InputError: if there is no source.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[str | Path],
+        validation: Sequence[str | Path],
+        config: TrainingConfig,
+        cache: Path,
+    ) -> None:
+        self.sources: Sequence[Source] = find_sources(inputs)
+        self.validation: Sequence[Source] = find_sources(validation) if validation else ()
+        if not validation:
+            self.sources, self.validation = hold_out(self.sources)
+        self.held_out = bool(self.validation)
+        if not self.held_out:
+            self.validation = self.sources
+        names = "\n".join(source.inner_name for source in self.sources)
+        self.digest = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
+        self._config = config
+        self._cache = Path(config.cache) if config.cache else cache
+
+    def open_loader(self, seed: int, skipped: Mapping[str, str], processes: int) -> ClipLoader:
+        """Create the loader of training clips; `processes` is their number on this machine."""
+        config = self._config
+        return ClipLoader(
+            self.sources,
+            ClipSpec(config.frames, config.crop, config.photo_share, seed),
+            workers=config.workers or default_workers(processes),
+            cache=self._cache if config.cache_gib else None,
+            cache_bytes=int(config.cache_gib * GIB),
+            skipped=skipped,
+        )
 
 
 class Progress:
-    """A run at some step.
+    """The state of a run in memory.
 
     Args:
-        config: of the run.
-        processes: this one among all.
-        data: digest of what it learns from.
+        config: options of the run.
+        processes: processes that share the work.
+        data: digest of the training data.
 
     Attributes:
-        step: how many steps were done.
-        skipped: why each source was left out that could not be read.
+        step: number of steps done.
+        skipped: reason for each unreadable source.
     """
 
     def __init__(self, config: TrainingConfig, processes: Processes, data: str) -> None:
         self.config, self.data = config, data
         self.learner = Learner(config, processes)
-        self.meters = Meters(self.learner.model.quantizer)
+        self.metrics = RunningMetrics(self.learner.model.quantizer)
         self.watch = Watch()
         self.step = 0
         self.skipped: dict[str, str] = {}
@@ -61,42 +114,40 @@ class Progress:
 
     @property
     def seed(self) -> int:
-        """Of everything drawn: after a step that failed, other clips are drawn."""
+        """Seed of the sampling; after a failed step other clips are sampled."""
         return self.config.seed + RETRY_STRIDE * self._retry
 
     @property
     def rate(self) -> float:
-        """Muon's rate in the step made last."""
+        """Learning rate of Muon in the last step."""
         return self.factor * rate_share(self.step - 1, self.config) * self.config.learning_rate
 
     def begin(self) -> str:
-        """Start from the config's checkpoint, if it names one; gives a line to say."""
+        """Initialize from the config's checkpoint, if it names one; returns a line to print."""
         learner, init = self.learner, self.config.init
         if not init:
-            return "starting from fresh weights"
+            return "starting from random weights"
         widened = initialize_from(learner.model, init)
         if learner.averaged is not None:
             learner.averaged.load_state_dict(learner.model.state_dict())
         return f"starting from {init}" + (f", widened: {', '.join(widened)}" if widened else "")
 
     def take_step(self, clips: Sequence[Tensor], indices: Sequence[range]) -> StepTotals:
-        """Take a step; one that is not finite changes nothing.
+        """Take a step on micro-batches [B, 3, T, H, W]; one that is not finite changes nothing.
 
-        Args:
-            clips: float [B, 3, T, H, W] in -1..1 for each pass.
-            indices: their numbers within the global batch, for each pass.
+        `indices` are those of their clips in the global batch.
         """
         stages = self.config.tokenizer.num_stages
         used = [draw_stages(i, stages, self.step, self.seed, self.config) for i in indices]
         totals = self.learner.step(self.step, clips, used, self.factor)
         if totals.finite:
-            self.meters.update(self.step, totals)
+            self.metrics.update(self.step, totals)
             self.step += 1
         return totals
 
     def state(self) -> State | None:
-        """Everything; None where a weight is no number, which is not worth coming back to."""
-        tensors = self.learner.tensors() | self.meters.tensors()
+        """Return the state to save; None if a weight is not finite."""
+        tensors = self.learner.tensors() | self.metrics.tensors()
         if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
             return None
         facts = {
@@ -105,42 +156,41 @@ class Progress:
             "retry": self._retry,
             "factor": self.factor,
             "skipped": self.skipped,
-            "psnr": self.meters.facts(),
+            "psnr": self.metrics.facts(),
             "watch": self.watch.to_dict(),
         }
         return State(self.step, tensors, facts)
 
     def fits(self, state: State) -> bool:
-        """Whether a state is of this config."""
+        """Tell whether a state belongs to this config."""
         return bool(state.facts["config"] == config_digest(self.config))
 
     def restore(self, state: State, failures: int = 0) -> bool:
-        """Go on from a state.
+        """Resume from a state.
 
         Args:
-            state: of the same config.
-            failures: how often it was gone on from without reaching another one; each halves the
-                rates and draws other clips.
+            state: state of the same config.
+            failures: failed attempts to get from this state to the next; each one halves the
+                learning rates and changes the sampling.
 
         Returns:
-            Whether it was learning from the same data.
+            True if the state was trained on the same data.
 
         Raises:
             UsageError: for a state of another config.
         """
         facts: dict[str, Any] = state.facts
         if not self.fits(state):
-            raise UsageError("the states belong to another config.toml: give another --out")
+            raise UsageError(
+                "the saved states belong to another config.toml: choose another output folder"
+            )
         self.learner.load(state.tensors)
-        self.meters.load(state.tensors, facts["psnr"])
+        self.metrics.load(state.tensors, facts["psnr"])
         self.watch = Watch.from_dict(facts["watch"])
         self.step, self.skipped = state.step, dict(facts["skipped"])
         self._retry = facts["retry"] + failures
         self.factor = facts["factor"] * SLOWER**failures
         return bool(facts["data"] == self.data)
-
-
-MOST_FAILURES = 3
 
 
 def train(
@@ -153,31 +203,30 @@ def train(
     threads: int | None = None,
     validation: Sequence[str | Path] = (),
 ) -> None:
-    """Train a tokenizer, or go on with a run that was stopped.
+    """Train a tokenizer, or resume a run that was stopped or killed.
 
-    Killed at any moment and started again, it ends with the weights of a run that never was (on a
-    CPU in float32, with as many threads).
+    A resumed run ends with the weights of an uninterrupted one (bit for bit on a CPU in float32
+    with the same number of threads). Clips are decoded in worker processes that import the main
+    module, so a script must call this under `if __name__ == "__main__":`.
 
     Args:
-        inputs: what to learn from, see `find_sources`.
+        inputs: sources for training, see `find_sources`.
         out: folder of the run: config.toml, states, model.safetensors, logs and pictures.
-        config: what to do; must fit the run if it was begun.
-        observer: is told how it goes.
-        device: `auto`, or one of torch's names.
-        threads: on the CPU; torch's own number if None.
-        validation: what to measure on; without it some videos are set aside.
+        config: options; must match those of an existing run.
+        observer: receives the progress.
+        device: `auto`, or a torch device name.
+        threads: CPU threads; torch's default if None.
+        validation: sources for validation; if empty, some videos are held out.
 
     Raises:
-        InputError: without anything to learn from.
-        UsageError: for a device that is not there.
-        OutputError: if something cannot be written; what was saved before is whole.
-        VtokError: if the loss cannot be kept finite.
+        InputError: if there is no source.
+        UsageError: if the device is not available.
+        OutputError: if a file cannot be written; what was saved before is intact.
+        VtokError: if the loss does not stay finite, or decoding processes die repeatedly.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
     folder = RunFolder(out)
-    with open_processes(device) as processes:
-        # one machine may have seen another config in its own copy of the folder
+    with cpu_threads(threads), open_processes(device) as processes:
+        # the folder on another machine may hold another config
         shared = processes.share(json.dumps(config.to_dict()).encode())
         config = TrainingConfig.from_dict(json.loads(shared))
         data = RunData(inputs, validation, config, folder.cache)
@@ -195,12 +244,12 @@ def _train_in(
         folder.opened(config) if processes.is_main else nullcontext(),
         closing(RunLog(folder.path, observer.say)) if processes.is_main else nullcontext() as log,
     ):
-        told = observer if processes.is_main else _Nobody()
-        _Run(folder, data, config, processes, log, told).go()
+        told = observer if processes.is_main else _Silent()
+        _Run(folder, data, config, processes, log, told).train()
 
 
 class _Run:
-    """A run in progress, in one process; only the main one has a log."""
+    """A run in one process; only the main process has a log."""
 
     def __init__(
         self,
@@ -215,17 +264,17 @@ class _Run:
         self.processes, self.log, self.observer = processes, log, observer
         self.progress = Progress(config, processes, data.digest)
         self.failures = 0  # since the last state
-        self.clips: Tensor | None = None  # to measure on
+        self.clips: Tensor | None = None  # for validation
 
     @property
     def done(self) -> bool:
-        """Whether the last step was made."""
+        """Tell whether the last step is done."""
         return self.progress.step >= self.config.steps
 
-    def go(self) -> None:
+    def train(self) -> None:
         """Train to the last step."""
         state = self._newest_state()
-        # before the first step is saved, another config may take over
+        # a run without a step may start over with another config
         if state is None or (state.step == 0 and not self.progress.fits(state)):
             self.observer.say(self.progress.begin())
             self._rewind_log()
@@ -235,40 +284,41 @@ class _Run:
             if self.done:
                 self.observer.say(f"{self.folder.path}: finished at step {state.step}")
                 return
-            self.observer.say(f"{self.folder.path}: going on from step {state.step}")
-        if not self.data.unseen:
-            self.observer.say("too few videos to set some aside: measuring on training clips")
+            self.observer.say(f"{self.folder.path}: resuming at step {state.step}")
+        if not self.data.held_out:
+            self.observer.say("too few videos to hold some out: validating on training clips")
         with Interrupts() as interrupts:
-            while not self._train(interrupts):
+            while not self._take_steps(interrupts):
                 self._roll_back()
         self.observer.say(f"{self.folder.model}: the weights of step {self.progress.step}")
 
-    def _train(self, interrupts: Interrupts) -> bool:
-        """Take steps up to the last one; False as soon as one is not finite."""
+    def _take_steps(self, interrupts: Interrupts) -> bool:
+        """Take steps up to the last one; returns False as soon as one is not finite."""
         progress, config = self.progress, self.config
-        pace = Pace(config.batch * config.accumulate * self.processes.count)
+        throughput = Throughput(config.batch * config.accumulate * self.processes.count)
         indices = self._indices()
-        with self.data.open_pool(progress.seed, progress.skipped, self.processes.count) as pool:
-            self._read_validation(pool)
-            batches = pool.batches(range(progress.step, config.steps), indices)
+        loader = self.data.open_loader(progress.seed, progress.skipped, self.processes.count)
+        if self.clips is None and self.processes.is_main:
+            self.clips = loader.middle_clips(self.data.validation, MAX_HELD_OUT)
+        with closing(loader.batches(range(progress.step, config.steps), indices)) as batches:
             while not self.done:
                 totals = progress.take_step([next(batches) for _ in indices], indices)
-                progress.skipped = dict(pool.skipped)
-                pace.mark(pool.waited_seconds)
-                self._tell(totals, pace)
+                progress.skipped = dict(loader.skipped)
+                throughput.mark(loader.waited_seconds)
+                self._report(totals, throughput)
                 if not totals.finite:
                     return False
                 self._after_step(interrupts)
         return True
 
-    def _tell(self, totals: StepTotals, pace: Pace) -> None:
-        """Tell of a step, and of what is wrong with it."""
+    def _report(self, totals: StepTotals, throughput: Throughput) -> None:
+        """Report a step and its alarms."""
         progress, step = self.progress, self.progress.step
-        usage, entropy = progress.meters.code_usage(step), progress.meters.bit_entropy()
+        usage, entropy = progress.metrics.code_usage(step), progress.metrics.bit_entropy()
         norm = totals.gradient_norm
         alarms = [progress.watch.check(step, totals.loss, usage, entropy, norm)]
         if totals.finite:
-            alarms.append(progress.watch.check_data(step, pace.waiting))
+            alarms.append(progress.watch.check_data(step, throughput.waiting))
         for alarm in alarms:
             if alarm is not None:
                 self.observer.alarm(alarm)
@@ -279,21 +329,21 @@ class _Run:
             steps=self.config.steps,
             loss=totals.loss,
             parts=totals.parts,
-            psnr=dict(sorted(progress.meters.psnr.items())),
+            psnr=dict(sorted(progress.metrics.psnr.items())),
             code_usage=usage,
             bit_entropy=entropy,
             gradient_norm=norm,
             learning_rate=progress.rate,
-            clips_per_second=pace.clips_per_second,
-            waiting=pace.waiting,
-            seconds_left=pace.seconds_left(self.config.steps - step),
+            clips_per_second=throughput.clips_per_second,
+            waiting=throughput.waiting,
+            seconds_left=throughput.seconds_left(self.config.steps - step),
             skipped=len(progress.skipped),
         )
         self.log.append(report)
         self.observer.step(report)
 
     def _after_step(self, interrupts: Interrupts) -> None:
-        """Validate, save and stop where it is time to."""
+        """Validate, save and stop if it is time to."""
         config, step = self.config, self.progress.step
         stop = self._in_any_process(interrupts.number > 0)
         if self.done or step % config.validate_every == 0:
@@ -301,23 +351,18 @@ class _Run:
         if self.done or stop or step % config.save_every == 0:
             self._save()
         if stop and not self.done:
-            self.observer.say(f"stopped at step {step}: the same command goes on from there")
+            self.observer.say(f"stopped at step {step}: the same command resumes there")
             interrupts.end()
 
-    def _read_validation(self, pool: ClipPool) -> None:
-        if self.clips is None and self.processes.is_main:
-            self.clips = pool.fixed(self.data.validation, MOST_CLIPS)
-
     def _validate(self) -> None:
-        """Measure, draw, and write the weights where `vtok encode --model` finds them."""
+        """Measure quality, write a picture, and write the checkpoint."""
         if self.log is not None and self.clips is not None:
             step, model = self.progress.step, self.progress.learner.best
             measured = measure(model, self.clips)
             picture = self.folder.pictures / f"step-{step:08d}.png"
-            draw(picture, self.clips, measured, self.config.base_stages)
+            write_comparison(picture, self.clips, measured, self.config.base_stages)
             report = ValidationReport(step, measured.means(), measured.code_usage, picture)
             self.log.validated(report)
-            write_curve(self.folder.path)
             try:
                 save_checkpoint(self.folder.model, model, self.folder.name)
             except OSError as exc:
@@ -335,7 +380,7 @@ class _Run:
         self.processes.wait()
 
     def _newest_state(self) -> State | None:
-        """The newest whole state, which the main process reads for all."""
+        """The newest valid state, which the main process reads for all."""
         data = b""
         if self.processes.is_main:
             data = newest_state(self.folder.states, self.observer.say) or b""
@@ -344,7 +389,7 @@ class _Run:
 
     def _restore(self, state: State) -> None:
         if not self.progress.restore(state, self.failures):
-            self.observer.say("the data are not those the run began with: it goes on with these")
+            self.observer.say("the data differ from those that the run was started with")
         self._rewind_log()
 
     def _rewind_log(self) -> None:
@@ -352,41 +397,35 @@ class _Run:
             self.log.rewind(self.progress.step)
 
     def _roll_back(self) -> None:
-        """After a step that was not finite: the last good state, other clips, lower rates."""
+        """Return to the last good state, with lower learning rates and other clips."""
         self.failures += 1
         failed, state = self.progress.step, self._newest_state()
-        if self.failures >= MOST_FAILURES or state is None:
+        if self.failures >= MAX_FAILURES or state is None:
             raise VtokError(
-                f"{self.folder.path}: no finite loss after step {failed}, in {self.failures} tries "
-                "in a row: the last good state is kept; begin again with a lower learning_rate"
+                f"{self.folder.path}: no finite loss after step {failed} in {self.failures} "
+                "attempts in a row: the last good state is kept; start again with a lower "
+                "learning_rate"
             )
         self._restore(state)
         self.observer.say(
-            f"back at step {state.step}: rates times {self.progress.factor:g}, other clips"
+            f"back at step {state.step}: learning rates times {self.progress.factor:g}, other clips"
         )
 
     def _indices(self) -> list[range]:
-        """Which clips of the global batch each pass of this process takes."""
-        size, passes = self.config.batch, self.config.accumulate
-        first = self.processes.index * passes
-        return [range(i * size, (i + 1) * size) for i in range(first, first + passes)]
+        """Indices in the global batch of each micro-batch of this process."""
+        size, count = self.config.batch, self.config.accumulate
+        first = self.processes.index * count
+        return [range(i * size, (i + 1) * size) for i in range(first, first + count)]
 
     def _in_any_process(self, here: bool) -> bool:
         flag = torch.tensor([float(here)], device=self.processes.device)
         return bool(self.processes.sum(flag) > 0)
 
 
-class _Nobody:
-    """The observer of processes that keep silent."""
+class _Silent:
+    """Observer of the processes other than the main one."""
 
-    def step(self, report: StepReport) -> None:
-        pass
-
-    def validated(self, report: ValidationReport) -> None:
-        pass
-
-    def alarm(self, alarm: Alarm) -> None:
-        pass
-
-    def say(self, text: str) -> None:
-        pass
+    def step(self, report: StepReport) -> None: ...
+    def validated(self, report: ValidationReport) -> None: ...
+    def alarm(self, alarm: Alarm) -> None: ...
+    def say(self, text: str) -> None: ...

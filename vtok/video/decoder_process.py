@@ -1,4 +1,4 @@
-"""What decodes: a child process that outlives a video, so that the next one need not start it."""
+"""Parent side of the decoding process, which is kept from one video to the next."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,138 +19,71 @@ from vtok.video.ffmpeg import ffmpeg_path
 from vtok.video.worker import create_memory
 
 
-class ChildProcess:
-    """A module of ours that runs in a session of its own, so that Ctrl-C reaches only the parent.
-
-    It ends with `kill`, with this object, and with the parent, if it heeds the lifeline.
-
-    Attributes:
-        pid: of the process.
-        lifeline: file descriptor, in the child, of a pipe that closes when the parent is gone.
-    """
-
-    def __init__(
-        self,
-        module: str,
-        memory: int,
-        *,
-        buffered: bool = True,
-        environment: Mapping[str, str] | None = None,
-    ) -> None:
-        """Start it.
-
-        Args:
-            module: what to run.
-            memory: file descriptor that it is to have, by the same number.
-            buffered: whether the pipes to and from it are.
-            environment: what to add to its environment.
-        """
-        self.lifeline, held = os.pipe()  # the child sees its end close when this process is gone
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", module],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                bufsize=-1 if buffered else 0,
-                env={**_environment(), **(environment or {})},
-                pass_fds=(memory, self.lifeline),
-                start_new_session=True,
-            )
-        except BaseException:
-            os.close(held)
-            raise
-        finally:
-            os.close(self.lifeline)
-        self.pid = self._process.pid
-        self._finish = weakref.finalize(self, _end_process, self._process, held, os.getpid())
-
-    def is_alive(self) -> bool:
-        """Whether it has not ended by itself."""
-        return self._process.poll() is None
-
-    def kill(self) -> None:
-        """End it and all that it started, at once."""
-        self._finish()
-
-    def end(self) -> str:
-        """Wait for one that has closed its pipes, end what it started, and say how it ended."""
-        _kill_group(self._process)
-        status = self._process.wait()
-        return signal.Signals(-status).name if status < 0 else f"exit status {status}"
-
-
-def _environment() -> dict[str, str]:
-    """The environment of a child: the modules of this process, and one thread per library."""
-    package_folder = str(Path(__file__).absolute().parents[2])
-    modules = [package_folder, *(folder for folder in sys.path if folder)]
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(modules)),
-        "PYTHONSAFEPATH": "1",  # a file in the working folder must not pass for a module
-        "OPENBLAS_NUM_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-
-
-def _end_process(process: subprocess.Popen[bytes], held: int, owner: int) -> None:
-    """Kill a child and its group, and free what belongs to it."""
-    if os.getpid() != owner:  # a fork of this process ends: the child is not its own
-        return
-    _kill_group(process)
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        with contextlib.suppress(OSError):  # what was not read yet is lost with the reader
-            if pipe is not None:
-                pipe.close()
-    os.close(held)
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill all processes in the group of a child, unless its number may be another's by now."""
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-
 class ChildTimeout(Exception):
-    """The child said nothing for too long."""
+    """The child sent nothing for too long."""
 
 
 class ChildDied(Exception):
     """The child ended without a last message; the message says how."""
 
 
-class DecodingChild(ChildProcess):
-    """A process that reads one video after another."""
+class DecodingChild:
+    """Child process that decodes one video after another.
+
+    It runs in a separate session, so that Ctrl-C reaches only the parent, and ends with `kill`,
+    with this object, and with the parent.
+
+    Args:
+        memory: File descriptor of the shared memory for frames.
+        memory_limit: Largest private memory in bytes of the child and of each program that it
+            starts; None sets no limit.
+    """
 
     def __init__(self, memory: int, memory_limit: int | None = None) -> None:
-        """Start the child.
-
-        Args:
-            memory: File descriptor of the memory for frames.
-            memory_limit: Most bytes that it, and each program that it starts, may have of its own;
-                None sets no limit.
-        """
-        ffmpeg = {"IMAGEIO_FFMPEG_EXE": ffmpeg_path()}  # looked for and tried once, here
-        super().__init__("vtok.video.worker", memory, buffered=False, environment=ffmpeg)
+        lifeline, held = os.pipe()  # the child sees its end close when this process ends
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "vtok.video.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                env=_environment(),
+                pass_fds=(memory, lifeline),
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(held)
+            raise
+        finally:
+            os.close(lifeline)
+        self.pid = self._process.pid
+        self._finalizer = weakref.finalize(self, _end_process, self._process, held, os.getpid())
         self._unread = b""
-        start = {"memory": memory, "lifeline": self.lifeline, "limit": memory_limit}
+        start = {"memory": memory, "lifeline": lifeline, "limit": memory_limit}
         self._write(json.dumps(start))
 
+    def is_alive(self) -> bool:
+        """Return True unless the child has ended by itself."""
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        """End the child and everything it started, at once."""
+        self._finalizer()
+
     def request(self, fields: dict[str, Any]) -> None:
-        """Ask for a video, as `Request` describes it; the one before must have come to its end."""
+        """Start a video, described as by `Request`, after the previous one has ended."""
         self._write(json.dumps(fields))
 
     def receive(self, timeout_seconds: float) -> dict[str, Any]:
-        """Wait for the next message that is no mere sign of life.
+        """Wait for the next message, ignoring heartbeats.
 
         Args:
-            timeout_seconds: Longest silence to bear.
+            timeout_seconds: Longest silence.
 
         Raises:
-            ChildTimeout: Nothing was heard for that long.
-            ChildDied: The child is gone.
+            ChildTimeout: Nothing arrived for that long.
+            ChildDied: The child has ended.
         """
         while True:
             message: dict[str, Any] = json.loads(self._read_line(timeout_seconds))
@@ -159,17 +91,15 @@ class DecodingChild(ChildProcess):
                 return message
 
     def release_slot(self) -> None:
-        """Tell the child that the oldest batch has been taken."""
+        """Tell the child that the oldest batch has been copied."""
         self._write("")
 
     def _write(self, line: str) -> None:
-        """Send a line; a dead child is noticed when it is next heard."""
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError):  # `receive` reports a dead child
             self._process.stdin.write(line.encode() + b"\n")
 
     def _read_line(self, timeout_seconds: float) -> bytes:
-        """Read one line of the child's output."""
         assert self._process.stdout is not None
         deadline = time.monotonic() + timeout_seconds
         with selectors.DefaultSelector() as selector:
@@ -179,57 +109,95 @@ class DecodingChild(ChildProcess):
                     raise ChildTimeout
                 received = self._process.stdout.read(65536)
                 if not received:
-                    how = self.end()
-                    word = "crashed" if how.startswith("SIG") else "ended"
-                    raise ChildDied(f"the decoder {word} ({how})")
+                    raise ChildDied(self._describe_end())
                 self._unread += received
         line, _, self._unread = self._unread.partition(b"\n")
         return line
 
+    def _describe_end(self) -> str:
+        _kill_group(self._process)
+        status = self._process.wait()
+        if status < 0:
+            return f"the decoder crashed ({signal.Signals(-status).name})"
+        return f"the decoder ended (exit status {status})"
+
+
+def _environment() -> dict[str, str]:
+    """Make the environment of the child: this process's modules, one thread per library."""
+    package_folder = str(Path(__file__).absolute().parents[2])
+    modules = [package_folder, *(folder for folder in sys.path if folder)]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(modules)),
+        "PYTHONSAFEPATH": "1",  # files in the working folder must not be imported as modules
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "IMAGEIO_FFMPEG_EXE": ffmpeg_path(),  # found once, here
+    }
+
+
+def _end_process(process: subprocess.Popen[bytes], held: int, owner: int) -> None:
+    """Kill a child and its group, and close its pipes."""
+    if os.getpid() != owner:  # this is a fork of the owner, which still needs the child
+        return
+    _kill_group(process)
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        with contextlib.suppress(OSError):
+            if pipe is not None:
+                pipe.close()
+    os.close(held)
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill the process group of a child, unless its number may have been reused."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+
 
 class Decoder:
-    """A decoding process for one video after another; where one ends it, the next has a new one.
+    """Decoding process for one video after another, replaced by a new one if it fails.
 
-    Starting a process takes ten times as long as a short clip takes to decode. Not to be used by
-    two threads at once.
+    Starting a process takes ten times as long as decoding a short clip. Not thread-safe.
 
     Args:
-        memory_limit: Most bytes that the process may have of its own; None sets no limit. Not all
-            systems keep to it.
-    """
+        memory_limit: Largest private memory of the process in bytes; None sets no limit. Not all
+            systems enforce it.
 
-    memory: int
-    """File descriptor of the memory in which it leaves frames."""
+    Attributes:
+        memory: File descriptor of the shared memory for frames.
+    """
 
     def __init__(self, memory_limit: int | None = None) -> None:
         self.memory, self._limit = create_memory(), memory_limit
         self._child: DecodingChild | None = None
         self._expected: dict[str, Any] | None = None
-        self._free = weakref.finalize(self, os.close, self.memory)
+        self._finalizer = weakref.finalize(self, os.close, self.memory)
 
     def expect(self, request: dict[str, Any]) -> None:
-        """Begin with a video that `start` is likely to be asked for next.
+        """Start a video that `start` will probably be called for next.
 
         Args:
-            request: as `make_request` checked it; its path names a regular file.
+            request: Result of `make_request`; its path names a regular file.
 
         Raises:
-            VideoError: it was closed.
+            VideoError: The decoder was closed.
         """
         self.start(request)
         self._expected = request
 
     def start(self, request: dict[str, Any]) -> DecodingChild:
-        """Begin with a video; the one before has come to its end, or the process was stopped.
+        """Start a video, after the previous one has ended or the process was stopped.
 
         Raises:
-            VideoError: it was closed.
+            VideoError: The decoder was closed.
         """
-        if not self._free.alive:
+        if not self._finalizer.alive:
             raise VideoError(f"{request['path']}: the decoder was closed")
         expected, self._expected = self._expected, None
         if expected not in (None, request):
-            self.stop()  # nobody will take what it is at
+            self.stop()  # the wrong video was expected
         if self._child is None or not self._child.is_alive():
             self.stop()
             self._child, expected = DecodingChild(self.memory, self._limit), None
@@ -238,20 +206,18 @@ class Decoder:
         return self._child
 
     def stop(self) -> None:
-        """End the process at once, whatever it does; `start` begins a new one."""
+        """End the process at once; `start` starts a new one."""
         if self._child is not None:
             self._child.kill()
             self._child = self._expected = None
 
     def __enter__(self) -> Decoder:
-        """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close."""
         self.close()
 
     def close(self) -> None:
-        """End the process and give the memory back. Closing twice is fine."""
+        """End the process and release the memory. Closing twice is fine."""
         self.stop()
-        self._free()
+        self._finalizer()

@@ -1,4 +1,4 @@
-"""What a video is (size, rate, length), and the arithmetic of resizing and resampling it."""
+"""Frame arrays, timelines and sizes of videos; resizing and resampling."""
 
 from __future__ import annotations
 
@@ -13,40 +13,32 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from vtok.errors import UsageError
+from vtok.errors import OptionError
 
-Ticks = npt.NDArray[np.int64]
-"""Time stamps in units of the time base, rising."""
+Ticks = npt.NDArray[np.int64]  # time stamps in units of the time base, rising
 
-DEFAULT_FPS = Fraction(25)
-"""Rate of what has none, such as a single picture."""
+DEFAULT_FPS = Fraction(25)  # rate of a picture, or of a video without one
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """When each frame of a video is shown."""
+    """Times at which the frames of a video are shown."""
 
-    ticks: Ticks | None
-    """Time stamp of each shown frame, rising; None where the file has none."""
-    time_base: Fraction
-    """Seconds in one tick."""
-    num_frames: int
-    """Number of frames shown."""
-    fps: Fraction
-    """Exact rate; the mean where the rate varies."""
-    variable: bool
-    """Whether some frame stands over half a frame away from an even rate."""
-    duration_seconds: Fraction
-    """From the first frame to the end of the last one."""
+    ticks: Ticks | None  # time stamp of each shown frame, rising; None if the file has none
+    time_base: Fraction  # seconds in one tick
+    num_frames: int  # number of frames shown
+    fps: Fraction  # exact rate; the mean if the rate varies
+    variable: bool  # a frame is more than half a frame off an even rate
+    duration_seconds: Fraction  # first frame to end of last frame
 
     def time(self, position: int) -> Fraction:
-        """Seconds from the first frame to the frame at this position in the file."""
+        """Return the seconds from the first frame to the frame at this position in the file."""
         if self.ticks is None or position >= self.num_frames:
             return position / self.fps
         return self.time_of(int(self.ticks[position] - self.ticks[0]) * self.time_base)
 
     def time_of(self, seconds: Fraction) -> Fraction:
-        """Put a measured time, in seconds from the first frame, on the even grid if there is one.
+        """Snap a measured time, in seconds from the first frame, to the even grid if there is one.
 
         Time stamps are rounded, often to milliseconds; the exact rate is not.
         """
@@ -56,11 +48,11 @@ class Timeline:
 def find_timeline(
     ticks: Ticks, durations: Ticks, time_base: Fraction, stated_fps: Fraction | None
 ) -> Timeline:
-    """Find rate and length from the time stamps of the frames that a file shows.
+    """Compute rate and length from the time stamps of the shown frames.
 
     Args:
         ticks: Time stamp of each frame in any order; the least int64 means none.
-        durations: How long each frame says to be shown, in ticks, in the same order; 0 if unsaid.
+        durations: Stated duration of each frame in ticks, in the same order; 0 if not stated.
         time_base: Seconds in one tick.
         stated_fps: Rate that the file states, rounded to 0.01; None if it states none.
     """
@@ -84,7 +76,7 @@ def find_timeline(
 def _find_even_rate(
     ticks: Ticks, span: int, last: int, time_base: Fraction, stated: Fraction | None
 ) -> Fraction | None:
-    """Return the constant rate at which the frames stand, or None where they stand unevenly."""
+    """Return the constant rate of the frames, or None if they are uneven."""
     steps = len(ticks) - 1
     if span == 0:
         single = 1 / (last * time_base) if last and steps == 0 else DEFAULT_FPS
@@ -104,14 +96,14 @@ def _find_even_rate(
 
 
 def _farthest(ticks: Ticks, time_base: Fraction, fps: Fraction) -> Fraction:
-    """Largest distance of a frame from its place at an even rate, in frames."""
+    """Return the largest distance of a frame from its time at an even rate, in frames."""
     places = (ticks - ticks[0]) * float(time_base * fps)
     farthest = float(np.abs(places - np.arange(len(ticks))).max())
     return Fraction(round(farthest * 1_000_000), 1_000_000)
 
 
 def _is_grid_with_gaps(ticks: Ticks, time_base: Fraction, fps: Fraction) -> bool:
-    """Tell whether the frames stand on the grid of a rate with at most one place in 50 empty.
+    """Check that the frames are on the grid of a rate with at most one in 50 missing.
 
     Clips cut without re-encoding lose a frame or two at their end; their rate is still the rate.
     """
@@ -125,58 +117,48 @@ def _is_grid_with_gaps(ticks: Ticks, time_base: Fraction, fps: Fraction) -> bool
 Frames = npt.NDArray[np.uint8]
 """Decoded pixels, uint8 [T, H, W, 3] RGB; a single frame is [H, W, 3]."""
 
-MAX_PIXELS = 2**26
-"""Most pixels in a picture that is asked for or accepted, 8192 x 8192."""
+MAX_PIXELS = 2**26  # largest picture read or written, 8192 x 8192
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video file holds, as its reader shows it."""
+    """Properties of a video file."""
 
-    width: int
-    """Width in pixels after rotation; pixels count as square."""
-    height: int
-    """Height in pixels after rotation."""
-    fps: Fraction
-    """Frames per second, exact; the mean where the rate varies."""
-    num_frames: int | None
-    """Frames that the file shows; None where only reading it would tell."""
+    width: int  # width in pixels after rotation; pixels count as square
+    height: int  # height in pixels after rotation
+    fps: Fraction  # frames per second, exact; the mean if the rate varies
+    num_frames: int | None  # shown frames; None if unknown before reading
     duration_seconds: float | None
-    """Length from the first frame to the end of the last one; None where unknown."""
+    """Length from the first frame to the end of the last one; None if unknown."""
     rotation: int
-    """Degrees clockwise (0, 90, 180, 270) by which the reader turned the stored picture."""
-    variable_frame_rate: bool
-    """Whether frames stand at uneven times."""
-    reader: Literal["decord", "ffmpeg", "imageio"]
-    """Library that reads the pixels."""
-    codec: str | None
-    """Name of the codec, such as "h264"."""
+    """Degrees clockwise (0, 90, 180, 270) by which the reader rotated the stored picture."""
+    variable_frame_rate: bool  # frames are at uneven times
+    reader: Literal["decord", "ffmpeg", "imageio"]  # library that reads the pixels
+    codec: str | None  # name of the codec, such as "h264"
 
 
 def parse_size(text: str, source_width: int, source_height: int) -> tuple[int, int]:
-    """Turn the text of a size option into a width and a height in pixels.
+    """Parse a size into width and height in pixels.
 
     Args:
         text: "256" sets the short side and keeps the aspect, the long side rounded to an even
-            number (what has that short side stays as it is); "640x360" sets both sides.
+            number (a source with that short side keeps its size); "640x360" sets both sides.
         source_width: Width of the source in pixels.
         source_height: Height of the source in pixels.
 
     Raises:
-        UsageError: The text is neither, or the picture is empty or larger than `MAX_PIXELS`.
+        OptionError: The text is invalid, or the picture is empty or larger than `MAX_PIXELS`.
     """
     match = re.fullmatch(r"([0-9]{1,6})(?:x([0-9]{1,6}))?", text.strip())
     if match is None:
-        raise UsageError(
-            f"size {text!r}: expected a short side such as 256, or WIDTHxHEIGHT such as 640x360"
-        )
+        raise OptionError("size", text, "a short side such as 256, or WIDTHxHEIGHT such as 640x360")
     width, height = int(match[1]), int(match[2] or 0)
     if match[2] is None:
         width, height = _fit_short_side(int(match[1]), source_width, source_height)
     if not 0 < width * height <= MAX_PIXELS:
-        raise UsageError(f"size {text!r}: expected 1 to {MAX_PIXELS} pixels in all")
+        raise OptionError("size", text, f"1 to {MAX_PIXELS} pixels in all")
     return width, height
 
 
@@ -192,12 +174,12 @@ def _fit_short_side(short: int, width: int, height: int) -> tuple[int, int]:
 
 
 def parse_fps(text: str) -> Fraction:
-    """Turn the text of a frame rate ("25", "29.97", "30000/1001") into an exact rational.
+    """Parse a frame rate ("25", "29.97", "30000/1001") into an exact rational.
 
-    The rounded names of the broadcast rates mean those: "29.97" is 30000/1001.
+    Rounded broadcast rates mean the exact ones: "29.97" is 30000/1001.
 
     Raises:
-        UsageError: The text is no number, or not above 0 and at most 1000.
+        OptionError: The text is not a number above 0 and at most 1000.
     """
     match = re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?|[0-9]{1,9}/[0-9]{1,9}", text.strip())
     try:
@@ -205,20 +187,20 @@ def parse_fps(text: str) -> Fraction:
     except ZeroDivisionError:
         fps = Fraction(0)
     if not 0 < fps <= 1000:
-        raise UsageError(f"fps {text!r}: expected a rate such as 25, 29.97 or 30000/1001")
+        raise OptionError("fps", text, "a rate such as 25, 29.97 or 30000/1001")
     return snap_fps(fps, Fraction(6, 1000)) if "." in text else fps
 
 
 def snap_fps(value: Fraction, tolerance: Fraction) -> Fraction:
-    """Find the exact rate that a rounded one stands for.
+    """Find the exact rate behind a rounded one.
 
     Args:
-        value: Rate in frames per second, rounded by whoever printed or measured it.
+        value: Rounded rate in frames per second.
         tolerance: Largest error of `value`, in frames per second.
 
     Returns:
-        The nearest of the families n and 1000 n / 1001 where one is within `tolerance`, otherwise
-        a close fraction with a small denominator.
+        The nearest rate of the form n or 1000 n / 1001 if it is within `tolerance`, otherwise a
+        close fraction with a small denominator.
     """
     whole = Fraction(max(1, round(value)))
     broadcast = Fraction(1000 * max(1, round(value * Fraction(1001, 1000))), 1001)
@@ -237,7 +219,7 @@ def resize_frames(frames: Frames, width: int, height: int) -> Frames:
         height: New height in pixels.
 
     Returns:
-        uint8 [T, height, width, 3]; the same array where nothing changes.
+        uint8 [T, height, width, 3]; the same array if the size is the same.
     """
     if frames.shape[1:3] == (height, width):
         return frames
@@ -252,16 +234,16 @@ def resize_frames(frames: Frames, width: int, height: int) -> Frames:
 def resample(
     timed: Iterable[tuple[Fraction, T]], fps: Fraction, frame_seconds: Fraction
 ) -> Iterator[T]:
-    """Drop and repeat frames so that they stand at a constant rate.
+    """Drop and repeat frames to get a constant rate.
 
-    Output k stands at k / fps after the first frame and shows the frame nearest in time, the
-    earlier of two equally near ones. There are as many outputs as begin before the last frame
-    ends. Times are rationals, so nothing drifts however long the video is.
+    Output k, at k / fps after the first frame, is the frame nearest in time, the earlier of two
+    equally near ones. Outputs start before the last frame ends. Times are rationals, so long
+    videos do not drift.
 
     Args:
         timed: Pairs of a time in seconds, rising, and a frame.
         fps: Rate of the output in frames per second.
-        frame_seconds: How long the last frame is shown.
+        frame_seconds: Duration of the last frame.
 
     Yields:
         Frames at the new rate; a repeated frame is the same object again.

@@ -1,6 +1,6 @@
-"""Pictures: one read as a clip of one frame, one frame written as a picture.
+"""Pictures: read as a clip of one frame, written from one frame.
 
-imageio is imported where it is used: whoever reads a video should not wait for it.
+imageio is imported where it is used, so that reading a video does not wait for it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from vtok.video.frames import MAX_PIXELS, Frames
 
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*", b"RIFF")
 """First bytes of PNG, JPEG, BMP, TIFF and (among other RIFF files) WebP."""
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
-"""Names of the pictures that can be written."""
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")  # names of the pictures that can be written
 JPEG_QUALITY = 95
 
 
 def is_picture(path: Path) -> bool:
-    """Tell from its first bytes whether a file is a still picture; animations are videos."""
+    """Return True if the first bytes are those of a still picture; animations are videos."""
     with path.open("rb") as file:
         head = file.read(12)
     if not head.startswith(SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] != b"WEBP"):
@@ -32,11 +31,11 @@ def is_picture(path: Path) -> bool:
         with Image.open(path) as image:
             return image.format not in ("PNG", "WEBP") or not getattr(image, "is_animated", False)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return True  # a damaged picture, which read_picture will say
+        return True  # a damaged picture, reported by read_picture
 
 
 def read_picture(path: Path) -> Frames:
-    """Read a picture upright, as its camera noted; transparency is dropped.
+    """Read a picture, rotated upright by its EXIF data; transparency is dropped.
 
     Returns:
         uint8 [H, W, 3].
@@ -51,7 +50,7 @@ def read_picture(path: Path) -> Frames:
             (width, height), mode = image.size, image.mode
         if width * height > MAX_PIXELS:
             raise VideoError(f"{path}: {width}x{height} is larger than {MAX_PIXELS} pixels")
-        if mode.startswith("I"):  # 16-bit gray, whose high byte Pillow would not take by itself
+        if mode.startswith("I"):  # 16-bit gray, which Pillow would clip
             gray = iio.imread(path, plugin="pillow", index=0, rotate=True).clip(0, 65535)
             return (gray >> 8).astype(np.uint8)[..., None].repeat(3, axis=-1)
         pixels: Frames = iio.imread(path, plugin="pillow", index=0, rotate=True, mode="RGB")
@@ -62,7 +61,7 @@ def read_picture(path: Path) -> Frames:
 
 
 def write_png(path: Path, image: Frames, overwrite: bool = False) -> None:
-    """Write a PNG picture; it appears whole or not at all.
+    """Write a PNG picture atomically.
 
     Args:
         path: File to write, ending in .png.
@@ -74,12 +73,12 @@ def write_png(path: Path, image: Frames, overwrite: bool = False) -> None:
         OutputError: The file exists or cannot be written.
     """
     if path.suffix.lower() != ".png":
-        raise UsageError(f"{path}: the name of a PNG picture must end in .png")
+        raise UsageError(f"{path}: expected a name that ends in .png")
     save_picture(path, image, overwrite)
 
 
 def save_picture(path: Path, image: Frames, overwrite: bool) -> None:
-    """Write a picture in the format of its name; it appears whole or not at all.
+    """Write a picture atomically, in the format of its suffix.
 
     Args:
         path: File to write, ending in one of `PICTURE_SUFFIXES`.
@@ -92,7 +91,7 @@ def save_picture(path: Path, image: Frames, overwrite: bool) -> None:
     import imageio.v3 as iio
 
     suffix = path.suffix.lower()
-    encoded = iio.imwrite(  # a PNG takes no notice of the quality
+    encoded = iio.imwrite(  # PNG ignores the quality
         "<bytes>", image, plugin="pillow", extension=suffix, quality=JPEG_QUALITY
     )
     with atomic_output(path, overwrite) as temporary:
@@ -103,21 +102,20 @@ def save_picture(path: Path, image: Frames, overwrite: bool) -> None:
 
 
 QUALITY = 92
-MAX_SIDE = 16383
-"""Pixels: more than that the format cannot say."""
-_EFFORT = 2  # of 0..6: beyond it, twice the time saves a few percent of the bytes
+MAX_SIDE = 16383  # pixels, a limit of the format
+_EFFORT = 2  # 0..6: higher values double the time to save a few percent
 
 
 def frame_to_webp(frame: Frames, quality: int = QUALITY) -> bytes:
-    """One frame uint8 [H, W, 3] as a lossy WebP file.
+    """Encode one frame as a lossy WebP file.
 
     Args:
-        frame: to write.
+        frame: uint8 [H, W, 3].
         quality: 0 to 100.
 
     Raises:
-        ShapeError: for sides of more than `MAX_SIDE` pixels.
-        VtokError: if this Pillow was built without WebP.
+        ShapeError: A side is longer than `MAX_SIDE` pixels.
+        VtokError: This Pillow was built without WebP.
     """
     height, width = frame.shape[:2]
     if max(height, width) > MAX_SIDE:
@@ -130,6 +128,6 @@ def frame_to_webp(frame: Frames, quality: int = QUALITY) -> bytes:
 
 
 def webp_to_frame(data: bytes) -> Frames:
-    """What `frame_to_webp` wrote, as it will be seen, uint8 [H, W, 3]."""
+    """Decode a WebP file to uint8 [H, W, 3]."""
     with Image.open(BytesIO(data), formats=("WEBP",)) as image:
         return np.asarray(image.convert("RGB"))

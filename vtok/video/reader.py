@@ -1,4 +1,4 @@
-"""Read video files as batches of frames, decoded ahead in a child process."""
+"""Reader of video files: batches of frames, decoded ahead in a child process."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from vtok.errors import InputError, UsageError, VideoError, VtokError
+from vtok.errors import InputError, OptionError, UsageError, VideoError, VtokError
 from vtok.video.decoder_process import ChildDied, ChildTimeout, Decoder
 from vtok.video.frames import Frames, VideoInfo, parse_size
 from vtok.video.source import Request
 from vtok.video.worker import RingShape, map_ring
 
-ERRORS = {kind.__name__: kind for kind in (VtokError, UsageError, InputError, VideoError)}
-"""Errors that the child may report, by name."""
+ERRORS: dict[str, type[VtokError]] = {
+    kind.__name__: kind for kind in (VtokError, UsageError, OptionError, InputError, VideoError)
+}
 
 
 class VideoReader:
-    """The frames of one video file or picture, in order, batch by batch.
+    """Frames of one video file or picture, in order, in batches.
 
-    Iterating gives uint8 arrays [n, H, W, 3], n from 1 to 16, once. Memory stays the same however
-    long the video is. Decoding runs ahead in a child process, so a file that crashes or hangs its
-    decoder is an error like any other.
+    Iterating yields uint8 arrays [n, H, W, 3], n from 1 to 16, once. Memory does not depend on the
+    length of the video. Decoding runs ahead in a child process, so a file that crashes or hangs
+    its decoder raises an error like any other.
 
     ```python
     with VideoReader(Path("clip.mp4"), size="256") as reader:
@@ -32,14 +33,10 @@ class VideoReader:
     ```
     """
 
-    info: VideoInfo
-    """What the file holds, before `start_seconds`, `fps` and `size`."""
-    output_fps: Fraction
-    """Rate of the frames that are given; the mean where it varies."""
-    output_size: tuple[int, int]
-    """Width and height in pixels of the frames that are given."""
-    frames_read: int
-    """Frames given so far."""
+    info: VideoInfo  # what the file holds, before `start_seconds`, `fps` and `size`
+    output_fps: Fraction  # rate of the frames that are given; the mean where it varies
+    output_size: tuple[int, int]  # width and height in pixels of the frames that are given
+    frames_read: int  # frames given so far
 
     def __init__(
         self,
@@ -56,16 +53,16 @@ class VideoReader:
 
         Args:
             path: The file.
-            start_seconds: Leave out frames before this time.
-            duration_seconds: Leave out frames this long after the start and later; None reads on.
-            fps: Rate to bring the frames to by dropping and repeating; None keeps them as they are.
-            size: Width and height to resize to, or a text as `parse_size` takes it; None keeps the
-                size of the source.
-            timeout_seconds: Longest time that the decoder may do nothing when it is waited for.
-            decoder: What reads it, if it is to read others after this one; None starts one.
+            start_seconds: Skip frames before this time.
+            duration_seconds: Length to read; None reads to the end.
+            fps: Rate to convert to by dropping and repeating frames; None keeps all frames.
+            size: Width and height to resize to, or a text for `parse_size`; None keeps the source
+                size.
+            timeout_seconds: Longest wait for a decoder that makes no progress.
+            decoder: Decoder to share between readers; None starts a new one.
 
         Raises:
-            UsageError: An argument is out of range.
+            OptionError: An argument is out of range.
             InputError: The file is missing or cannot be opened.
             VideoError: The file holds no readable video.
         """
@@ -84,7 +81,6 @@ class VideoReader:
             raise
 
     def __enter__(self) -> VideoReader:
-        """Return itself."""
         return self
 
     def __exit__(
@@ -93,19 +89,17 @@ class VideoReader:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close."""
         self.close()
 
     def __iter__(self) -> VideoReader:
-        """Return itself: a video is read once."""
         return self
 
     def __next__(self) -> Frames:
-        """Wait for the next frames, uint8 [n, H, W, 3].
+        """Return the next frames, uint8 [n, H, W, 3].
 
         Raises:
-            VideoError: The file is damaged, or its decoder crashed or hung. Frames before that
-                have been given.
+            VideoError: The file is damaged, or its decoder crashed or hung, after the frames
+                returned so far.
         """
         if self._ring is None:
             raise StopIteration
@@ -131,11 +125,11 @@ class VideoReader:
             self._decoder.close()
         elif not self._ended:
             self._decoder.stop()
-            self._ended = True  # what it does from now on is another reader's
+            self._ended = True  # the decoder may now serve another reader
         self._ring = None
 
     def _take_info(self, message: dict[str, Any]) -> None:
-        """Take the first message, and map the ring that it announces."""
+        """Read the first message and map the ring that it announces."""
         fields = message["info"]
         self.info = VideoInfo(**{**fields, "fps": Fraction(fields["fps"])})
         self.output_fps = Fraction(message["fps"])
@@ -144,7 +138,7 @@ class VideoReader:
         self._ring = map_ring(self._decoder.memory, shape)
 
     def _receive(self, expected: str) -> dict[str, Any]:
-        """Wait for a message of one kind, or `end`; turn any failure into an error."""
+        """Wait for a message of one kind, or `end`; raise any failure."""
         try:
             message = self._child.receive(self._timeout_seconds)
         except ChildTimeout:
@@ -155,22 +149,22 @@ class VideoReader:
         except ChildDied as exc:
             raise VideoError(f"{self._path}: {exc} after {self.frames_read} frames") from exc
         if message["kind"] == "error":
-            raise ERRORS[message["type"]](message["message"])
+            raise ERRORS[message["type"]](*message["arguments"])
         assert message["kind"] in (expected, "end")
         return message
 
     def _length(self) -> str:
-        """The length of the video in words."""
+        """Describe the length of the video."""
         seconds = self.info.duration_seconds
         return "" if seconds is None else f" (the video is {seconds:.3f} s long)"
 
 
 def probe(path: Path, timeout_seconds: float = 60.0) -> VideoInfo:
-    """Find out what a video file holds.
+    """Read size, rate and length of a video file.
 
     Args:
         path: The file.
-        timeout_seconds: Longest time that the decoder may do nothing.
+        timeout_seconds: Longest wait for a decoder that makes no progress.
 
     Raises:
         InputError: The file is missing or cannot be opened.
@@ -187,38 +181,40 @@ def make_request(
     fps: Fraction | None,
     size: tuple[int, int] | str | None,
 ) -> dict[str, Any]:
-    """What a `VideoReader` with these arguments asks its decoder for.
+    """Make the request that a `VideoReader` with these arguments sends to its decoder.
 
     Raises:
-        UsageError: An argument is out of range.
+        OptionError: An argument is out of range.
     """
-    start = _to_seconds("start", start_seconds)
-    duration = None if duration_seconds is None else _to_seconds("duration", duration_seconds)
+    start = _to_seconds("start_seconds", start_seconds)
+    duration = (
+        None if duration_seconds is None else _to_seconds("duration_seconds", duration_seconds)
+    )
     if duration == 0:
-        raise UsageError("duration 0 s: must be above 0")
+        raise OptionError("duration_seconds", duration_seconds, "a number above 0")
     if fps is not None and not 0 < fps <= 1000:
-        raise UsageError(f"fps {fps}: must be above 0 and at most 1000")
+        raise OptionError("fps", fps, "a rate above 0 and at most 1000")
     text = size if size is None or isinstance(size, str) else f"{size[0]}x{size[1]}"
     if text is not None:
-        parse_size(text, 16, 9)  # nonsense is an error before any file is opened
+        parse_size(text, 16, 9)  # an invalid size is an error before any file is opened
     return {**Request(path, start, duration, fps, text).to_fields()}
 
 
 def _to_seconds(name: str, seconds: float | Fraction) -> Fraction:
-    """Take a time as the decimal that was meant, not as its binary neighbour."""
+    """Convert a time to the decimal that was meant, not to its binary approximation."""
     if not 0 <= seconds < float("inf"):
-        raise UsageError(f"{name} {seconds} s: must not be below 0")
+        raise OptionError(name, seconds, "a number of at least 0")
     return Fraction(str(seconds))
 
 
 def _check_file(path: Path) -> None:
-    """Refuse what is no file with something in it."""
+    """Check that the path names a readable regular file that is not empty."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise InputError(f"{path}: is a folder, not a video file")
         if not stat.S_ISREG(status.st_mode):  # opening a pipe could wait for ever
-            raise InputError(f"{path}: is no regular file; save the stream to a file first")
+            raise InputError(f"{path}: is not a regular file; save the stream to a file first")
         with path.open("rb"):
             pass
     except FileNotFoundError as exc:

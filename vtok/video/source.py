@@ -1,4 +1,9 @@
-"""One video file opened for reading: which reader suits it, and its frames in order."""
+"""Frames of one video file: decord for what it reads exactly, ffmpeg for the rest.
+
+decord returns wrong or repeated frames after a seek, past frames that an editor hid, and in MPEG
+streams. It is therefore used only to read forward, and `DecordFault` hands over to ffmpeg. It also
+has no back pressure and may decode a whole clip into memory, so it only reads clips that fit.
+"""
 
 from __future__ import annotations
 
@@ -9,40 +14,40 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from vtok.errors import VideoError
-from vtok.video.decord_source import DecordFault, read_decord, suits_decord
-from vtok.video.ffmpeg_source import describe_damage, read_ffmpeg
+from vtok.video.ffmpeg import VideoIndex, describe_damage, read_ffmpeg, read_index
 from vtok.video.frames import DEFAULT_FPS, Frames, VideoInfo, parse_size, resize_frames
 from vtok.video.images import is_picture, read_picture
-from vtok.video.probe import VideoIndex, read_index
 
 TimedFrames = Iterator[tuple[Fraction, Frames]]
 """Pairs of the seconds from the first frame and a frame, uint8 [H, W, 3]."""
 SEEK_SECONDS = 10
 """Starting later than this, ffmpeg's seeking beats decord's reading from the beginning."""
+CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "gif")
+"""Containers whose frames decord gives completely and in order."""
+MEMORY_BYTES = 256 * 2**20  # largest decoded clip that decord may hold
+UNSET = -1e9  # time stamps below this, in seconds, are decord's way to say that there is none
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to read of which file."""
+    """File, and the part of it to read."""
 
     path: Path
-    start: Fraction
-    """Seconds from the first frame."""
-    duration: Fraction | None
-    """Seconds; None reads to the end."""
-    fps: Fraction | None
-    """Rate of the output; None keeps the frames as they are."""
-    size: str | None
-    """Size as `parse_size` takes it; None keeps the size of the source."""
+    start: Fraction  # seconds from the first frame
+    duration: Fraction | None  # seconds; None reads to the end
+    fps: Fraction | None  # rate of the output; None keeps the frames as they are
+    size: str | None  # size as `parse_size` takes it; None keeps the size of the source
 
     def to_fields(self) -> dict[str, str | None]:
-        """Turn into what JSON can hold."""
+        """Convert to plain JSON types."""
         return {name: None if value is None else str(value) for name, value in vars(self).items()}
 
     @classmethod
     def from_fields(cls, fields: dict[str, str | None]) -> Request:
-        """Turn back from `to_fields`."""
+        """Convert back from `to_fields`."""
         duration, fps = fields["duration"], fields["fps"]
         return cls(
             path=Path(fields["path"] or ""),
@@ -57,19 +62,14 @@ class Request:
 class Source:
     """An opened video."""
 
-    info: VideoInfo
-    """What the file holds."""
-    width: int
-    """Width of the frames that are read, in pixels."""
-    height: int
-    """Height of the frames that are read, in pixels."""
-    last_seconds: Fraction
-    """How long the last frame is shown."""
-    frames: TimedFrames
-    """The frames, to be read once."""
+    info: VideoInfo  # properties of the file
+    width: int  # width of the frames that are read, in pixels
+    height: int  # height of the frames that are read, in pixels
+    last_seconds: Fraction  # duration of the last frame
+    frames: TimedFrames  # the frames, to be read once
 
     def info_fields(self) -> dict[str, Any]:
-        """Turn `info` into what JSON can hold."""
+        """Convert `info` to plain JSON types."""
         return {**vars(self.info), "fps": str(self.info.fps)}
 
 
@@ -78,11 +78,11 @@ def open_source(request: Request, on_progress: Callable[[], None]) -> Source:
 
     Args:
         request: What to read. The path names an existing, regular file.
-        on_progress: Called now and then while the index is read.
+        on_progress: Called repeatedly while the index is read.
 
     Raises:
         VideoError: The file holds no readable video.
-        UsageError: The size does not fit the source.
+        OptionError: The size does not fit the source.
     """
     if is_picture(request.path):
         return _open_picture(request)
@@ -120,7 +120,7 @@ def _open_picture(request: Request) -> Source:
 def _choose_reader(
     request: Request, index: VideoIndex, width: int, height: int
 ) -> tuple[Literal["decord", "ffmpeg"], TimedFrames]:
-    """Read by decord what it reads exactly, the rest by ffmpeg; the first frame decides."""
+    """Choose decord for what it reads exactly, else ffmpeg; try the first frame."""
     if suits_decord(index, width, height) and request.start < SEEK_SECONDS:
         frames = read_decord(request.path, index, width, height)
         try:
@@ -136,7 +136,7 @@ def _choose_reader(
 def _finish_with_ffmpeg(
     frames: TimedFrames, path: Path, index: VideoIndex, width: int, height: int
 ) -> TimedFrames:
-    """Read on by decord after the first frame, and by ffmpeg from where decord gives up."""
+    """Continue with decord after the first frame, and with ffmpeg if decord fails."""
     count = 1
     try:
         for timed in frames:
@@ -147,7 +147,7 @@ def _finish_with_ffmpeg(
 
 
 def _to_the_end(request: Request, index: VideoIndex, width: int, height: int) -> TimedFrames:
-    """Read by ffmpeg; where the file is cut, reading to its end is an error at last."""
+    """Read with ffmpeg; if the file is cut, raise an error at its end."""
     count = 0
     for timed in read_ffmpeg(request.path, index, width, height, request.start):
         count += 1
@@ -157,7 +157,7 @@ def _to_the_end(request: Request, index: VideoIndex, width: int, height: int) ->
 
 
 def _describe(index: VideoIndex, reader: Literal["decord", "ffmpeg"]) -> VideoInfo:
-    """Put the index into the words of the rest of the program."""
+    """Convert the index to `VideoInfo`."""
     timeline = index.timeline
     return VideoInfo(
         width=index.width,
@@ -170,3 +170,68 @@ def _describe(index: VideoIndex, reader: Literal["decord", "ffmpeg"]) -> VideoIn
         reader=reader,
         codec=index.codec,
     )
+
+
+class DecordFault(Exception):
+    """decord cannot return the next frame, although the file may be intact."""
+
+
+def suits_decord(index: VideoIndex, width: int, height: int) -> bool:
+    """Return True if decord reads a file exactly and in bounded memory at this output size."""
+    return (
+        index.container in CONTAINERS
+        and index.num_video_streams == 1
+        and index.damage is None
+        and index.timeline.num_frames * width * height * 3 <= MEMORY_BYTES
+    )
+
+
+def read_decord(
+    path: Path, index: VideoIndex, width: int, height: int
+) -> Iterator[tuple[Fraction, Frames]]:
+    """Read the frames of a video, scaled by the decoder.
+
+    Args:
+        path: The video file.
+        index: Its index.
+        width: Width of the frames in pixels.
+        height: Height of the frames in pixels.
+
+    Yields:
+        Seconds from the first frame, and the frame, uint8 [height, width, 3].
+
+    Raises:
+        DecordFault: decord cannot open the file, counts its frames differently, or cannot decode
+            the next one.
+    """
+    video = _open(path, width, height)
+    if _count_shown(video) != index.timeline.num_frames:
+        raise DecordFault("the count of frames differs")
+    for position in range(index.timeline.num_frames):
+        try:
+            frame: Frames = video.next().asnumpy()
+        except Exception as exc:  # decord's errors have no common base class
+            raise DecordFault(str(exc)) from exc
+        if frame.shape != (height, width, 3):  # some narrow frames have padded rows
+            raise DecordFault(f"unexpected shape {frame.shape}")
+        yield index.timeline.time(position), frame
+
+
+def _open(path: Path, width: int, height: int) -> Any:
+    """Open a file with decord, whose reader has no type annotations."""
+    try:
+        import decord  # slow to import, and not always needed
+
+        decord.logging.set_level(decord.logging.QUIET)
+        # fault_tol just above 0 makes a repeated frame an error; 0 would disable the check
+        return decord.VideoReader(
+            str(path.absolute()), width=width, height=height, num_threads=1, fault_tol=1e-9
+        )
+    except Exception as exc:  # decord's errors have no common base class
+        raise DecordFault(str(exc)) from exc
+
+
+def _count_shown(video: Any) -> int:
+    """Count the shown frames: those before time 0 are decoded but not shown."""
+    starts = video.get_frame_timestamp(range(len(video)))[:, 0]
+    return int(np.count_nonzero((starts >= 0) | (starts < UNSET)))

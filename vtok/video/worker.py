@@ -1,9 +1,9 @@
-"""The child process that decodes: a damaged file may crash or hang it, and nothing else.
+"""Child side of the decoding process: a damaged file may crash or hang it, and nothing else.
 
-It reads lines of JSON from its standard input: how it is to run, then one request after another,
-each followed by a byte for each batch that the parent has taken. For each request it writes lines
-of JSON to its standard output: `info` once, `frames` for each batch in the shared ring, `alive`
-while it is busy without one, and `end` or `error` at last.
+Standard input carries lines of JSON: how to run, then one request after another, each followed by
+a byte for each batch that the parent has copied. Standard output carries lines of JSON for each
+request: `info` once, `frames` for each batch in the shared ring, `alive` while it is busy without
+one, and finally `end` or `error`.
 """
 
 from __future__ import annotations
@@ -25,28 +25,23 @@ from typing import Any
 
 import numpy as np
 
-from vtok.errors import VtokError
+from vtok.errors import OptionError, VtokError
 from vtok.video.frames import Frames, resample
 from vtok.video.source import Request, Source, open_source
 
-NUM_SLOTS = 4
-"""Batches that the writer may be ahead."""
-BATCH_FRAMES = 16
-"""Most frames in a batch."""
-BATCH_BYTES = 8 * 2**20
-"""Most bytes in a batch, but for one frame alone."""
+NUM_SLOTS = 4  # batches that the child may be ahead
+BATCH_FRAMES = 16  # largest number of frames in a batch
+BATCH_BYTES = 8 * 2**20  # largest size of a batch, unless a single frame is larger
+ALIVE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class RingShape:
-    """Sizes of a ring of batches, [num_slots, batch_frames, height, width, 3]."""
+    """Shape of a ring of batches, [NUM_SLOTS, batch_frames, height, width, 3]."""
 
     batch_frames: int
-    """Frames in a full batch."""
     height: int
-    """Height of a frame in pixels."""
     width: int
-    """Width of a frame in pixels."""
 
     @property
     def dimensions(self) -> tuple[int, int, int, int, int]:
@@ -55,13 +50,13 @@ class RingShape:
 
 
 def ring_shape(width: int, height: int) -> RingShape:
-    """Choose how many frames of this size make a batch."""
+    """Choose the number of frames of this size in a batch."""
     fitting = BATCH_BYTES // (width * height * 3)
     return RingShape(min(BATCH_FRAMES, max(1, fitting)), height, width)
 
 
 def create_memory() -> int:
-    """Make an empty piece of memory without a name; returns its file descriptor."""
+    """Create empty anonymous shared memory and return its file descriptor."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("vtok-frames")
     with tempfile.TemporaryFile() as file:
@@ -69,10 +64,10 @@ def create_memory() -> int:
 
 
 def map_ring(descriptor: int, shape: RingShape) -> Frames:
-    """Map a ring into this process, growing the memory to its size where needed.
+    """Map a ring into this process, growing the memory if needed.
 
     Returns:
-        uint8 [num_slots, batch_frames, height, width, 3], shared; unmapped with its last use.
+        Shared uint8 [NUM_SLOTS, batch_frames, height, width, 3].
     """
     num_bytes = int(np.prod(shape.dimensions))
     if os.fstat(descriptor).st_size < num_bytes:
@@ -80,39 +75,36 @@ def map_ring(descriptor: int, shape: RingShape) -> Frames:
     return np.frombuffer(mmap.mmap(descriptor, num_bytes), np.uint8).reshape(shape.dimensions)
 
 
-ALIVE_SECONDS = 1.0
-
-
 class Channel:
     """Messages to the parent, and its answers."""
 
     def __init__(self) -> None:
         self._out = os.dup(1)
-        os.dup2(2, 1)  # whatever a library prints must not be taken for a message
+        os.dup2(2, 1)  # output of libraries must not be read as messages
         self._last_sent = time.monotonic()
 
     def send(self, kind: str, **fields: Any) -> None:
-        """Send one message; the parent being gone ends this process."""
+        """Send one message; ends this process if the parent has ended."""
         line = json.dumps({"kind": kind, **fields}) + "\n"
         os.write(self._out, line.encode())
         self._last_sent = time.monotonic()
 
     def alive(self) -> None:
-        """Tell the parent now and then that work goes on."""
+        """Send a heartbeat, at most once a second."""
         if time.monotonic() - self._last_sent > ALIVE_SECONDS:
             self.send("alive")
 
     def wait_for_slot(self) -> None:
-        """Wait until the parent has taken a batch; the parent being gone ends this process."""
+        """Wait until the parent has copied a batch; ends this process if the parent has ended."""
         if not os.read(0, 1):
             os._exit(0)
 
 
 def die_with_parent(lifeline: int) -> None:
-    """Have the system end this process and its children when the parent's end of a pipe closes.
+    """Make the system end this process and its children when the parent ends.
 
-    The kernel sends SIGIO to the process group and the default action ends it, even while a
-    decoder hangs with the interpreter lock held, when no Python code could run.
+    The kernel sends SIGIO to the process group when the pipe closes, and the default action ends
+    it, even while a decoder hangs with the interpreter lock held and no Python code can run.
 
     Args:
         lifeline: Read end of a pipe whose write end only the parent holds.
@@ -127,8 +119,16 @@ def die_with_parent(lifeline: int) -> None:
         pass
 
 
-def select(source: Source, request: Request, channel: Channel) -> Iterator[tuple[Fraction, Frames]]:
-    """Take the frames from the requested start to the requested end."""
+def _limit_memory(num_bytes: int) -> None:
+    """Limit the private memory of this process and of each one it starts, if the system can."""
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, num_bytes))
+
+
+def _select(
+    source: Source, request: Request, channel: Channel
+) -> Iterator[tuple[Fraction, Frames]]:
+    """Yield the frames from the requested start to the requested end."""
     end = None if request.duration is None else request.start + request.duration
     for seconds, frame in source.frames:
         channel.alive()
@@ -138,8 +138,8 @@ def select(source: Source, request: Request, channel: Channel) -> Iterator[tuple
             yield seconds, frame
 
 
-def send_frames(frames: Iterator[Frames], memory: int, shape: RingShape, channel: Channel) -> None:
-    """Send frames through the ring, batch by batch, also those before an error."""
+def _send_frames(frames: Iterator[Frames], memory: int, shape: RingShape, channel: Channel) -> None:
+    """Send frames through the ring, batch by batch, including those before an error."""
     ring = map_ring(memory, shape)
     batches = filled = 0
     try:
@@ -156,11 +156,11 @@ def send_frames(frames: Iterator[Frames], memory: int, shape: RingShape, channel
             channel.send("frames", slot=batches % NUM_SLOTS, count=filled)
 
 
-def serve(request: Request, memory: int, channel: Channel) -> None:
+def _serve(request: Request, memory: int, channel: Channel) -> None:
     """Open the video and send it."""
     source = open_source(request, channel.alive)
     shape = ring_shape(source.width, source.height)
-    map_ring(memory, shape)  # so that the memory has its size before the parent maps it
+    map_ring(memory, shape)  # the memory must have its size before the parent maps it
     fps = request.fps or source.info.fps
     channel.send(
         "info",
@@ -170,38 +170,32 @@ def serve(request: Request, memory: int, channel: Channel) -> None:
         height=source.height,
         batch_frames=shape.batch_frames,
     )
-    timed = select(source, request, channel)
+    timed = _select(source, request, channel)
     frames: Iterator[Frames] = (frame for _, frame in timed)
     if request.fps is not None:
         frames = resample(timed, request.fps, source.last_seconds)
-    send_frames(frames, memory, shape, channel)
+    _send_frames(frames, memory, shape, channel)
     channel.send("end")
 
 
-def limit_memory(num_bytes: int) -> None:
-    """Bound the memory of this process and of each one it starts, apart from what is shared.
-
-    Where the system knows no such limit, nothing happens.
-    """
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, num_bytes))
-
-
-def answer(fields: dict[str, Any], memory: int, channel: Channel) -> None:
+def _answer(fields: dict[str, Any], memory: int, channel: Channel) -> None:
     """Serve one request; every failure becomes a message."""
-    os.ftruncate(memory, 0)  # frames of the video before may have been larger
+    os.ftruncate(memory, 0)  # frames of the previous video may have been larger
     try:
-        serve(Request.from_fields(fields), memory, channel)
+        _serve(Request.from_fields(fields), memory, channel)
+    except OptionError as exc:
+        arguments = [exc.field, str(exc.value), exc.expected]
+        channel.send("error", type="OptionError", arguments=arguments)
     except VtokError as exc:
-        channel.send("error", type=type(exc).__name__, message=str(exc))
-    except Exception as exc:  # a bug or an exhausted machine: the parent must hear of it
+        channel.send("error", type=type(exc).__name__, arguments=[str(exc)])
+    except Exception as exc:  # a bug, or out of memory: the parent must know
         reason = f"{type(exc).__name__}: {exc}".partition("\n")[0]
         message = f"{fields['path']}: reading failed ({reason})"
-        channel.send("error", type="VideoError", message=message)
+        channel.send("error", type="VideoError", arguments=[message])
 
 
 def main() -> None:
-    """Serve requests until the parent is gone."""
+    """Serve requests until the parent ends."""
     channel = Channel()
     lines = io.FileIO(0, closefd=False)  # unbuffered: `wait_for_slot` reads the same pipe
     first = lines.readline()
@@ -210,10 +204,10 @@ def main() -> None:
     start = json.loads(first)
     die_with_parent(start["lifeline"])
     if start["limit"] is not None:
-        limit_memory(start["limit"])
+        _limit_memory(start["limit"])
     for line in lines:
-        if line.strip():  # what is left of the bytes for the batches of the last request
-            answer(json.loads(line), start["memory"], channel)
+        if line.strip():  # skip what is left of the bytes for batches of the last request
+            _answer(json.loads(line), start["memory"], channel)
 
 
 if __name__ == "__main__":

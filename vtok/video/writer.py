@@ -1,4 +1,4 @@
-"""Write frames to video files, pictures and streams, whole and checked."""
+"""Write frames to video files, pictures and streams, atomically and checked."""
 
 from __future__ import annotations
 
@@ -20,41 +20,33 @@ import numpy as np
 
 from vtok._files import atomic_output, check_output
 from vtok.errors import OutputError, ShapeError, UsageError, VideoError
-from vtok.video.ffmpeg import QUIET, ffmpeg_path, parse_log_line
+from vtok.video.ffmpeg import QUIET, ffmpeg_path, parse_log_line, read_index
 from vtok.video.frames import Frames
 from vtok.video.images import PICTURE_SUFFIXES, save_picture
-from vtok.video.probe import read_index
 
+# conversion to the colours that players assume for HD video
 TO_BT709 = "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_inp"
-"""Conversion to the colours that players assume of HD video."""
+# the matching tags; as options of ffmpeg, not all of them would reach the file
 BT709 = "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"
-"""The tags that say so; as options of ffmpeg, not all of them would reach the file."""
-GIF_FILTER = (
+GIF_FILTER = (  # one palette per frame, so that frames do not wait for the last one
     "split[a][b];[a]palettegen=stats_mode=single[p];"
     "[b][p]paletteuse=new=1:dither=bayer:bayer_scale=5"
 )
-"""A palette for each frame, so that no frame has to wait for the last one."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How frames become a video."""
+    """Settings of an encoder."""
 
-    container: str
-    """ffmpeg's name of the container."""
-    codec: str
-    """ffmpeg's name of the encoder."""
-    width: int
-    """Width in pixels."""
-    height: int
-    """Height in pixels."""
-    fps: Fraction
-    """Exact rate."""
-    crf: int
-    """Constant rate factor of x264, 0 (lossless) to 51; other encoders take its like."""
+    container: str  # ffmpeg's name of the container
+    codec: str  # ffmpeg's name of the encoder
+    width: int  # width in pixels
+    height: int  # height in pixels
+    fps: Fraction  # exact rate
+    crf: int  # constant rate factor of x264, 0 (lossless) to 51; other encoders take its like
 
     def arguments(self) -> list[str]:
-        """Output arguments of ffmpeg, but for the output."""
+        """Make the output arguments of ffmpeg, without the output itself."""
         if self.codec == "gif":
             return ["-vf", GIF_FILTER, "-c:v", "gif", "-f", self.container]
         odd = self.width % 2 or self.height % 2  # 4:2:0 halves both sides
@@ -63,32 +55,31 @@ class Encoding:
         return ["-vf", colours, "-c:v", self.codec, *self._quality(), *self._container()]
 
     def _quality(self) -> list[str]:
-        """Arguments of the encoder."""
         if self.codec == "libvpx-vp9":  # its scale goes to 63
             speed = ["-deadline", "realtime", "-cpu-used", "7", "-row-mt", "1"]
             return ["-crf", str(round(self.crf * 63 / 51)), "-b:v", "0", *speed]
         return ["-crf", str(self.crf), "-preset", "veryfast"]
 
     def _container(self) -> list[str]:
-        """Arguments of the container: an index in front, so that players can start at once."""
+        """Make arguments with the index in front, so that players can start at once."""
         front = ["-movflags", "+faststart"] if self.container in ("mp4", "mov") else []
         return [*front, "-f", self.container]
 
 
+# arguments for an mp4 that needs no seeking, to write to a pipe
 FRAGMENTED = ("-movflags", "frag_keyframe+empty_moov", "-f", "mp4")
-"""Arguments of an mp4 that can be written to a pipe, where nothing can be gone back to."""
 
 
 class Encoder:
-    """One running ffmpeg that takes frames."""
+    """Running ffmpeg process that encodes frames."""
 
     def __init__(self, encoding: Encoding, name: str, output: Path | BinaryIO) -> None:
         """Start ffmpeg.
 
         Args:
-            encoding: How to encode.
-            name: What to call the output in errors.
-            output: File to write, or a binary stream that takes a fragmented mp4.
+            encoding: Settings.
+            name: Name of the output in errors.
+            output: File to write, or a binary stream for a fragmented mp4.
         """
         self._name = name
         size = f"{encoding.width}x{encoding.height}"
@@ -101,7 +92,7 @@ class Encoder:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL if to_file else subprocess.PIPE,
             stderr=self._log,
-            start_new_session=True,  # Ctrl-C is for the parent, which then aborts
+            start_new_session=True,  # Ctrl-C reaches only the parent, which then aborts
         )
         assert self._process.stdin is not None
         self._feeder = _Feeder(self._process.stdin)
@@ -111,13 +102,13 @@ class Encoder:
             self._pump = _Pump(self._process.stdout, output)
 
     def write(self, frames: Frames) -> None:
-        """Encode frames, while the caller makes the next ones.
+        """Encode frames in the background.
 
         Args:
-            frames: uint8 [T, H, W, 3] RGB, of the size of the video; not to be changed any more.
+            frames: uint8 [T, H, W, 3] RGB of the size of the video; must not be changed later.
 
         Raises:
-            OutputError: ffmpeg has failed, maybe at earlier frames.
+            OutputError: ffmpeg has failed, possibly at earlier frames.
         """
         if not self._feeder.give(frames):
             self._fail()
@@ -140,12 +131,12 @@ class Encoder:
         self._process.kill()
         self._process.wait()
         if self._pump:
-            self._pump.join(timeout_seconds=1.0)  # it may wait for a reader that never comes
+            self._pump.join(timeout_seconds=1.0)  # it may wait for a reader forever
         self._feeder.close()
         self._log.close()
 
     def _fail(self) -> NoReturn:
-        """Raise what went wrong, in the words of the stream or of ffmpeg."""
+        """Raise the error of the stream or of ffmpeg."""
         status = self._process.wait()
         reason = self._pump.join() if self._pump else None
         self._log.seek(0)
@@ -155,7 +146,7 @@ class Encoder:
 
 
 def _first_error(log: str, status: int) -> str:
-    """The first error in a log of ffmpeg, which is the cause of those after it."""
+    """Find the first error in a log of ffmpeg, the cause of later ones."""
     lines = [parse_log_line(line) for line in log.splitlines()]
     errors = [line.text for line in lines if line.level in ("error", "fatal")]
     if not errors and status < 0:
@@ -164,7 +155,7 @@ def _first_error(log: str, status: int) -> str:
 
 
 class _Feeder:
-    """A thread that writes frames to a pipe; no more than one batch waits for it."""
+    """Thread that writes frames to a pipe; at most one batch waits."""
 
     def __init__(self, pipe: IO[bytes]) -> None:
         self._pipe = pipe
@@ -174,13 +165,13 @@ class _Feeder:
         self._thread.start()
 
     def give(self, frames: Frames) -> bool:
-        """Have frames written as soon as those before them are; False if nobody reads the pipe."""
+        """Queue frames; return False if the pipe is broken."""
         if not self._is_broken:
             self._waiting.put(frames)
         return not self._is_broken
 
     def close(self) -> None:
-        """Close the pipe once all is written, or nobody reads it. Closing twice is fine."""
+        """Close the pipe after everything is written. Closing twice is fine."""
         if self._thread.is_alive():
             self._waiting.put(None)
             self._thread.join()
@@ -190,14 +181,14 @@ class _Feeder:
     def _feed(self) -> None:
         while (frames := self._waiting.get()) is not None:
             try:
-                for frame in () if self._is_broken else frames:  # then it only makes room
+                for frame in () if self._is_broken else frames:
                     self._pipe.write(np.ascontiguousarray(frame).data)
-            except OSError:  # of any kind: a thread that ended would leave its caller waiting
+            except OSError:  # keep emptying the queue, or the caller would block
                 self._is_broken = True
 
 
 class _Pump:
-    """A thread that copies a pipe to a stream."""
+    """Thread that copies a pipe to a stream."""
 
     def __init__(self, pipe: IO[bytes], stream: BinaryIO) -> None:
         self._pipe, self._stream = pipe, stream
@@ -206,12 +197,12 @@ class _Pump:
         self._thread.start()
 
     def join(self, timeout_seconds: float | None = None) -> str | None:
-        """Wait for the end of the pipe; returns why the stream took no more, if so."""
+        """Wait for the end of the pipe; return the error of the stream, if any."""
         self._thread.join(timeout_seconds)
         return self._error
 
     def _copy(self) -> None:
-        with self._pipe as pipe:  # closing it ends ffmpeg where the stream takes no more
+        with self._pipe as pipe:  # closing the pipe ends ffmpeg if the stream fails
             try:
                 while data := os.read(pipe.fileno(), 2**16):
                     self._stream.write(data)
@@ -222,23 +213,21 @@ class _Pump:
                 self._error = str(exc)
 
 
-FORMATS = {
+FORMATS = {  # container and encoder
     ".mp4": ("mp4", "libx264"),
     ".mkv": ("matroska", "libx264"),
     ".mov": ("mov", "libx264"),
     ".webm": ("webm", "libvpx-vp9"),
     ".gif": ("gif", "gif"),
 }
-"""Container and encoder for each name of a video."""
-GIF_FPS = 100
-"""Most frames per second that the time stamps of a GIF can tell apart."""
+GIF_FPS = 100  # largest rate of a GIF, whose time stamps count 1/100 s
 
 
 class VideoWriter:
-    """A video that is written frame by frame, and appears whole or not at all.
+    """Writer of a video, frame by frame and atomic.
 
-    Odd sizes are kept. The file is written under a temporary name, opened again to count its
-    frames, and renamed. Leaving the block by an exception, Ctrl-C included, removes it.
+    The file is written under a temporary name, opened again to count its frames, and renamed.
+    Leaving the block by an exception, including Ctrl-C, removes it. Odd sizes are kept.
 
     ```python
     with VideoWriter(Path("clip.mp4"), width=640, height=360, fps=Fraction(30000, 1001)) as writer:
@@ -260,14 +249,14 @@ class VideoWriter:
         """Start a video.
 
         Args:
-            output: File to write, its suffix a known format (a picture format takes one frame);
-                or a binary stream such as standard output, which gets a fragmented mp4.
+            output: File to write, with the suffix of a known format (pictures take one frame); or
+                a binary stream such as standard output, for a fragmented mp4.
             width: Width in pixels.
             height: Height in pixels.
             fps: Exact frame rate.
-            crf: Quality, from 0 (lossless but for the colour conversion) to 51; 18 looks the same
-                as the original to most eyes.
-            codec: ffmpeg's name of the encoder; None takes the usual one of the format.
+            crf: Quality, from 0 (lossless except for the colour conversion) to 51; 18 is visually
+                lossless to most viewers.
+            codec: ffmpeg's name of the encoder; None takes the default of the format.
             overwrite: Replace an existing file.
 
         Raises:
@@ -296,11 +285,11 @@ class VideoWriter:
         """Add frames.
 
         Args:
-            frames: uint8 [T, H, W, 3] RGB; not to be changed any more, as they may wait.
+            frames: uint8 [T, H, W, 3] RGB; must not be changed later, since they may be queued.
 
         Raises:
-            ShapeError: The frames are of another size or type.
-            OutputError: Writing failed, maybe at earlier frames.
+            ShapeError: The frames have another size or type.
+            OutputError: Writing failed, possibly at earlier frames.
         """
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != self._shape:
             raise ShapeError(
@@ -311,10 +300,10 @@ class VideoWriter:
         self.frames_written += len(frames)
 
     def close(self) -> None:
-        """Finish the file, check it, and give it its name. Closing twice is fine.
+        """Finish, check and rename the file. Closing twice is fine.
 
         Raises:
-            OutputError: Writing failed, no frame was given, or the file does not hold the frames.
+            OutputError: Writing failed, there was no frame, or the file does not hold the frames.
         """
         if self._closed:
             return
@@ -328,12 +317,11 @@ class VideoWriter:
             raise
 
     def abort(self) -> None:
-        """Stop, leaving nothing behind."""
+        """Stop and remove the unfinished file."""
         self._closed = True
         self._sink.abort()
 
     def __enter__(self) -> VideoWriter:
-        """Return itself."""
         return self
 
     def __exit__(
@@ -342,7 +330,6 @@ class VideoWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close, or abort where the block raised."""
         if kind is None:
             self.close()
         else:
@@ -360,20 +347,20 @@ def _find_format(name: str, suffix: str, fps: Fraction) -> tuple[str, str]:
 
 
 class _Sink(Protocol):
-    """Where frames go."""
+    """Destination of frames."""
 
     def write(self, frames: Frames) -> None:
-        """Take frames."""
+        """Write frames."""
 
     def finish(self) -> None:
         """Complete the output."""
 
     def abort(self) -> None:
-        """Stop and remove the output; fine after `finish` and twice."""
+        """Stop and remove the output; also allowed after `finish`, and twice."""
 
 
 class _FileSink:
-    """A video file: encoded under a temporary name, checked, renamed."""
+    """Video file: encoded under a temporary name, checked, renamed."""
 
     def __init__(self, path: Path, encoding: Encoding, overwrite: bool) -> None:
         self._path, self._encoding = path, encoding
@@ -399,11 +386,11 @@ class _FileSink:
         self._stack.__exit__(OutputError, OutputError("abandoned"), None)
 
     def _check(self) -> None:
-        """Open the written file and compare what it holds with what was given."""
+        """Open the written file and compare it with the frames given."""
         try:
             index = read_index(self._temporary)
         except VideoError as exc:
-            raise OutputError(f"{self._path}: what was written is no video") from exc
+            raise OutputError(f"{self._path}: the written file is not a video") from exc
         written = (index.timeline.num_frames, index.width, index.height)
         given = (self._num_frames, self._encoding.width, self._encoding.height)
         if written != given or index.damage is not None:
@@ -414,7 +401,7 @@ class _FileSink:
 
 
 class _PictureSink:
-    """A picture file, which holds one frame."""
+    """Picture file, which holds one frame."""
 
     def __init__(self, path: Path, overwrite: bool) -> None:
         check_output(path, overwrite)

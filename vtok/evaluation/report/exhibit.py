@@ -1,4 +1,4 @@
-"""exhibit_file: all that a page shows of one clip: figures, pictures, codes, bits over time."""
+"""`exhibit_file`: content of a report for one clip: figures, pictures, codes, chunk sizes."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from vtok.evaluation.compare import Comparison, Delta, Notify, coded_frames, com
 from vtok.evaluation.evaluate import EvalOptions
 from vtok.evaluation.metrics import Frames, psnr
 from vtok.evaluation.results import VTOK, ClipResult
-from vtok.models.load import Model
+from vtok.models.load import LoadedTokenizer
 from vtok.video.images import frame_to_webp, webp_to_frame
 
 ORIGINAL = "original"
 PICTURES = "pictures"
-"""What `notify` is told while pictures are made."""
+"""Phase name that `notify` receives while pictures are made."""
 
 
 @dataclass
 class Strip:
-    """Frames in a row: the original's, or what one coder makes of them at one rate.
+    """Frames of one video: the original, or a reconstruction by one coder at one rate.
 
     Attributes:
-        coder: `original`, or as `Point` has it.
-        bits: as `Point` has it; 0 for the original.
+        coder: `original`, or `Point.coder`.
+        bits: `Point.bits`; 0 for the original.
         pictures: WebP files of the first frames.
-        psnr: of every measured frame, pictured or not, in dB; empty for the original.
-        fidelity: PSNR of each picture to the frame that it shows, in dB.
+        psnr: PSNR of every measured frame, in dB; empty for the original.
+        fidelity: PSNR of each picture against the frame it was made from, in dB.
     """
 
     coder: str
@@ -44,16 +44,16 @@ class Strip:
 
     @property
     def key(self) -> str:
-        """Names it among the strips of a clip."""
+        """Identifier among the strips of a clip."""
         return self.coder if self.coder == ORIGINAL else f"{self.coder}-{self.bits}"
 
 
 @dataclass(frozen=True)
 class ChunkBytes:
-    """What one chunk takes.
+    """Size of one chunk of a code file.
 
     Attributes:
-        frames: that it shows.
+        frames: number of its frames.
         stages: bytes of each stage.
     """
 
@@ -63,15 +63,15 @@ class ChunkBytes:
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One clip as a page shows it.
+    """One clip of a report.
 
     Attributes:
-        result: the figures.
-        deltas: against classic codecs, where there are any.
-        strips: the original first, then as `result.points`.
-        chunks: of the code file of the highest rate, of which lower ones hold the first stages.
-        codes: integers [K, t, h, w] of the pictured frames, stages outermost.
-        header: of that code file.
+        result: measurements.
+        deltas: Bjontegaard deltas against classic codecs.
+        strips: the original, then one for each of `result.points`.
+        chunks: chunks of the code file at the highest rate; lower rates hold their first stages.
+        codes: int64 [K, t, h, w] of the pictured frames, stages outermost.
+        header: header of that code file.
     """
 
     result: ClipResult
@@ -83,12 +83,12 @@ class Exhibit:
 
     @property
     def pictured(self) -> int:
-        """How many frames have pictures."""
+        """Number of frames with pictures."""
         return len(self.strips[0].pictures)
 
     @property
     def num_bytes(self) -> int:
-        """Of pictures and codes."""
+        """Bytes of pictures and codes."""
         pictures = sum(len(picture) for strip in self.strips for picture in strip.pictures)
         return pictures + self.codes.size * code_width(self.header.format.codebook_size)
 
@@ -96,25 +96,25 @@ class Exhibit:
 def exhibit_file(
     source: Path,
     *,
-    model: Model,
+    model: LoadedTokenizer,
     options: EvalOptions,
     codecs: Sequence[str] = (),
     most_bytes: int,
     notify: Notify | None = None,
 ) -> Exhibit:
-    """Measure a clip, and keep pictures of its first frames.
+    """Measure a clip and make pictures of its first frames.
 
     Args:
-        source: the video, or a picture.
-        model: codes it.
+        source: video or image file.
+        model: model to measure.
         options: part, rates and metrics.
-        codecs: to compare with, as `compare_file` takes them.
-        most_bytes: of pictures and codes; frames beyond that have figures but no picture. The
-            first frame always has one.
-        notify: called as it goes.
+        codecs: classic codecs to compare with, see `compare_file`.
+        most_bytes: limit of pictures and codes; further frames are measured but not pictured. The
+            first frame always has a picture.
+        notify: called with the progress.
 
     Raises:
-        VtokError: as `compare_file`.
+        VtokError: see `compare_file`.
     """
     made = _Strips(most_bytes)
     with compare_file(
@@ -137,23 +137,23 @@ def exhibit_file(
 
 
 class _Budget:
-    """Bytes that pictures and codes may take, frame by frame."""
+    """Remaining bytes for pictures and codes."""
 
     def __init__(self, codes: npt.NDArray[np.int64], header: Header, most: int) -> None:
-        self._each_step = codes[:, 0].size * code_width(header.format.codebook_size)
+        self._step_bytes = codes[:, 0].size * code_width(header.format.codebook_size)
         self._temporal = header.format.temporal_compression
         self._left, self._frames = most, 0
 
-    def takes(self, pictures: Sequence[bytes]) -> bool:
-        """Whether the pictures of the next frame still fit; the first frame's always do."""
+    def take(self, pictures: Sequence[bytes]) -> bool:
+        """Subtract the pictures of the next frame; True if they fit or it is the first frame."""
         opens_step = not self._frames or (self._frames - 1) % self._temporal == 0
-        self._left -= sum(map(len, pictures)) + (self._each_step if opens_step else 0)
+        self._left -= sum(map(len, pictures)) + (self._step_bytes if opens_step else 0)
         self._frames += 1
         return self._left >= 0 or self._frames == 1
 
 
 def code_width(codebook_size: int) -> int:
-    """Bytes, a power of two, that hold a code."""
+    """Bytes per code on the page, a power of two."""
     return next(width for width in (1, 2, 4, 8) if codebook_size <= 1 << 8 * width)
 
 
@@ -173,36 +173,36 @@ def _read_codes(path: Path) -> tuple[Header, list[ChunkBytes], npt.NDArray[np.in
 
 
 class _Strips:
-    """The strips of a clip, filled as its frames are made: nothing is decoded for them again.
+    """Strips of a clip, filled while the clip is measured, so that nothing is decoded twice.
 
     Attributes:
-        original: the frames themselves.
-        coded: what the model makes of them, by bits a position.
+        original: strip of the original frames.
+        coded: strips of the model's reconstructions, by bits.
     """
 
     def __init__(self, most_bytes: int) -> None:
         self.original = Strip(ORIGINAL, 0)
         self.coded: dict[int, Strip] = {}
         self._most = most_bytes
-        self._sizes: list[int] = []  # of the pictures of each frame so far
+        self._sizes: list[int] = []  # bytes of the pictures of each frame
 
     def watch(self, bits: int, frames: Frames, originals: Frames) -> None:
-        """Take frames of one rate, as `evaluate_file` gives them: each rate in turn."""
+        """Add frames of one rate; the `watch` callback of `evaluate_file`."""
         strip = self.coded.setdefault(bits, Strip(VTOK, bits))
         if bits == next(iter(self.coded)):
             self._picture(self.original, originals)
         self.add(strip, frames, originals)
 
     def add(self, strip: Strip, frames: Frames, originals: Frames) -> None:
-        """Measure the next frames of a strip, uint8 [n, H, W, 3], and keep pictures of them."""
+        """Measure the next frames of a strip, uint8 [n, H, W, 3], and make pictures of them."""
         for frame, original in zip(frames, originals, strict=True):
             strip.psnr.append(psnr(frame[None], original[None]))
         self._picture(strip, frames)
 
     def trim(self, strips: Sequence[Strip], budget: _Budget) -> None:
-        """Leave pictures of those first frames of which all strips' fit the budget."""
+        """Drop the pictures of frames that exceed the budget."""
         in_step = zip(*(strip.pictures for strip in strips), strict=False)
-        fitting = sum(1 for _ in takewhile(budget.takes, in_step))
+        fitting = sum(1 for _ in takewhile(budget.take, in_step))
         for strip in strips:
             del strip.pictures[fitting:], strip.fidelity[fitting:]
 
@@ -210,7 +210,7 @@ class _Strips:
         for frame in frames:
             number = len(strip.pictures)
             if number and sum(self._sizes[:number]) > self._most:
-                return  # nor will any later frame fit
+                return  # later frames will not fit either
             picture = frame_to_webp(frame)
             strip.pictures.append(picture)
             strip.fidelity.append(psnr(webp_to_frame(picture)[None], frame[None]))
@@ -224,10 +224,10 @@ def _add_classic(
     comparison: Comparison,
     source: Path,
     options: EvalOptions,
-    model: Model,
+    model: LoadedTokenizer,
     notify: Notify | None,
 ) -> list[Strip]:
-    """Strips of what the classic codecs make of the clip, decoded in step with it."""
+    """Strips of the classic codecs, decoded in step with the clip."""
     points = [point for point in comparison.result.points if point.coder != VTOK]
     made = [Strip(point.coder, point.bits) for point in points]
     if not points:

@@ -1,8 +1,8 @@
-"""build_page: exhibits as one HTML file that needs nothing else.
+"""`build_page`: exhibits as one self-contained HTML file.
 
-The page is a template, a style, a script, one JSON object of figures, and blocks of base64 with
-pictures and codes. Its content security policy allows the style and script that are in it, by
-their SHA-256, and no connection to anywhere: what a file name says can neither run nor call home.
+The page consists of a template, a style sheet, a script, one JSON object of figures, and base64
+blocks of pictures and codes. Its content security policy allows only the embedded style and script,
+by SHA-256, and no connections, so a file name can neither run as code nor load anything.
 """
 
 from __future__ import annotations
@@ -23,20 +23,22 @@ from vtok.evaluation.pictures import code_palette, heat_scale
 from vtok.evaluation.quality import METRICS
 from vtok.evaluation.report.exhibit import ORIGINAL, Exhibit, Strip, code_width
 from vtok.evaluation.results import mean_points
-from vtok.models.load import Model
+from vtok.models.load import LoadedTokenizer
 from vtok.video.images import QUALITY
 
 SCRIPTS = ("data", "pictures", "panes", "stage", "plots", "tables", "main")
-"""Names of the script's parts, in order; they share one scope."""
+"""Script files in order of concatenation; they share one scope."""
 
 
-def build_page(exhibits: Sequence[Exhibit], model: Model, title: str | None = None) -> bytes:
-    """The page, UTF-8.
+def build_page(
+    exhibits: Sequence[Exhibit], model: LoadedTokenizer, title: str | None = None
+) -> bytes:
+    """Build the page as UTF-8.
 
     Args:
-        exhibits: one or more.
-        model: that coded them.
-        title: of the page; by default the clip's name, or how many there are.
+        exhibits: one or more clips.
+        model: the model that coded them.
+        title: title of the page; the clip's name or the number of clips if None.
     """
     style, script = asset("page.css"), _script()
     if title is None:
@@ -50,13 +52,13 @@ def build_page(exhibits: Sequence[Exhibit], model: Model, title: str | None = No
         "facts": script_safe(facts(exhibits, model, title)),
         "blocks": "\n".join(_blocks(exhibits)),
     }
-    # in one pass: what is put in is not looked through for more places
+    # one substitution, so that inserted text is not searched for more fields
     page = re.sub(r"\{\{(\w+)\}\}", lambda match: fields[match[1]], asset("page.html"))
     return page.encode()
 
 
-def facts(exhibits: Sequence[Exhibit], model: Model, title: str) -> dict[str, Any]:
-    """Everything that the page says, as plain JSON types."""
+def facts(exhibits: Sequence[Exhibit], model: LoadedTokenizer, title: str) -> dict[str, Any]:
+    """All data of the page but pictures and codes, as plain JSON types."""
     quantizer = model.tokenizer.quantizer
     return {
         "title": printable(title),
@@ -87,24 +89,24 @@ def facts(exhibits: Sequence[Exhibit], model: Model, title: str) -> dict[str, An
 
 
 def display_name(exhibit: Exhibit) -> str:
-    """What the page calls a clip: the name of its file, printable."""
+    """Name of a clip on the page: its printable file name."""
     return printable(Path(exhibit.result.name).name)
 
 
 def printable(text: str) -> str:
-    """Text that UTF-8 and a page can hold, whatever bytes a file's name is made of."""
+    """Replace what is not printable or not valid UTF-8 in a file name."""
     shown = text.encode("utf-8", "replace").decode()
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)
 
 
 def script_safe(value: Any) -> str:
-    """JSON that cannot end the `<script>` it stands in, nor begin any markup."""
+    """JSON without characters that could end its `<script>` element or start markup."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def asset(name: str) -> str:
-    """A file of the page's own."""
+    """Text of a file in assets/."""
     return (files("vtok.evaluation.report") / "assets" / name).read_text("utf-8")
 
 
@@ -116,7 +118,7 @@ def _script() -> str:
 def _policy(style: str, script: str) -> str:
     rules = {
         "default-src": "'none'",
-        "img-src": "data:",  # the empty icon
+        "img-src": "data:",  # the empty favicon
         "style-src": _digest(style),
         "script-src": _digest(script),
         "base-uri": "'none'",
@@ -173,7 +175,7 @@ def _strip(strip: Strip) -> dict[str, Any]:
 
 
 def _blocks(exhibits: Sequence[Exhibit]) -> Iterator[str]:
-    """Base64 that no browser runs; each picture by itself, so that one can be read alone."""
+    """Data blocks; each picture is encoded separately, so that it can be decoded separately."""
     for number, exhibit in enumerate(exhibits):
         for strip in exhibit.strips:
             text = "".join(b64encode(picture).decode() for picture in strip.pictures)

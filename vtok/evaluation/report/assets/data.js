@@ -1,4 +1,4 @@
-// What the page knows: the figures, what is being looked at, and small ways to make elements.
+// Shared by all scripts: the figures, the state of the view, formatting, and element builders.
 
 const facts = JSON.parse(document.getElementById("facts").textContent);
 const ORIGINAL = "original", VTOK = "vtok";
@@ -11,7 +11,7 @@ const VIEWS = [
 ];
 const ZOOMS = [1, 2, 4, 8];
 const SPEEDS = [1, 0.5, 0.25];
-const SCALES = [16, 32, 64, 128]; // error maps: levels of 255 at the bright end
+const SCALES = [16, 32, 64, 128]; // error maps: error in levels of 255 at the bright end
 
 const state = {
   clip: 0, coder: VTOK, bits: 0, view: "wipe", frame: 0, wipe: 50, playing: false, speed: 1,
@@ -19,7 +19,7 @@ const state = {
 };
 const listeners = [];
 
-/** Change what is looked at; everything that shows it is told the names that changed. */
+/** Update the state and pass the names of the changed fields to the listeners. */
 function change(values) {
   const changed = Object.keys(values).filter((name) => state[name] !== values[name]);
   if (!changed.length) return;
@@ -38,14 +38,14 @@ const rateOf = (strip, of = clip()) =>
 const measured = (of = clip()) =>
   Object.keys(facts.metrics).filter((name) => of.rates.some((rate) => known(rate[name])));
 const stagesOf = (bits) => Math.round(bits / facts.model.bits_per_stage);
-/** The latent step that shows a frame: the first frame is one of its own. */
+/** Latent step of a frame; the first frame is a step of its own. */
 const stepOf = (frame) =>
   frame === 0 ? 0 : 1 + Math.floor((frame - 1) / clip().layout.temporal);
 
 function known(value) { return value !== null && value !== undefined; }
 function clamp(value, least, most) { return Math.min(most, Math.max(least, value)); }
 
-/** A number with so many digits after the point, thousands apart. */
+/** Format a number with fixed decimals and thousands separators. */
 function number(value, digits = 0) {
   if (!known(value)) return "–";
   return (value || 0).toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
@@ -56,12 +56,12 @@ function shown(metric, value) {
   return number(value, digits);
 }
 
-/** Bits a pixel: three digits that say something. */
+/** Format bits per pixel with about three significant digits. */
 function bpp(value) {
   return number(value, value < 0.1 ? 4 : 3);
 }
 
-/** What a strip is called. */
+/** Display name of a strip. */
 function labelOf(strip) {
   if (strip.original) return "original";
   return strip.coder === VTOK ? `vtok ${strip.bits} bits` : `${strip.coder} at vtok's ${strip.bits} bits`;
@@ -82,7 +82,7 @@ const draw = (tag, attributes = {}, ...children) =>
   fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 const byId = (id) => document.getElementById(id);
 
-/** Buttons of which one is pressed; `options` are [value, label, title]. */
+/** Group of buttons, one of them pressed; `options` are [value, label, title]. */
 function choice(name, label, options, current, choose) {
   const buttons = options.map(([value, text, title]) =>
     make("button", {
@@ -92,7 +92,7 @@ function choice(name, label, options, current, choose) {
   return make("div", { class: "choice", role: "group", "aria-label": label, "data-name": name }, buttons);
 }
 
-/** After a click by pointer, keys belong to the page again and not to the button. */
+/** After a pointer click, return keyboard input from the button to the page. */
 function release(event) {
   if (event.detail) event.currentTarget.blur();
 }

@@ -1,4 +1,4 @@
-// Controls, keys and playback; then everything is drawn for the first time.
+// Controls, keys, playback and the address; starts the page.
 
 function drawHeader() {
   const { width, height, frames, rate, source, name } = clip();
@@ -7,7 +7,7 @@ function drawHeader() {
   const { temporal, spatial } = clip().layout;
   byId("summary").replaceChildren(
     ...(facts.clips.length > 1 ? [make("bdi", {}, name), ": "] : []),
-    `${size}${from}, ${number(rate, 2)} a second. Model `, make("bdi", {}, facts.model.name),
+    `${size}${from}, ${number(rate, 2)} frames/s. Model `, make("bdi", {}, facts.model.name),
     `, ${temporal}×${spatial}×${spatial} compression.`);
   const nav = byId("clips");
   nav.hidden = facts.clips.length < 2;
@@ -35,13 +35,13 @@ function drawChoices() {
   const rates = clip().rates.filter((rate) => rate.coder === coder);
   const parts = [
     choice("view", "View", VIEWS.map(([value, label], k) => [value, label, `key ${k + 1}`]), view, (value) => change({ view: value })),
-    choice("bits", "Bits a position", rates.map((rate) => [rate.bits, `${rate.bits}`, `${rate.setting}: ${bpp(rate.bpp)} bpp`]), bits, (value) => change({ bits: value })),
+    choice("bits", "Bits per position", rates.map((rate) => [rate.bits, `${rate.bits}`, `${rate.setting}: ${bpp(rate.bpp)} bpp`]), bits, (value) => change({ bits: value })),
   ];
   parts[1].prepend(make("span", { class: "before" }, "bits"));
   if (coders.length > 1) {
     parts.push(choice("coder", "Coder", coders.map((one) => [one, one]), coder, (value) => change({ coder: value })));
   }
-  parts.push(choice("zoom", "Magnify", ZOOMS.map((zoom) => [zoom, `${zoom}×`]), state.zoom, (zoom) => change({ zoom })));
+  parts.push(choice("zoom", "Zoom", ZOOMS.map((zoom) => [zoom, `${zoom}×`]), state.zoom, (zoom) => change({ zoom })));
   const legends = [];
   if (view === "error" || view === "pair") legends.push(scaleChoice());
   if (view === "codes" || view === "pair") legends.push(planeChoice());
@@ -53,7 +53,7 @@ function drawChoices() {
   byId("metric-choice").replaceChildren(pick("Metric", names, state.metric, (metric) => change({ metric })));
 }
 
-/** A keyboard stays where it was when its buttons are made anew. */
+/** Keep the keyboard focus when the buttons are rebuilt. */
 function focusAgain(name) {
   const again = document.querySelector(`#stage [data-name="${name}"]`);
   const target = again && (again.querySelector('[aria-pressed="true"]') || again.querySelector("select"));
@@ -61,9 +61,9 @@ function focusAgain(name) {
 }
 
 function scaleChoice() {
-  const bar = make("span", { class: "scale", role: "img", "aria-label": "dark is no error, bright is much" });
+  const bar = make("span", { class: "scale", role: "img", "aria-label": "dark: no error, bright: large error" });
   bar.style.background = `linear-gradient(90deg, ${facts.heat.filter((_, k) => k % 15 === 0).join(",")})`;
-  const picker = pick("Levels at the bright end", SCALES.map((scale) => [scale, `${scale}`]), state.scale, (scale) => change({ scale: Number(scale) }));
+  const picker = pick("Error at the bright end", SCALES.map((scale) => [scale, `${scale}`]), state.scale, (scale) => change({ scale: Number(scale) }));
   return make("div", { class: "legend" }, make("span", {}, "0"), bar, picker, make("span", {}, "levels of 255"));
 }
 
@@ -71,7 +71,7 @@ function planeChoice() {
   const planes = clip().codebooks.map((_, k) => [k, planeLabel(k)]);
   const colours = [["bits", "by bits"], ["hash", "by hash"]];
   return make("div", { class: "legend" },
-    pick("Which codes", planes, state.plane, (plane) => change({ plane: Number(plane) })),
+    pick("Codes shown", planes, state.plane, (plane) => change({ plane: Number(plane) })),
     pick("Colours of codes", colours, state.colours, (value) => change({ colours: value })));
 }
 
@@ -83,7 +83,7 @@ function pick(label, options, current, choose) {
 
 const ICONS = {
   first: "M5 4v16M19 5 9 12l10 7z", back: "M16 5 7 12l9 7z", play: "M7 4.5 19.5 12 7 19.5z",
-  pause: "M7 5h3.5v14H7zM13.5 5H17v14h-3.5z", on: "M8 5l9 7-9 7z", last: "M19 4v16M5 5l10 7-10 7z",
+  pause: "M7 5h3.5v14H7zM13.5 5H17v14h-3.5z", next: "M8 5l9 7-9 7z", last: "M19 4v16M5 5l10 7-10 7z",
 };
 
 function buildTransport() {
@@ -94,8 +94,8 @@ function buildTransport() {
     type: "range", id: "frame", min: 0, step: 1, "aria-label": "Frame", oninput: (event) => change({ frame: Number(event.target.value) }),
   });
   byId("transport").replaceChildren(
-    button("first", "First frame", () => change({ frame: 0 })), button("back", "One frame back", () => step(-1)),
-    button("play", "Play", togglePlay), button("on", "One frame on", () => step(1)),
+    button("first", "First frame", () => change({ frame: 0 })), button("back", "Previous frame", () => step(-1)),
+    button("play", "Play", togglePlay), button("next", "Next frame", () => step(1)),
     button("last", "Last frame", () => change({ frame: clip().pictured - 1 })),
     slider, make("output", { id: "time", for: "frame" }),
     pick("Speed", SPEEDS.map((speed) => [speed, `${speed}×`]), state.speed, (speed) => change({ speed: Number(speed) })));
@@ -124,9 +124,9 @@ function togglePlay() {
   if (clip().pictured > 1) change({ playing: !state.playing });
 }
 
-let playback = 0; // counts starts, so that only the last one goes on
+let playback = 0; // number of the latest start; earlier loops stop
 
-/** Show each frame in its time; where pictures are late, time waits, and nothing gets out of step. */
+/** Show frames in real time; wait for late pictures, so that all panes stay synchronized. */
 function play() {
   const mine = ++playback;
   let from = state.frame, begin = performance.now();
@@ -209,7 +209,7 @@ function onChange(names) {
   if (!state.playing) remember();
 }
 
-/** For those who listen: what the picture now shows. */
+/** Announce the current view to screen readers. */
 function announce() {
   const view = VIEWS.find(([name]) => name === state.view)[1];
   byId("spoken").textContent = `${clip().name}: ${view}, ${labelOf(clip().strips[currentStrip()])}`;
@@ -218,7 +218,7 @@ function announce() {
 const REMEMBERED = ["clip", "view", "coder", "bits", "frame", "wipe", "zoom", "plane", "metric"];
 let remembering = 0;
 
-/** Keep what is looked at in the address, to be sent to somebody or opened again. */
+/** Keep the view in the address, so that a link restores it. */
 function remember() {
   clearTimeout(remembering);
   remembering = setTimeout(() => {
@@ -226,12 +226,12 @@ function remember() {
     try {
       history.replaceState(null, "", `#${words}`);
     } catch {
-      // some browsers allow no address changes for files: it is a comfort only
+      // some browsers forbid address changes for local files
     }
   }, 300);
 }
 
-/** What the address asks for, as far as this page has it. */
+/** Restore the view from the address; values that do not exist get their defaults. */
 function recall() {
   const asked = new URLSearchParams(location.hash.slice(1));
   const whole = (name, least, most) => {

@@ -1,4 +1,4 @@
-// A pane is one picture of the stage: frames, an error map or a code map, drawn pixel for pixel.
+// Drawing of one layer on a canvas: a frame, an error map or a code map.
 
 const heat = facts.heat.map(rgb);
 const palette = facts.palette.map(rgb);
@@ -15,7 +15,7 @@ function drawPicture(canvas, bitmap) {
   context.drawImage(bitmap, 0, 0);
 }
 
-/** Draw how far two bitmaps lie apart: the mean of |R|, |G| and |B|; returns the mean over all. */
+/** Draw the absolute difference of two bitmaps, averaged over R, G and B; returns its mean. */
 function drawError(canvas, first, second) {
   const { width, height } = first;
   const [a, b] = [first, second].map((bitmap) => pixelsOf(bitmap).data);
@@ -36,7 +36,7 @@ function drawError(canvas, first, second) {
   return total / (width * height);
 }
 
-/** Draw the codes of one plane, each position in the colour of its code. */
+/** Draw the codes of one plane, each as a block in its colour. */
 function drawCodes(canvas, plane, frame) {
   const { width, height, layout } = clip();
   const { grid: [rows, columns], spatial } = layout;
@@ -46,10 +46,10 @@ function drawCodes(canvas, plane, frame) {
   small.getContext("2d").putImageData(image, 0, 0);
   const context = sized(canvas, width, height);
   context.imageSmoothingEnabled = false;
-  context.drawImage(small, 0, 0, columns * spatial, rows * spatial); // the edge may lie outside
+  context.drawImage(small, 0, 0, columns * spatial, rows * spatial); // the last blocks may be cropped
 }
 
-/** The colour of a code: by its bits, so that codes that share bits look alike, or by a hash. */
+/** Colour of a code: by its bits, so that codes with common bits look similar, or by a hash. */
 function codeColour(code) {
   const bits = clip().layout.bits_per_code;
   const key = `${state.colours}${bits}/${code}`;
@@ -59,7 +59,7 @@ function codeColour(code) {
   return codeColours.get(key);
 }
 
-/** Bits 0, 3, 6 ... are red, 1, 4, 7 ... green, 2, 5, 8 ... blue: as many colours as codes. */
+/** Bits 0, 3, 6 ... select red, 1, 4, 7 ... green, 2, 5, 8 ... blue. */
 function byBits(code, bits) {
   return [0, 1, 2].map((channel) => {
     let value = 0, most = 0;

@@ -1,9 +1,9 @@
-// Pictures and codes, read out of the page when they are first looked at.
+// Pictures and codes, decoded from the data blocks of the page on first use.
 
-const MOST_PIXELS = 40e6; // decoded and held: 160 MB
+const MOST_PIXELS = 40e6; // limit of decoded pictures, 160 MB
 const blocks = new Map(); // block id -> { text, offsets }
-const held = new Map(); // "clip/strip/frame" -> ImageBitmap, the longest unseen first
-const coming = new Map(); // the same -> promise
+const held = new Map(); // "clip/strip/frame" -> ImageBitmap, least recently used first
+const pending = new Map(); // "clip/strip/frame" -> promise
 const codesHeld = new Map();
 let heldPixels = 0;
 
@@ -18,7 +18,7 @@ function blockOf(clipNumber, stripNumber) {
   return blocks.get(id);
 }
 
-/** Base64 of one picture. */
+/** One picture as base64. */
 function pictureText(clipNumber, stripNumber, frame) {
   const { text, offsets } = blockOf(clipNumber, stripNumber);
   return text.slice(offsets[frame], offsets[frame + 1]);
@@ -37,12 +37,12 @@ function picture(clipNumber, stripNumber, frame) {
     held.set(key, bitmap);
     return bitmap;
   }
-  if (!coming.has(key)) {
+  if (!pending.has(key)) {
     const bytes = bytesOf(pictureText(clipNumber, stripNumber, frame));
     const decoded = createImageBitmap(new Blob([bytes], { type: "image/webp" }));
-    coming.set(key, decoded.then((result) => keep(key, result)).finally(() => coming.delete(key)));
+    pending.set(key, decoded.then((result) => keep(key, result)).finally(() => pending.delete(key)));
   }
-  return coming.get(key);
+  return pending.get(key);
 }
 
 function keep(key, bitmap) {
@@ -51,14 +51,14 @@ function keep(key, bitmap) {
   for (const [oldest, old] of held) {
     if (heldPixels <= MOST_PIXELS || oldest === key) break;
     heldPixels -= old.width * old.height;
-    held.delete(oldest); // not closed: somebody may be about to draw it
+    held.delete(oldest); // not closed, since a pending draw may use it
   }
   return bitmap;
 }
 
 const isHeld = (strips, frame) => strips.every((k) => held.has(`${state.clip}/${k}/${frame}`));
 
-/** The same frame of several strips: bitmaps, or a promise of them. */
+/** One frame of several strips: bitmaps, or a promise of them. */
 function picturesInStep(strips, frame) {
   const found = strips.map((k) => picture(state.clip, k, frame));
   return found.some((one) => one instanceof Promise) ? Promise.all(found) : found;
@@ -71,7 +71,7 @@ function prefetch(strips, frame, count) {
   }
 }
 
-/** All codes of a clip, [plane][step][row][column] in one row. */
+/** All codes of a clip as a flat array, [plane][step][row][column]. */
 function codesOf(clipNumber) {
   if (!codesHeld.has(clipNumber)) {
     const bytes = bytesOf(byId(`codes-${clipNumber}`).textContent);
@@ -85,7 +85,7 @@ function codesOf(clipNumber) {
   return codesHeld.get(clipNumber);
 }
 
-/** The codes of one plane at one frame, row by row. */
+/** Codes of one plane at one frame, in row-major order. */
 function codesAt(plane, frame) {
   const { grid: [rows, columns], steps } = clip().layout;
   const start = (plane * steps + stepOf(frame)) * rows * columns;

@@ -1,8 +1,8 @@
-// Plots as SVG, drawn at the size of their place: rate and distortion, bytes and quality over time.
+// SVG plots at the size of their container: rate-distortion curves, size and quality over time.
 
-const MARKS = ["M-4-4h8v8h-8z", "M0-5L5 4H-5z", "M0-6L6 0 0 6-6 0z"]; // of codecs; vtok's is round
+const MARKS = ["M-4-4h8v8h-8z", "M0-5L5 4H-5z", "M0-6L6 0 0 6-6 0z"]; // of codecs; vtok has a circle
 
-/** Round numbers between two ends, about `count` of them. */
+/** About `count` round numbers between two limits. */
 function ticks(low, high, count) {
   const rough = (high - low || Math.abs(high) || 1) / count, power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((k) => k * power).find((k) => k >= rough * 0.999);
@@ -25,11 +25,11 @@ function drawCurves() {
   const place = byId("curves"), { metric } = state;
   const rates = clip().rates.filter((rate) => known(rate[metric]));
   if (!rates.length) {
-    place.replaceChildren(make("p", { class: "muted" }, "Nothing was measured."));
+    place.replaceChildren(make("p", { class: "muted" }, "No metric was measured."));
     return;
   }
   const { label, rises, digits } = facts.metrics[metric];
-  const words = `${label} over bits a pixel: ` + rates.map((r) =>
+  const words = `${label} over bits per pixel: ` + rates.map((r) =>
     `${r.coder} ${bpp(r.bpp)} gives ${shown(metric, r[metric])}`).join(", ");
   const box = frameOf(place, 290, words, { left: 46, right: 58, top: 14, bottom: 40 });
   const xs = rates.map((rate) => Math.log2(rate.bpp)), ys = rates.map((rate) => rate[metric]);
@@ -49,10 +49,10 @@ function drawCurves() {
     box.svg.append(line(at, box.top, at, box.bottom, "grid"),
       text(at, box.bottom + 18, k >= 0 ? number(2 ** k) : `1/${2 ** -k}`, { "text-anchor": "middle" }));
   }
-  box.svg.append(text((box.left + box.right) / 2, box.height - 4, "bits a pixel, each line twice the last", { "text-anchor": "middle", class: "axis" }));
+  box.svg.append(text((box.left + box.right) / 2, box.height - 4, "bits per pixel, logarithmic", { "text-anchor": "middle", class: "axis" }));
   codersOf().forEach((coder, index) => drawCoder(box, coder, index, rates, x, (rate) => y(rate[metric])));
   nameCurves(box, rates, x, (rate) => y(rate[metric]));
-  const heading = label + (rises ? "" : ", less is better");
+  const heading = label + (rises ? "" : ", lower is better");
   box.svg.append(text(box.left, 10, heading, { class: "axis" }));
   place.replaceChildren(box.svg);
 }
@@ -73,22 +73,22 @@ function drawCoder(box, coder, index, rates, x, y) {
   box.svg.append(group);
 }
 
-/** The name of each curve at its end, moved apart where curves end together. */
+/** Label each curve at its end, with a minimum distance between labels. */
 function nameCurves(box, rates, x, y) {
   const ends = codersOf().map((coder, index) => ({ coder, index, rate: lastOf(rates, coder) }))
     .filter(({ rate }) => rate).sort((a, b) => y(a.rate) - y(b.rate));
-  let lowest = -Infinity;
+  let previous = -Infinity;
   for (const { coder, index, rate } of ends) {
-    lowest = Math.max(y(rate) + 4, lowest + 15);
+    previous = Math.max(y(rate) + 4, previous + 15);
     const at = Math.min(x(rate) + 12, box.right + 8);
-    box.svg.append(draw("g", { class: `coder coder-${index % 5}` }, text(at, lowest, coder, { class: "name" })));
+    box.svg.append(draw("g", { class: `coder coder-${index % 5}` }, text(at, previous, coder, { class: "name" })));
   }
 }
 
 const lastOf = (rates, coder) =>
   rates.filter((rate) => rate.coder === coder).sort((a, b) => b.bpp - a.bpp)[0];
 
-/** Bytes of each chunk, stage upon stage, over the quality of each frame; both run along time. */
+/** Stacked bitrate of each chunk by stage, above the PSNR of each frame. */
 function drawTimeline() {
   const place = byId("timeline"), { chunks, frames, rate, strips, pictured } = clip();
   const used = stagesOf(state.bits);
@@ -115,10 +115,10 @@ function drawTimeline() {
     });
     first += chunk.frames;
   });
-  const rest = used < chunks[0].stages.length && box.width > 420 ? `; grey: beyond ${state.bits} bits` : "";
-  box.svg.append(text(box.left, 12, `kbit/s of each chunk, stage upon stage${rest}`, { class: "axis" }));
+  const rest = used < chunks[0].stages.length && box.width > 420 ? `; grey: stages beyond ${state.bits} bits` : "";
+  box.svg.append(text(box.left, 12, `kbit/s of each chunk, stacked by stage${rest}`, { class: "axis" }));
   drawQuality(box, x, middle);
-  if (pictured < frames) box.svg.append(draw("rect", { x: x(pictured), y: box.top, width: box.right - x(pictured), height: box.bottom - box.top, class: "unseen" }, draw("title", {}, "measured, but without pictures on this page")));
+  if (pictured < frames) box.svg.append(draw("rect", { x: x(pictured), y: box.top, width: box.right - x(pictured), height: box.bottom - box.top, class: "unseen" }, draw("title", {}, "measured, but not pictured on this page")));
   const seconds = frames / rate;
   for (const value of ticks(0, seconds, Math.max(2, Math.round(box.width / 110)))) {
     box.svg.append(text(x(value * rate), box.bottom + 18, `${number(value, seconds < 3 ? 1 : 0)} s`, { "text-anchor": "middle" }));
@@ -147,9 +147,9 @@ function drawQuality(box, x, above) {
     const points = strip.psnr.map((value, frame) => [x(frame + 0.5), y(value)]);
     if (points.length === 1) points.push([x(1), points[0][1]]);
     box.svg.append(draw("path", { d: path(points), class: `series coder-${index}${k === chosen ? " chosen" : ""}` },
-      draw("title", {}, `${labelOf(strip)}, PSNR frame by frame`)));
+      draw("title", {}, `${labelOf(strip)}, PSNR of each frame`)));
   }
-  box.svg.append(text(box.left, top - 10, `PSNR dB of each frame, ${state.coder} at every rate`, { class: "axis" }));
+  box.svg.append(text(box.left, top - 10, `PSNR dB of each frame, ${state.coder} at all rates`, { class: "axis" }));
 }
 
 function seekBy(box, frames, pictured) {
@@ -167,7 +167,7 @@ function seekBy(box, frames, pictured) {
 
 function timelineWords(bits, used) {
   const rates = bits.map((stages) => number(sum(stages.slice(0, used))));
-  return `kbit/s of each chunk at ${state.bits} bits a position: ${rates.join(", ")}; PSNR of each frame`;
+  return `kbit/s of each chunk at ${state.bits} bits per position: ${rates.join(", ")}; PSNR of each frame`;
 }
 
 const sum = (values) => values.reduce((total, value) => total + value, 0);

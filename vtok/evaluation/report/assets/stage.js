@@ -1,9 +1,9 @@
-// The stage: panes in step, a divider that wipes between two layers, and a lens for all of them.
+// The picture area: synchronized panes, a divider between two layers, and a common zoom.
 
-let layers = []; // { canvas, kind, strip } of every pane
-let drawing = 0; // counts redraws, so that only the last one asked for is shown
+let layers = []; // { canvas, kind, strip } of all panes
+let drawing = 0; // number of the latest redraw; earlier ones are dropped
 
-/** Which layers a view shows: pairs share a pane and are wiped, singles have their own. */
+/** Panes of a view, each with its layers; two layers share a pane with a divider. */
 function panesOf(view) {
   const original = { kind: "strip", strip: 0 }, coded = { kind: "strip", strip: currentStrip() };
   const error = { kind: "error", strip: currentStrip() }, codes = { kind: "codes", strip: 0 };
@@ -58,16 +58,16 @@ function buildDivider([left, right]) {
 
 function describe({ kind, strip }) {
   if (kind === "error") return `error of ${labelOf(clip().strips[strip])}`;
-  return kind === "codes" ? "map of the codes" : labelOf(clip().strips[strip]);
+  return kind === "codes" ? "code map" : labelOf(clip().strips[strip]);
 }
 
-/** The words on a picture; what is not essential is left out on small ones. */
+/** Label on a picture; CSS hides the details on small panes. */
 function tagOf({ kind, strip }) {
   if (kind === "codes") return ["codes, ", planeLabel(state.plane)];
   if (kind === "error") return ["error ", make("small", {}, `0 to ${state.scale} levels`)];
   const one = clip().strips[strip], rate = rateOf(one);
   if (!rate) return ["original"];
-  const name = `${one.coder} ${one.coder === VTOK ? "" : "for "}${one.bits} bits`;
+  const name = `${one.coder} ${one.coder === VTOK ? "" : "at "}${one.bits} bits`;
   const quality = known(rate.psnr) ? ` · ${shown("psnr", rate.psnr)} dB` : "";
   return [name, make("small", {}, ` ${bpp(rate.bpp)} bpp${quality}`)];
 }
@@ -78,7 +78,7 @@ function planeLabel(plane) {
   return books > 1 ? `${stage}, codebook ${(plane % books) + 1}` : stage;
 }
 
-/** Draw the frame on every layer at once, as soon as all of its pictures are there. */
+/** Draw the current frame on all layers at once, when all of its pictures are decoded. */
 async function drawStage() {
   const mine = ++drawing, { frame } = state;
   const strips = [...new Set([0, ...layers.map((layer) => layer.strip)])];
@@ -96,7 +96,7 @@ async function drawStage() {
   prefetch(strips, frame, state.playing ? 12 : 2);
 }
 
-/** One line about the frame, and about what the pointer is on. */
+/** One line on the current frame and on the code under the pointer. */
 function showReading(more = "") {
   const { frame } = state, strip = clip().strips[currentStrip()];
   const rate = rateOf(strip);
@@ -129,7 +129,7 @@ function wipeByKey(event) {
   change({ wipe: clamp(wanted, 0, 100) });
 }
 
-/** The same part of every picture, larger. */
+/** Apply the zoom to all canvases. */
 function showLens() {
   const { zoom, centre } = state;
   const [x, y] = centre.map((at) => 100 * clamp(0.5 - at * zoom, 1 - zoom, 0));
@@ -145,7 +145,7 @@ function placeIn(event, pane) {
   return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
 }
 
-/** Drag the divider, or in a magnified picture the picture itself. */
+/** Drag the divider, or the picture itself when zoomed. */
 function grab(event, pane, wiped) {
   if (event.button !== 0) return;
   const onDivider = event.target.closest(".divider");
@@ -165,7 +165,7 @@ function grab(event, pane, wiped) {
   if (!pans) move(event);
 }
 
-/** Say which code the pointer is on. */
+/** Show the code under the pointer. */
 function point(event, pane) {
   if (!layers.some((layer) => layer.kind === "codes" && pane.contains(layer.canvas))) return;
   const { layout, width, height } = clip();

@@ -1,4 +1,4 @@
-// Tables and words: the figures of this clip and of all, code usage, what is what, and the keys.
+// Tables and text: figures of the clip and the mean, code usage, definitions, and keys.
 
 function drawFigures() {
   const names = measured();
@@ -12,16 +12,16 @@ function drawFigures() {
   byId("figures").replaceChildren(...parts);
 }
 
-/** Wide tables move sideways in their own box, by keyboard too. */
+/** Box in which a wide table scrolls horizontally, also by keyboard. */
 function scroller(label, table) {
   return make("div", { class: "scroller", role: "region", tabindex: 0, "aria-label": label }, table);
 }
 
 function rateTable(rates, names, selects) {
   const heads = ["", "bits", "bytes", "bpp", "kbit/s", ...names.map((name) => facts.metrics[name].label)];
-  const titles = ["", "bits a position of the codes", "of the whole file or stream", "bits of these bytes per pixel", "", ...names.map((name) => facts.metrics[name].meaning)];
+  const titles = ["", "bits per latent position", "of the whole code file or stream", "bits of the file per pixel", "", ...names.map((name) => facts.metrics[name].meaning)];
   const timed = rates.some((rate) => known(rate.decode_fps));
-  if (timed) heads.push("decoded at");
+  if (timed) heads.push("decoding");
   const rows = rates.map((rate) => {
     const chosen = selects && rate.coder === state.coder && rate.bits === state.bits;
     const cells = [number(rate.bytes), bpp(rate.bpp), number(rate.kbps, 1),
@@ -45,7 +45,7 @@ function deltaTable() {
     make("th", { scope: "row" }, delta.codec),
     make("td", {}, facts.metrics[delta.metric].label),
     make("td", {}, known(delta.bd_quality) ? signed(delta.bd_quality, facts.metrics[delta.metric].digits) : "–"),
-    make("td", {}, known(delta.bd_rate) ? `${signed(delta.bd_rate, 0)} %` : "no quality is shared")));
+    make("td", {}, known(delta.bd_rate) ? `${signed(delta.bd_rate, 0)} %` : "no common quality")));
   const heads = ["against", "by", "quality at the same bytes", "bytes at the same quality"];
   return scroller("Bjøntegaard deltas", make("table", {},
     make("thead", {}, make("tr", {}, heads.map((head) => make("th", { scope: "col" }, head)))),
@@ -67,7 +67,7 @@ function drawUsage() {
     scroller("Code usage", make("table", {},
       make("thead", {}, make("tr", {}, ["", `used of ${number(size)}`, "perplexity", `bits of ${number(Math.log2(size))}`, ""].map((head) => make("th", { scope: "col" }, head)))),
       make("tbody", {}, rows))),
-    make("p", { class: "muted small" }, `${codes} codes a stage in this clip. Bits are their entropy by these counts alone, perplexity is two to that: as many codes, used alike, would say as much. A short clip cannot use a large codebook up.`));
+    make("p", { class: "muted small" }, `${codes} codes per stage in this clip. Bits: entropy of the codes of this clip; perplexity: 2 to that power. A short clip cannot use all entries of a large codebook.`));
 }
 
 function meter(share) {
@@ -80,11 +80,11 @@ function drawMethod() {
   const { strips, frames, pictured } = clip();
   const fidelity = strips.map((strip) => strip.fidelity), least = Math.min(...fidelity);
   const items = [
-    ["Pictures", `WebP of quality ${facts.webp_quality}: the least faithful row of them lies ${number(least, 1)} dB from its true frames, the original's ${number(fidelity[0], 1)} dB. All figures come from the true frames.`],
-    ["Frames", pictured < frames ? `${pictured} of the ${frames} measured frames have a picture; the others would have made the page too large.` : `All ${frames} measured frames have a picture.`],
-    ["Error", "The mean of the absolute differences in red, green and blue, worked out here from the pictures. Its scale stays the same from frame to frame and from rate to rate."],
-    ["Codes", "Each position of the latent grid in the colour of its code. By bits: codes that share bits look alike. By hash: any two codes look different, as far as 256 colours go."],
-    ["Bytes", "Of the whole code file, header and index included; kbit/s are those of the video's own time. The bars are one file: a lower rate is its first stages."],
+    ["Pictures", `WebP of quality ${facts.webp_quality}. Their PSNR against the real frames is ${number(fidelity[0], 1)} dB for the original, and at least ${number(least, 1)} dB in all rows. All figures are measured on the real frames.`],
+    ["Frames", pictured < frames ? `${pictured} of the ${frames} measured frames are pictured; all of them would exceed the size limit of the page.` : `All ${frames} measured frames are pictured.`],
+    ["Error", "Mean absolute difference of red, green and blue, computed in the browser from the pictures. The scale is the same for all frames and rates."],
+    ["Codes", "Each position of the latent grid in the colour of its code. By bits: codes with common bits have similar colours. By hash: different codes have different colours, out of 256."],
+    ["Bytes", "Size of the whole code file, header and index included; kbit/s per second of video. The bars show one file: lower rates are its first stages."],
     ...measured().map((name) => [facts.metrics[name].label, facts.metrics[name].meaning]),
   ];
   byId("method").replaceChildren(make("dl", {}, items.map(([name, words]) => [make("dt", {}, name), make("dd", {}, words)])));
@@ -93,15 +93,15 @@ function drawMethod() {
 }
 
 const KEYS = [
-  ["Space", "play, pause"], ["← →", "one frame back, on"], ["Shift ← →", "ten frames"],
-  ["Home End", "first, last frame"], ["[ ]", "move the wipe"], ["1 – 5", "view"],
+  ["Space", "play, pause"], ["← →", "previous, next frame"], ["Shift ← →", "ten frames"],
+  ["Home End", "first, last frame"], ["[ ]", "move the divider"], ["1 – 5", "view"],
   [", .", "lower, higher rate"], ["C", "next coder"], ["S", "next stage of the code map"],
-  ["Z", "magnify"], ["N P", "next, previous clip"],
+  ["Z", "zoom"], ["N P", "next, previous clip"],
 ];
 
 function drawKeys() {
   byId("keys").replaceChildren(make("div", { class: "head" }, make("h2", {}, "Keys")),
     make("dl", { class: "keys" }, KEYS.map(([keys, words]) => make("div", {},
       make("dt", {}, keys.split(" ").map((key) => (key === "–" ? " – " : make("kbd", {}, key)))), make("dd", {}, words)))),
-    make("p", { class: "muted small" }, "A double click magnifies where it falls; then the picture can be dragged. A plot can be clicked to go there."));
+    make("p", { class: "muted small" }, "Double-click a picture to zoom in there, then drag it. Click the plot over time to go to a frame."));
 }

@@ -1,0 +1,205 @@
+"""Passes of one video at the same time: the same bits, in order, errors in their place."""
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import make_clip, make_tokenizer
+from torch import nn
+
+from vtok.models.load import LoadedTokenizer, load
+from vtok.nn.streaming import StreamState
+from vtok.pipeline._runtime import MOST_WORKERS, CallState, pipelined_calls
+from vtok.pipeline.codec import Decoder, Encoder
+from vtok.pipeline.model_calls import clip_to_frames
+
+
+class Part(NamedTuple):
+    number: int
+    begins: bool = False
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, LoadedTokenizer]:
+    base = load("vtok-base", device="cpu", dtype="float32")
+    kinds = ("fast", "classic")
+    small = {kind: make_tokenizer(kind).requires_grad_(False) for kind in kinds}
+    made = {
+        kind: LoadedTokenizer(one, base.info, base.device, base.dtype)
+        for kind, one in small.items()
+    }
+    return {**made, "vtok-base": base}
+
+
+def parts_of(*lengths: int) -> list[Part]:
+    return [Part(n, n == 0) for length in lengths for n in range(length)]
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    data=st.data(),
+    kind=st.sampled_from(["fast", "classic", "vtok-base"]),
+    threads=st.integers(2, 6),
+)
+def test_the_same_bits_with_any_number_of_passes_at_once(
+    data: st.DataObject, kind: str, threads: int, models: dict[str, LoadedTokenizer]
+) -> None:
+    model, size = models[kind], (16, 24)
+    frames = clip_to_frames(make_clip(data.draw(st.integers(1, 100)), *size))
+    found = []
+    for count in (1, threads):
+        torch.set_num_threads(count)
+        chunks = list(Encoder(model).encode([frames]))
+        shown = list(Decoder(model, size).decode(chunks))
+        found.append((chunks, shown))
+    (alone, shown_alone), (beside, shown_beside) = found
+    assert [chunk.num_frames for chunk in beside] == [chunk.num_frames for chunk in alone]
+    codes = zip(alone, beside, strict=True)
+    assert all(np.array_equal(a.codes, b.codes) for a, b in codes)
+    assert np.array_equal(np.concatenate(shown_alone), np.concatenate(shown_beside))
+    assert len(np.concatenate(shown_beside)) == len(frames)
+
+
+def test_passes_are_under_way_at_once_and_come_in_order(models: dict[str, LoadedTokenizer]) -> None:
+    torch.set_num_threads(3)
+    together = threading.Barrier(3)
+
+    def work(part: Part, state: StreamState) -> int:
+        if part.number < 3:
+            together.wait(timeout=30)  # one alone would wait in vain
+        time.sleep(0.01 * (3 - part.number % 3))  # the later ones are done first
+        return part.number
+
+    assert list(pipelined_calls(parts_of(7), work, models["fast"])) == list(range(7))
+
+
+def test_no_more_are_asked_for_than_there_are_workers_and_one(
+    models: dict[str, LoadedTokenizer],
+) -> None:
+    torch.set_num_threads(2)
+    asked = []
+
+    def parts() -> Iterator[Part]:
+        for part in parts_of(50):
+            asked.append(part)
+            yield part
+
+    results = pipelined_calls(parts(), lambda part, _: part.number, models["fast"])
+    for number in range(10):
+        assert next(results) == number
+        assert len(asked) <= number + 1 + 3
+    results.close()
+
+
+def test_what_is_timed_begins_when_it_is_asked_for(models: dict[str, LoadedTokenizer]) -> None:
+    torch.set_num_threads(4)
+    begun = []
+
+    def work(part: Part, state: StreamState) -> int:
+        begun.append(part.number)
+        return part.number
+
+    for number in pipelined_calls(parts_of(5), work, models["fast"], enabled=False):
+        assert begun == list(range(number + 1))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 9])
+def test_each_part_sees_what_the_one_before_left(
+    threads: int, models: dict[str, LoadedTokenizer]
+) -> None:
+    torch.set_num_threads(threads)
+    layer = nn.Identity()
+
+    def work(part: Part, state: StreamState) -> list[int]:
+        started, past = state.started, state.past(layer)
+        assert started == (past is not None)
+        mine = torch.tensor([*([] if past is None else past.tolist()), part.number])
+        state.keep(layer, mine)
+        return list(mine.tolist())
+
+    found = list(pipelined_calls(parts_of(5, 1, 3), work, models["fast"]))
+    expected = [list(range(n + 1)) for length in (5, 1, 3) for n in range(length)]
+    assert found == expected
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_error_comes_in_its_place_and_ends_it(
+    threads: int, models: dict[str, LoadedTokenizer]
+) -> None:
+    torch.set_num_threads(threads)
+    layer, begun = nn.Identity(), []
+
+    def work(part: Part, state: StreamState) -> int:
+        begun.append(part.number)
+        state.past(layer)
+        if part.number == 3:
+            raise ValueError("the third")
+        state.keep(layer, torch.zeros(1))
+        return part.number
+
+    results = pipelined_calls(parts_of(100), work, models["fast"])
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="the third"):
+        next(results)
+    assert list(results) == []
+    assert len(begun) <= 3 + 1 + 3
+    assert not [one for one in threading.enumerate() if one.name.startswith("vtok-model")]
+
+
+def test_an_error_of_the_parts_is_raised_after_those_before_it(
+    models: dict[str, LoadedTokenizer],
+) -> None:
+    torch.set_num_threads(2)
+
+    def parts() -> Iterator[Part]:
+        yield Part(0, begins=True)
+        raise OSError("no more")
+
+    with pytest.raises(OSError, match="no more"):
+        list(pipelined_calls(parts(), lambda part, _: part.number, models["fast"]))
+
+
+def test_closing_early_leaves_no_thread_behind(models: dict[str, LoadedTokenizer]) -> None:
+    torch.set_num_threads(2)
+    results = pipelined_calls(parts_of(100), lambda part, _: part.number, models["fast"])
+    assert next(results) == 0
+    results.close()
+    assert not [one for one in threading.enumerate() if one.name.startswith("vtok-model")]
+
+
+@pytest.mark.parametrize("threads", [2, 5, 9])
+def test_threads_are_shared_out_and_then_as_before(
+    threads: int, models: dict[str, LoadedTokenizer]
+) -> None:
+    torch.set_num_threads(threads)
+    own = set(pipelined_calls(parts_of(20), lambda *_: torch.get_num_threads(), models["fast"]))
+    assert own == {max(1, threads // min(threads, MOST_WORKERS))}
+    assert torch.get_num_threads() == threads
+    assert _in_new_thread() == threads
+
+
+def _in_new_thread() -> int:
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_a_pass_that_ended_without_a_layer_is_not_waited_for() -> None:
+    layer, first = nn.Identity(), CallState(None)
+    first.end()
+    assert CallState(first).past(layer) is None
