@@ -115,7 +115,7 @@ WRONG = [
     (b"", "line 1 is not a dump"),
     (b"hello\n", "line 1 is not canonical JSON"),
     (b"[1]\n", "line 1 has other keys than dump, header, version"),
-    (changed("jsonl", b'"dump":"jsonl"', b'"dump":"text"'), r"line 1 is not a dump of vtok \(jsonl,"),
+    (changed("jsonl", b'"dump":"jsonl"', b'"dump":"text"'), "line 1 is not a dump of vtok"),
     (changed("text", b"# {", b"{"), "line 1 is not a dump of vtok"),
     (changed("jsonl", b'"version":[1,0]', b'"version":[1,7]'), r"version \[1, 7\] is not known"),
     (changed("jsonl", b'"grid":[3,4]', b'"grid":[3,5]'), r"line 1 header: format.grid is \(3, 5\)"),

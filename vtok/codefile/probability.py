@@ -1,7 +1,7 @@
 """Adaptive model of codes: the probability of each bit, from bits that are coded before it.
 
 A logistic regression for each bit of a code, trained while it codes by one gradient step after each
-pass, as in the mixing of PAQ (Mahoney, Adaptive Weighing of Context ModelCache, 2005). Its inputs are
+pass, as in the mixing of PAQ (Mahoney, Adaptive Weighing of Context Models, 2005). Its inputs are
 bits of the same position in earlier latent steps and in the stages below, and neighbours within the
 latent step. docs/format.md specifies the model exactly.
 
