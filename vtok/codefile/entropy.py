@@ -166,11 +166,12 @@ def _read_varint(data: bytes, place: int) -> tuple[int, int]:
 
 def _encode_bytes(runs: list[bytes]) -> bytes:
     """Code the bytes of each bin, from the last to the first, since a decoder reverses them."""
-    state, words = _LOW, []
+    state, mask, words = _LOW, _MASK, []
+    put = words.append
     for number, run in reversed(list(enumerate(runs))):
         for limit, share, rest, start in map(table(number).steps.__getitem__, reversed(run)):
             if state >= limit:
-                words.append(state & _MASK)
+                put(state & mask)
                 state >>= 16
             state += state // share * rest + start
     return state.to_bytes(_STATE_BYTES, "little") + np.array(words[::-1], "<u2").tobytes()
@@ -182,22 +183,22 @@ def _decode_bytes(data: bytes, counts: list[int]) -> list[Bytes]:
         raise Damage(f"a coded stage of {len(data)} bytes")
     state = int.from_bytes(data[:_STATE_BYTES], "little")
     words = np.frombuffer(data, "<u2", offset=_STATE_BYTES)[::-1].tolist()
-    runs = []
+    runs, least, mask, take = [], _LOW, _MASK, words.pop
     for number, count in enumerate(counts):
         run = bytearray(count)
         shares, starts, symbols, _ = table(number)
         most = shares[0]  # byte 0 starts at 0 and is the most frequent one
         for place in range(count):
-            low = state & _MASK
+            low = state & mask
             if low < most:
                 state = most * (state >> 16) + low
             else:
                 run[place] = symbol = symbols[low]
                 state = shares[symbol] * (state >> 16) + low - starts[symbol]
-            if state < _LOW:
+            if state < least:
                 if not words:
                     raise Damage("a coded stage ends before its codes")
-                state = state << 16 | words.pop()
+                state = state << 16 | take()
         runs.append(np.frombuffer(run, np.uint8))
     if words or state != _LOW:
         raise Damage("a coded stage does not end with its codes")
