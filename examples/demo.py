@@ -13,9 +13,10 @@ from rich.table import Table
 from vtok.evaluation.metrics import Frames, psnr
 from vtok.evaluation.pictures import side_by_side
 from vtok.models.load import ModelCache, load
-from vtok.pipeline.decode import DecodeOptions, decode_file
-from vtok.pipeline.encode import EncodeOptions, encode_file
+from vtok.pipeline.decode import decode_file
+from vtok.pipeline.encode import encode_file
 from vtok.pipeline.inspect import inspect_file
+from vtok.pipeline.options import DecodeOptions, EncodeOptions
 from vtok.pipeline.result import Result
 from vtok.video.images import write_png
 from vtok.video.reader import VideoReader

@@ -36,10 +36,11 @@ from processes import cpu_seconds
 
 from vtok.evaluation.metrics import Frames
 from vtok.models.load import ModelCache, load
-from vtok.pipeline.decode import DecodeOptions, decode_file
-from vtok.pipeline.encode import EncodeOptions, encode_file
-from vtok.pipeline.model_calls import decode_codes, encode_frames
-from vtok.video.decoder_process import Decoder
+from vtok.pipeline.codec import Decoder, Encoder
+from vtok.pipeline.decode import decode_file
+from vtok.pipeline.encode import encode_file
+from vtok.pipeline.options import DecodeOptions, EncodeOptions
+from vtok.video.decoder_process import Decoder as DecoderProcess
 from vtok.video.reader import VideoReader
 from vtok.video.writer import VideoWriter
 
@@ -57,7 +58,7 @@ def make_video(path: Path, frames: Frames) -> None:
         writer.write(frames)
 
 
-def read_all(path: Path, decoder: Decoder | None = None) -> None:
+def read_all(path: Path, decoder: DecoderProcess | None = None) -> None:
     """Read a video, and keep nothing of it."""
     with VideoReader(path, decoder=decoder) as reader:
         for _ in reader:
@@ -120,11 +121,11 @@ def speeds_of(folder: Path, runs: int, most: int) -> Speeds:
     make_video(video, frames)
     model, models = load(), ModelCache()
     models.get("vtok-base")
-    chunks = list(encode_frames([frames], model))
+    chunks = list(Encoder(model).encode([frames]))
     how, back = EncodeOptions(overwrite=True), DecodeOptions(overwrite=True)
     plain = replace(how, compress=False)
 
-    decoder = Decoder()  # as for many files: starting one is scripts/benchmark_commands.py's
+    decoder = DecoderProcess()  # as for many files: starting one is scripts/benchmark_commands.py's
 
     def encode(output: Path, options: EncodeOptions) -> Callable[[], Any]:
         return lambda: encode_file(video, output, model=model, options=options, decoder=decoder)
@@ -133,8 +134,8 @@ def speeds_of(folder: Path, runs: int, most: int) -> Speeds:
         return lambda: decode_file(source, decoded, model=models, options=back)
 
     work: dict[str, Callable[[], Any]] = {
-        "model encode": lambda: list(encode_frames([frames], model)),
-        "model decode": lambda: list(decode_codes(chunks, model, (SIDE, SIDE))),
+        "model encode": lambda: list(Encoder(model).encode([frames])),
+        "model decode": lambda: list(Decoder(model, (SIDE, SIDE)).decode(chunks)),
         "reader": lambda: read_all(video, decoder),
         "writer": lambda: make_video(decoded, frames),
         "encode file": encode(code_file, how),
@@ -143,7 +144,7 @@ def speeds_of(folder: Path, runs: int, most: int) -> Speeds:
         "decode file, packed": decode(packed_file),
     }
     counted = {name: (len(frames), function) for name, function in work.items()}
-    counted["model encode, 480p"] = (len(wide), lambda: list(encode_frames([wide], model)))
+    counted["model encode, 480p"] = (len(wide), lambda: list(Encoder(model).encode([wide])))
     return median_speeds(counted, runs)
 
 

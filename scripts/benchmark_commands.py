@@ -35,7 +35,7 @@ from vtok.errors import UsageError
 from vtok.evaluation.classic import CODECS, Codec, RateMatcher, find_codec
 from vtok.evaluation.metrics import Frames, psnr
 from vtok.models.load import LoadedTokenizer, load
-from vtok.pipeline.model_calls import decode_codes, encode_frames
+from vtok.pipeline.codec import Decoder, Encoder
 from vtok.video.ffmpeg import ffmpeg_path
 from vtok.video.reader import VideoReader
 
@@ -104,7 +104,7 @@ def in_here(function: Callable[[], Any]) -> Callable[[], Took]:
 def vtok_rows(folder: Path, clip: Path, frames: Frames, model: LoadedTokenizer) -> list[Row]:
     """The commands, then the model alone, then what reads and writes videos, alone."""
     coded, back, spare = (folder / name for name in ("a.vtok", "a.mp4", "spare.mp4"))
-    chunks, size = list(encode_frames([frames], model)), frames.shape[1:3]
+    chunks, size = list(Encoder(model).encode([frames])), frames.shape[1:3]
     return [
         Row(
             "`vtok encode`, `vtok decode`",
@@ -115,8 +115,8 @@ def vtok_rows(folder: Path, clip: Path, frames: Frames, model: LoadedTokenizer) 
         ),
         Row(
             "the model alone",
-            in_here(lambda: list(encode_frames([frames], model))),
-            in_here(lambda: list(decode_codes(chunks, model, size))),
+            in_here(lambda: list(Encoder(model).encode([frames]))),
+            in_here(lambda: list(Decoder(model, size).decode(chunks))),
         ),
         Row(
             "reading the video, writing one",

@@ -32,8 +32,8 @@ from vtok.dataset.folder import WHOLE, DatasetFolder
 from vtok.dataset.journal import read_journal
 from vtok.evaluation.metrics import Frames
 from vtok.models.load import load
-from vtok.pipeline._batching import share_model
-from vtok.pipeline.model_calls import encode_frames
+from vtok.pipeline._runtime import many_videos
+from vtok.pipeline.codec import Encoder
 from vtok.video.decoder_process import Decoder
 from vtok.video.reader import VideoReader
 from vtok.video.writer import VideoWriter
@@ -102,7 +102,7 @@ def decode_rate(paths: Sequence[Path], workers: int) -> float:
 
 def model_rate(paths: Sequence[Path], workers: int) -> float:
     """Frames a second of the model alone, on frames that are in memory."""
-    model = share_model(load(), 1)
+    model = load()
     held: dict[str, Frames] = {}
     for path in paths[:DISTINCT]:
         with VideoReader(path) as reader:
@@ -111,10 +111,11 @@ def model_rate(paths: Sequence[Path], workers: int) -> float:
 
     def work(path: Path) -> int:
         frames = shown[int(path.stem) % len(shown)]
-        return sum(chunk.num_frames for chunk in encode_frames([frames], model))
+        return sum(chunk.num_frames for chunk in Encoder(model).encode([frames]))
 
-    work(paths[0])
-    return rate(work, paths, workers)
+    with many_videos(model.device):
+        work(paths[0])
+        return rate(work, paths, workers)
 
 
 def whole_run(folder: Path, output: Path, workers: int, to: str) -> tuple[float, float]:

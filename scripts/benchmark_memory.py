@@ -35,7 +35,7 @@ from vtok.models.checkpoint import read_info, save_checkpoint
 from vtok.nn.config import PRESETS, TokenConfig
 from vtok.nn.token_pipeline import TokenPipeline
 from vtok.nn.tokenizer import VideoTokenizer
-from vtok.tokens.checkpoint import save_tokens
+from vtok.tokens.model import save_tokens
 from vtok.video.ffmpeg import ffmpeg_path
 
 RATE = 30

@@ -23,12 +23,13 @@ from torch import Tensor
 from vtok.evaluation.metrics import Frames, psnr
 from vtok.models.load import LoadedTokenizer, load
 from vtok.nn.streaming import StreamState
-from vtok.pipeline.model_calls import clip_to_frames, encode_latents, frames_to_clip
+from vtok.pipeline.codec import Encoder
+from vtok.pipeline.model_calls import clip_to_frames, frames_to_clip
 from vtok.video.reader import VideoReader
 
 BEE = Path(__file__).resolve().parent.parent / "examples" / "bee.mp4"
 PLANS = 5  # random ones
-Encoder = Callable[[], Tensor]
+Way = Callable[[], Tensor]
 
 
 def read_clip(size: str, count: int) -> Frames:
@@ -40,7 +41,10 @@ def read_clip(size: str, count: int) -> Frames:
 def by_command(frames: Frames, model: LoadedTokenizer, batches: list[int]) -> Tensor:
     """Latents as `vtok encode` computes them, of frames that arrive in such batches."""
     parts = np.split(frames, np.cumsum(batches)[:-1])
-    return torch.cat([latents for latents, _ in encode_latents(parts, model)], dim=2).float()
+    return torch.cat(
+        [latents for latents, _ in Encoder(model).map_latents(parts, lambda latents: latents)],
+        dim=2,
+    ).float()
 
 
 def by_plan(frames: Frames, model: LoadedTokenizer, steps: list[int], copies: int = 1) -> Tensor:
@@ -59,7 +63,7 @@ def random_sum(total: int, generator: np.random.Generator) -> list[int]:
     return np.diff([0, *cuts.tolist(), total]).tolist()
 
 
-def with_threads(count: int, work: Encoder) -> Encoder:
+def with_threads(count: int, work: Way) -> Way:
     """`work` on so many threads."""
 
     def run() -> Tensor:
@@ -72,7 +76,7 @@ def with_threads(count: int, work: Encoder) -> Encoder:
     return run
 
 
-def ways(frames: Frames, model: LoadedTokenizer, name: str) -> Iterator[tuple[str, Encoder]]:
+def ways(frames: Frames, model: LoadedTokenizer, name: str) -> Iterator[tuple[str, Way]]:
     """Names of ways to encode the clip, and what does it."""
     count = len(frames)
     steps = 1 + (count - 1) // model.tokenizer.temporal_compression

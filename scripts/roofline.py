@@ -30,7 +30,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vtok.models.load import DTYPES, LoadedTokenizer, load
 from vtok.nn.streaming import StreamState
-from vtok.pipeline.model_calls import decode_codes, encode_frames, frames_to_clip, steps_per_pass
+from vtok.pipeline.codec import Decoder, Encoder
+from vtok.pipeline.model_calls import frames_to_clip, steps_per_call
 
 Work = Callable[[], Any]
 CONVOLUTIONS = ((64, 64, 16), (256, 32, 8), (512, 16, 8))  # channels, side, images
@@ -57,7 +58,7 @@ def product(rows: int, inner: int, columns: int, dtype: torch.dtype) -> Work:
 def model_work(model: LoadedTokenizer, side: int) -> dict[str, Work]:
     """One pass of encoder and decoder in the middle of a video, as `vtok` runs them."""
     tokenizer, before, behind = model.tokenizer, StreamState(), StreamState()
-    count = steps_per_pass(model, (side, side)) * tokenizer.temporal_compression
+    count = steps_per_call(model, (side, side)) * tokenizer.temporal_compression
     noise = np.random.default_rng(0).integers(0, 256, (1 + count, side, side, 3), dtype=np.uint8)
     tokenizer.decode(
         tokenizer.encode(frames_to_clip(noise[:1], model), quantize=True, state=before),
@@ -80,13 +81,13 @@ def count(work: Work) -> float:
 
 def stream_work(model: LoadedTokenizer, side: int, passes: int) -> dict[str, Work]:
     """So many passes from the start of a video, as `vtok` runs them: a thread takes a pass each."""
-    steps = passes * steps_per_pass(model, (side, side))
+    steps = passes * steps_per_call(model, (side, side))
     frames = 1 + (steps - 1) * model.tokenizer.temporal_compression
     noise = np.random.default_rng(0).integers(0, 256, (frames, side, side, 3), dtype=np.uint8)
-    chunks = list(encode_frames([noise], model))
+    chunks = list(Encoder(model).encode([noise]))
     return {
-        f"encoder, {passes} passes": lambda: list(encode_frames([noise], model)),
-        f"decoder, {passes} passes": lambda: list(decode_codes(chunks, model, (side, side))),
+        f"encoder, {passes} passes": lambda: list(Encoder(model).encode([noise])),
+        f"decoder, {passes} passes": lambda: list(Decoder(model, (side, side)).decode(chunks)),
     }
 
 

@@ -21,7 +21,8 @@ from vtok.evaluation.clips import CARD, open_clip
 from vtok.evaluation.metrics import Frames, psnr
 from vtok.models.load import LoadedTokenizer, load
 from vtok.nn.config import LEARNERS
-from vtok.pipeline.model_calls import clip_to_frames, encode_latents
+from vtok.pipeline.codec import Encoder
+from vtok.pipeline.model_calls import clip_to_frames
 from vtok.tokens.model import TokenModel, load_token_model
 
 COUNTS = (4, 8, 16, 32, 64)
@@ -68,7 +69,10 @@ def main() -> None:
     for video in args.videos:
         with open_clip(video, CARD) as clip:
             frames = np.concatenate(list(clip))
-        latents = torch.cat([part for part, _ in encode_latents([frames], model)], dim=2)
+        latents = torch.cat(
+            [part for part, _ in Encoder(model).map_latents([frames], lambda latents: latents)],
+            dim=2,
+        )
         rows["latents"][video.name] = [show(model, latents, frames)] * len(args.tokens)
         for name, learner in learners.items():
             rows[name][video.name] = measure(learner, latents, frames, args.tokens, args.bits)

@@ -20,7 +20,7 @@ from vtok.codefile import (
 )
 from vtok.models.checkpoint import save_checkpoint
 from vtok.models.load import LoadedTokenizer, load
-from vtok.pipeline.model_calls import decode_codes
+from vtok.pipeline.codec import Decoder
 
 WIDTH, HEIGHT, FPS = 30, 20, Fraction(25)
 
@@ -86,5 +86,5 @@ def random_file(
 
 def all_frames(data: bytes, model: LoadedTokenizer) -> npt.NDArray[np.uint8]:
     """What a decode of a whole code file gives."""
-    shown = decode_codes(CodeFileReader(io.BytesIO(data)), model, (HEIGHT, WIDTH))
+    shown = Decoder(model, (HEIGHT, WIDTH)).decode(CodeFileReader(io.BytesIO(data)))
     return np.concatenate(list(shown))

@@ -10,7 +10,8 @@ from typer.testing import CliRunner, Result
 from vtok.cli.app import app
 from vtok.models.checkpoint import save_checkpoint
 from vtok.models.load import LoadedTokenizer, load
-from vtok.pipeline.encode import EncodeOptions, encode_file
+from vtok.pipeline.encode import encode_file
+from vtok.pipeline.options import EncodeOptions
 
 
 def vtok(*arguments: str | Path, data: bytes | None = None) -> Result:

@@ -33,11 +33,6 @@ LEVELS = {
 # imports inside functions that point up on purpose
 UPWARD = {
     ("nn/tokenizer.py", "models"),  # VideoTokenizer.from_pretrained needs files
-    ("pipeline/decode.py", "tokens"),
-    ("pipeline/inspect.py", "tokens"),
-    ("pipeline/psnr.py", "evaluation"),
-    ("pipeline/up_to_date.py", "tokens"),
-    ("pipeline/verify.py", "tokens"),
 }
 # packages that may import a third-party library directly
 OWNERS = {
@@ -53,8 +48,9 @@ OWNERS = {
     "matplotlib": {"evaluation"},
     "torch": {"nn", "models", "pipeline", "tokens", "training"},
     "einops": {"nn", "pipeline", "tokens"},
-    "numba": {"codefile"},
 }
+READING_DISTANCE = {"pipeline/encode.py": 32, "pipeline/decode.py": 34}
+"""Most files that must be read to follow a file and all that it imports, without __init__.py."""
 
 
 def part(path: Path) -> str:
@@ -150,3 +146,40 @@ def test_import_does_not_load_torch() -> None:
     code = "import sys, vtok, vtok.cli.app; print('torch' in sys.modules, 'decord' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("start", READING_DISTANCE)
+def test_reading_distance(start: str) -> None:
+    seen: set[Path] = set()
+    todo = [PACKAGE / start]
+    while todo:
+        path = todo.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        for name in runtime_imports(path):
+            base = PACKAGE.joinpath(*name.split(".")[1:])
+            todo += [p for p in (base.with_suffix(".py"), base / "__init__.py") if p.exists()]
+    found = sorted(str(p.relative_to(PACKAGE)) for p in seen if p.name != "__init__.py")
+    assert len(found) <= READING_DISTANCE[start], f"{len(found)} files: {found}"
+
+
+def runtime_imports(path: Path) -> list[str]:
+    """Names of the package's modules that a file imports when it runs, not for types only."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    names = []
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return [name for name in names if name.split(".")[0] == "vtok"]

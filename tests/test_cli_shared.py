@@ -22,9 +22,8 @@ from vtok.cli.options import expand_options
 from vtok.errors import CodeFileError, OptionError, UsageError
 from vtok.evaluation.clips import Part
 from vtok.evaluation.evaluate import EvalOptions
-from vtok.pipeline.decode import DecodeOptions
-from vtok.pipeline.edit import CutOptions, DumpOptions
-from vtok.pipeline.options import EncodeOptions, expect_video
+from vtok.pipeline.files import expect_video
+from vtok.pipeline.options import CutOptions, DecodeOptions, DumpOptions, EncodeOptions
 from vtok.video.decoder_process import Decoder, DecodingChild
 from vtok.video.reader import VideoReader
 

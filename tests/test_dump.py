@@ -16,7 +16,8 @@ from test_codefile_segments import DATA as SEGMENTS
 from vtok.codefile import CodeFileReader
 from vtok.codefile.dump import FORMATS
 from vtok.errors import CodeFileError
-from vtok.pipeline.edit import DumpOptions, dump_file, pack_file
+from vtok.pipeline.edit import dump_file, pack_file
+from vtok.pipeline.options import DumpOptions
 
 GOLDEN = (Path(__file__).parent / "golden" / "v1.vtok").read_bytes()
 BYTES_OF = {9: 2, 17: 4}  # of an integer in a dump of codes of so many bits

@@ -13,12 +13,15 @@ from vtok.codefile import CodeFileReader
 from vtok.errors import InputError, ShapeError, UsageError, VideoError
 from vtok.evaluation.clips import CARD, Part, open_clip
 from vtok.evaluation.compare import compare_file, deltas, write_side_by_side
-from vtok.evaluation.evaluate import EvalOptions, _TimedEncoder, evaluate_file, stages_of
+from vtok.evaluation.evaluate import EvalOptions, evaluate_file, stages_of
 from vtok.evaluation.metrics import psnr
 from vtok.evaluation.results import ClipResult, CodeUsage, Point, mean_points, total_usage
 from vtok.models.load import LoadedTokenizer, load
-from vtok.pipeline.model_calls import CHUNK_STEPS, decode_codes
-from vtok.pipeline.random_access import read_codes
+from vtok.pipeline.codec import Decoder, Encoder
+from vtok.pipeline.decode import read_codes
+from vtok.pipeline.model_calls import CHUNK_STEPS
+from vtok.pipeline.result import ChunkObserver, CodeChunk
+from vtok.video.frames import Frames
 from vtok.video.reader import VideoReader
 
 
@@ -77,7 +80,7 @@ def test_quality_is_that_of_the_decoded_video(
         path = encode(folder / "a.mp4", folder / "q.vtok", model, num_stages=stages, overwrite=True)
         with path.open("rb") as file:
             chunks = read_codes(CodeFileReader(file))
-            decoded = np.concatenate(list(decode_codes(chunks, model, (48, 64))))
+            decoded = np.concatenate(list(Decoder(model, (48, 64)).decode(chunks)))
         assert point.quality["psnr"] == pytest.approx(psnr(decoded, read(folder / "a.mp4")))
 
 
@@ -141,15 +144,20 @@ def test_bad_clips(folder: Path, model: LoadedTokenizer, tmp_path: Path) -> None
         evaluate_file(tmp_path / "flat.mp4", model=model, options=EvalOptions(CARD))
 
 
-def test_holds_no_more_than_a_chunk(model: LoadedTokenizer) -> None:
-    frames = np.zeros((300, 48, 64, 3), np.uint8)
-    encoder = _TimedEncoder(iter(np.split(frames, 30)), model, 1)
-    most = shown = 0
-    for _, part in encoder:
-        most = max(most, len(part) + sum(map(len, encoder._held)))
-        shown += len(part)
-    assert shown == encoder.frames == 300
-    assert most <= 4 * CHUNK_STEPS + 10  # the frames of a chunk, and a batch that was read ahead
+def test_chunk_observers_hold_the_frames_of_one_chunk(model: LoadedTokenizer) -> None:
+    class Longest(ChunkObserver):
+        most = shown = 0
+
+        def on_pair(self, chunk: CodeChunk, frames: Frames) -> CodeChunk:
+            self.most = max(self.most, len(frames) + sum(map(len, self._held)))
+            self.shown += len(frames)
+            return chunk
+
+    frames, observer = np.zeros((300, 48, 64, 3), np.uint8), Longest()
+    encoder = Encoder(model, 1, observers=[observer], pipelined=False)
+    assert sum(1 for _ in encoder.encode(np.split(frames, 30))) > 5
+    assert observer.shown == 300
+    assert observer.most <= 4 * CHUNK_STEPS + 10  # a chunk, and a batch that was prefetched
 
 
 def test_one_frame(folder: Path, model: LoadedTokenizer) -> None:

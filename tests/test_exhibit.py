@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,8 @@ from vtok.evaluation.compare import coded_frames, compare_file
 from vtok.evaluation.evaluate import EvalOptions
 from vtok.evaluation.metrics import Frames, psnr
 from vtok.evaluation.report.exhibit import exhibit_file
-from vtok.pipeline.model_calls import CodeChunk, decode_chunk
+from vtok.pipeline.codec import Decoder
+from vtok.pipeline.result import CodeChunk
 from vtok.video.images import frame_to_webp
 from vtok.video.reader import VideoReader
 
@@ -28,9 +28,11 @@ def test_each_rate_is_decoded_once_and_seen_as_its_file_decodes(
     source = make_video(tmp_path / "a.mp4", 50)  # more than a pass and a chunk
     decoded: Counter[int] = Counter()
 
-    def counted(chunk: CodeChunk, *given: Any) -> Iterator[Frames]:
+    decode_next = Decoder.decode_next
+
+    def counted(decoder: Decoder, chunk: CodeChunk) -> Iterator[Frames]:
         decoded[len(chunk.codes)] += chunk.num_frames
-        return decode_chunk(chunk, *given)
+        return decode_next(decoder, chunk)
 
     options = EvalOptions(Part(), bits=(6, 18), metrics=("psnr",))
     with compare_file(source, model=model, codecs=(), options=options) as comparison:
@@ -38,8 +40,8 @@ def test_each_rate_is_decoded_once_and_seen_as_its_file_decodes(
             point.bits: list(coded_frames(comparison, point, model))
             for point in comparison.result.points
         }
-    monkeypatch.setattr("vtok.evaluation.evaluate.decode_chunk", counted)
-    monkeypatch.setattr("vtok.evaluation.compare.decode_codes", None)
+    monkeypatch.setattr(Decoder, "decode_next", counted)
+    monkeypatch.setattr(Decoder, "decode", None)
     make = partial(exhibit_file, source, model=model, options=options)
     all_ = make(most_bytes=10**7)
     few = make(most_bytes=all_.num_bytes // 2)

@@ -1,4 +1,4 @@
-"""What codes may depend on: the promise of docs/format.md, "What codes depend on", in float32."""
+"""Conditions under which codes are equal: docs/format.md, "Reproducibility of codes"."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,9 @@ from vtok.models.load import LoadedTokenizer, load
 from vtok.nn.quantize import LFQ
 from vtok.nn.streaming import StreamState
 from vtok.nn.tokenizer import VideoTokenizer
-from vtok.pipeline.model_calls import CodeChunk, clip_to_frames, encode_frames, encode_latents
+from vtok.pipeline.codec import Encoder
+from vtok.pipeline.model_calls import clip_to_frames
+from vtok.pipeline.result import CodeChunk
 
 CLOSE = 1e-4  # how far latents of two ways to compute them may be apart; measured: 1e-5
 KINDS = ("fast", "classic", "vtok-base")
@@ -44,7 +46,7 @@ def frames_of(count: int, side: int) -> np.ndarray:
 
 def chunks_of(model: LoadedTokenizer, frames: np.ndarray, batches: list[int]) -> list[CodeChunk]:
     parts = np.split(frames, np.cumsum(batches)[:-1])
-    return list(encode_frames(parts, model))
+    return list(Encoder(model).encode(parts))
 
 
 def unsettled(quantizer: LFQ, latents: torch.Tensor) -> torch.Tensor:
@@ -111,7 +113,15 @@ def test_the_same_passes_on_the_same_threads_give_the_same_bits(
     for threads in (1, 2):
         torch.set_num_threads(threads)
         runs = [
-            torch.cat([x for x, _ in encode_latents([frames], models["vtok-base"])], dim=2)
+            torch.cat(
+                [
+                    x
+                    for x, _ in Encoder(models["vtok-base"]).map_latents(
+                        [frames], lambda latents: latents
+                    )
+                ],
+                dim=2,
+            )
             for _ in range(3)
         ]
         assert all(torch.equal(run, runs[0]) for run in runs)

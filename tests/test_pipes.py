@@ -11,14 +11,14 @@ import pytest
 from codefiles import load_tiny, random_file
 from commands import tiny_checkpoint
 from test_codefile_container import TrickleReader
-from test_seek import CountingFile
+from test_random_access import CountingFile
 from videos import make_video
 
 import vtok as package
 from vtok.codefile import CodeFileReader
-from vtok.pipeline.edit import CutOptions, cut_file
-from vtok.pipeline.inspect import inspect_code_file, inspect_stream
-from vtok.pipeline.verify import verify_file
+from vtok.pipeline.edit import cut_file
+from vtok.pipeline.inspect import inspect_code_file, inspect_stream, verify_file
+from vtok.pipeline.options import CutOptions
 from vtok.video.reader import VideoReader, probe
 
 

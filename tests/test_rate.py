@@ -13,11 +13,12 @@ from vtok.codefile import CodeFileReader
 from vtok.errors import UsageError
 from vtok.evaluation.metrics import psnr_per_frame
 from vtok.models.load import LoadedTokenizer
-from vtok.pipeline.edit import CutOptions, cut_file
-from vtok.pipeline.encode import EncodeOptions, encode_file
-from vtok.pipeline.model_calls import decode_codes
-from vtok.pipeline.random_access import read_codes
-from vtok.pipeline.up_to_date import is_encoded
+from vtok.pipeline.codec import Decoder
+from vtok.pipeline.decode import read_codes
+from vtok.pipeline.edit import cut_file
+from vtok.pipeline.encode import encode_file
+from vtok.pipeline.inspect import is_encoded
+from vtok.pipeline.options import CutOptions, EncodeOptions
 from vtok.video.reader import VideoReader
 
 FRAMES = 70  # in chunks of 29, 32 and 9
@@ -53,7 +54,7 @@ def stages(data: bytes) -> list[int]:
 def quality(data: bytes, video: Path, model: LoadedTokenizer) -> list[float]:
     """PSNR of each frame of a file."""
     reader = CodeFileReader(io.BytesIO(data))
-    shown = np.concatenate(list(decode_codes(read_codes(reader), model, (32, 48))))
+    shown = np.concatenate(list(Decoder(model, (32, 48)).decode(read_codes(reader))))
     with VideoReader(video) as frames:
         return list(psnr_per_frame(shown, np.concatenate(list(frames))))
 

@@ -9,7 +9,7 @@ from token_models import LATENT_DIM, make_latents, make_pipeline, tiny_tokens
 
 from vtok.errors import CheckpointError, InputError
 from vtok.models.load import load
-from vtok.tokens.checkpoint import load_tokens, resolve_tokens, save_tokens
+from vtok.tokens.model import load_tokens, resolve_tokens, save_tokens
 
 
 def test_comes_back_as_it_was(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from videos import make_video
 from vtok.codefile import CodeFileReader
 from vtok.errors import CodeFileError, UsageError
 from vtok.models.load import ModelCache
-from vtok.pipeline.decode import DecodeOptions, decode_file
-from vtok.pipeline.encode import EncodeOptions
-from vtok.pipeline.model_calls import encode_latents
+from vtok.pipeline.codec import Encoder
+from vtok.pipeline.decode import decode_file
+from vtok.pipeline.options import DecodeOptions, EncodeOptions
 from vtok.tokens.decode import decode_tokens, decode_tokens_file
 from vtok.tokens.encode import encode_token_codes_file, encode_tokens_file
 from vtok.tokens.file import TokenFile, is_token_file, seems_tokens
@@ -56,7 +56,9 @@ def test_file_holds_the_tokens_and_when_they_are(
     assert held["tokens"].dtype == np.float16
     with VideoReader(video) as reader:
         frames = np.concatenate(list(reader))
-    latents = torch.cat([x for x, _ in encode_latents([frames], model.model)], dim=2)
+    latents = torch.cat(
+        [x for x, _ in Encoder(model.model).map_latents([frames], lambda latents: latents)], dim=2
+    )
     expected = model.pipeline.encode(latents, 8)[0].half().numpy()
     np.testing.assert_array_equal(held["tokens"], expected)
     second = 1001 / 30000
@@ -226,7 +228,8 @@ def test_codes_are_those_of_the_tokens(coded: Path, made: Path, model: TokenMode
 
 
 def test_decodes_whole_cut_and_in_part(coded: Path, model: TokenModel, tmp_path: Path) -> None:
-    from vtok.pipeline.edit import CutOptions, cut_file
+    from vtok.pipeline.edit import cut_file
+    from vtok.pipeline.options import CutOptions
 
     decode_file(coded, tmp_path / "whole.mp4", **ways(model))
     assert probe(tmp_path / "whole.mp4").num_frames == 38

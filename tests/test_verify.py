@@ -8,7 +8,8 @@ from codefiles import load_tiny, random_file
 from commands import rows, vtok
 
 from vtok.codefile import CodeFileReader
-from vtok.pipeline.edit import CutOptions, cut_file, join_files
+from vtok.pipeline.edit import cut_file, join_files
+from vtok.pipeline.options import CutOptions
 
 
 @pytest.fixture(scope="module")

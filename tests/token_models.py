@@ -8,8 +8,7 @@ from commands import tiny_checkpoint
 from vtok.models.load import load
 from vtok.nn.config import TokenConfig
 from vtok.nn.token_pipeline import TokenPipeline
-from vtok.tokens.checkpoint import save_tokens
-from vtok.tokens.model import TokenModel, load_token_model
+from vtok.tokens.model import TokenModel, load_token_model, save_tokens
 
 LATENT_DIM = 6  # of the tiny tokenizer
 SMALL = {"dim": 16, "map_dim": 8, "heads": 4, "lift_blocks": 1, "fuser_blocks": 2, "token_bits": 24}

@@ -35,25 +35,19 @@ if TYPE_CHECKING:
     from vtok.nn.streaming import StreamState
     from vtok.nn.token_learner import TokenFuser, TokenLearner, TokenLearnerV10, TokenLearnerV11
     from vtok.nn.tokenizer import LossBreakdown, VideoTokenizer
-    from vtok.pipeline.decode import DecodeOptions, decode_file
-    from vtok.pipeline.edit import (
-        CutOptions,
-        DumpOptions,
-        cut_file,
-        dump_file,
-        join_files,
-        pack_file,
-    )
+    from vtok.pipeline.decode import decode_file
+    from vtok.pipeline.edit import cut_file, dump_file, join_files, pack_file
     from vtok.pipeline.encode import encode_file
-    from vtok.pipeline.inspect import inspect_file
-    from vtok.pipeline.options import EncodeOptions
+    from vtok.pipeline.inspect import inspect_file, verify_file
+    from vtok.pipeline.options import CutOptions, DecodeOptions, DumpOptions, EncodeOptions
     from vtok.pipeline.result import Result
-    from vtok.pipeline.verify import verify_file
     from vtok.tokens.decode import decode_tokens_file
     from vtok.tokens.encode import TokenResult, encode_tokens_file
     from vtok.tokens.model import TokenModel, load_token_model
     from vtok.training.config import TrainingConfig
     from vtok.training.trainer import train
+
+import vtok.tokens  # noqa: F401 - registers its files; imports no torch
 
 __version__ = "0.1.0"
 
@@ -131,13 +125,12 @@ _NAMES = {
     "vtok.nn.streaming": "StreamState",
     "vtok.nn.token_learner": "TokenFuser TokenLearner TokenLearnerV10 TokenLearnerV11",
     "vtok.nn.tokenizer": "LossBreakdown VideoTokenizer",
-    "vtok.pipeline.decode": "DecodeOptions decode_file",
-    "vtok.pipeline.edit": "CutOptions DumpOptions cut_file dump_file join_files pack_file",
+    "vtok.pipeline.decode": "decode_file",
+    "vtok.pipeline.edit": "cut_file dump_file join_files pack_file",
     "vtok.pipeline.encode": "encode_file",
-    "vtok.pipeline.inspect": "inspect_file",
-    "vtok.pipeline.options": "EncodeOptions",
+    "vtok.pipeline.inspect": "inspect_file verify_file",
+    "vtok.pipeline.options": "CutOptions DecodeOptions DumpOptions EncodeOptions",
     "vtok.pipeline.result": "Result",
-    "vtok.pipeline.verify": "verify_file",
     "vtok.tokens.decode": "decode_tokens_file",
     "vtok.tokens.encode": "TokenResult encode_tokens_file",
     "vtok.tokens.model": "TokenModel load_token_model",

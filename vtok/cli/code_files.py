@@ -94,7 +94,7 @@ def verify(
     sources = [job.source for job in plan(inputs, None, ".verified", CODE_FILES)]
     if STREAM in sources:
         standard_input()
-    from vtok.pipeline.verify import verify_file
+    from vtok.pipeline.inspect import verify_file
 
     cache = model.cache()
     failures = Failures(len(sources), as_json=printing.as_json)
@@ -151,7 +151,8 @@ def cut(
         raise UsageError(f"--max-bytes {max_bytes}: expected 1 or more")
     jobs = plan(inputs, output, ".cut.vtok", CODE_FILES)
     check_jobs(jobs, printing, overwrite=overwrite)
-    from vtok.pipeline.edit import CutOptions, cut_file
+    from vtok.pipeline.edit import cut_file
+    from vtok.pipeline.options import CutOptions
 
     options = CutOptions(
         num_stages=num_stages,
@@ -231,7 +232,8 @@ def dump(
         raise UsageError(f"--format {kind}: expected one of {', '.join(DUMP_SUFFIXES)}")
     jobs = plan(inputs, output, DUMP_SUFFIXES[kind], CODE_FILES)
     check_jobs(jobs, printing, overwrite=overwrite, binary=kind == "bin")
-    from vtok.pipeline.edit import DumpOptions, dump_file
+    from vtok.pipeline.edit import dump_file
+    from vtok.pipeline.options import DumpOptions
 
     options = DumpOptions(kind, num_stages, num_bits, overwrite)
 

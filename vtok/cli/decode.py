@@ -68,8 +68,9 @@ def decode(
     jobs = plan(inputs, output, ".decoded.mp4", CODES)
     check_jobs(jobs, printing, overwrite=overwrite, skip_existing=skip_existing)
     with loading(quiet=printing.quiet):
-        from vtok.pipeline.decode import DecodeOptions, decode_file
-        from vtok.pipeline.up_to_date import is_decoded
+        from vtok.pipeline.decode import decode_file
+        from vtok.pipeline.inspect import is_decoded
+        from vtok.pipeline.options import DecodeOptions
         from vtok.tokens.decode import decode_tokens_file
         from vtok.tokens.file import seems_tokens
         from vtok.tokens.model import TokenModels

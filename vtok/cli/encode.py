@@ -116,7 +116,7 @@ def encode(
 
 def _begin_reading(jobs: Sequence[Job], options: EncodeOptions, decoder: Decoder) -> None:
     """Start decoding the first video while torch is imported."""
-    from vtok.pipeline.options import expect_video
+    from vtok.pipeline.files import expect_video
 
     if jobs[0].source != STREAM:
         expect_video(Path(jobs[0].source), options, decoder)
@@ -125,10 +125,10 @@ def _begin_reading(jobs: Sequence[Job], options: EncodeOptions, decoder: Decoder
 def _code_work(
     model: LoadedTokenizer, options: EncodeOptions, decoder: Decoder
 ) -> tuple[Work, IsDone]:
-    from vtok.pipeline.encode import encode_file, stages_for
-    from vtok.pipeline.up_to_date import is_encoded
+    from vtok.pipeline.encode import encode_file, stages_of_model
+    from vtok.pipeline.inspect import is_encoded
 
-    stages_for(model, options.num_stages, options.num_bits)  # one usage error, not one per input
+    stages_of_model(model, options)  # one usage error, not one per input
 
     def work(source: Any, target: Any, progress: Any) -> Any:
         return encode_file(
@@ -146,8 +146,12 @@ def _token_work(
     as_floats: bool,
     decoder: Decoder,
 ) -> tuple[Work, IsDone]:
-    from vtok.pipeline.up_to_date import are_tokens_encoded
-    from vtok.tokens.encode import check_token_options, encode_token_codes_file, encode_tokens_file
+    from vtok.tokens.encode import (
+        are_tokens_encoded,
+        check_token_options,
+        encode_token_codes_file,
+        encode_tokens_file,
+    )
     from vtok.tokens.model import DEFAULT_LEARNER, DEFAULT_TOKENS, load_token_model
 
     check_token_options(options)

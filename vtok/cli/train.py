@@ -184,7 +184,7 @@ def show(
       vtok tokens show clip.mp4 -o maps.mp4 --num-tokens 16
     """
     with loading(quiet=printing.quiet):
-        from vtok.pipeline.encode import EncodeOptions
+        from vtok.pipeline.options import EncodeOptions
         from vtok.tokens.model import DEFAULT_LEARNER, load_token_model
         from vtok.tokens.show import show_tokens
 

@@ -23,8 +23,7 @@ from vtok.dataset.worker import Record, Settings
 from vtok.dataset.writers import SHARDED, TREE, Sink, Tree, shard_format
 from vtok.errors import UsageError
 from vtok.models.checkpoint import CheckpointInfo, read_info
-from vtok.pipeline.options import EncodeOptions
-from vtok.pipeline.result import choose_stages
+from vtok.pipeline.options import EncodeOptions, choose_stages
 
 if TYPE_CHECKING:
     from vtok.models.load import LoadedTokenizer
@@ -206,11 +205,11 @@ def make_engine(options: DatasetOptions, settings: Settings) -> Engine:
 def load(options: DatasetOptions) -> LoadedTokenizer:
     """The model, for the threads of this process to share."""
     from vtok.models.load import resolve
-    from vtok.pipeline._batching import share_model
+    from vtok.pipeline._runtime import batched
 
     model = resolve(options.model, device=options.device, dtype=options.dtype)
     batch = options.batch or (1 if model.device.type == "cpu" else GPU_BATCH)
-    return share_model(model, batch)
+    return batched(model, batch)
 
 
 def num_workers(options: DatasetOptions) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -14,12 +13,6 @@ from vtok.dataset.worker import ClipEncoder, Record, Settings, Task
 if TYPE_CHECKING:
     from vtok.models.load import LoadedTokenizer
 
-SWITCH_SECONDS = 0.0005
-"""How long a thread may keep the interpreter while another wants it.
-
-A thread that codes by many small calls keeps it all of that time whenever the model of another
-thread comes back for its next layer; by default these are 5 ms, longer than most layers take.
-"""
 AHEAD = 2
 """Clips for each worker that may be under way or wait to have their end noted."""
 
@@ -64,13 +57,17 @@ class LocalEngine:
         first = next(tasks, None)
         if first is None:
             return
+        from vtok.pipeline._runtime import many_videos  # imports torch
+
         self._model = self._load()
-        before = sys.getswitchinterval()
-        sys.setswitchinterval(min(SWITCH_SECONDS, before))
+        with many_videos(self._model.device):
+            yield from self._run_all(chain([first], tasks))
+
+    def _run_all(self, tasks: Iterator[Task]) -> Generator[Record, None, None]:
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="vtok-dataset")
         under_way: set[Future[Record]] = set()
         try:
-            for task in chain([first], tasks):
+            for task in tasks:
                 under_way.add(pool.submit(self._encode, task))
                 if len(under_way) >= AHEAD * self._workers:
                     done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
@@ -85,7 +82,6 @@ class LocalEngine:
             for encoder in self._encoders:
                 encoder.close()  # which ends clips that are still under way
             pool.shutdown(wait=True, cancel_futures=True)
-            sys.setswitchinterval(before)
 
     def _encode(self, task: Task) -> Record:
         if not hasattr(self._local, "encoder"):

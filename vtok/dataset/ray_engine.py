@@ -272,7 +272,10 @@ class Worker:
         os.chdir(folder)
         # nothing of it stays when this process is killed, but for a clip that is being fetched
         self._settings = replace(settings, scratch=Path(tempfile.gettempdir()))
+        from vtok.pipeline._runtime import many_videos
+
         self._model = load(options)
+        many_videos(self._model.device).__enter__()  # the process ends with this actor
         self._local = threading.local()
 
     def ready(self) -> None:

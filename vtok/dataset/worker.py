@@ -7,7 +7,7 @@ import filecmp
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,11 +17,10 @@ from vtok._files import atomic_output
 from vtok.dataset.fetch import digest, fetched, signature
 from vtok.dataset.item import Entry
 from vtok.errors import OutputError, VideoError, VtokError
-from vtok.pipeline.files import CountingStream
-from vtok.pipeline.result import Result, make_result
+from vtok.pipeline.files import CountingStream, open_reader
+from vtok.pipeline.result import CodeChunk, Observer, Result, make_result
 from vtok.video.decoder_process import Decoder
 from vtok.video.frames import Frames
-from vtok.video.reader import VideoReader
 
 if TYPE_CHECKING:
     from vtok.models.load import LoadedTokenizer
@@ -32,7 +31,7 @@ T = TypeVar("T")
 STAGES = ("fetch", "decode", "model", "write")
 
 
-class Clock:
+class Clock(Observer):
     """Seconds by stage: the innermost stage that is entered is the one that runs.
 
     Attributes:
@@ -59,6 +58,14 @@ class Clock:
         finally:
             self._switch()
             self._stack.pop()
+
+    def frames(self, batches: Iterator[Frames]) -> Iterator[Frames]:
+        """Forward frames; the time to produce them counts for the stage `decode`."""
+        return self.follow("decode", batches)
+
+    def chunks(self, chunks: Iterator[CodeChunk]) -> Iterator[CodeChunk]:
+        """Forward chunks; the time to produce them counts for the stage `model`."""
+        return self.follow("model", chunks)
 
     def follow(self, name: str, items: Iterator[T]) -> Iterator[T]:
         """Pass items on; the time that it takes to make them counts for a stage."""
@@ -231,8 +238,8 @@ class ClipEncoder:
         return result, hashing.sha256
 
     def _encode_into(self, stream: Any, task: Task, path: Path, clock: Clock) -> Result:
-        from vtok.pipeline.encode import encode_opened, open_reader
-        from vtok.pipeline.psnr import PsnrMeter
+        from vtok.pipeline.encode import encode_reader
+        from vtok.pipeline.rate import PsnrMeter
 
         settings, entry = self._settings, task.entry
         options = replace(
@@ -243,29 +250,41 @@ class ClipEncoder:
         with clock.stage("decode"):
             reader = open_reader(path, options, self._decoder)
         with reader:
-            shown = clock.follow("decode", self._limited(reader, entry))
             name = os.fspath(path) if entry.member is None else entry.member.name
-            frames: Iterable[Frames] = shown
-            meter = PsnrMeter(self._model, shown) if settings.measure else None
-            if meter is not None:
-                frames = meter
-            header, counts = encode_opened(
-                reader, stream, name=name, model=self._model, options=options, frames=frames,
-                tap=lambda header, chunks: clock.follow(
-                    "model", chunks if meter is None else meter.follow(header, chunks)
-                ),
+            width, height = reader.output_size
+            meter = PsnrMeter(self._model, (height, width)) if settings.measure else None
+            header, counts = encode_reader(
+                reader, stream, name=name, model=self._model, options=options,
+                observers=[
+                    *([meter] if meter else []),
+                    TimeLimit(entry.name, settings.clip_seconds),
+                    clock,
+                ],
             )  # fmt: skip
         if meter is not None:
             counts.psnr = meter.psnr
         return make_result((entry.name, str(task.target)), header, counts, 0.0)
 
-    def _limited(self, reader: VideoReader, entry: Entry) -> Iterator[Frames]:
-        """The frames of a reader, for as long as a clip may take."""
-        most, begin = self._settings.clip_seconds, time.monotonic()
-        for frames in reader:
-            yield frames
-            if most is not None and time.monotonic() - begin > most:
-                raise VideoError(f"{entry.name}: took longer than --clip-timeout {most:g} s")
+
+class TimeLimit(Observer):
+    """Observer that fails a video which takes too long.
+
+    Args:
+        name: name of the video, for the error.
+        seconds: most seconds from the start; None sets no limit.
+    """
+
+    def __init__(self, name: str, seconds: float | None) -> None:
+        self._name, self._seconds, self._begin = name, seconds, time.monotonic()
+
+    def frames(self, batches: Iterator[Frames]) -> Iterator[Frames]:
+        """Forward frames, and check the time after each batch."""
+        for batch in batches:
+            yield batch
+            if self._seconds is not None and time.monotonic() - self._begin > self._seconds:
+                raise VideoError(
+                    f"{self._name}: took longer than --clip-timeout {self._seconds:g} s"
+                )
 
 
 def blank_record(task: Task) -> Record:

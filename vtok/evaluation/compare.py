@@ -32,8 +32,8 @@ from vtok.evaluation.pictures import labelled_tiles
 from vtok.evaluation.quality import METRICS, Quality, QualityMeter
 from vtok.evaluation.results import VTOK, ClipResult, Point
 from vtok.models.load import LoadedTokenizer
-from vtok.pipeline.model_calls import decode_codes
-from vtok.pipeline.random_access import read_codes
+from vtok.pipeline.codec import Decoder
+from vtok.pipeline.decode import read_codes
 from vtok.video.writer import VideoWriter
 
 ORIGINAL = "original"
@@ -89,7 +89,7 @@ def coded_frames(comparison: Comparison, point: Point, model: LoadedTokenizer) -
     size = (comparison.master.height, comparison.master.width)
     with (comparison.folder / f"{point.bits}.vtok").open("rb") as file:
         chunks = read_codes(CodeFileReader(file))
-        yield from each_frame(decode_codes(chunks, model, size))
+        yield from each_frame(Decoder(model, size).decode(chunks))
 
 
 def _write(output: Path, sheets: Iterator[Frames], fps: Fraction, overwrite: bool) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,11 +22,11 @@ from vtok.evaluation.metrics import Frames
 from vtok.evaluation.quality import QualityMeter, check_metrics
 from vtok.evaluation.results import VTOK, ClipResult, CodeUsage, Point
 from vtok.models.load import LoadedTokenizer, ModelLike, resolve
-from vtok.nn.streaming import StreamState
-from vtok.pipeline.encode import EncodeOptions, make_header
+from vtok.pipeline.codec import Decoder, Encoder
+from vtok.pipeline.encode import make_header
 from vtok.pipeline.files import CountingStream
-from vtok.pipeline.model_calls import CodeChunk, decode_chunk, encode_frames
-from vtok.pipeline.result import Progress
+from vtok.pipeline.options import EncodeOptions
+from vtok.pipeline.result import ChunkObserver, CodeChunk, Observer, Progress
 
 Watch = Callable[[int, Frames, Frames], None]
 """Called for each rate, front to back, with its bits a position, decoded frames and originals."""
@@ -115,25 +115,24 @@ def evaluate_file(
             ]
         except ShapeError as exc:
             raise ShapeError(f"{source}: {exc}: leave it out (--metrics), or enlarge") from exc
-        encoder = _TimedEncoder(clip, loaded, max(rates.values()))
-        usage = [CodeUsage(header.format.codebook_size) for _ in range(encoder.codebooks)]
-        for chunk, frames in encoder:
-            parts = encode_parts(chunk.codes, header.format, compress=options.compress)
-            for codes, counted in zip(_each_codebook(chunk), usage, strict=True):
-                counted.add(codes)
-            for decoder in decoders:
-                decoder.add(chunk, parts, frames)
+        most, timer = max(rates.values()), _Timer()
+        codebooks = most * loaded.tokenizer.quantizer.num_codebooks
+        usage = [CodeUsage(header.format.codebook_size) for _ in range(codebooks)]
+        measured = _Measured(header, decoders, usage, options.compress)
+        # not pipelined: calls ahead of the current chunk would not be timed
+        encoder = Encoder(loaded, most, observers=[timer, measured], pipelined=False)
+        for _ in encoder.encode(clip):
             if progress is not None:
-                progress(encoder.frames, clip.expected)
+                progress(measured.frames_done, clip.expected)
         return ClipResult(
             name=str(source),
             width=clip.width,
             height=clip.height,
-            frames=encoder.frames,
+            frames=measured.frames_done,
             fps=clip.fps,
             points=tuple(decoder.finish() for decoder in decoders),
             usage=tuple(usage),
-            encode_fps=encoder.frames / max(encoder.seconds, 1e-9),
+            encode_fps=measured.frames_done / max(timer.seconds, 1e-9),
         )
 
 
@@ -154,38 +153,48 @@ def _each_codebook(chunk: CodeChunk) -> Iterator[np.ndarray]:
     return (codes for stage in chunk.codes for codes in stage)
 
 
-class _TimedEncoder:
-    """Chunks and the frames that they show; counts the encoder's own seconds, reading left out."""
+class _Timer(Observer):
+    """Observer that measures the seconds of the encoder, without those of the reader."""
 
-    def __init__(self, batches: Iterable[Frames], model: LoadedTokenizer, stages: int) -> None:
-        self._batches, self._model, self._stages = batches, model, stages
-        self._held: list[Frames] = []
-        self.codebooks = stages * model.tokenizer.quantizer.num_codebooks
+    def __init__(self) -> None:
         self.seconds = 0.0
-        self.frames = 0
 
-    def __iter__(self) -> Iterator[tuple[CodeChunk, Frames]]:
-        # not beside: the passes ahead would go on while rates are decoded, and not be timed
-        chunks = encode_frames(self._read(), self._model, self._stages, beside=False)
+    def frames(self, batches: Iterator[Frames]) -> Iterator[Frames]:
+        begin = time.perf_counter()
+        for batch in batches:
+            self.seconds -= time.perf_counter() - begin
+            yield batch
+            begin = time.perf_counter()
+        self.seconds -= time.perf_counter() - begin
+
+    def chunks(self, chunks: Iterator[CodeChunk]) -> Iterator[CodeChunk]:
         while True:
             begin = time.perf_counter()
             chunk = next(chunks, None)
             self.seconds += time.perf_counter() - begin
             if chunk is None:
                 return
-            frames = np.concatenate(self._held)
-            self._held = [frames[chunk.num_frames :]]
-            self.frames += chunk.num_frames
-            yield chunk, frames[: chunk.num_frames]
+            yield chunk
 
-    def _read(self) -> Iterator[Frames]:
-        begin = time.perf_counter()
-        for batch in self._batches:
-            self.seconds -= time.perf_counter() - begin
-            self._held.append(batch)
-            yield batch
-            begin = time.perf_counter()
-        self.seconds -= time.perf_counter() - begin
+
+class _Measured(ChunkObserver):
+    """Observer that counts codes, and writes, decodes and measures each rate."""
+
+    def __init__(
+        self, header: Header, rates: Sequence[_Rate], usage: Sequence[CodeUsage], compress: bool
+    ) -> None:
+        super().__init__()
+        self._header, self._rates, self._usage = header, rates, usage
+        self._compress, self.frames_done = compress, 0
+
+    def on_pair(self, chunk: CodeChunk, frames: Frames) -> CodeChunk:
+        parts = encode_parts(chunk.codes, self._header.format, compress=self._compress)
+        for codes, counted in zip(_each_codebook(chunk), self._usage, strict=True):
+            counted.add(codes)
+        for rate in self._rates:
+            rate.add(chunk, parts, frames)
+        self.frames_done += chunk.num_frames
+        return chunk
 
 
 class _Rate:
@@ -202,11 +211,10 @@ class _Rate:
         watch: Watch | None,
     ) -> None:
         self._watch = watch
-        self._model, self._bits, self._stages = model, bits, stages
+        self._bits, self._stages = bits, stages
         self._header = replace(header, format=replace(header.format, num_stages=stages))
         shape = header.transform
-        self._size = (shape.height, shape.width)
-        self._state = StreamState()
+        self._decoder = Decoder(model, (shape.height, shape.width))
         self._frames = self._codes = 0
         self._seconds = 0.0
         self._stack = ExitStack()
@@ -221,7 +229,7 @@ class _Rate:
         codes = chunk.codes[: self._stages]
         self._writer.write_parts(parts[: self._stages], codes.shape[2], chunk.num_frames)
         self._codes += codes.size
-        shown = decode_chunk(replace(chunk, codes=codes), self._model, self._size, self._state)
+        shown = self._decoder.decode_next(replace(chunk, codes=codes))
         begin, place = time.perf_counter(), 0
         for frames in shown:
             self._seconds += time.perf_counter() - begin

@@ -12,39 +12,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vtok.errors import ShapeError
+from vtok.pipeline.rate import IDENTICAL_DB as IDENTICAL_DB
+from vtok.pipeline.rate import check_pair as check_pair
+from vtok.pipeline.rate import psnr_per_frame as psnr_per_frame
+from vtok.video.frames import Frames as Frames
 
-Frames = npt.NDArray[np.uint8]
 Values = npt.NDArray[np.float64]
 
-IDENTICAL_DB = 100.0  # PSNR of a frame without any error, in place of infinity
 WINDOW, SIGMA = 11, 1.5  # of the Gaussian window of SSIM, in pixels
 K1, K2 = 0.01, 0.03
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 MS_SIDE = WINDOW << (len(SCALE_WEIGHTS) - 1)
 """Smallest height and width for MS-SSIM, 176: the window fits once at the last scale."""
 _BLOCK = 32  # rows or columns filtered by one matrix product
-
-
-def psnr_per_frame(frames: Frames, reference: Frames) -> Values:
-    """Peak signal-to-noise ratio of each frame, 10 log10(255^2 / MSE), in dB.
-
-    Args:
-        frames: uint8 [T, H, W, 3].
-        reference: the original frames, of the same shape.
-
-    Returns:
-        float64 [T], at most `IDENTICAL_DB`.
-
-    Raises:
-        ShapeError: if the types are not uint8 or the shapes differ.
-    """
-    check_pair(frames, reference)
-    # cast before subtracting, since uint8 wraps around; frame by frame, since float64 is 8x larger
-    pairs = zip(frames, reference, strict=True)
-    errors = np.array([np.square(a.astype(np.float64) - b).mean() for a, b in pairs])
-    with np.errstate(divide="ignore"):
-        ratios: Values = 10 * np.log10(255.0**2 / errors)
-    return ratios.clip(max=IDENTICAL_DB)
 
 
 def psnr(frames: Frames, reference: Frames) -> float:
@@ -122,21 +102,6 @@ def similarities(
         product = product * term.clamp(min=floor) ** weight
         x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
     return single, product
-
-
-def check_pair(frames: Frames, reference: Frames) -> None:
-    """Check that two videos can be compared.
-
-    Raises:
-        ShapeError: unless both are uint8 of one shape [T, H, W, 3].
-    """
-    if frames.dtype != np.uint8 or reference.dtype != np.uint8:
-        raise ShapeError(f"frames of {frames.dtype} and {reference.dtype}: expected uint8")
-    if frames.shape != reference.shape or frames.ndim != 4:
-        raise ShapeError(
-            f"frames of shape {list(frames.shape)} and {list(reference.shape)}: "
-            "expected two of one shape [T, H, W, 3]"
-        )
 
 
 def check_side(size: tuple[int, ...], smallest: int, metric: str) -> None:

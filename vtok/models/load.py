@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from vtok.errors import InputError, UsageError
+from vtok.errors import InputError, OptionError
 from vtok.models.checkpoint import CheckpointInfo, describe, list_models, load_checkpoint
 from vtok.nn.tokenizer import VideoTokenizer
 
-REUSED_BLOCK = 31 << 20  # bytes; glibc learns from blocks below 32 MiB only
+REUSED_BLOCK = 31 << 20  # bytes; glibc ignores blocks from 32 MiB
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -25,12 +25,14 @@ class LoadedTokenizer:
         info: name, configuration and fingerprints of its checkpoint.
         device: device that it runs on.
         dtype: floating-point type that it computes in.
+        batched: whether the encoder joins the calls of several threads into batches.
     """
 
     tokenizer: VideoTokenizer
     info: CheckpointInfo
     device: torch.device
     dtype: torch.dtype
+    batched: bool = False
 
     @property
     def dtype_name(self) -> str:
@@ -106,53 +108,53 @@ def resolve(
 
 
 def reuse_memory() -> None:
-    """Have the C library keep what tensors free, up to 62 MiB, for the next ones.
+    """Let the C library keep up to 62 MiB of freed memory for the next tensors.
 
-    Else each pass through the model gives its memory back and takes it anew, page by page, as
-    `scripts/roofline.py` counts. glibc sets its limits by the largest block that it has seen freed,
-    so freeing one is all it takes; other C libraries do not mind. Nothing is ever written to it.
+    Otherwise each model call returns its memory to the system and requests it again, page by page
+    (counted by scripts/roofline.py). glibc sets its limits by the largest block that was freed, so
+    freeing one is enough; other C libraries ignore it. The block is never written to.
     """
     torch.empty(REUSED_BLOCK, dtype=torch.uint8)
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; `auto` is CUDA where there is one, else the CPU.
+    """Return the device of a name; `auto` is CUDA if there is one, else the CPU.
 
-    Apple's `mps` runs when it is asked for; nobody has tested it.
+    Apple's `mps` can be requested, but has not been tested.
 
     Raises:
-        UsageError: for an unknown one, or one that this machine does not have.
+        OptionError: for an unknown one, or one that this machine does not have.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as exc:  # torch asserts where it was built without CUDA
+    except (RuntimeError, AssertionError) as exc:  # torch asserts if it was built without CUDA
         reason = str(exc).splitlines()[0][:100]
-        raise UsageError(f"--device {name}: not usable here ({reason}); try --device cpu") from exc
+        raise OptionError("device", name, f"one that is usable here ({reason}); try cpu") from exc
     return device
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The type of that name; `auto` is bfloat16 where the hardware computes in it, else float32.
+    """Return the type of a name; `auto` is bfloat16 if the hardware computes in it, else float32.
 
     Raises:
-        UsageError: for an unknown one.
+        OptionError: for an unknown one.
     """
     if name == "auto":
         return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
     if name not in DTYPES:
-        raise UsageError(f"--dtype {name}: expected auto, {', '.join(DTYPES)}")
+        raise OptionError("dtype", name, f"auto, {', '.join(DTYPES)}")
     return DTYPES[name]
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 pays: without instructions for it, it is ten times slower than float32."""
+    """Return whether the hardware has bfloat16; without, it is ten times slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        # private in torch, but there is no other way to ask
+        # private in torch, but there is no public function
         probes = (getattr(torch.cpu, name, None) for name in _BFLOAT16_PROBES)
         return any(probe is not None and probe() for probe in probes)
     return False
@@ -190,7 +192,7 @@ class ModelCache:
         """
         if self._chosen is None and named not in list_models():
             raise InputError(
-                f"the model {named} is not shipped with vtok: pass its file as --model"
+                f"the model {named} is not shipped with vtok: pass its file as `model`"
             )
         key = named if self._chosen is None else ""
         if key not in self._loaded:

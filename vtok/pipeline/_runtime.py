@@ -1,20 +1,23 @@
-"""Passes of one video through the model at the same time, each a few layers behind the last.
+"""Concurrency: background threads, pipelined and batched model calls, thread settings.
 
-A causal layer needs of the pass before only what that pass left in the same layer. So the next
-pass may begin as soon as the first layer is free, and each thread computes a pass of its own:
-threads that share every operation of one pass wait for one another at each. What comes out is the
-same to the last bit, since it is the same passes.
+A causal layer needs from the previous model call only the memory that the same layer left. The
+next call can therefore start as soon as the first layer is free, each call in its own thread:
+that is faster than sharing every operation of one call among threads, which wait for each other
+at each operation. The results are bit for bit those of sequential calls.
 """
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import TimeoutError as NotDone
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from queue import Empty, Queue
-from threading import Barrier, Condition, Event, Thread
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,21 +28,51 @@ from vtok.nn.tokenizer import VideoTokenizer
 
 T = TypeVar("T")
 R = TypeVar("R")
-AHEAD = 2  # chunks that wait, at most: it bounds memory
+
+QUEUE_LENGTH = 2
+"""Most chunks that wait for a thread; bounds memory."""
+MOST_WORKERS = 4
+"""Most model calls at once: the slowest layer of `vtok-base` takes 0.22 of a call, so more would
+wait for each other there. Measured by scripts/benchmark.py."""
+WAIT_SECONDS = 0.01
+"""Time that a call waits for others to form a batch."""
+SWITCH_SECONDS = 0.0005
+"""Time that a thread keeps the interpreter while another waits for it, in `many_videos`. The
+default of 5 ms is longer than most layers take. Measured by scripts/benchmark_dataset.py."""
 
 
-def worked(items: Iterable[T], work: Callable[[T], R]) -> Iterator[tuple[T, R]]:
-    """Each item with what `work` makes of it in a thread, while the next are found in this one.
+@contextmanager
+def many_videos(device: torch.device) -> Iterator[None]:
+    """Set up this process for threads that each encode a video; settings are restored at the end.
+
+    On a CPU each thread computes alone, so that codes do not depend on the number of threads.
+    """
+    threads, switch = torch.get_num_threads(), sys.getswitchinterval()
+    try:
+        if device.type == "cpu":
+            torch.set_num_threads(1)
+        sys.setswitchinterval(min(SWITCH_SECONDS, switch))
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        sys.setswitchinterval(switch)
+
+
+def map_in_background(items: Iterable[T], function: Callable[[T], R]) -> Iterator[tuple[T, R]]:
+    """Apply a function to items in a background thread while this thread produces the next ones.
+
+    Yields:
+        Each item and the function's result, in order.
 
     Raises:
-        What finding an item or work on one raises; nothing after it is given.
+        Exception: the first one of an item or the function, after the results before it.
     """
     waiting: deque[tuple[T, Future[R]]] = deque()
     with ThreadPoolExecutor(1, "vtok-coder") as pool:
         try:
             for item in items:
-                waiting.append((item, pool.submit(work, item)))
-                while waiting and (waiting[0][1].done() or len(waiting) > AHEAD):
+                waiting.append((item, pool.submit(function, item)))
+                while waiting and (waiting[0][1].done() or len(waiting) > QUEUE_LENGTH):
                     yield _result(waiting.popleft())
             while waiting:
                 yield _result(waiting.popleft())
@@ -51,16 +84,16 @@ def _result(pair: tuple[T, Future[R]]) -> tuple[T, R]:
     return pair[0], pair[1].result()
 
 
-def ahead(items: Iterable[T]) -> Generator[T, None, None]:
-    """The same items, found in a thread before they are asked for.
+def prefetch(items: Iterable[T]) -> Generator[T, None, None]:
+    """Produce items in a background thread before they are requested.
 
-    Closing it stops the thread, but does not wait for one that waits for a pipe.
+    Closing the generator stops the thread, but does not wait for one that is blocked on a pipe.
 
     Raises:
-        What finding an item raises, in its place.
+        Exception: the one of the items, after the items before it.
     """
-    found: Queue[Any] = Queue(AHEAD)
-    stop = Event()
+    found: Queue[Any] = Queue(QUEUE_LENGTH)
+    stop = threading.Event()
 
     def find() -> None:
         error = None
@@ -69,11 +102,11 @@ def ahead(items: Iterable[T]) -> Generator[T, None, None]:
                 found.put(item)
                 if stop.is_set():
                     return
-        except BaseException as exc:  # it is the other thread's to raise
+        except BaseException as exc:  # raised in the consumer's thread
             error = exc
         found.put(_End(error))
 
-    thread = Thread(target=find, name="vtok-reader", daemon=True)
+    thread = threading.Thread(target=find, name="vtok-reader", daemon=True)
     thread.start()
     try:
         while not isinstance(item := found.get(), _End):
@@ -82,79 +115,74 @@ def ahead(items: Iterable[T]) -> Generator[T, None, None]:
             raise item.error
     finally:
         stop.set()
-        with suppress(Empty):  # make room for what the thread is about to put in
+        with suppress(Empty):  # make room for the item that the thread is about to add
             while True:
                 found.get_nowait()
         thread.join(timeout=2)
 
 
 class _End(NamedTuple):
-    """After the last item, and why it was the last, if not for being that."""
+    """End of a queue, with the error that ended it, if any."""
 
     error: BaseException | None
 
 
-MOST_WORKERS = 4
-"""The slowest layer of `vtok-base` takes 0.22 of a pass: more would wait for one another there."""
-
-
-class Part(Protocol):
-    """What goes through the model in one pass."""
+class Call(Protocol):
+    """Input of one model call."""
 
     @property
     def begins(self) -> bool:
-        """Whether it is the first of a video."""
+        """True for the first call of a video."""
 
 
-P = TypeVar("P", bound=Part)
+C = TypeVar("C", bound=Call)
 
 
-def relayed(
-    parts: Iterable[P],
-    work: Callable[[P, StreamState], R],
+def pipelined_calls(
+    calls: Iterable[C],
+    function: Callable[[C, StreamState], R],
     model: LoadedTokenizer,
     *,
-    beside: bool = True,
+    enabled: bool = True,
 ) -> Iterator[R]:
-    """What `work` makes of each part of a stream, in order.
+    """Run the model calls of one or more videos, several at a time where that is faster.
 
-    Where torch has several threads on a CPU, that many parts are under way at once (at most
-    `MOST_WORKERS`), with the threads shared out among them.
+    On a CPU as many calls run at once as torch has threads (at most `MOST_WORKERS`), with the
+    threads divided among them.
 
     Args:
-        parts: of one video after another; so many are asked for ahead, and one more.
-        work: takes a part, and the state that the part before left.
-        model: that does the work.
-        beside: False for one part at a time, begun when it is asked for.
+        calls: inputs in order; at most one more is prefetched than calls are running.
+        function: runs a call with the state that the previous call left.
+        model: model that the function calls.
+        enabled: False runs one call at a time, started when its result is requested.
+
+    Yields:
+        The results, in order.
 
     Raises:
-        What finding a part or work on one raises, in its place; nothing after it is given.
+        Exception: the first one of an input or the function, after the results before it.
     """
-    workers = _workers(model) if beside else 1
+    pipelined = enabled and model.device.type == "cpu" and not model.batched
+    workers = min(MOST_WORKERS, torch.get_num_threads()) if pipelined else 1
     if workers > 1:
-        yield from _beside(parts, work, workers)
+        yield from _run_in_threads(calls, function, workers)
         return
     state = StreamState()
-    for part in parts:
-        state = StreamState() if part.begins else state
-        yield work(part, state)
+    for call in calls:
+        state = StreamState() if call.begins else state
+        yield function(call, state)
 
 
-def _workers(model: LoadedTokenizer) -> int:
-    """How many passes to have under way; one, where threads join their clips or there is a GPU."""
-    if model.device.type != "cpu" or not isinstance(model.tokenizer, VideoTokenizer):
-        return 1
-    return min(MOST_WORKERS, torch.get_num_threads())
-
-
-def _beside(parts: Iterable[P], work: Callable[[P, StreamState], R], workers: int) -> Iterator[R]:
-    last: PassState | None = None
+def _run_in_threads(
+    calls: Iterable[C], function: Callable[[C, StreamState], R], workers: int
+) -> Iterator[R]:
+    last: CallState | None = None
     waiting: deque[Future[R]] = deque()
     pool = _start(workers)
     try:
-        for part in parts:
-            last = PassState(None if part.begins else last)
-            waiting.append(pool.submit(_pass, work, part, last))
+        for call in calls:
+            last = CallState(None if call.begins else last)
+            waiting.append(pool.submit(_run, function, call, last))
             while waiting and (waiting[0].done() or len(waiting) > workers):
                 yield waiting.popleft().result()
         while waiting:
@@ -163,21 +191,22 @@ def _beside(parts: Iterable[P], work: Callable[[P, StreamState], R], workers: in
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _pass(work: Callable[[P, StreamState], R], part: P, state: PassState) -> R:
+def _run(function: Callable[[C, StreamState], R], call: C, state: CallState) -> R:
     try:
-        return work(part, state)
+        return function(call, state)
     finally:
         state.end()
 
 
 def _start(workers: int) -> ThreadPoolExecutor:
-    """Threads that each compute with their share of torch's threads.
+    """Start threads that each compute with their share of torch's threads.
 
-    torch gives a thread, when it first asks, as many as any thread set last. So each asks before
-    it sets its own number, and once all have, the number for other new threads is what it was.
+    A thread's number of torch threads is set, when it first asks, to the number that any thread
+    set last. So each thread asks before it sets its own number, and afterwards the number for
+    other threads is set back.
     """
     threads = torch.get_num_threads()
-    ready = Barrier(workers)
+    ready = threading.Barrier(workers)
 
     def begin() -> None:
         torch.get_num_threads()
@@ -185,48 +214,178 @@ def _start(workers: int) -> ThreadPoolExecutor:
         ready.wait()
 
     pool = ThreadPoolExecutor(workers, "vtok-model")
-    for started in [pool.submit(begin) for _ in range(workers)]:
-        started.result()
-    torch.set_num_threads(threads)
+    try:
+        for started in [pool.submit(begin) for _ in range(workers)]:
+            started.result()
+    finally:
+        torch.set_num_threads(threads)
     return pool
 
 
-class PassState(StreamState):
-    """What one pass leaves to the next, which may ask for it before it is there.
+class CallState(StreamState):
+    """State that one model call leaves to the next, which may request it before it is there.
 
     Args:
-        before: of the pass before, or None at the start of a video.
+        before: state of the previous call; None at the start of a video.
     """
 
-    def __init__(self, before: PassState | None) -> None:
+    def __init__(self, before: CallState | None) -> None:
         super().__init__()
         self._before, self._first = before, before is None
-        self._kept, self._ended = Condition(), False
+        self._kept, self._ended = threading.Condition(), False
 
     @property
     def started(self) -> bool:
-        """Whether a pass goes before this one."""
+        """True if a call precedes this one."""
         return not self._first
 
     def past(self, layer: nn.Module) -> Tensor | None:
-        """What the pass before left in `layer`; waits for it."""
+        """Return the memory that the previous call left in `layer`; wait for it."""
         return None if self._before is None else self._before.left(layer)
 
     def keep(self, layer: nn.Module, recent: Tensor) -> None:
-        """Leave `recent` in `layer` to the next pass."""
+        """Leave memory in `layer` to the next call."""
         with self._kept:
             self.memory[layer] = recent
             self._kept.notify_all()
 
     def left(self, layer: nn.Module) -> Tensor | None:
-        """What this pass leaves in `layer`, once it is there or the pass has ended without it."""
+        """Return this call's memory in `layer`; wait until it is set or the call has ended."""
         with self._kept:
             self._kept.wait_for(lambda: layer in self.memory or self._ended)
             return self.memory.get(layer)
 
     def end(self) -> None:
-        """The pass is over, well or not: nobody waits for it, and it lets the one before go."""
+        """Mark the call as ended, by success or failure, and release the previous state."""
         with self._kept:
             self._ended = True
             self._kept.notify_all()
         self._before = None
+
+
+def batched(model: LoadedTokenizer, batch: int) -> LoadedTokenizer:
+    """Return a model whose encoder joins the calls of several threads into batches.
+
+    Each batch has `batch` clips, padded with zeros, so the codes of a clip depend neither on
+    other clips nor on timing. A model whose memory cannot be joined is returned unchanged, as is
+    any for a batch of 1. Meant to be used in `many_videos`.
+    """
+    if batch == 1 or not _can_batch(model):
+        return model
+    joined = cast(VideoTokenizer, BatchedTokenizer(model.tokenizer, batch))
+    return replace(model, tokenizer=joined, batched=True)
+
+
+class _BatchItem(NamedTuple):
+    clip: Tensor
+    state: StreamState
+    latents: Future[Tensor]
+
+
+class BatchedTokenizer:
+    """Wrapper of a tokenizer that encodes chunks of several threads' videos in one call.
+
+    Args:
+        tokenizer: wrapped model, used for everything else unchanged.
+        batch: clips in a call.
+    """
+
+    def __init__(self, tokenizer: VideoTokenizer, batch: int) -> None:
+        self._tokenizer, self._batch = tokenizer, batch
+        self._waiting: dict[Any, list[_BatchItem]] = {}
+        self._lock, self._turn = threading.Lock(), threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def encode_latents(
+        self, video: Tensor, cond: Tensor | None = None, state: StreamState | None = None
+    ) -> Tensor:
+        """Encode one clip, see `VideoTokenizer`; waits `WAIT_SECONDS` at most for others."""
+        if state is None or cond is not None or video.shape[0] != 1:
+            return self._tokenizer.encode_latents(video, cond, state)
+        own = _BatchItem(video, state, Future())
+        key = (video.shape, video.dtype, state.started)
+        with self._lock:
+            group = self._waiting.setdefault(key, [])
+            group.append(own)
+            full = len(group) == self._batch
+            if full:
+                del self._waiting[key]
+        if full:
+            self._run(group)
+        elif not _is_done(own.latents):
+            with self._lock:
+                due = self._waiting.get(key) is group
+                if due:
+                    del self._waiting[key]
+            if due:
+                self._run(group)
+        return own.latents.result()
+
+    def _run(self, group: list[_BatchItem]) -> None:
+        """Encode a group; set the latents and the state of each item."""
+        try:
+            with self._turn, torch.inference_mode():
+                state = _join_states([one.state for one in group], self._batch)
+                clips = _padded(torch.cat([one.clip for one in group]), self._batch)
+                latents = self._tokenizer.encode_latents(clips, state=state)
+                parts = [part.clone() for part in torch.split(latents, 1)]
+                _split_state(state, [one.state for one in group])
+        except Exception as error:
+            if len(group) > 1:  # an error of one must not fail the others
+                for one in group:
+                    self._run([one])
+            else:
+                group[0].latents.set_exception(error)
+            return
+        for one, part in zip(group, parts, strict=False):
+            one.latents.set_result(part)
+
+
+def _is_done(future: Future[Tensor]) -> bool:
+    try:
+        future.exception(timeout=WAIT_SECONDS)
+    except NotDone:
+        return False
+    return True
+
+
+def _padded(x: Tensor, batch: int) -> Tensor:
+    """Pad [n, ...] with zeros to [batch, ...]."""
+    return torch.cat([x, x.new_zeros(batch - len(x), *x.shape[1:])])
+
+
+def _join_states(states: list[StreamState], batch: int) -> StreamState:
+    """Join the states of single clips, all at the same layer positions, into one of a batch."""
+    joined = StreamState()
+    for layer, first in states[0].memory.items():
+        if first.ndim == 0:  # a marker without a batch dimension
+            joined.memory[layer] = first
+        else:
+            parts = torch.cat([state.memory[layer] for state in states])
+            joined.memory[layer] = _padded(parts, batch)
+    return joined
+
+
+def _split_state(joined: StreamState, states: list[StreamState]) -> None:
+    for layer, memory in joined.memory.items():
+        for number, state in enumerate(states):
+            one = memory if memory.ndim == 0 else memory[number : number + 1].clone()
+            state.memory[layer] = one
+
+
+def _can_batch(model: LoadedTokenizer) -> bool:
+    """Check that the encoder's memory has the batch first and a constant size.
+
+    Attention over time remembers every frame, so its memory grows.
+    """
+    tokenizer, state = model.tokenizer, StreamState()
+    side, frames = 2 * tokenizer.spatial_compression, tokenizer.temporal_compression
+    sizes = []
+    with torch.inference_mode():
+        for length in (1, frames, frames):
+            clip = torch.zeros(3, 3, length, side, side, device=model.device, dtype=model.dtype)
+            tokenizer.encode_latents(clip, state=state)
+            sizes.append([memory.shape for memory in state.memory.values()])
+    return sizes[1] == sizes[2] and all(not shape or shape[0] == 3 for shape in sizes[2])

@@ -4,58 +4,37 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
-from vtok.codefile import CodeFileReader, Header
-from vtok.codefile.ranges import expected_frames, frames_between
-from vtok.errors import CodeFileError, InputError, UsageError
+from vtok.codefile.header import Header
+from vtok.codefile.index import expected_frames, find_ranges, frames_between
+from vtok.codefile.reader import CodeFileReader
+from vtok.errors import CodeFileError, InputError, OptionError
 from vtok.models.checkpoint import CheckpointInfo
 from vtok.models.load import LoadedTokenizer, ModelCache, ModelLike
-from vtok.pipeline._runtime import ahead
+from vtok.pipeline import extension_of
+from vtok.pipeline._runtime import prefetch
+from vtok.pipeline.codec import Decoder, codes_of_grid
 from vtok.pipeline.files import STANDARD_INPUT, name_of, open_input
-from vtok.pipeline.model_calls import CodeChunk, Unpack, codes_of_grid, decode_codes
-from vtok.pipeline.random_access import read_codes, read_frames
-from vtok.pipeline.result import Counts, Progress, Result, choose_stages, make_result
-from vtok.tokens.encode import unpack_tokens
-from vtok.tokens.file import ORIGIN_KEY, token_origin
-from vtok.tokens.model import TokenModels
+from vtok.pipeline.model_calls import Unpack, steps_per_call
+from vtok.pipeline.options import DecodeOptions, stages_of_file
+from vtok.pipeline.result import CodeChunk, Counts, Progress, Result, make_result
 from vtok.video.frames import Frames
 from vtok.video.writer import VideoWriter
 
 
-@dataclass(frozen=True)
-class DecodeOptions:
-    """How to decode one code file.
+class Unpacker(Protocol):
+    """Decoder of codes that are not a tokenizer's; see `pipeline.Extension`."""
 
-    Attributes:
-        num_stages: stages to use; all that the file has if None.
-        num_bits: in place of `num_stages`, as many stages as fit into so many bits a position.
-        num_tokens: of a file of learned tokens, use the first so many of each latent step.
-        crf: quality of the written video's own compression, 0 (lossless) to 51.
-        overwrite: whether an existing output may be replaced.
-        salvage: decode the complete part of a cut or damaged file instead of refusing it.
-        start_seconds: where in the video to begin. Only what is needed is read and decoded, and
-            the frames are those that a decode of the whole file gives; a model that looks back
-            without bound is decoded from the start.
-        duration_seconds: how much of it; up to its end if None.
-    """
+    def unpack(self, header: Header, model: LoadedTokenizer, name: str) -> Unpack:
+        """Return the function that turns codes of a file into the tokenizer's input.
 
-    num_stages: int | None = None
-    num_bits: int | None = None
-    num_tokens: int | None = None
-    crf: int = 16
-    overwrite: bool = False
-    salvage: bool = False
-    start_seconds: float = 0.0
-    duration_seconds: float | None = None
-
-    @property
-    def is_part(self) -> bool:
-        """Whether less than the whole video is asked for."""
-        return self.start_seconds != 0 or self.duration_seconds is not None
+        Raises:
+            InputError: if a checkpoint that the file names is not shipped.
+            CodeFileError: if the file was made with another checkpoint, or is damaged.
+        """
 
 
 def decode_file(
@@ -63,64 +42,64 @@ def decode_file(
     output: str | Path | BinaryIO,
     *,
     model: ModelLike | ModelCache | None = None,
-    tokens: TokenModels | None = None,
+    tokens: Unpacker | None = None,
     options: DecodeOptions | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Decode one code file to a video of the size, rate and number of frames that went in.
+    """Decode one code file to a video with the size, rate and number of frames of the source.
 
     Args:
         source: a code file, or a binary stream of one.
-        output: the video to write, its format by its suffix; or a binary stream, which gets
-            fragmented mp4.
+        output: the video to write, its format chosen by its suffix; or a binary stream, which
+            receives fragmented mp4.
         model: a name, a path, a loaded tokenizer, a `VideoTokenizer`, or a `ModelCache`; the
             shipped model that the file names if None.
-        tokens: where the token learner comes from, for a file of quantized tokens; likewise.
-        options: stages and quality.
-        progress: called as it goes.
+        tokens: a `TokenModels`, for files of learned tokens; the shipped learners if None.
+        options: stages, part and quality.
+        progress: called after each chunk.
 
     Raises:
         InputError: if the source is missing.
         CodeFileError: if it is damaged, cut, or was made by another model.
         OutputError: if the output exists or cannot be written.
-        UsageError: for options that do not fit.
+        UsageError: for options that the file does not allow.
     """
     begin, options = time.perf_counter(), options or DecodeOptions()
     name = name_of(source) or STANDARD_INPUT
     with open_input(source, seekable=options.is_part) as stream:
         reader = CodeFileReader(stream, name=name, salvage=options.salvage)
         header = reader.header
-        loaded, unpack = find_model(header, ModelCache.of(model), tokens or TokenModels(), name)
-        stages = _stages(header, options, name)
-        reader.limit_stages(stages)
-        size, counts = (header.transform.height, header.transform.width), Counts()
-        coded, total = _codes(reader, loaded, options)
-        codes = ahead(coded)
-        first = next(codes, None)  # so that no video is begun where there is nothing to put in
+        loaded, unpack = find_model(header, ModelCache.of(model), name, tokens)
+        reader.limit_stages(_stages(header, options, name))
+        found, total = _read(reader, loaded, options)
+        chunks = prefetch(found)
+        first = next(chunks, None)  # without a chunk no video is begun
         if first is None or (total == 0 and not reader.lost):
             raise CodeFileError(f"{name}: {reader.lost or 'the file is whole'}; it holds no frames")
-        chunks = counts.follow(chain([first], codes), progress, total)
-        write_video(output, header, decode_codes(chunks, loaded, size, unpack), options)
+        counts = Counts(progress, total)
+        size = (header.transform.height, header.transform.width)
+        decoder = Decoder(loaded, size, unpack, observers=[counts])
+        write_video(output, header, decoder.decode(chain([first], chunks)), options)
     seconds = time.perf_counter() - begin
     counts.bytes, counts.lost, counts.gaps = reader.bytes_read, reader.lost, list(reader.gaps)
     if reader.lost and total is not None:
-        counts.lost_frames = max(0, total - counts.frames)
+        counts.lost_frames = max(0, total - counts.frames_done)
     if options.is_part:
         part = (options.start_seconds, options.duration_seconds)
         counts.start = frames_between(header, reader.index.num_frames, *part)[0]
     counts.close_gaps()
     if options.start_seconds and loaded.tokenizer.decoder_lookback is None:
-        counts.note = f"{loaded.info.name} looks back without bound: decoded from the start"
+        counts.note = f"{loaded.info.name} has unbounded lookback: decoded from the start"
     names = (name_of(source) or "-", name_of(output) or "-")
     return make_result(names, header, counts, seconds)
 
 
-def _codes(
+def _read(
     reader: CodeFileReader, model: LoadedTokenizer, options: DecodeOptions
 ) -> tuple[Iterator[CodeChunk], int | None]:
-    """The codes to decode, and how many frames there should be, where that is known."""
+    """Select the codes to decode; also returns the expected number of frames, if known."""
     total, header = reader.num_frames, reader.header
-    if reader.lost:  # the index was lost too: the header may still tell
+    if reader.lost:  # the index is lost too, but the header may give the number
         whole = expected_frames(header)
         total = None if whole is None else max(whole, total or 0)
     if not options.is_part:
@@ -130,44 +109,86 @@ def _codes(
     return read_frames(reader, model, frames), frames[1] - frames[0]
 
 
-def find_model(
-    header: Header, models: ModelCache, tokens: TokenModels, name: str
-) -> tuple[LoadedTokenizer, Unpack]:
-    """The model that decodes a file, and what makes of the file's codes what it takes.
+def read_codes(reader: CodeFileReader) -> Iterator[CodeChunk]:
+    """Read all codes in order."""
+    for chunk in reader:
+        yield CodeChunk(chunk.codes, chunk.num_frames, chunk.restart, chunk.skip)
+
+
+def read_frames(
+    reader: CodeFileReader, model: LoadedTokenizer, frames: tuple[int, int]
+) -> Iterator[CodeChunk]:
+    """Read only the codes that are needed to decode a range of frames.
+
+    Args:
+        reader: reader of a seekable file.
+        model: tokenizer that will decode the codes.
+        frames: number of the first frame, and of the one after the last.
 
     Raises:
-        InputError: if one that the file names is not shipped.
+        CodeFileError: if a chunk is damaged; a reader that salvages skips it.
+    """
+    header, lookback = reader.header, model.tokenizer.decoder_lookback
+    grain = steps_per_call(model, (header.transform.height, header.transform.width))
+    first, fresh = frames[0], False  # fresh: the decoder must be restarted at the next chunk
+    for wanted in find_ranges(reader.index, header.format, frames, lookback, grain):
+        fresh, end = fresh or wanted.opens is not None, first + wanted.num_frames
+        try:
+            codes = reader.read_chunk(wanted.chunk).codes
+        except CodeFileError as exc:
+            if not reader.salvage:
+                raise
+            reader.lost = reader.lost or str(exc.__cause__ or exc)
+            reader.gaps.append((first, end))
+        else:
+            # if the opening range is lost, the first step of the next decodes to one frame only
+            early = header.format.temporal_compression - 1 if fresh and wanted.opens is None else 0
+            missing = min(wanted.num_frames, max(0, early - wanted.skip))
+            if missing:
+                reader.gaps.append((first, first + missing))
+            part = codes[:, :, slice(*wanted.steps)]
+            frames_left, skip = wanted.num_frames - missing, max(0, wanted.skip - early)
+            yield CodeChunk(part, frames_left, fresh, skip)
+            fresh = False
+        first = end
+
+
+def find_model(
+    header: Header, models: ModelCache, name: str, tokens: Unpacker | None = None
+) -> tuple[LoadedTokenizer, Unpack]:
+    """Return the model that decodes a file, and the function that prepares the codes for it.
+
+    Raises:
+        InputError: if a checkpoint that the file names is not shipped.
         CodeFileError: if the file was made with another one.
     """
+    extension = extension_of(header.metadata)
     try:
         model = models.get(header.model.name)
-        if token_origin(header, name) is None:
+        if extension is None:
             check_model(header, model, name)
             return model, codes_of_grid
         check_fingerprint(header, model.info, name)
-        return model, unpack_tokens(header, model, tokens, name)
+        return model, (tokens or extension.unpacker()).unpack(header, model, name)
     except InputError as exc:
         raise InputError(f"{name}: {exc}") from exc
 
 
 def _stages(header: Header, options: DecodeOptions, name: str) -> int:
-    layout = header.format
-    per_stage = layout.num_codebooks * layout.bits_per_code
-    if options.num_tokens is not None:
-        if ORIGIN_KEY not in header.metadata:
-            raise UsageError(f"--num-tokens {options.num_tokens}: {name} holds no learned tokens")
-        if not 1 <= options.num_tokens <= layout.num_stages:
-            raise UsageError(
-                f"--num-tokens {options.num_tokens}: {name} holds 1 to {layout.num_stages} a step"
-            )
-        return options.num_tokens
-    return choose_stages(options.num_stages, options.num_bits, layout.num_stages, per_stage)
+    count = options.num_tokens
+    if count is None:
+        return stages_of_file(header.format, options)
+    if extension_of(header.metadata) is None:
+        raise OptionError("num_tokens", count, f"a file of learned tokens, which {name} is not")
+    if not 1 <= count <= header.format.num_stages:
+        raise OptionError("num_tokens", count, f"1 to {header.format.num_stages} for {name}")
+    return count
 
 
 def write_video(
     output: str | Path | BinaryIO, header: Header, frames: Iterator[Frames], options: DecodeOptions
 ) -> None:
-    """Write frames to a video of the size and rate that a header tells."""
+    """Write frames to a video with the size and frame rate of a header."""
     target = Path(output) if isinstance(output, str) else output
     shape = header.transform
     with VideoWriter(
@@ -183,24 +204,24 @@ def write_video(
 
 
 def check_fingerprint(header: Header, info: CheckpointInfo, name: str) -> None:
-    """Refuse a model with weights other than those that encoded.
+    """Check that a model has the weights that encoded the file.
 
     Raises:
-        CodeFileError: naming both models.
+        CodeFileError: if it has others; names both models.
     """
     theirs = header.model
     if info.weights_sha256 != theirs.weights_sha256 or info.config_sha256 != theirs.config_sha256:
         raise CodeFileError(
             f"{name}: made with the model {theirs.name} (weights {theirs.weights_sha256[:12]}), "
-            f"not with {info.name} (weights {info.weights_sha256[:12]}): pass --model"
+            f"not with {info.name} (weights {info.weights_sha256[:12]}): pass `model`"
         )
 
 
 def check_model(header: Header, model: LoadedTokenizer, name: str) -> None:
-    """Refuse to decode with weights other than those that encoded.
+    """Check that a model can decode the codes of a file.
 
     Raises:
-        CodeFileError: naming both models, or if the codes are none of this model's.
+        CodeFileError: if it has other weights, or the layout of the codes differs.
     """
     check_fingerprint(header, model.info, name)
     tokenizer, layout = model.tokenizer, header.format

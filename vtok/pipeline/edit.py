@@ -1,4 +1,4 @@
-"""dump_file, pack_file: code files for other programs, and back."""
+"""Copy code files without decoding: cut, join, dump for other programs, and pack dumps."""
 
 from __future__ import annotations
 
@@ -6,40 +6,19 @@ import io
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from vtok.codefile import CodeFileReader, Header
-from vtok.codefile.dump import FORMATS, DumpReader, dump
+from vtok.codefile.dump import DumpReader, dump
 from vtok.codefile.edit import Copied, check_alike, cut, join
-from vtok.codefile.ranges import frames_between
-from vtok.errors import UsageError
+from vtok.codefile.header import Header
+from vtok.codefile.index import frames_between
+from vtok.codefile.reader import CodeFileReader
 from vtok.pipeline.files import STANDARD_INPUT, name_of, open_input, open_output
-from vtok.pipeline.result import Counts, Progress, Result, choose_stages, make_result
+from vtok.pipeline.options import CutOptions, DumpOptions, stages_of_file
+from vtok.pipeline.result import Counts, Progress, Result, make_result
 
 Source = str | Path | BinaryIO
-
-
-@dataclass(frozen=True)
-class CutOptions:
-    """What to keep of a code file.
-
-    Attributes:
-        num_stages: stages of each chunk; all if None.
-        num_bits: in place of `num_stages`, as many stages as fit into so many bits a position.
-        start_seconds: where in the video to begin.
-        duration_seconds: how much of it; up to its end if None.
-        max_bytes: drop stages, the last ones first, until the file is no longer than this.
-        overwrite: whether an existing output may be replaced.
-    """
-
-    num_stages: int | None = None
-    num_bits: int | None = None
-    start_seconds: float = 0.0
-    duration_seconds: float | None = None
-    max_bytes: int | None = None
-    overwrite: bool = False
 
 
 def cut_file(
@@ -51,14 +30,14 @@ def cut_file(
 ) -> Result:
     """Copy a part of a code file, or fewer of its stages.
 
-    It decodes to exactly the frames of the whole: chunks that a decoder must have seen before
-    the first frame are kept as well.
+    The part decodes to exactly the frames of the whole file: chunks before the first frame that
+    the decoder needs are kept as well.
 
     Args:
         source: a code file, or a binary stream of one.
         output: the file to write, or a binary stream.
-        options: what to keep.
-        progress: called as it goes.
+        options: part and stages to keep.
+        progress: called after each chunk.
 
     Raises:
         InputError: if the source is missing.
@@ -69,9 +48,7 @@ def cut_file(
     begin, options = time.perf_counter(), options or CutOptions()
     with open_input(source, seekable=True) as stream:
         reader = CodeFileReader(stream, name=name_of(source) or STANDARD_INPUT)
-        layout = reader.header.format
-        per_stage = layout.num_codebooks * layout.bits_per_code
-        stages = choose_stages(options.num_stages, options.num_bits, layout.num_stages, per_stage)
+        stages = stages_of_file(reader.header.format, options)
         part = (options.start_seconds, options.duration_seconds)
         frames = frames_between(reader.header, reader.index.num_frames, *part)
         with open_output(output, options.overwrite) as out:
@@ -95,13 +72,13 @@ def join_files(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Result:
-    """Join code files of one model, size and frame rate: one video after the other.
+    """Join code files of one model, size and frame rate into one video, in order.
 
     Args:
         sources: code files, or binary streams of them.
         output: the file to write, or a binary stream.
-        overwrite: whether an existing output may be replaced.
-        progress: called as it goes.
+        overwrite: replace an existing output.
+        progress: called after each chunk.
 
     Raises:
         InputError: if a source is missing.
@@ -130,7 +107,7 @@ def join_files(
 
 
 Streams = dict[int, CodeFileReader]
-"""Readers of sources that are streams: their headers can be read once only."""
+"""Readers of sources that are streams, whose headers can be read only once."""
 
 
 @contextmanager
@@ -143,7 +120,7 @@ def _opened(source: Source, streams: Streams) -> Iterator[CodeFileReader]:
 
 
 def _each(sources: Sequence[Source], streams: Streams) -> Generator[CodeFileReader, None, None]:
-    """A reader of each source; one file is open at a time, so there may be thousands."""
+    """Iterate over readers of the sources; one file is open at a time, for thousands of files."""
     for source in sources:
         with _opened(source, streams) as reader:
             yield reader
@@ -152,37 +129,11 @@ def _each(sources: Sequence[Source], streams: Streams) -> Generator[CodeFileRead
 def count_copied(
     copied: Copied, header: Header, progress: Progress | None, total: int | None
 ) -> Counts:
-    """Copy, and count what goes through."""
-    counts = Counts()
+    """Run a copy and count its chunks."""
+    counts = Counts(progress, total)
     for frames, steps, stages in copied:
         counts.add(frames, steps, stages, stages * steps * header.format.codes_per_step)
-        if progress is not None:
-            progress(counts.frames, total)
     return counts
-
-
-@dataclass(frozen=True)
-class DumpOptions:
-    """How to dump a code file.
-
-    Attributes:
-        kind: jsonl, text or bin.
-        num_stages: the first so many stages of each chunk; all if None.
-        num_bits: in place of `num_stages`, as many stages as fit into so many bits a position.
-        overwrite: whether an existing output may be replaced.
-
-    Raises:
-        UsageError: for an unknown kind.
-    """
-
-    kind: str = "jsonl"
-    num_stages: int | None = None
-    num_bits: int | None = None
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if self.kind not in FORMATS:
-            raise UsageError(f"--format {self.kind}: expected one of {', '.join(FORMATS)}")
 
 
 def dump_file(
@@ -192,13 +143,13 @@ def dump_file(
     options: DumpOptions | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Write the codes of a code file in a form that other programs read.
+    """Write the codes of a code file in a format for other programs.
 
     Args:
         source: a code file, or a binary stream of one.
         output: the file to write, or a binary stream.
-        options: form and stages.
-        progress: called as it goes.
+        options: format and stages.
+        progress: called after each chunk.
 
     Raises:
         InputError: if the source is missing.
@@ -209,11 +160,7 @@ def dump_file(
     begin, options = time.perf_counter(), options or DumpOptions()
     with open_input(source) as stream:
         reader = CodeFileReader(stream, name=name_of(source) or STANDARD_INPUT)
-        layout = reader.header.format
-        per_stage = layout.num_codebooks * layout.bits_per_code
-        reader.limit_stages(
-            choose_stages(options.num_stages, options.num_bits, layout.num_stages, per_stage)
-        )
+        reader.limit_stages(stages_of_file(reader.header.format, options))
         with open_output(output, options.overwrite) as out:
             dumped = dump(reader, cast(BinaryIO, out), options.kind)
             counts = count_copied(dumped, reader.header, progress, reader.num_frames)
@@ -229,22 +176,22 @@ def pack_file(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Result:
-    """Write the code file that a dump was made of.
+    """Write the code file that a dump was made from.
 
     Args:
-        source: a dump of any kind, or a binary stream of one.
+        source: a dump of any format, or a binary stream of one.
         output: the file to write, or a binary stream.
-        overwrite: whether an existing output may be replaced.
-        progress: called as it goes.
+        overwrite: replace an existing output.
+        progress: called after each chunk.
 
     Raises:
         InputError: if the source is missing.
-        CodeFileError: if it is no dump, or holds what no code file can hold, by line.
+        CodeFileError: if it is no dump, or holds values that no code file can; names the line.
         OutputError: if the output exists or cannot be written.
     """
     begin = time.perf_counter()
     with open_input(source) as stream:
-        if isinstance(stream, io.RawIOBase):  # lines of an unbuffered pipe come byte by byte
+        if isinstance(stream, io.RawIOBase):  # reads lines of an unbuffered pipe byte by byte
             stream = cast(BinaryIO, io.BufferedReader(stream))
         reader = DumpReader(stream, name=name_of(source) or STANDARD_INPUT)
         with open_output(output, overwrite) as out:

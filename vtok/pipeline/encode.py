@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import vtok
-from vtok.codefile import (
-    PLAIN,
-    VERSION,
-    CodedPart,
-    CodeFileWriter,
+from vtok.codefile.header import (
     CodeFormat,
     Header,
     ModelIdentity,
     SourceVideo,
     Transform,
-    encode_parts,
+    rational,
     source_name,
 )
-from vtok.codefile.ranges import rational
+from vtok.codefile.packing import CodedPart, encode_parts
+from vtok.codefile.records import PLAIN, VERSION
+from vtok.codefile.writer import CodeFileWriter
 from vtok.models.load import LoadedTokenizer, ModelLike, resolve
-from vtok.pipeline._runtime import worked
+from vtok.pipeline._runtime import map_in_background
+from vtok.pipeline.codec import Encoder
 from vtok.pipeline.files import (
     TENSOR_WRITERS,
     CountingStream,
@@ -31,21 +30,14 @@ from vtok.pipeline.files import (
     name_of,
     on_disk,
     open_output,
+    open_reader,
 )
-from vtok.pipeline.model_calls import CodeChunk, chunk_steps, encode_frames, steps_per_pass
-from vtok.pipeline.options import EncodeOptions as EncodeOptions
-from vtok.pipeline.options import open_reader as open_reader
-from vtok.pipeline.psnr import RateControl
-from vtok.pipeline.result import Counts, Progress, Result, choose_stages, make_result
+from vtok.pipeline.model_calls import chunk_steps, steps_per_call
+from vtok.pipeline.options import EncodeOptions, choose_stages
+from vtok.pipeline.rate import RateControl
+from vtok.pipeline.result import CodeChunk, Counts, Observer, Progress, Result, make_result
 from vtok.video.decoder_process import Decoder
-from vtok.video.frames import Frames
 from vtok.video.reader import VideoReader
-
-
-def stages_for(model: LoadedTokenizer, num_stages: int | None, num_bits: int | None) -> int:
-    """How many stages of `model` are asked for; see `choose_stages`."""
-    quantizer = model.tokenizer.quantizer
-    return choose_stages(num_stages, num_bits, quantizer.num_stages, quantizer.bits_per_stage)
 
 
 def encode_file(
@@ -60,34 +52,34 @@ def encode_file(
     """Encode one video file.
 
     Args:
-        source: a video, or a picture; or a binary stream of one, which is saved to a temporary
-            file first, since most formats cannot be read front to back.
+        source: a video or an image, or a binary stream of one, which is copied to a temporary
+            file because most formats cannot be read front to back.
         output: the file to write, or a binary stream.
         model: a name, a path, a loaded tokenizer or a `VideoTokenizer`; `vtok-base` if None.
         options: size, rate, part and format.
-        progress: called as it goes.
-        decoder: reads the video, if it is to read others too; one is started for it if None.
+        progress: called after each chunk.
+        decoder: process that reads the video; pass one to use it for several videos.
 
     Raises:
         InputError: if the source is missing or no readable video.
         OutputError: if the output exists or cannot be written.
-        UsageError: for options that do not fit.
+        UsageError: for options that the source or the model does not allow.
     """
     begin, loaded, options = time.perf_counter(), resolve(model), options or EncodeOptions()
-    stages_for(loaded, options.num_stages, options.num_bits)  # nonsense is an error before any work
+    stages_of_model(loaded, options)  # refuses options before any work
     with (
         on_disk(source) as path,
         open_reader(path, options, decoder) as reader,
         open_output(output, options.overwrite) as stream,
     ):
-        header, counts = encode_opened(
+        header, counts = encode_reader(
             reader, stream, name=name_of(source), model=loaded, options=options, progress=progress
         )
     names = (name_of(source) or "-", name_of(output) or "-")
     return make_result(names, header, counts, time.perf_counter() - begin)
 
 
-def encode_opened(
+def encode_reader(
     reader: VideoReader,
     stream: CountingStream,
     *,
@@ -95,34 +87,53 @@ def encode_opened(
     model: LoadedTokenizer,
     options: EncodeOptions,
     progress: Progress | None = None,
-    frames: Iterable[Frames] | None = None,
-    tap: Callable[[Header, Iterator[CodeChunk]], Iterator[CodeChunk]] | None = None,
+    observers: Sequence[Observer] = (),
 ) -> tuple[Header, Counts]:
-    """Encode what an open reader gives; see `encode_file`.
+    """Encode the frames of an open reader; see `encode_file`.
 
     Args:
-        reader: of the video.
-        stream: where to.
-        name: of the video, for the header.
-        model: encodes.
-        options: what the reader was opened with, too.
-        progress: called as it goes.
-        frames: those of the reader, where somebody stands in between.
-        tap: passes the chunks on, for somebody who wants to see them.
+        reader: opened with the same options.
+        stream: output.
+        name: name of the video, for the header.
+        model: tokenizer to encode with.
+        options: rate and format.
+        progress: called after each chunk.
+        observers: follow the encoder, after rate control.
     """
-    stages = stages_for(model, options.num_stages, options.num_bits)
-    header, counts = make_header(name, reader, model, stages, options), Counts()
-    control = RateControl(model, header, options.rate, options.compress)
-    frames = reader if frames is None else frames
-    every = control.encode(frames) if options.rate else encode_frames(frames, model, stages)
-    encoded = every if tap is None else tap(header, every)
-    chunks = counts.follow(encoded, progress, frames_to_come(reader, options))
+    stages = stages_of_model(model, options)
+    header = make_header(name, reader, model, stages, options)
+    counts = Counts(progress, frames_to_come(reader, options))
+    rate = RateControl(model, header, options.rate, options.compress) if options.rate else None
+    followers = [*([rate] if rate else []), *observers, counts]
+    chunks = Encoder(model, stages, observers=followers).encode(reader)
     if options.to == "vtok":
-        _write_code_file(stream, header, chunks, options)
+        write_code_file(stream, header, chunks, options)
     else:
-        _write_tensor(stream, header, chunks, options.to)
-    counts.bytes, counts.psnr = stream.count, control.psnr
+        codes = join_codes(list(chunks), header.format.codebook_size)
+        TENSOR_WRITERS[options.to](cast(BinaryIO, stream), codes, header)
+    counts.bytes, counts.psnr = stream.count, rate.psnr if rate else None
     return header, counts
+
+
+def write_code_file(
+    stream: CountingStream, header: Header, chunks: Iterator[CodeChunk], options: EncodeOptions
+) -> None:
+    """Write chunks to a code file; they are entropy-coded while the model encodes the next ones."""
+
+    def code(chunk: CodeChunk) -> tuple[CodedPart, ...]:
+        return chunk.parts or encode_parts(chunk.codes, header.format, compress=options.compress)
+
+    version = VERSION if options.rate else PLAIN
+    with CodeFileWriter(cast(BinaryIO, stream), header, version=version) as writer:
+        for chunk, parts in map_in_background(chunks, code):
+            writer.write_parts(parts, chunk.codes.shape[2], chunk.num_frames)
+
+
+def stages_of_model(model: LoadedTokenizer, options: EncodeOptions) -> int:
+    """Return the number of stages that options select of a model; see `choose_stages`."""
+    quantizer = model.tokenizer.quantizer
+    per_stage = quantizer.bits_per_stage
+    return choose_stages(options.num_stages, options.num_bits, quantizer.num_stages, per_stage)
 
 
 def make_header(
@@ -132,7 +143,7 @@ def make_header(
     stages: int,
     options: EncodeOptions,
 ) -> Header:
-    """The header of a code file of what `reader` gives, `stages` stages of `model` a chunk."""
+    """Make the header of a code file: frames of `reader`, encoded by `model` to `stages` stages."""
     tokenizer, info = model.tokenizer, reader.info
     width, height = reader.output_size
     space = tokenizer.spatial_compression
@@ -145,7 +156,7 @@ def make_header(
             temporal_compression=tokenizer.temporal_compression,
             spatial_compression=space,
             grid=grid,
-            chunk_steps=chunk_steps(model, grid, stages, steps_per_pass(model, (height, width))),
+            chunk_steps=chunk_steps(model, grid, stages, steps_per_call(model, (height, width))),
             decoder_lookback=tokenizer.decoder_lookback,
         ),
         model=ModelIdentity(
@@ -177,7 +188,7 @@ def make_header(
 
 
 def frames_to_come(reader: VideoReader, options: EncodeOptions) -> int | None:
-    """About how many frames there will be, for the time left."""
+    """Estimate the number of frames, for the progress display; None if unknown."""
     if reader.info.num_frames is None:
         known = options.duration_seconds
         return None if known is None else round(known * reader.output_fps)
@@ -185,23 +196,3 @@ def frames_to_come(reader: VideoReader, options: EncodeOptions) -> int | None:
     if options.duration_seconds is not None:
         seconds = min(seconds, options.duration_seconds)
     return max(1, round(seconds * reader.output_fps))
-
-
-def _write_code_file(
-    stream: CountingStream, header: Header, chunks: Iterator[CodeChunk], options: EncodeOptions
-) -> None:
-    version = VERSION if options.rate else PLAIN
-
-    def code(chunk: CodeChunk) -> tuple[CodedPart, ...]:
-        return chunk.parts or encode_parts(chunk.codes, header.format, compress=options.compress)
-
-    with CodeFileWriter(cast(BinaryIO, stream), header, version=version) as writer:
-        for chunk, parts in worked(chunks, code):
-            writer.write_parts(parts, chunk.codes.shape[2], chunk.num_frames)
-
-
-def _write_tensor(
-    stream: CountingStream, header: Header, chunks: Iterator[CodeChunk], to: str
-) -> None:
-    codes = join_codes(list(chunks), header.format.codebook_size)
-    TENSOR_WRITERS[to](cast(BinaryIO, stream), codes, header)

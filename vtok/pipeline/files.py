@@ -1,4 +1,4 @@
-"""The ends of a conversion: files by name that appear whole or not at all, or open streams."""
+"""Inputs and outputs of a conversion: videos, files that appear complete or not at all, streams."""
 
 from __future__ import annotations
 
@@ -14,16 +14,41 @@ import numpy.typing as npt
 from safetensors.numpy import save
 
 from vtok._files import atomic_output
-from vtok.codefile import Header
+from vtok.codefile.header import Header
 from vtok.errors import InputError, OutputError, VtokError
-from vtok.pipeline.model_calls import CodeChunk
+from vtok.pipeline.options import EncodeOptions
+from vtok.pipeline.result import CodeChunk
+from vtok.video.decoder_process import Decoder
+from vtok.video.reader import VideoReader, make_request
 
 STANDARD_INPUT = "standard input"
 
 
 def name_of(end: str | Path | BinaryIO) -> str | None:
-    """The path of an input or an output; None for a stream."""
+    """Return the path of an input or an output; None for a stream."""
     return str(end) if isinstance(end, (str, Path)) else None
+
+
+def open_reader(
+    source: Path, options: EncodeOptions, decoder: Decoder | None = None
+) -> VideoReader:
+    """Open the part of a source that the options select, at their size and frame rate."""
+    return VideoReader(
+        source,
+        start_seconds=options.start_seconds,
+        duration_seconds=options.duration_seconds,
+        fps=options.fps,
+        size=options.size,
+        timeout_seconds=options.timeout_seconds,
+        decoder=decoder,
+    )
+
+
+def expect_video(source: Path, options: EncodeOptions, decoder: Decoder) -> None:
+    """Let a decoder process start on what `open_reader` will request."""
+    if source.is_file():  # `open_reader` raises the error for anything else
+        start, duration = options.start_seconds, options.duration_seconds
+        decoder.expect(make_request(source, start, duration, options.fps, options.size))
 
 
 @contextmanager
@@ -32,7 +57,7 @@ def open_input(source: str | Path | BinaryIO, *, seekable: bool = False) -> Iter
 
     Args:
         source: a file, or a stream, which stays open.
-        seekable: whether to seek in it: a pipe is saved to a temporary file then.
+        seekable: make it seekable: a pipe is copied to a temporary file.
 
     Raises:
         InputError: if it is missing or cannot be read.
@@ -45,7 +70,7 @@ def open_input(source: str | Path | BinaryIO, *, seekable: bool = False) -> Iter
             yield file
         return
     try:
-        file = Path(source).open("rb")  # noqa: SIM115 - only the opening is to be tried
+        file = Path(source).open("rb")  # noqa: SIM115 - closed below
     except FileNotFoundError as exc:
         raise InputError(f"{source}: no such file") from exc
     except IsADirectoryError as exc:
@@ -62,11 +87,11 @@ def open_input(source: str | Path | BinaryIO, *, seekable: bool = False) -> Iter
 
 @contextmanager
 def open_output(output: str | Path | BinaryIO, overwrite: bool) -> Iterator[CountingStream]:
-    """Open an output for writing; a file appears when the block ends well.
+    """Open an output for writing; a file appears when the block ends without an error.
 
     Args:
         output: a file, or a stream, which stays open.
-        overwrite: whether an existing file may be replaced.
+        overwrite: replace an existing file.
 
     Raises:
         OutputError: if it exists already or cannot be written.
@@ -88,17 +113,17 @@ def open_output(output: str | Path | BinaryIO, overwrite: bool) -> Iterator[Coun
 
 
 class CountingStream:
-    """A writable binary stream that counts what goes through, and names itself where it fails."""
+    """Writable binary stream that counts bytes, and whose errors contain its name."""
 
     def __init__(self, stream: BinaryIO, name: str) -> None:
         self.stream, self.name = stream, name
         self.count = 0
 
     def write(self, data: Any) -> int:
-        """Write, and count what was taken.
+        """Write data; return the number of bytes written.
 
         Raises:
-            BrokenPipeError: if nobody reads the stream any more.
+            BrokenPipeError: if the reader of a pipe has exited.
             OutputError: for any other reason.
         """
         with self._naming():
@@ -123,11 +148,11 @@ class CountingStream:
 
 @contextmanager
 def on_disk(source: str | Path | BinaryIO) -> Iterator[Path]:
-    """The path of a source; a stream is copied to a temporary file, and errors do not name that.
+    """Return the path of a source; a stream is copied to a temporary file, hidden from errors.
 
     Raises:
         InputError: if a stream is empty.
-        OutputError: if there is no room for it.
+        OutputError: if the disk has no room for it.
     """
     if isinstance(source, (str, Path)):
         yield Path(source)
@@ -148,7 +173,7 @@ def on_disk(source: str | Path | BinaryIO) -> Iterator[Path]:
 
 
 def join_codes(chunks: list[CodeChunk], codebook_size: int) -> npt.NDArray[np.unsignedinteger]:
-    """All codes in the smallest type that holds them: [t, h, w], or [K, t, h, w] where K > 1."""
+    """Join all codes in the smallest type that holds them: [K, t, h, w], or [t, h, w] if K is 1."""
     dtype = np.uint16 if codebook_size <= 2**16 else np.uint32
     codes = np.concatenate([chunk.codes.astype(dtype) for chunk in chunks], axis=2)
     codes = codes.reshape(-1, *codes.shape[2:])  # stages outermost
@@ -156,7 +181,7 @@ def join_codes(chunks: list[CodeChunk], codebook_size: int) -> npt.NDArray[np.un
 
 
 def write_npy(stream: BinaryIO, codes: npt.NDArray[np.unsignedinteger], header: Header) -> None:
-    """Write codes as a .npy file; it has no room for the header."""
+    """Write codes as a .npy file, which cannot hold the header."""
     np.lib.format.write_array(stream, codes, allow_pickle=False)
 
 

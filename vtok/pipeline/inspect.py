@@ -1,41 +1,56 @@
-"""What a video, a code file or a checkpoint says of itself."""
+"""Look at files without converting them: facts, verification, and whether they are up to date."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from vtok.codefile import CodeFileReader
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from vtok.codefile.header import Header, rational, source_name
+from vtok.codefile.index import frames_between
+from vtok.codefile.reader import CodeFileReader
 from vtok.codefile.records import MAGIC
-from vtok.errors import InputError
-from vtok.pipeline.files import on_disk
-from vtok.tokens.file import ORIGIN_KEY, TokenFile, is_token_file, token_origin
+from vtok.errors import CodeFileError, InputError, VtokError
+from vtok.models.checkpoint import list_models, read_info
+from vtok.pipeline import extension_of, extensions
+from vtok.pipeline.files import STANDARD_INPUT, name_of, on_disk, open_input
+from vtok.pipeline.options import DecodeOptions, EncodeOptions
+from vtok.video.ffmpeg import read_index
+from vtok.video.frames import parse_size
+from vtok.video.images import PICTURE_SUFFIXES
 from vtok.video.reader import probe
 
+if TYPE_CHECKING:
+    from vtok.models.load import LoadedTokenizer, ModelCache, ModelLike
+
 Facts = dict[str, Any]
-MAX_HEADS = 1000  # chunks whose heads are read: of a longer file that would take too long
+MAX_HEADS = 1000
+"""Most chunks whose heads are read; for longer files that takes too long."""
 
 
 def inspect_file(name: str) -> Facts:
-    """Facts about a file, by name, as plain JSON types; `kind` says what it is.
+    """Return facts about a file as plain JSON types; `kind` names the kind of file.
 
     Args:
         name: path of a video, a code file or a checkpoint, or the name of a shipped checkpoint.
 
     Raises:
-        InputError: if it is missing or none of the three.
+        InputError: if it is missing or of no known kind.
         CodeFileError: for a damaged code file.
         CheckpointError: for a damaged checkpoint.
     """
     path = Path(name)
-    if is_token_file(path):
-        return inspect_tokens(path)
+    for extension in extensions():
+        if (facts := extension.inspect(path)) is not None:
+            return facts
     if path.suffix == ".safetensors" or not path.exists():
         return inspect_checkpoint(name)
     try:
-        if path.is_file():  # a pipe is not to be tried: what was read of it is gone
+        if path.is_file():  # reading from a pipe would consume the data
             with path.open("rb") as stream:
                 if stream.read(len(MAGIC)) == MAGIC:
                     stream.seek(0)
@@ -46,13 +61,13 @@ def inspect_file(name: str) -> Facts:
 
 
 def inspect_stream(stream: BinaryIO) -> Facts:
-    """Facts about a video or a code file that comes as a stream; see `inspect_file`."""
+    """Return facts about a stream of a video or a code file; see `inspect_file`."""
     with on_disk(stream) as path:
         return {**inspect_file(str(path)), "name": "-"}
 
 
 def inspect_code_file(stream: BinaryIO, name: str) -> Facts:
-    """Facts about a code file that can be sought in, by its header and its index."""
+    """Return facts about a seekable code file from its header and its index."""
     reader = CodeFileReader(stream, name=name)
     index, header = reader.index, reader.header
     frames = index.num_frames
@@ -67,7 +82,7 @@ def inspect_code_file(stream: BinaryIO, name: str) -> Facts:
         "version": ".".join(map(str, reader.version)),
         "width": shape.width,
         "height": shape.height,
-        "fps": _rate(shape.fps),
+        "fps": str(shape.fps),
         "frames": frames,
         "seconds": round(float(frames / shape.fps), 3),
         "codes": [layout.num_stages * layout.num_codebooks, index.num_steps, *layout.grid],
@@ -91,58 +106,20 @@ def inspect_code_file(stream: BinaryIO, name: str) -> Facts:
         facts["rate"] = header.metadata["rate"]
         if len(index) <= MAX_HEADS:
             facts["chunk_stages"] = _chunk_stages(reader)
-    if ORIGIN_KEY in header.metadata:
-        origin = token_origin(header, name)
-        facts["token_learner"] = origin and origin.name
+    if (extension := extension_of(header.metadata)) is not None:
+        facts |= extension.describe(header, name)
     return facts
 
 
-def inspect_tokens(path: Path) -> Facts:
-    """Facts about a file of learned tokens."""
-    info = TokenFile(path, str(path)).info
-    shape, source, layout = info.header.transform, info.header.source, info.header.format
-    seconds = max(1e-9, float(info.num_frames / shape.fps))
-    size, space = path.stat().st_size, layout.spatial_compression
-    return {
-        "kind": "learned tokens",
-        "name": str(path),
-        "width": shape.width,
-        "height": shape.height,
-        "fps": _rate(shape.fps),
-        "frames": info.num_frames,
-        "seconds": round(seconds, 3),
-        "tokens": list(info.shape),
-        "tokens_per_second": round(info.shape[0] * info.shape[1] / seconds, 2),
-        "token_learner": info.origin.name,
-        "token_learner_sha256": info.origin.weights_sha256,
-        "compression": f"{layout.temporal_compression}x{space}x{space}",
-        "bytes": size,
-        "kbps": round(8 * size / 1000 / seconds, 2),
-        "model": info.header.model.name,
-        "weights_sha256": info.header.model.weights_sha256,
-        "encoded_as": f"{info.header.model.dtype} on {info.header.model.device}",
-        "source": f"{source.name or '-'} {source.width}x{source.height}",
-        "writer": info.header.writer,
-    }
-
-
 def _chunk_stages(reader: CodeFileReader) -> dict[str, int]:
-    """How many chunks have so many stages, by their number."""
+    """Count chunks by their number of stages."""
     heads = (reader.read_head(number) for number in range(len(reader.index)))
     counts = Counter(len(head.parts) for head in heads)
     return {str(stages): counts[stages] for stages in sorted(counts)}
 
 
 def inspect_checkpoint(name: str) -> Facts:
-    """Facts about a checkpoint."""
-    from vtok.models.checkpoint import (  # needs torch, which the others do not
-        list_models,
-        read_info,
-    )
-    from vtok.tokens.checkpoint import is_token_checkpoint
-
-    if is_token_checkpoint(Path(name)):
-        return _inspect_token_checkpoint(Path(name))
+    """Return facts about a checkpoint."""
     if not Path(name).exists() and name not in list_models():
         raise InputError(
             f"{name}: no such file, and no shipped checkpoint ({', '.join(list_models())})"
@@ -163,34 +140,15 @@ def inspect_checkpoint(name: str) -> Facts:
     }
 
 
-def _inspect_token_checkpoint(path: Path) -> Facts:
-    from vtok.tokens.checkpoint import read_token_info
-
-    info = read_token_info(path)
-    return {
-        "kind": "token learner",
-        "name": info.name,
-        "path": str(path),
-        "bytes": path.stat().st_size,
-        "learner": info.config.learner,
-        "token": f"{info.config.dim} numbers, or {info.config.token_bits} bits",
-        "most_tokens": info.config.max_tokens,
-        "weights_sha256": info.weights_sha256,
-        "config_sha256": info.config_sha256,
-        "tokenizer": info.tokenizer_name,
-        "tokenizer_sha256": info.tokenizer_sha256,
-    }
-
-
 def inspect_video(path: Path) -> Facts:
-    """Facts about a video."""
+    """Return facts about a video."""
     info = probe(path)
     return {
         "kind": "video",
         "name": str(path),
         "width": info.width,
         "height": info.height,
-        "fps": _rate(info.fps),
+        "fps": str(info.fps),
         "frames": info.num_frames,
         "seconds": None if info.duration_seconds is None else round(info.duration_seconds, 3),
         "variable_frame_rate": info.variable_frame_rate,
@@ -201,5 +159,165 @@ def inspect_video(path: Path) -> Facts:
     }
 
 
-def _rate(fps: Any) -> str:
-    return str(fps.numerator) if fps.denominator == 1 else f"{fps.numerator}/{fps.denominator}"
+def verify_file(
+    source: str | Path | BinaryIO,
+    *,
+    model: ModelLike | ModelCache | None = None,
+    decode: bool = False,
+) -> dict[str, Any]:
+    """Check every byte of a code file, and that it was encoded by a model.
+
+    Args:
+        source: a code file, or a binary stream of one.
+        model: a name, a path, a loaded tokenizer, a `VideoTokenizer`, or a `ModelCache`; the
+            shipped model that the file names if None.
+        decode: also decode the codes.
+
+    Returns:
+        Facts as plain JSON types; `model_matches` is None if the model is not available.
+
+    Raises:
+        InputError: if the source is missing, or the model is needed and missing.
+        CodeFileError: for the first error found.
+    """
+    name = name_of(source) or STANDARD_INPUT
+    with open_input(source) as stream:
+        reader = CodeFileReader(stream, name=name)
+        matches: bool | None = True
+        if decode:
+            _decode(reader, model, name)
+        else:
+            reader.verify()
+            matches = _matches(reader, model, name)
+    index = reader.index
+    return {
+        "name": name_of(source) or "-",
+        "version": ".".join(map(str, reader.version)),
+        "frames": index.num_frames,
+        "chunks": len(index),
+        "segments": index.num_segments,
+        "bytes": reader.bytes_read,
+        "model": reader.header.model.name,
+        "model_matches": matches,
+        "decoded": decode,
+    }
+
+
+def _matches(
+    reader: CodeFileReader, model: ModelLike | ModelCache | None, name: str
+) -> bool | None:
+    """Return whether the model is the one that encoded; None if it is not available.
+
+    Raises:
+        CodeFileError: if it is another one.
+    """
+    from vtok.models.load import ModelCache  # imports torch
+    from vtok.pipeline.decode import check_fingerprint
+
+    named = reader.header.model.name
+    if model is None and named not in list_models():
+        return None
+    if model is None or isinstance(model, (str, Path)):
+        info = read_info(model or named)  # without loading the weights
+    else:
+        info = ModelCache.of(model).get(named).info
+    check_fingerprint(reader.header, info, name)
+    return True
+
+
+def _decode(reader: CodeFileReader, model: ModelLike | ModelCache | None, name: str) -> None:
+    """Decode all codes, which also checks all bytes."""
+    from vtok.models.load import ModelCache  # imports torch
+    from vtok.pipeline.codec import Decoder
+    from vtok.pipeline.decode import find_model, read_codes
+
+    header = reader.header
+    loaded, unpack = find_model(header, ModelCache.of(model), name)
+    size = (header.transform.height, header.transform.width)
+    shown = sum(map(len, Decoder(loaded, size, unpack).decode(read_codes(reader))))
+    if shown != reader.index.num_frames:
+        raise CodeFileError(
+            f"{name}: decodes to {shown} frames, but says that it has {reader.index.num_frames}"
+        )
+
+
+def is_encoded(output: Path, source: Path, model: LoadedTokenizer, options: EncodeOptions) -> bool:
+    """Return whether an output is undamaged and was made from a source of that name the same way.
+
+    A .npy file does not record its source: being readable is enough.
+    """
+    from vtok.pipeline.encode import stages_of_model  # imports torch
+
+    try:
+        if options.to == "npy":
+            np.load(output, mmap_mode="r", allow_pickle=False)
+            return True
+        header = read_header(output, options.to)
+    except (OSError, ValueError, EOFError, SafetensorError, VtokError):
+        return False
+    return (
+        header.format.num_stages == stages_of_model(model, options)
+        and header.metadata.get("rate", "") == str(options.rate)
+        and same_part(header, source, model, options)
+    )
+
+
+def read_header(output: Path, to: str) -> Header:
+    """Read the header of a code file, every byte of which is checked, or of a safetensors file."""
+    if to == "safetensors":
+        with safe_open(output, framework="np") as file:
+            return Header.from_json((file.metadata() or {}).get("vtok", "").encode())
+    with output.open("rb") as stream:
+        reader = CodeFileReader(stream)
+        reader.verify()
+        return reader.header
+
+
+def same_part(header: Header, source: Path, model: LoadedTokenizer, options: EncodeOptions) -> bool:
+    """Return whether a header has the source's name, the model, and the part of the options."""
+    shape, video = header.transform, header.source
+    size = (video.width, video.height)
+    if options.size is not None:
+        size = parse_size(options.size, video.width, video.height)
+    return (
+        video.name in (None, source_name(str(source)))  # None for a stream
+        and header.model.weights_sha256 == model.info.weights_sha256
+        and (shape.width, shape.height) == size
+        and shape.fps == (options.fps or video.fps)
+        and shape.start == (rational(options.start_seconds) or None)
+        and shape.duration == rational(options.duration_seconds)
+    )
+
+
+def is_decoded(output: Path, source: Path, options: DecodeOptions) -> bool:
+    """Return whether an output is a whole video with the size and frames of a code file.
+
+    A video does not record its source: stages and quality are not compared.
+    """
+    try:
+        header, frames = _contents(source)
+        shape = header.transform
+        if options.is_part:
+            part = (options.start_seconds, options.duration_seconds)
+            first, end = frames_between(header, frames, *part)
+            frames = end - first
+        if output.suffix.lower() in PICTURE_SUFFIXES:
+            picture = probe(output)
+            found = (picture.width, picture.height, picture.num_frames)
+        else:
+            index = read_index(output)
+            whole = index.timeline.num_frames if index.damage is None else None
+            found = (index.width, index.height, whole)
+    except (OSError, VtokError):
+        return False
+    return found == (shape.width, shape.height, frames)
+
+
+def _contents(source: Path) -> tuple[Header, int]:
+    """Return the header and the number of frames of a file that decodes to a video."""
+    for extension in extensions():
+        if (found := extension.contents(source)) is not None:
+            return found
+    with source.open("rb") as stream:
+        reader = CodeFileReader(stream)
+        return reader.header, reader.index.num_frames

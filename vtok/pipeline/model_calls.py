@@ -1,60 +1,51 @@
-"""Frames <-> codes, chunk by chunk, with memory that does not grow with the length of the video."""
+"""Cut a video into model calls: how many frames or latent steps go through the model at once.
+
+A model call takes a power of two of latent steps, so that calls fill the chunks of a code file
+exactly, and few enough pixels for its activations to stay in the cache.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from einops import rearrange
 from torch import Tensor
 
-from vtok.codefile import CodedPart, steps_to_code
+from vtok.codefile.packing import steps_to_code
 from vtok.models.load import LoadedTokenizer
-from vtok.nn.streaming import StreamState
-from vtok.pipeline._runtime import relayed
 from vtok.video.frames import Frames
 
-CHUNK_STEPS = 8  # latent steps in a chunk of a code file: about a second of video
-PASS_PIXELS = 600_000  # of one pass through the model: 8 frames of 256x256 stay in cache
+CHUNK_STEPS = 8
+"""Latent steps in a chunk of a code file: about a second of video."""
+CALL_PIXELS = 600_000
+"""Most pixels in a model call: 8 frames of 256x256 stay in the cache."""
+
+Unpack = Callable[[Tensor], Tensor]
+"""Turns codes [stages, codebooks, t, h, w] of a chunk into the decoder's input."""
 
 
-class EncodePass(NamedTuple):
-    """Frames of one pass, and whether they are the first of a video."""
+class EncodeCall(NamedTuple):
+    """Frames of one model call of the encoder.
+
+    Attributes:
+        frames: uint8 [n, H, W, 3].
+        begins: whether they are the first of a video.
+    """
 
     frames: Frames
     begins: bool
 
 
-def group_frames(batches: Iterable[Frames], temporal: int) -> Iterator[EncodePass]:
-    """Regroup frames into passes through the model; the first frame is a step of its own."""
-    held: list[Frames] = []
-    count, first = 0, True
-    for batch in batches:
-        held.append(batch)
-        count += len(batch)
-        step_frames = temporal * _steps_per_pass(batch.shape[1] * batch.shape[2], temporal)
-        wanted = step_frames - (temporal - 1 if first else 0)
-        while count >= wanted:
-            joined = np.concatenate(held)
-            yield EncodePass(joined[:wanted], first)
-            held, count = [joined[wanted:]], count - wanted
-            first, wanted = False, step_frames
-    if count:
-        yield EncodePass(np.concatenate(held), first)
-
-
-class DecodePass(NamedTuple):
-    """What one pass decodes.
+class DecodeCall(NamedTuple):
+    """Codes of one model call of the decoder.
 
     Attributes:
         steps: codes or tokens of some latent steps.
-        skip: frames to drop of what they decode to.
-        shown: frames to give after those.
-        begins: whether a video begins with them.
+        skip: decoded frames to drop at the start.
+        shown: frames to keep after those.
+        begins: whether they are the first of a video.
     """
 
     steps: Tensor
@@ -63,17 +54,35 @@ class DecodePass(NamedTuple):
     begins: bool
 
 
-def plan_passes(
+def plan_encoding(batches: Iterable[Frames], temporal: int) -> Iterator[EncodeCall]:
+    """Regroup batches of frames into model calls; the first frame is a latent step by itself."""
+    held: list[Frames] = []
+    count, first = 0, True
+    for batch in batches:
+        held.append(batch)
+        count += len(batch)
+        call_frames = temporal * _steps_of_pixels(batch.shape[1] * batch.shape[2], temporal)
+        wanted = call_frames - (temporal - 1 if first else 0)
+        while count >= wanted:
+            joined = np.concatenate(held)
+            yield EncodeCall(joined[:wanted], first)
+            held, count = [joined[wanted:]], count - wanted
+            first, wanted = False, call_frames
+    if count:
+        yield EncodeCall(np.concatenate(held), first)
+
+
+def plan_decoding(
     parts: Iterable[tuple[Tensor, int]], temporal: int, skip: int, shown: int, begins: bool
-) -> Iterator[DecodePass]:
-    """The passes of a stretch of video, as far as it is shown: nobody sees what follows.
+) -> Iterator[DecodeCall]:
+    """Plan the model calls for a range of frames; steps after the last frame shown are left out.
 
     Args:
-        parts: what each pass is to decode, and of how many latent steps that is.
-        temporal: frames of a latent step.
-        skip: frames to drop first.
-        shown: frames to give after those.
-        begins: whether a video begins with them, and its first step is a single frame.
+        parts: input of each model call and its number of latent steps.
+        temporal: frames per latent step.
+        skip: decoded frames to drop at the start.
+        shown: frames to keep after those.
+        begins: whether the first step starts a video and decodes to a single frame.
     """
     for steps, count in parts:
         if not skip + shown:
@@ -81,210 +90,40 @@ def plan_passes(
         frames = count * temporal - (temporal - 1 if begins else 0)
         dropped = min(skip, frames)
         given = min(shown, frames - dropped)
-        yield DecodePass(steps, dropped, given, begins)
+        yield DecodeCall(steps, dropped, given, begins)
         skip, shown, begins = skip - dropped, shown - given, False
 
 
-def steps_per_pass(model: LoadedTokenizer, size: tuple[int, int]) -> int:
-    """Latent steps that the decoder takes at a time, for frames of (height, width)."""
-    return _steps_per_pass(size[0] * size[1], model.tokenizer.temporal_compression)
+def steps_per_call(model: LoadedTokenizer, size: tuple[int, int]) -> int:
+    """Latent steps in a model call for frames of (height, width)."""
+    return _steps_of_pixels(size[0] * size[1], model.tokenizer.temporal_compression)
 
 
-def _steps_per_pass(pixels: int, temporal: int) -> int:
-    """Latent steps that one pass takes: a power of two, so that passes fill chunks exactly."""
-    steps = CHUNK_STEPS
-    while steps > 1 and steps * temporal * pixels > PASS_PIXELS:
-        steps //= 2
-    return steps
-
-
-R = TypeVar("R")
-Unpack = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class CodeChunk:
-    """Codes of a run of frames.
-
-    Attributes:
-        codes: int64 [stages, codebooks, t, h, w].
-        num_frames: frames that they show, without padding.
-        restart: whether the decoder starts afresh with them.
-        skip: frames to drop of what they decode to, before those shown.
-        parts: as they are to be written, where that was found out already.
-    """
-
-    codes: npt.NDArray[np.int64]
-    num_frames: int
-    restart: bool = False
-    skip: int = 0
-    parts: tuple[CodedPart, ...] | None = None
-
-
-def codes_of_grid(codes: Tensor) -> Tensor:
-    """Codes [stages, codebooks, t, h, w] as the tokenizer takes them, [1, K, t, h, w]."""
-    return rearrange(codes, "s k t h w -> 1 (s k) t h w")
-
-
-def encode_frames(
-    batches: Iterable[Frames],
-    model: LoadedTokenizer,
-    num_stages: int | None = None,
-    *,
-    beside: bool = True,
-) -> Iterator[CodeChunk]:
-    """Encode a stream of frames.
+def chunk_steps(model: LoadedTokenizer, grid: Sequence[int], stages: int, per_call: int) -> int:
+    """Latent steps in a chunk: `CHUNK_STEPS`, or fewer where the entropy coder's limit is lower.
 
     Args:
-        batches: uint8 [n, H, W, 3], any n, all of one size.
-        model: encodes them.
-        num_stages: how many stages of codes to give; all by default.
-        beside: whether passes may run ahead of what is asked for; not where they are timed.
-
-    Yields:
-        Chunks of `chunk_steps` latent steps, the last one shorter.
+        model: encoder of the chunk.
+        grid: (h, w) of the latents.
+        stages: stages of codes.
+        per_call: latent steps in a model call, the least that a chunk has.
     """
-
-    def to_codes(latents: Tensor) -> npt.NDArray[np.int64]:
-        codes = model.tokenizer.quantizer.latents_to_codes(latents, num_stages)
-        return _with_stages(codes, model).cpu().numpy()
-
-    pending: list[npt.NDArray[np.int64]] = []  # codes of the passes of the chunk under way
-    covered = steps = wanted = 0
-    for codes, num_frames in encode_passes(batches, model, to_codes, beside=beside):
-        pending.append(codes)
-        covered += num_frames
-        steps += codes.shape[2]
-        wanted = wanted or chunk_steps(model, codes.shape[3:], len(codes), steps)
-        if steps >= wanted:
-            yield CodeChunk(np.concatenate(pending, axis=2), covered)
-            pending, covered, steps = [], 0, 0
-    if pending:
-        yield CodeChunk(np.concatenate(pending, axis=2), covered)
-
-
-def encode_latents(
-    batches: Iterable[Frames], model: LoadedTokenizer
-) -> Iterator[tuple[Tensor, int]]:
-    """The latents [1, D, t, h, w] of each pass, and how many frames they show."""
-    return encode_passes(batches, model, lambda latents: latents)
-
-
-def encode_passes(
-    batches: Iterable[Frames],
-    model: LoadedTokenizer,
-    then: Callable[[Tensor], R],
-    *,
-    beside: bool = True,
-) -> Iterator[tuple[R, int]]:
-    """Encode a stream of frames, pass by pass; see `encode_frames`.
-
-    Args:
-        batches: uint8 [n, H, W, 3], any n, all of one size.
-        model: encodes them.
-        then: takes the latents [1, D, t, h, w] of a pass, in the thread that computed them:
-            other threads of torch's would only be in the way of the next passes.
-        beside: see `relayed`.
-
-    Yields:
-        What `then` made of the latents, and how many frames they show.
-    """
-
-    def encode(taken: EncodePass, state: StreamState) -> tuple[R, int]:
-        with torch.inference_mode():
-            clip = frames_to_clip(taken.frames, model)
-            return then(model.tokenizer.encode_latents(clip, state=state)), len(taken.frames)
-
-    passes = group_frames(batches, model.tokenizer.temporal_compression)
-    yield from relayed(passes, encode, model, beside=beside)
-
-
-def decode_codes(
-    chunks: Iterable[CodeChunk],
-    model: LoadedTokenizer,
-    size: tuple[int, int],
-    unpack: Unpack = codes_of_grid,
-) -> Iterator[Frames]:
-    """Decode a stream of codes.
-
-    Args:
-        chunks: of a video from its start, or from where the decoder may start afresh.
-        model: decodes them.
-        size: (height, width) of the frames.
-        unpack: what makes of codes [stages, codebooks, t, h, w] what the tokenizer decodes.
-
-    Yields:
-        uint8 [n, H, W, 3], as many frames as the chunks show.
-    """
-
-    def passes() -> Iterator[DecodePass]:
-        begins = True
-        for chunk in chunks:
-            yield from _passes_of_chunk(chunk, model, size, begins or chunk.restart)
-            begins = False
-
-    yield from decode_passes(passes(), model, size, unpack)
-
-
-def decode_chunk(
-    chunk: CodeChunk,
-    model: LoadedTokenizer,
-    size: tuple[int, int],
-    state: StreamState,
-    unpack: Unpack = codes_of_grid,
-) -> Iterator[Frames]:
-    """Decode one chunk of a stream, in as many passes as memory wants; see `decode_codes`."""
-    for taken in _passes_of_chunk(chunk, model, size, not state.started):
-        if len(frames := _decode_pass(taken, model, size, state, unpack)):
-            yield frames
-
-
-def decode_passes(
-    passes: Iterable[DecodePass], model: LoadedTokenizer, size: tuple[int, int], unpack: Unpack
-) -> Iterator[Frames]:
-    """Frames of passes; see `decode_codes`."""
-
-    def decode(taken: DecodePass, state: StreamState) -> Frames:
-        return _decode_pass(taken, model, size, state, unpack)
-
-    yield from filter(len, relayed(passes, decode, model))
-
-
-def _passes_of_chunk(
-    chunk: CodeChunk, model: LoadedTokenizer, size: tuple[int, int], begins: bool
-) -> Iterator[DecodePass]:
-    parts = torch.split(torch.from_numpy(chunk.codes), steps_per_pass(model, size), dim=2)
-    counted = ((part, part.shape[2]) for part in parts)
-    temporal = model.tokenizer.temporal_compression
-    return plan_passes(counted, temporal, chunk.skip, chunk.num_frames, begins)
-
-
-def _decode_pass(
-    taken: DecodePass,
-    model: LoadedTokenizer,
-    size: tuple[int, int],
-    state: StreamState,
-    unpack: Unpack,
-) -> Frames:
-    """Frames of one pass, uint8 [n, H, W, 3]."""
-    last = taken.skip + taken.shown
-    with torch.inference_mode():
-        ready = unpack(taken.steps.to(model.device))
-        clip = model.tokenizer.decode(ready, size=size, state=state, num_frames=last)
-        return clip_to_frames(clip[:, :, taken.skip :])
+    config = model.tokenizer.config
+    shape = (config.num_codebooks, CHUNK_STEPS, grid[0], grid[1])
+    return max(per_call, steps_to_code(shape, config.codebook_size.bit_length() - 1, stages))
 
 
 def frames_to_clip(frames: Frames, model: LoadedTokenizer) -> Tensor:
-    """uint8 [T, H, W, 3] -> [1, 3, T, H, W] in -1..1, on the model's device, in its type."""
+    """Convert uint8 [T, H, W, 3] to [1, 3, T, H, W] in -1..1 on the model's device, in its type."""
     video = torch.from_numpy(frames).to(model.device).permute(3, 0, 1, 2)
     return video.unsqueeze(0).float().div_(127.5).sub_(1).to(model.dtype)
 
 
 def clip_to_frames(clip: Tensor) -> Frames:
-    """[1, 3, T, H, W] about -1..1 -> uint8 [T, H, W, 3], rounded and clamped."""
+    """Convert [1, 3, T, H, W] in about -1..1 to uint8 [T, H, W, 3], rounded and clamped."""
     _, channels, count, height, width = clip.shape
     frames = np.empty((count, height, width, channels), np.uint8)
-    at_once = 1 if clip.device.type == "cpu" else count  # one frame stays in cache, many do not
+    at_once = 1 if clip.device.type == "cpu" else count  # one frame fits the cache, many do not
     for some, part in zip(
         np.split(frames, range(at_once, count, at_once)),
         torch.split(clip[0], at_once, dim=1),
@@ -295,21 +134,8 @@ def clip_to_frames(clip: Tensor) -> Frames:
     return frames
 
 
-def chunk_steps(model: LoadedTokenizer, grid: Sequence[int], stages: int, at_once: int) -> int:
-    """Latent steps in a chunk: `CHUNK_STEPS`, or fewer of a grid of which so many cannot be coded.
-
-    Args:
-        model: encodes.
-        grid: (h, w) of the latents.
-        stages: of codes.
-        at_once: steps of a pass through the model, of which a chunk has at least one.
-    """
-    config = model.tokenizer.config
-    shape = (config.num_codebooks, CHUNK_STEPS, grid[0], grid[1])
-    return max(at_once, steps_to_code(shape, config.codebook_size.bit_length() - 1, stages))
-
-
-def _with_stages(codes: Tensor, model: LoadedTokenizer) -> Tensor:
-    """[1, t, h, w] or [1, K, t, h, w] -> [stages, codebooks, t, h, w]."""
-    codes = codes.unsqueeze(1) if codes.ndim == 4 else codes
-    return rearrange(codes, "1 (s k) t h w -> s k t h w", k=model.tokenizer.quantizer.num_codebooks)
+def _steps_of_pixels(pixels: int, temporal: int) -> int:
+    steps = CHUNK_STEPS
+    while steps > 1 and steps * temporal * pixels > CALL_PIXELS:
+        steps //= 2
+    return steps

@@ -1,66 +1,69 @@
-"""What is asked of the encoder; without torch, which takes seconds to import."""
+"""Options of each job on one video; imports no torch, which takes seconds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 
-from vtok.errors import UsageError
-from vtok.video.decoder_process import Decoder
+from vtok.codefile.header import CodeFormat
+from vtok.errors import OptionError, UsageError
 from vtok.video.frames import parse_size
-from vtok.video.reader import VideoReader, make_request
 
 FORMATS = ("vtok", "npy", "safetensors")
-MAX_SECONDS = 1e9  # 31 years; headers hold no more
+DUMP_KINDS = ("jsonl", "text", "bin")
+MAX_SECONDS = 1e9
+"""31 years, the most that a header holds."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """What is asked of every chunk; where both are given, the bits come first.
+    """Limits by which the number of stages of each chunk is chosen; bits take precedence.
 
     Attributes:
-        min_psnr: the fewest stages that give its frames this mean PSNR in dB, or all stages.
-        max_bpp: the most stages with which the file so far, header and index included, takes no
-            more bits a pixel: what one chunk leaves, later ones may take.
+        min_psnr: use the fewest stages that give the chunk's frames this mean PSNR in dB, or all.
+        max_bpp: use the most stages with which the file so far, header and index included, has at
+            most this many bits per pixel; bits that a chunk leaves are available to later ones.
 
     Raises:
-        UsageError: for numbers that are not above 0.
+        OptionError: for numbers that are not above 0.
     """
 
     min_psnr: float | None = None
     max_bpp: float | None = None
 
     def __post_init__(self) -> None:
-        for option, value in (("--min-psnr", self.min_psnr), ("--max-bpp", self.max_bpp)):
+        for field, value in (("min_psnr", self.min_psnr), ("max_bpp", self.max_bpp)):
             if value is not None and not 0 < value < 1000:
-                raise UsageError(f"{option} {value:g}: expected a number above 0")
+                raise OptionError(field, f"{value:g}", "a number above 0")
 
     def __bool__(self) -> bool:
         return self.min_psnr is not None or self.max_bpp is not None
 
     def __str__(self) -> str:
-        asked = {"min-psnr": self.min_psnr, "max-bpp": self.max_bpp}
-        return " ".join(f"{key} {value:g}" for key, value in asked.items() if value is not None)
+        limits = {"min-psnr": self.min_psnr, "max-bpp": self.max_bpp}
+        return " ".join(f"{key} {value:g}" for key, value in limits.items() if value is not None)
 
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """How to encode one clip.
+    """Options of encoding one video.
 
     Attributes:
-        to: what to write: vtok, npy or safetensors.
-        size: short side "256" or "WIDTHxHEIGHT"; the source's own if None.
-        fps: frame rate to resample to; the source's own if None.
-        start_seconds: where in the source to begin.
-        duration_seconds: how much of it; up to its end if None.
+        to: output format: vtok, npy or safetensors.
+        size: short side "256" or "WIDTHxHEIGHT"; the source's size if None.
+        fps: frame rate to resample to; the source's rate if None.
+        start_seconds: start time in the source.
+        duration_seconds: length to encode; to the end if None.
         num_stages: stages of codes to keep; all if None.
-        num_bits: in place of `num_stages`, as many stages as fit into so many bits a position.
-        min_psnr: choose for each chunk the fewest stages that give its frames this PSNR in dB.
-        max_bpp: choose for each chunk the most stages that keep the file to so many bits a pixel.
-        compress: entropy-code the codes of a code file where that makes them fewer bytes.
-        overwrite: whether an existing output may be replaced.
-        timeout_seconds: how long the reader may go without giving frames.
+        num_bits: bits per position, as an alternative to `num_stages`.
+        min_psnr: choose the fewest stages per chunk that reach this PSNR in dB.
+        max_bpp: choose the most stages per chunk that keep the file to these bits per pixel.
+        compress: entropy-code the codes where that makes them smaller.
+        overwrite: replace an existing output.
+        timeout_seconds: longest time that the reader may take for the next frames.
+
+    Raises:
+        OptionError: for values that no source and no model allows.
     """
 
     to: str = "vtok"
@@ -78,46 +81,127 @@ class EncodeOptions:
 
     @property
     def rate(self) -> Rate:
-        """What chooses the number of stages chunk by chunk; false where nothing does."""
+        """Limits for the stages of each chunk; false if there are none."""
         return Rate(self.min_psnr, self.max_bpp)
 
     def __post_init__(self) -> None:
-        """Refuse what no source and no model could make sense of.
-
-        Raises:
-            UsageError: naming the option.
-        """
         if self.to not in FORMATS:
-            raise UsageError(f"--to {self.to}: expected one of {', '.join(FORMATS)}")
+            raise OptionError("to", self.to, f"one of {', '.join(FORMATS)}")
         if not 0 <= self.start_seconds <= MAX_SECONDS:
-            raise UsageError(f"--start {self.start_seconds:g}: expected 0 or more seconds")
-        if self.duration_seconds is not None and not 0 < self.duration_seconds <= MAX_SECONDS:
-            raise UsageError(f"--duration {self.duration_seconds:g}: expected more than 0 seconds")
-        if not 0 < self.timeout_seconds <= MAX_SECONDS:
-            raise UsageError(f"--timeout {self.timeout_seconds:g}: expected more than 0 seconds")
+            raise OptionError("start_seconds", f"{self.start_seconds:g}", "0 or more seconds")
+        for field in ("duration_seconds", "timeout_seconds"):
+            value = getattr(self, field)
+            if value is not None and not 0 < value <= MAX_SECONDS:
+                raise OptionError(field, f"{value:g}", "more than 0 seconds")
         if self.rate and self.to != "vtok":
-            raise UsageError(f"--to {self.to}: an array has the same stages everywhere")
+            raise OptionError("to", self.to, "vtok: an array has the same stages in every chunk")
         if self.size is not None:
-            parse_size(self.size, 16, 9)  # of no source in particular
+            parse_size(self.size, 16, 9)  # checks the syntax
 
 
-def open_reader(
-    source: Path, options: EncodeOptions, decoder: Decoder | None = None
-) -> VideoReader:
-    """The frames of a source that the options ask for; `decoder` as `VideoReader` takes it."""
-    return VideoReader(
-        source,
-        start_seconds=options.start_seconds,
-        duration_seconds=options.duration_seconds,
-        fps=options.fps,
-        size=options.size,
-        timeout_seconds=options.timeout_seconds,
-        decoder=decoder,
-    )
+@dataclass(frozen=True)
+class DecodeOptions:
+    """Options of decoding one file.
+
+    Attributes:
+        num_stages: stages to use; all that the file has if None.
+        num_bits: bits per position, as an alternative to `num_stages`.
+        num_tokens: learned tokens per latent step to use, of a file of learned tokens.
+        crf: quality of the written video's compression, 0 (lossless) to 51.
+        overwrite: replace an existing output.
+        salvage: decode the readable part of a cut or damaged file instead of refusing it.
+        start_seconds: start time in the video. Only the codes needed are read, and the frames are
+            equal to those of the whole file; a model with unbounded lookback is decoded from the
+            start.
+        duration_seconds: length to decode; to the end if None.
+    """
+
+    num_stages: int | None = None
+    num_bits: int | None = None
+    num_tokens: int | None = None
+    crf: int = 16
+    overwrite: bool = False
+    salvage: bool = False
+    start_seconds: float = 0.0
+    duration_seconds: float | None = None
+
+    @property
+    def is_part(self) -> bool:
+        """True if less than the whole video is requested."""
+        return self.start_seconds != 0 or self.duration_seconds is not None
 
 
-def expect_video(source: Path, options: EncodeOptions, decoder: Decoder) -> None:
-    """Have a decoder begin with what `open_reader` will soon be asked for."""
-    if source.is_file():  # of anything else `open_reader` says what is wrong
-        start, duration = options.start_seconds, options.duration_seconds
-        decoder.expect(make_request(source, start, duration, options.fps, options.size))
+@dataclass(frozen=True)
+class CutOptions:
+    """Options of copying part of a code file.
+
+    Attributes:
+        num_stages: stages of each chunk to keep; all if None.
+        num_bits: bits per position, as an alternative to `num_stages`.
+        start_seconds: start time in the video.
+        duration_seconds: length to keep; to the end if None.
+        max_bytes: drop the last stages until the file is no longer than this.
+        overwrite: replace an existing output.
+    """
+
+    num_stages: int | None = None
+    num_bits: int | None = None
+    start_seconds: float = 0.0
+    duration_seconds: float | None = None
+    max_bytes: int | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class DumpOptions:
+    """Options of dumping a code file.
+
+    Attributes:
+        kind: jsonl, text or bin.
+        num_stages: stages of each chunk to write; all if None.
+        num_bits: bits per position, as an alternative to `num_stages`.
+        overwrite: replace an existing output.
+
+    Raises:
+        OptionError: for an unknown kind.
+    """
+
+    kind: str = "jsonl"
+    num_stages: int | None = None
+    num_bits: int | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in DUMP_KINDS:
+            raise OptionError("kind", self.kind, f"one of {', '.join(DUMP_KINDS)}")
+
+
+def choose_stages(
+    num_stages: int | None, num_bits: int | None, available: int, bits_per_stage: int
+) -> int:
+    """Return the number of stages that options select; all if both numbers are None.
+
+    Args:
+        num_stages: number of stages.
+        num_bits: bits per position, as an alternative: as many stages as fit.
+        available: stages that the model or the file has.
+        bits_per_stage: bits per position of one stage.
+
+    Raises:
+        UsageError: if both numbers are given, or one is out of range.
+    """
+    if num_stages is not None and num_bits is not None:
+        raise UsageError("`num_stages` and `num_bits` set the same thing: give one of them")
+    if num_bits is not None:
+        if num_bits < bits_per_stage:
+            raise OptionError("num_bits", num_bits, f"{bits_per_stage} or more, one stage")
+        return min(num_bits // bits_per_stage, available)
+    if num_stages is not None and not 1 <= num_stages <= available:
+        raise OptionError("num_stages", num_stages, f"1 to {available}")
+    return num_stages or available
+
+
+def stages_of_file(layout: CodeFormat, options: DecodeOptions | CutOptions | DumpOptions) -> int:
+    """Return the number of stages that options select of a code file; see `choose_stages`."""
+    per_stage = layout.num_codebooks * layout.bits_per_code
+    return choose_stages(options.num_stages, options.num_bits, layout.num_stages, per_stage)

@@ -1,42 +1,118 @@
-"""What came of encoding or decoding one clip, and how far it has come."""
+"""Chunks of codes, the observers that follow them, and the result of a conversion."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vtok.codefile import Header
-from vtok.errors import UsageError
+import numpy as np
+import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from vtok.pipeline.model_calls import CodeChunk
+from vtok.codefile.header import Header
+from vtok.codefile.packing import CodedPart
+from vtok.video.frames import Frames
 
+Codes = npt.NDArray[np.int64]
+"""int64 [stages, codebooks, t, h, w]."""
 Progress = Callable[[int, int | None], None]
-"""Called with the frames done so far, and with all frames where their number is known."""
+"""Called with the number of frames done, and with that of all frames or None if unknown."""
+
+
+@dataclass(frozen=True)
+class CodeChunk:
+    """Codes of consecutive frames: one record of a code file.
+
+    Attributes:
+        codes: int64 [stages, codebooks, t, h, w].
+        num_frames: frames that they show, without padding.
+        restart: whether the decoder starts from an empty state.
+        skip: decoded frames to drop before those shown.
+        parts: the codes as bytes, where an observer has coded them already.
+    """
+
+    codes: Codes
+    num_frames: int
+    restart: bool = False
+    skip: int = 0
+    parts: tuple[CodedPart, ...] | None = None
+
+
+class Observer:
+    """Base class of everything that follows an `Encoder` or a `Decoder`.
+
+    Override `on_frames` and `on_chunk`; to time the work of producing frames or chunks, override
+    the generators `frames` and `chunks`.
+    """
+
+    def on_frames(self, frames: Frames) -> None:
+        """Receive frames, uint8 [n, H, W, 3]: before encoding, or after decoding."""
+
+    def on_chunk(self, chunk: CodeChunk) -> CodeChunk:
+        """Receive a chunk; the chunk returned replaces it, e.g. one with fewer stages."""
+        return chunk
+
+    def on_end(self) -> None:
+        """Receive the end of the chunks."""
+
+    def frames(self, batches: Iterator[Frames]) -> Iterator[Frames]:
+        """Forward batches of frames."""
+        for batch in batches:
+            self.on_frames(batch)
+            yield batch
+
+    def chunks(self, chunks: Iterator[CodeChunk]) -> Iterator[CodeChunk]:
+        """Forward chunks."""
+        for chunk in chunks:
+            yield self.on_chunk(chunk)
+        self.on_end()
+
+
+class ChunkObserver(Observer):
+    """Observer of an `Encoder` that receives each chunk together with its source frames.
+
+    It holds the frames of the chunk in progress only.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[Frames] = []
+
+    def on_frames(self, frames: Frames) -> None:
+        """Hold frames until their chunk arrives."""
+        self._held.append(frames)
+
+    def on_chunk(self, chunk: CodeChunk) -> CodeChunk:
+        """Take the frames of the chunk and forward both."""
+        held = np.concatenate(self._held)
+        self._held = [held[chunk.num_frames :]]
+        return self.on_pair(chunk, held[: chunk.num_frames])
+
+    def on_pair(self, chunk: CodeChunk, frames: Frames) -> CodeChunk:
+        """Receive a chunk and its source frames; the chunk returned replaces it."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one clip became.
+    """Result of converting one video.
 
     Attributes:
         input, output: names, `-` for a stream.
-        width, height, fps: of the clip.
-        frames: of the clip.
-        code_shape: [stages * codebooks, t, h, w], of the most stages that a chunk has.
-        codes: integers in all.
-        bytes: of the codes' file; without those of stages that were not used.
-        seconds: of wall time.
-        bits_per_code: log2 of the codebook's size.
-        lost: of a salvaged file, what was wrong where it ended; None where it was whole.
-        lost_frames: how many frames it held beyond those here, where that is known.
-        gaps: which ones: of each run the first, and the one after the last.
-        note: what else a person should know, in one line; None where there is nothing.
-        stages: how many chunks have so many stages, by their number.
-        psnr: mean over the frames as they will be decoded, in dB; None where it was not measured.
+        width, height, fps: of the video.
+        frames: number of frames.
+        code_shape: [stages * codebooks, t, h, w], with the most stages that a chunk has.
+        codes: number of integers.
+        bytes: size of the code file; without stages that were not read.
+        seconds: wall time.
+        bits_per_code: log2 of the codebook size.
+        lost: description of the damage where a salvaged file ended; None for a whole file.
+        lost_frames: frames of a salvaged file that could not be decoded, if known.
+        gaps: ranges of those frames: the first one, and the one after the last.
+        note: remark for the user, one line.
+        stages: number of chunks by number of stages.
+        psnr: mean over the frames as they will be decoded, in dB; None if not measured.
     """
 
     input: str
@@ -59,7 +135,7 @@ class Result:
 
     @property
     def pixels(self) -> int:
-        """T * H * W."""
+        """Pixels of all frames, T * H * W."""
         return self.frames * self.width * self.height
 
     @property
@@ -69,21 +145,21 @@ class Result:
 
     @property
     def contents(self) -> str:
-        """How many codes there are, in words."""
+        """Number of codes, in words."""
         return f"{self.codes:,} codes"
 
     @property
     def raw_bpp(self) -> float:
-        """Bits of the codes per pixel, without any coding or header."""
+        """Bits of the codes per pixel, without entropy coding and header."""
         return self.codes * self.bits_per_code / self.pixels
 
     @property
     def frames_per_second(self) -> float:
-        """Speed over all, model loading left out."""
+        """Speed of the whole conversion, without loading the model."""
         return self.frames / max(self.seconds, 1e-9)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON types."""
+        """Convert to plain JSON types."""
         return {
             "input": self.input,
             "output": self.output,
@@ -110,23 +186,26 @@ class Result:
 
 
 @dataclass
-class Counts:
-    """What has gone through so far.
+class Counts(Observer):
+    """Observer that counts chunks, and reports progress when the next chunk is requested.
 
     Attributes:
-        frames, steps: of video, and of latents.
-        codes: integers.
-        bytes: of the codes' file, set at its end.
-        lost, lost_frames, gaps: what was wrong with a salvaged file, how many frames it held
-            beyond those that were saved, and which ones, set at its end.
-        start: number of the first frame that was asked for.
-        note: what else a person should know.
-        stages: chunks by the number of their stages.
-        psnr: mean over frames in dB, where it was measured.
+        progress: called after each chunk.
+        total: expected number of frames, if known.
+        start: number of the first requested frame.
+        frames_done, steps: frames of video and latent steps so far.
+        codes: integers so far.
+        bytes: size of the code file, set at its end.
+        lost, lost_frames, gaps: fields of the `Result` of a salvaged file, set at its end.
+        note: field of the `Result`.
+        stages: number of chunks by number of stages.
+        psnr: field of the `Result`.
     """
 
+    progress: Progress | None = None
+    total: int | None = None
     start: int = 0
-    frames: int = 0
+    frames_done: int = 0
     steps: int = 0
     codes: int = 0
     bytes: int = 0
@@ -137,23 +216,28 @@ class Counts:
     stages: Counter[int] = field(default_factory=Counter)
     psnr: float | None = None
 
-    def follow(
-        self, chunks: Iterable[CodeChunk], progress: Progress | None, total: int | None
-    ) -> Iterator[CodeChunk]:
-        """Pass chunks on and count each when the next one is asked for."""
+    def chunks(self, chunks: Iterator[CodeChunk]) -> Iterator[CodeChunk]:
+        """Forward chunks, and count each when the next one is requested."""
         for chunk in chunks:
             yield chunk
             stages, _, steps, *_ = chunk.codes.shape
             self.add(chunk.num_frames, steps, stages, chunk.codes.size)
-            if progress is not None:
-                progress(self.frames, total)
+
+    def add(self, frames: int, steps: int, stages: int, codes: int) -> None:
+        """Count one chunk."""
+        self.frames_done += frames
+        self.steps += steps
+        self.codes += codes
+        self.stages[stages] += 1
+        if self.progress is not None:
+            self.progress(self.frames_done, self.total)
 
     def close_gaps(self) -> None:
-        """Join gaps that touch; what is lost and in none of them was lost at the end."""
+        """Join adjacent gaps, and add one at the end for lost frames that are in no gap."""
         inner = sum(end - first for first, end in self.gaps)
         if inner or self.lost_frames:
             self.lost_frames = lost = max(self.lost_frames or 0, inner)
-            end = self.start + self.frames + lost
+            end = self.start + self.frames_done + lost
             self.gaps += [(end - lost + inner, end)] if lost > inner else []
         joined: list[tuple[int, int]] = []
         for first, end in sorted(self.gaps):
@@ -162,16 +246,9 @@ class Counts:
             joined.append((first, end))
         self.gaps = joined
 
-    def add(self, frames: int, steps: int, stages: int, codes: int) -> None:
-        """Count one chunk."""
-        self.frames += frames
-        self.steps += steps
-        self.codes += codes
-        self.stages[stages] += 1
-
 
 def make_result(names: tuple[str, str], header: Header, counts: Counts, seconds: float) -> Result:
-    """A result from a code file's header and the counts at its end."""
+    """Make a result from a code file's header and the final counts."""
     layout = header.format
     return Result(
         input=names[0],
@@ -179,7 +256,7 @@ def make_result(names: tuple[str, str], header: Header, counts: Counts, seconds:
         width=header.transform.width,
         height=header.transform.height,
         fps=header.transform.fps,
-        frames=counts.frames,
+        frames=counts.frames_done,
         code_shape=(
             max(counts.stages, default=0) * layout.num_codebooks,
             counts.steps,
@@ -196,28 +273,3 @@ def make_result(names: tuple[str, str], header: Header, counts: Counts, seconds:
         stages=dict(counts.stages),
         psnr=counts.psnr,
     )
-
-
-def choose_stages(
-    num_stages: int | None, num_bits: int | None, available: int, bits_per_stage: int
-) -> int:
-    """How many stages are asked for; all that are available where neither number is given.
-
-    Args:
-        num_stages: the number itself.
-        num_bits: in its place, bits a position: as many stages as fit.
-        available: stages that the model or the file has.
-        bits_per_stage: bits a position of one stage.
-
-    Raises:
-        UsageError: for both numbers, or one that cannot be had.
-    """
-    if num_stages is not None and num_bits is not None:
-        raise UsageError("--stages and --bits say the same thing: give one of them")
-    if num_bits is not None:
-        if num_bits < bits_per_stage:
-            raise UsageError(f"--bits {num_bits}: one stage takes {bits_per_stage} already")
-        return min(num_bits // bits_per_stage, available)
-    if num_stages is not None and not 1 <= num_stages <= available:
-        raise UsageError(f"--stages {num_stages}: there are 1 to {available}")
-    return num_stages or available

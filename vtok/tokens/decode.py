@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 
-from vtok.codefile.ranges import frames_between
-from vtok.errors import CodeFileError, InputError, UsageError
+from vtok.codefile.index import frames_between
+from vtok.errors import CodeFileError, InputError, OptionError, UsageError
 from vtok.models.load import ModelCache, ModelLike
 from vtok.nn.config import BASELINES
-from vtok.pipeline.decode import DecodeOptions, check_fingerprint, write_video
+from vtok.pipeline.codec import Decoder
+from vtok.pipeline.decode import check_fingerprint, write_video
 from vtok.pipeline.files import STANDARD_INPUT, name_of, on_disk
-from vtok.pipeline.model_calls import decode_passes, plan_passes, steps_per_pass
-from vtok.pipeline.result import Progress
-from vtok.tokens.encode import TokenResult, origin_of, token_result
+from vtok.pipeline.model_calls import plan_decoding, steps_per_call
+from vtok.pipeline.options import DecodeOptions
+from vtok.pipeline.result import Observer, Progress
+from vtok.tokens.encode import TokenResult, token_result
 from vtok.tokens.file import TokenFile, TokenFileInfo
 from vtok.tokens.model import TokenModel, TokenModels
 from vtok.video.frames import Frames
@@ -32,23 +34,22 @@ def decode_tokens_file(
     options: DecodeOptions | None = None,
     progress: Progress | None = None,
 ) -> TokenResult:
-    """Decode one file of tokens to a video of the size, rate and number of frames that went in.
+    """Decode one file of tokens to a video with the size, rate and number of frames of the source.
 
     Args:
         source: a file of tokens, or a binary stream of one.
-        output: the video to write, its format by its suffix; or a binary stream, which gets
-            fragmented mp4.
-        model: a name, a path, a loaded tokenizer, a `VideoTokenizer`, or a `ModelCache`; the
-            shipped model that the file names if None.
-        tokens: where the token pipeline comes from, likewise.
-        options: quality, part, and how many tokens to use; tokens have no stages.
-        progress: called as it goes.
+        output: the video to write, its format chosen by its suffix; or a binary stream, which
+            receives fragmented mp4.
+        model: as in `decode_file`.
+        tokens: cache of token pipelines; the shipped one that the file names if None.
+        options: quality, part, and number of tokens; tokens have no stages.
+        progress: called after each model call.
 
     Raises:
         InputError: if the source is missing, or a model that it names is not shipped.
         CodeFileError: if it is damaged, cut, holds NaN, or was made by another model.
         OutputError: if the output exists or cannot be written.
-        UsageError: for options that do not fit.
+        UsageError: for options that the file does not allow.
     """
     begin, options = time.perf_counter(), options or DecodeOptions()
     name = name_of(source) or STANDARD_INPUT
@@ -57,8 +58,9 @@ def decode_tokens_file(
         _check_options(file.info, options, name)
         loaded = _model(file.info, ModelCache.of(model), tokens or TokenModels(), name)
         first, last = _frames(file.info, options)
-        video = decode_tokens(file, loaded, (first, last), options.num_tokens)
-        write_video(output, file.info.header, _followed(video, last - first, progress), options)
+        observers = [_FrameProgress(progress, last - first)] if progress is not None else []
+        video = decode_tokens(file, loaded, (first, last), options.num_tokens, observers=observers)
+        write_video(output, file.info.header, video, options)
         size = path.stat().st_size
     names = (name_of(source) or "-", name_of(output) or "-")
     seconds = time.perf_counter() - begin
@@ -66,15 +68,21 @@ def decode_tokens_file(
 
 
 def decode_tokens(
-    file: TokenFile, model: TokenModel, frames: tuple[int, int], num_tokens: int | None = None
+    file: TokenFile,
+    model: TokenModel,
+    frames: tuple[int, int],
+    num_tokens: int | None = None,
+    *,
+    observers: Sequence[Observer] = (),
 ) -> Iterator[Frames]:
-    """Some frames of a file of tokens.
+    """Decode some frames of a file of tokens.
 
     Args:
-        file: of tokens.
-        model: decodes them.
-        frames: the first one, and the one after the last.
-        num_tokens: of each step; all that there are if None.
+        file: tokens to decode.
+        model: token pipeline and tokenizer.
+        frames: number of the first frame, and of the one after the last.
+        num_tokens: tokens per latent step to use; all if None.
+        observers: follow the frames.
 
     Yields:
         uint8 [n, H, W, 3].
@@ -82,56 +90,52 @@ def decode_tokens(
     header, tokenizer = file.info.header, model.model.tokenizer
     size = (header.transform.height, header.transform.width)
     temporal, lookback = tokenizer.temporal_compression, tokenizer.decoder_lookback
-    step = -(-frames[0] // temporal)  # that shows the first frame
+    step = -(-frames[0] // temporal)  # shows the first frame
     begin = 0 if lookback is None else max(0, step - max(1, lookback))
     end = -(-(frames[1] - 1) // temporal) + 1
     # a decoder that starts at a step shows the last frame of that step first
     skip, shown = frames[0] - begin * temporal, frames[1] - frames[0]
-    at_once = steps_per_pass(model.model, size)
+    at_once = steps_per_call(model.model, size)
     read = file.chunks(range(begin, end), at_once, num_tokens)
     parts = ((torch.from_numpy(part), len(part)) for part, _ in read)
 
     def to_latents(tokens: torch.Tensor) -> torch.Tensor:
         return model.to_latents(tokens.unsqueeze(0), header.format.grid)
 
-    passes = plan_passes(parts, temporal, skip, shown, begins=True)
-    yield from decode_passes(passes, model.model, size, to_latents)
+    calls = plan_decoding(parts, temporal, skip, shown, begins=True)
+    yield from Decoder(model.model, size, to_latents, observers=observers).run(calls)
 
 
-def check_origin(info: TokenFileInfo, model: TokenModel, name: str) -> None:
-    """Refuse tokens of another token pipeline.
+class _FrameProgress(Observer):
+    """Observer that reports the frames decoded so far."""
 
-    Raises:
-        CodeFileError: naming both.
-    """
-    theirs, ours = info.origin, origin_of(model)
-    if theirs.weights_sha256 != ours.weights_sha256 or info.shape[2] != model.pipeline.config.dim:
-        raise CodeFileError(
-            f"{name}: made with the token learner {theirs.name} (weights "
-            f"{theirs.weights_sha256[:12]}), not with {ours.name} (weights "
-            f"{ours.weights_sha256[:12]}): pass --token-learner FILE"
-        )
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def on_frames(self, frames: Frames) -> None:
+        self._done += len(frames)
+        self._progress(self._done, self._total)
 
 
 def _check_options(info: TokenFileInfo, options: DecodeOptions, name: str) -> None:
-    num_tokens = options.num_tokens
+    count, held = options.num_tokens, info.shape[1]
     if options.num_stages is not None or options.num_bits is not None:
-        raise UsageError(f"{name}: tokens have no stages and no bits: give --num-tokens")
-    held = info.shape[1]
-    if num_tokens is not None and not 1 <= num_tokens <= held:
-        raise UsageError(f"--num-tokens {num_tokens}: {name} holds 1 to {held} a step")
-    if num_tokens not in (None, held) and info.origin.learner in BASELINES:
-        raise UsageError(f"--num-tokens {num_tokens}: averages over cells are used all together")
+        raise UsageError(f"{name}: tokens have no stages and no bits: give `num_tokens`")
+    if count is not None and not 1 <= count <= held:
+        raise OptionError("num_tokens", count, f"1 to {held} for {name}")
+    if count not in (None, held) and info.origin.learner in BASELINES:
+        raise OptionError("num_tokens", count, f"{held}: averages over cells need all tokens")
 
 
 def _model(info: TokenFileInfo, models: ModelCache, tokens: TokenModels, name: str) -> TokenModel:
     try:
         model = models.get(info.header.model.name)
         check_fingerprint(info.header, model.info, name)
-        found = tokens.get(info.origin.learner, model)
+        found = tokens.get_checked(info.origin, model, name)
     except InputError as exc:
         raise InputError(f"{name}: {exc}") from exc
-    check_origin(info, found, name)
+    if info.shape[2] != found.pipeline.config.dim:
+        raise CodeFileError(f"{name}: {found.info.name} has tokens of another size: damaged")
     return found
 
 
@@ -140,12 +144,3 @@ def _frames(info: TokenFileInfo, options: DecodeOptions) -> tuple[int, int]:
         return 0, info.num_frames
     part = (options.start_seconds, options.duration_seconds)
     return frames_between(info.header, info.num_frames, *part)
-
-
-def _followed(video: Iterator[Frames], total: int, progress: Progress | None) -> Iterator[Frames]:
-    done = 0
-    for frames in video:
-        yield frames
-        done += len(frames)
-        if progress is not None:
-            progress(done, total)

@@ -1,53 +1,60 @@
-"""Learned tokens as bits in a code file: a stage for each token, so a cut drops the last ones."""
+"""Encode videos to learned tokens: as floats in a safetensors file, or as bits in a code file.
+
+In a code file each token is a stage, so a cut drops the last tokens.
+"""
 
 from __future__ import annotations
 
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import numpy as np
-import numpy.typing as npt
 from einops import rearrange
 from torch import Tensor
 
-from vtok.codefile import CodeFileWriter, Header
-from vtok.errors import CodeFileError, UsageError
-from vtok.models.load import LoadedTokenizer
+from vtok.codefile.header import Header
+from vtok.errors import CodeFileError, OptionError, UsageError, VtokError
 from vtok.nn.token_pipeline import CODEBOOK_SIZE
-from vtok.pipeline.encode import EncodeOptions, frames_to_come, make_header, open_reader
-from vtok.pipeline.files import name_of, on_disk, open_output
-from vtok.pipeline.model_calls import CodeChunk, Unpack, encode_passes
-from vtok.pipeline.result import Counts, Progress, Result, make_result
+from vtok.pipeline.codec import Encoder
+from vtok.pipeline.encode import frames_to_come, make_header, write_code_file
+from vtok.pipeline.files import CountingStream, name_of, on_disk, open_output, open_reader
+from vtok.pipeline.inspect import read_header, same_part
+from vtok.pipeline.options import EncodeOptions
+from vtok.pipeline.result import Codes, Counts, Progress, Result, make_result
+from vtok.tokens import ORIGIN_KEY
 from vtok.tokens.file import (
-    ORIGIN_KEY,
+    TokenFile,
     TokenFileInfo,
     TokenOrigin,
     Tokens,
+    is_token_file,
     token_origin,
     write_token_file,
 )
-from vtok.tokens.model import DEFAULT_TOKENS, TokenModel, TokenModels, load_token_model
+from vtok.tokens.model import DEFAULT_TOKENS, TokenModel, load_token_model
 from vtok.video.decoder_process import Decoder
-from vtok.video.frames import Frames
 from vtok.video.reader import VideoReader
+
+CHUNK_STEPS = 32
+"""Latent steps in a chunk of a code file of tokens: more than usual, since each is small."""
 
 
 @dataclass(frozen=True)
 class TokenResult:
-    """What one clip became, or what one file of tokens was decoded to.
+    """Result of encoding a video to tokens, or of decoding a file of tokens.
 
     Attributes:
         input, output: names, `-` for a stream.
-        width, height, fps, frames: of the clip.
-        shape: of the tokens, (t, S, dim).
-        bytes: of the file of tokens.
-        seconds: of wall time.
+        width, height, fps, frames: of the video.
+        shape: (t, S, dim) of the tokens.
+        bytes: size of the file of tokens.
+        seconds: wall time.
         learner: name of the token pipeline's checkpoint.
     """
 
@@ -72,17 +79,17 @@ class TokenResult:
 
     @property
     def frames_per_second(self) -> float:
-        """Speed over all, model loading left out."""
+        """Speed of the whole conversion, without loading the model."""
         return self.frames / max(self.seconds, 1e-9)
 
     @property
     def contents(self) -> str:
-        """How many tokens there are, in words."""
+        """Number of tokens, in words."""
         steps, count, dim = self.shape
         return f"{steps * count:,} tokens of {dim} numbers"
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON types."""
+        """Convert to plain JSON types."""
         return {
             "input": self.input,
             "output": self.output,
@@ -112,101 +119,44 @@ def encode_tokens_file(
     """Encode one video file to learned tokens, float16 [t, S, dim] in a safetensors file.
 
     Args:
-        source: a video, or a picture; or a binary stream of one.
+        source: a video or an image, or a binary stream of one.
         output: the file to write, or a binary stream.
-        model: encodes; the learner v11 of `vtok-base` if None.
-        num_tokens: S, of each latent step.
-        options: size, rate and part; those of codes count for nothing.
-        progress: called as it goes.
-        decoder: as `encode_file` takes it.
+        model: token pipeline and tokenizer; the learner v11 of `vtok-base` if None.
+        num_tokens: tokens per latent step, S.
+        options: size, rate and part; options of codes are refused.
+        progress: called after each model call.
+        decoder: process that reads the video, as in `encode_file`.
 
     Raises:
         InputError: if the source is missing or no readable video.
         OutputError: if the output exists or cannot be written.
-        UsageError: for options that do not fit, among them more tokens than there are positions.
+        UsageError: for unusable options, or more tokens than positions.
     """
-    model, options = model or load_token_model(), options or EncodeOptions()
-    begin = time.perf_counter()
-    model.check_count(num_tokens)
-    check_token_options(options)
+    begin, model, options = time.perf_counter(), model or load_token_model(), options or _DEFAULTS
+
+    def to_tokens(latents: Tensor) -> Tokens:
+        return model.to_tokens(latents, num_tokens)[0].half().cpu().numpy()
+
     with (
-        on_disk(source) as path,
-        open_reader(path, options, decoder) as reader,
-        open_output(output, options.overwrite) as stream,
-        tempfile.TemporaryFile(prefix="vtok-") as spool,  # how many there are shows at the end
+        _opened(source, output, model, num_tokens, options, decoder) as (reader, stream, header),
+        tempfile.TemporaryFile(prefix="vtok-") as spilled,  # their number is known at the end only
     ):
-        header = token_header(name_of(source), reader, model, num_tokens, options)
         steps = frames = 0
         total = frames_to_come(reader, options)
-        for tokens, shown in encode_tokens(reader, model, num_tokens):
-            spool.write(tokens.astype("<f2").tobytes())
+        for tokens, shown in Encoder(model.model).map_latents(reader, to_tokens):
+            spilled.write(tokens.astype("<f2").tobytes())
             steps, frames = steps + len(tokens), frames + shown
             if progress is not None:
                 progress(frames, total)
         if not steps:
             raise CodeFileError(f"{name_of(source) or 'standard input'}: has no frames")
         shape = (steps, num_tokens, model.pipeline.config.dim)
-        info = TokenFileInfo(header, origin_of(model), frames, shape)
-        spool.seek(0)
-        write_token_file(cast(BinaryIO, stream), info, cast(BinaryIO, spool))
+        info = TokenFileInfo(header, model.origin, frames, shape)
+        spilled.seek(0)
+        write_token_file(cast(BinaryIO, stream), info, cast(BinaryIO, spilled))
         size = stream.count
     names = (name_of(source) or "-", name_of(output) or "-")
     return token_result(names, info, size, frames, time.perf_counter() - begin)
-
-
-def encode_tokens(
-    reader: VideoReader, model: TokenModel, num_tokens: int
-) -> Iterator[tuple[Tokens, int]]:
-    """Tokens of a stream of frames, float16 [n, S, dim], and how many frames they show."""
-
-    def to_tokens(latents: Tensor) -> Tokens:
-        return model.to_tokens(latents, num_tokens)[0].half().cpu().numpy()
-
-    yield from encode_passes(reader, model.model, to_tokens)
-
-
-def token_header(
-    name: str | None, reader: VideoReader, model: TokenModel, num_tokens: int, how: EncodeOptions
-) -> Any:
-    """The header that tells of the tokenizer and the source.
-
-    Raises:
-        UsageError: if the frames have fewer positions than there are to be tokens.
-    """
-    width, height = reader.output_size
-    model.check_count(num_tokens, (height, width))
-    stages = model.model.tokenizer.quantizer.num_stages
-    return make_header(name, reader, model.model, stages, how)
-
-
-def check_token_options(options: EncodeOptions) -> None:
-    """Refuse options that only codes have.
-
-    Raises:
-        UsageError: naming them.
-    """
-    if options.num_stages or options.num_bits or options.rate:
-        raise UsageError("--stages, --bits, --min-psnr, --max-bpp: not for tokens")
-
-
-def origin_of(model: TokenModel) -> TokenOrigin:
-    """What a file of tokens says of the token pipeline."""
-    info = model.info
-    return TokenOrigin(info.name, info.config.learner, info.config_sha256, info.weights_sha256)
-
-
-def token_result(
-    names: tuple[str, str], info: TokenFileInfo, size: int, frames: int, seconds: float
-) -> TokenResult:
-    """A result from what a file of tokens says of itself."""
-    shape = info.header.transform
-    return TokenResult(
-        *names, shape.width, shape.height, shape.fps, frames, info.shape, size, seconds,
-        info.origin.name,
-    )  # fmt: skip
-
-
-CHUNK_STEPS = 32  # latent steps in a chunk: there is little in each
 
 
 def encode_token_codes_file(
@@ -219,65 +169,100 @@ def encode_token_codes_file(
     progress: Progress | None = None,
     decoder: Decoder | None = None,
 ) -> Result:
-    """Encode one video file to quantized tokens in a code file: video of a very low rate.
+    """Encode one video file to quantized tokens in a code file of a very low rate.
 
-    Its grid is one position, the whole frame; each token is a stage, and each 8 bits of it are a
-    codebook. Arguments and errors are those of `encode_tokens_file`.
+    The grid has one position, the whole frame; each token is a stage, with a codebook for each 8
+    bits. Arguments and errors are those of `encode_tokens_file`.
     """
-    model, options = model or load_token_model(), options or EncodeOptions()
-    begin = time.perf_counter()
-    model.check_count(num_tokens)
-    check_token_options(options)
+    begin, model, options = time.perf_counter(), model or load_token_model(), options or _DEFAULTS
     if options.to != "vtok":
-        raise UsageError(f"--to {options.to}: --num-tokens is for --to tokens and --to vtok")
-    with (
-        on_disk(source) as path,
-        open_reader(path, options, decoder) as reader,
-        open_output(output, options.overwrite) as stream,
-    ):
-        plain = token_header(name_of(source), reader, model, num_tokens, options)
-        header, counts = _header(plain, model, num_tokens), Counts()
-        chunks = _encode(reader, model, num_tokens)
-        with CodeFileWriter(cast(BinaryIO, stream), header) as writer:
-            for chunk in counts.follow(chunks, progress, frames_to_come(reader, options)):
-                writer.write(chunk.codes, chunk.num_frames)
+        raise OptionError("to", options.to, "tokens or vtok for learned tokens")
+
+    def to_codes(latents: Tensor) -> Codes:
+        codes = model.pipeline.bits.to_codes(model.to_tokens(latents, num_tokens))
+        return rearrange(codes, "1 t s k -> s k t 1 1").cpu().numpy()
+
+    with _opened(source, output, model, num_tokens, options, decoder) as (reader, stream, plain):
+        header, counts = _header(plain, model, num_tokens), Counts(progress)
+        counts.total = frames_to_come(reader, options)
+        encoder = Encoder(
+            model.model, to_codes=to_codes, steps_per_chunk=CHUNK_STEPS, observers=[counts]
+        )
+        write_code_file(stream, header, encoder.encode(reader), replace(options, compress=False))
         counts.bytes = stream.count
     names = (name_of(source) or "-", name_of(output) or "-")
     return make_result(names, header, counts, time.perf_counter() - begin)
 
 
-def unpack_tokens(header: Header, model: LoadedTokenizer, tokens: TokenModels, name: str) -> Unpack:
-    """What makes latents of the codes of a file of quantized tokens.
+_DEFAULTS = EncodeOptions()
+
+
+@contextmanager
+def _opened(
+    source: str | Path | BinaryIO,
+    output: str | Path | BinaryIO,
+    model: TokenModel,
+    num_tokens: int,
+    options: EncodeOptions,
+    decoder: Decoder | None,
+) -> Iterator[tuple[VideoReader, CountingStream, Header]]:
+    """Check the options; open source and output; make the header of tokenizer and source."""
+    model.check_count(num_tokens)
+    check_token_options(options)
+    with (
+        on_disk(source) as path,
+        open_reader(path, options, decoder) as reader,
+        open_output(output, options.overwrite) as stream,
+    ):
+        width, height = reader.output_size
+        model.check_count(num_tokens, (height, width))
+        stages = model.model.tokenizer.quantizer.num_stages
+        yield reader, stream, make_header(name_of(source), reader, model.model, stages, options)
+
+
+def check_token_options(options: EncodeOptions) -> None:
+    """Refuse options that only codes have.
 
     Raises:
-        InputError: if the token learner that it names is not shipped.
-        CodeFileError: if it was made with another one.
+        UsageError: naming them.
     """
-    origin = token_origin(header, name)
-    assert origin is not None
-    found, layout = tokens.get(origin.learner, model), header.format
-    ours = origin_of(found)
-    if origin.weights_sha256 != ours.weights_sha256:
-        raise CodeFileError(
-            f"{name}: made with the token learner {origin.name} (weights "
-            f"{origin.weights_sha256[:12]}), not with {ours.name} (weights "
-            f"{ours.weights_sha256[:12]}): pass --token-learner FILE"
+    if options.num_stages or options.num_bits or options.rate:
+        raise UsageError(
+            "`num_stages`, `num_bits`, `min_psnr` and `max_bpp` do not apply to tokens"
         )
-    expected = (CODEBOOK_SIZE, found.pipeline.bits.num_codes, (1, 1))
-    if (layout.codebook_size, layout.num_codebooks, layout.grid) != expected:
-        raise CodeFileError(f"{name}: its codes are not laid out as those of {ours.name}: damaged")
-    space = model.tokenizer.spatial_compression
-    grid = (-(-header.transform.height // space), -(-header.transform.width // space))
 
-    def unpack(codes: Tensor) -> Tensor:
-        by_token = rearrange(codes, "s k t 1 1 -> 1 t s k")
-        return found.to_latents(found.pipeline.bits.from_codes(by_token), grid)
 
-    return unpack
+def are_tokens_encoded(
+    output: Path, source: Path, model: TokenModel, num_tokens: int, options: EncodeOptions
+) -> bool:
+    """Return whether an output of this module is up to date; see `is_encoded`."""
+    try:
+        if is_token_file(output):
+            info = TokenFile(output, str(output)).info
+            header, count = info.header, info.shape[1]
+            origin: TokenOrigin | None = info.origin
+        else:
+            header = read_header(output, "vtok")
+            origin, count = token_origin(header, str(output)), header.format.num_stages
+    except (OSError, VtokError):
+        return False
+    same = origin == model.origin and count == num_tokens
+    return same and same_part(header, source, model.model, options)
+
+
+def token_result(
+    names: tuple[str, str], info: TokenFileInfo, size: int, frames: int, seconds: float
+) -> TokenResult:
+    """Make a result from the metadata of a file of tokens."""
+    shape = info.header.transform
+    return TokenResult(
+        *names, shape.width, shape.height, shape.fps, frames, info.shape, size, seconds,
+        info.origin.name,
+    )  # fmt: skip
 
 
 def _header(plain: Header, model: TokenModel, num_tokens: int) -> Header:
-    shape, about = plain.transform, json.dumps(asdict(origin_of(model)), sort_keys=True)
+    shape, origin = plain.transform, json.dumps(asdict(model.origin), sort_keys=True)
     layout = replace(
         plain.format,
         codebook_size=CODEBOOK_SIZE,
@@ -287,22 +272,4 @@ def _header(plain: Header, model: TokenModel, num_tokens: int) -> Header:
         grid=(1, 1),
         chunk_steps=CHUNK_STEPS,
     )
-    return replace(plain, format=layout, metadata={**plain.metadata, ORIGIN_KEY: about})
-
-
-def _encode(frames: Iterable[Frames], model: TokenModel, num_tokens: int) -> Iterator[CodeChunk]:
-
-    def to_codes(latents: Tensor) -> npt.NDArray[np.int64]:
-        codes = model.pipeline.bits.to_codes(model.to_tokens(latents, num_tokens))
-        return rearrange(codes, "1 t s k -> s k t 1 1").cpu().numpy()
-
-    pending: list[npt.NDArray[np.int64]] = []
-    covered = 0
-    for codes, shown in encode_passes(frames, model.model, to_codes):
-        pending.append(codes)
-        covered += shown
-        if sum(part.shape[2] for part in pending) >= CHUNK_STEPS:
-            yield CodeChunk(np.concatenate(pending, axis=2), covered)
-            pending, covered = [], 0
-    if pending:
-        yield CodeChunk(np.concatenate(pending, axis=2), covered)
+    return replace(plain, format=layout, metadata={**plain.metadata, ORIGIN_KEY: origin})

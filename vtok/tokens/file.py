@@ -1,8 +1,8 @@
-"""Learned tokens as a safetensors file: written in any length, read a few steps at a time.
+"""Learned tokens as a safetensors file, read a few latent steps at a time.
 
-Two tensors: `tokens`, float16 [t, S, dim], and `times`, float64 [t, 2], at which second of the
-source each step begins and ends. The metadata, canonical JSON under the one key `vtok`, holds the
-header of a code file and what the tokens came from. The same tokens give the same bytes.
+Two tensors: `tokens`, float16 [t, S, dim], and `times`, float64 [t, 2], the start and end of each
+step in seconds of the source. The metadata, canonical JSON under the single key `vtok`, holds the
+header of a code file and the origin of the tokens. The same tokens give the same bytes.
 """
 
 from __future__ import annotations
@@ -12,20 +12,23 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from vtok.codefile import Header, canonical
+from vtok.codefile.header import Header, dump_json, load_json
 from vtok.errors import CodeFileError
 from vtok.nn.config import MOST_TOKENS
 from vtok.pipeline.files import open_input
+from vtok.tokens import ORIGIN_KEY
+
+if TYPE_CHECKING:
+    from vtok.tokens.model import TokenModels
 
 FORMAT, VERSION = "vtok.tokens", 1
-ORIGIN_KEY = "token_learner"
-"""Key of the metadata of a code file of quantized tokens, under which their origin is JSON."""
+CHECKPOINT_FORMAT = "vtok.tokens_checkpoint"
 SUFFIX = ".tokens.safetensors"
 HEADER_OFFSET = 8  # a safetensors file is the length of its header, the header, the numbers
 STEPS_AT_A_TIME = 1 << 12
@@ -37,12 +40,12 @@ Tokens = npt.NDArray[np.float16]
 
 @dataclass(frozen=True)
 class TokenOrigin:
-    """The token pipeline that made some tokens.
+    """Token pipeline that made some tokens.
 
     Attributes:
-        name: of its checkpoint.
+        name: name of its checkpoint.
         learner: v10, v11 or grouped.
-        config_sha256, weights_sha256: of the checkpoint.
+        config_sha256, weights_sha256: fingerprints of the checkpoint.
     """
 
     name: str
@@ -53,12 +56,12 @@ class TokenOrigin:
 
 @dataclass(frozen=True)
 class TokenFileInfo:
-    """What a file of tokens says of itself.
+    """Metadata of a file of tokens.
 
     Attributes:
-        header: as in a code file: the tokenizer, the source, and what was done to it.
-        origin: the token pipeline.
-        num_frames: of video.
+        header: tokenizer, source and transform, as in a code file.
+        origin: token pipeline.
+        num_frames: frames of video.
         shape: (t, S, dim).
     """
 
@@ -68,7 +71,7 @@ class TokenFileInfo:
     shape: tuple[int, int, int]
 
     def times(self, first: int, last: int) -> npt.NDArray[np.float64]:
-        """When steps begin and end in the source, in seconds, float64 [last - first, 2]."""
+        """Return start and end of steps in seconds of the source, float64 [last - first, 2]."""
         fps, start = self.header.transform.fps, self.header.transform.start or 0
         bounds = step_frames(np.arange(first, last + 1), self.header.format.temporal_compression)
         seconds = bounds.clip(max=self.num_frames) / float(fps) + float(start)
@@ -76,7 +79,7 @@ class TokenFileInfo:
 
 
 def step_frames(steps: npt.NDArray[np.int64], temporal: int) -> npt.NDArray[np.int64]:
-    """The first frame of each latent step: step 0 has one frame, the others `temporal`."""
+    """Return the first frame of each latent step: step 0 has one frame, the others `temporal`."""
     return np.maximum(0, 1 + (steps - 1) * temporal)
 
 
@@ -85,8 +88,8 @@ def write_token_file(stream: BinaryIO, info: TokenFileInfo, tokens: BinaryIO) ->
 
     Args:
         stream: binary, writable.
-        info: what is in it.
-        tokens: the numbers of all tokens, little-endian, to be read from where it stands.
+        info: metadata.
+        tokens: little-endian float16 numbers of all tokens, read from the current position.
     """
     steps = info.shape[0]
     times, numbers = 16 * steps, 2 * int(np.prod(info.shape))
@@ -100,7 +103,7 @@ def write_token_file(stream: BinaryIO, info: TokenFileInfo, tokens: BinaryIO) ->
         },
     }
     text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % HEADER_OFFSET)  # so that the numbers are aligned
+    text += b" " * (-len(text) % HEADER_OFFSET)  # aligns the numbers
     stream.write(len(text).to_bytes(HEADER_OFFSET, "little") + text)
     for first in range(0, steps, STEPS_AT_A_TIME):
         part = info.times(first, min(steps, first + STEPS_AT_A_TIME))
@@ -109,25 +112,25 @@ def write_token_file(stream: BinaryIO, info: TokenFileInfo, tokens: BinaryIO) ->
 
 
 class TokenFile:
-    """A file of tokens, opened for reading; only what is asked for is read.
+    """File of tokens, opened for reading; only the steps requested are read.
 
     Attributes:
-        info: what it says of itself.
+        info: metadata.
     """
 
     def __init__(self, path: Path, name: str) -> None:
-        """Open a file and check all but its numbers.
+        """Open a file and check everything but the numbers.
 
         Args:
             path: the file.
-            name: what errors call it.
+            name: name of the file in errors.
 
         Raises:
             InputError: if it is missing or cannot be read.
             CodeFileError: if it is damaged, cut, or no file of tokens.
         """
         self.name = name
-        with open_input(path):  # says why a file cannot be opened
+        with open_input(path):  # raises the error if it cannot be opened
             pass
         try:
             with safe_open(path, framework="np") as file:
@@ -140,10 +143,10 @@ class TokenFile:
         steps = self.info.shape[0]
         expected = {"times": ("F64", [steps, 2]), "tokens": ("F16", list(self.info.shape))}
         if kinds != expected:
-            raise CodeFileError(f"{name}: its tensors are not those that its metadata tells of")
+            raise CodeFileError(f"{name}: its tensors do not match its metadata")
 
     def read(self, first: int, last: int, num_tokens: int | None = None) -> Tokens:
-        """Some steps, float16 [last - first, S, dim]; of each the first `num_tokens`.
+        """Read steps, float16 [last - first, S, dim], with the first `num_tokens` of each.
 
         Raises:
             CodeFileError: for numbers that are not finite.
@@ -158,26 +161,34 @@ class TokenFile:
     def chunks(
         self, steps: range, size: int, num_tokens: int | None = None
     ) -> Iterator[tuple[Tokens, int]]:
-        """A run of steps, so many at a time, each with the number of its first step."""
+        """Read a range of steps, `size` at a time, each part with the number of its first step."""
         for first in range(steps.start, steps.stop, size):
             yield self.read(first, min(steps.stop, first + size), num_tokens), first
 
 
 def is_token_file(path: Path) -> bool:
-    """Whether a file is one of tokens by its metadata; false for what cannot be read."""
+    """Return whether the metadata of a file says that it holds tokens; False if unreadable."""
+    return _format_of(path) == FORMAT
+
+
+def is_token_checkpoint(path: Path) -> bool:
+    """Return whether a file is the checkpoint of a token pipeline; False if unreadable."""
+    return _format_of(path) == CHECKPOINT_FORMAT
+
+
+def _format_of(path: Path) -> str | None:
     try:
         with safe_open(path, framework="np") as file:
-            about = json.loads((file.metadata() or {})["vtok"])
-            return bool(about["format"] == FORMAT)
+            return str(json.loads((file.metadata() or {})["vtok"])["format"])
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError):
-        return False
+        return None
 
 
 def token_origin(header: Header, name: str) -> TokenOrigin | None:
-    """The token learner that made the codes of a file; None where they are a tokenizer's.
+    """Return the token pipeline that made the codes of a file; None if a tokenizer made them.
 
     Raises:
-        CodeFileError: where it is not named as it should be.
+        CodeFileError: if the metadata is malformed.
     """
     if ORIGIN_KEY not in header.metadata:
         return None
@@ -191,18 +202,18 @@ def token_origin(header: Header, name: str) -> TokenOrigin | None:
 
 
 def seems_tokens(source: Path | BinaryIO) -> bool:
-    """Whether an input is a safetensors file rather than a code file, by its first bytes.
+    """Return whether an input is a safetensors file, not a code file, by its first bytes.
 
-    Of a stream nothing is taken: it must be one that can be peeked into, as standard input can.
+    Nothing is consumed of a stream: it must have `peek`, as standard input has.
     """
     if isinstance(source, Path):
         if not source.is_file():
-            return False  # what is read of a pipe is gone
+            return False  # reading from a pipe would consume the data
         try:
             with source.open("rb") as file:
                 head = file.read(HEADER_OFFSET + 1)
         except OSError:
-            return False  # whoever opens it next says why
+            return False  # the error is raised when the file is opened
     else:
         peek = getattr(source, "peek", None)
         head = b"" if peek is None else peek(HEADER_OFFSET + 1)
@@ -213,27 +224,27 @@ def _to_json(info: TokenFileInfo) -> str:
     about = {
         "format": FORMAT,
         "version": VERSION,
-        "header": canonical.loads(info.header.to_json()),
+        "header": load_json(info.header.to_json()),
         "tokens": asdict(info.origin),
         "num_frames": info.num_frames,
         "shape": list(info.shape),
     }
-    return canonical.dumps(about).decode()
+    return dump_json(about).decode()
 
 
 def _read_info(metadata: dict[str, str] | None, name: str) -> TokenFileInfo:
     try:
-        about = canonical.loads((metadata or {})["vtok"].encode())
+        about = load_json((metadata or {})["vtok"].encode())
         if about["format"] != FORMAT:
-            raise CodeFileError(f"{name}: a safetensors file, but none of learned tokens")
+            raise CodeFileError(f"{name}: a safetensors file, but not of learned tokens")
         if about["version"] != VERSION:
             raise CodeFileError(f"{name}: of a later version of vtok: update vtok")
-        header = Header.from_json(canonical.dumps(about["header"]))
+        header = Header.from_json(dump_json(about["header"]))
         origin = TokenOrigin(**about["tokens"])
         info = TokenFileInfo(header, origin, about["num_frames"], tuple(about["shape"]))
         _check_info(info, name)
     except (KeyError, TypeError, ValueError) as exc:
-        raise CodeFileError(f"{name}: a safetensors file, but none of learned tokens") from exc
+        raise CodeFileError(f"{name}: a safetensors file, but not of learned tokens") from exc
     except CodeFileError as exc:
         raise CodeFileError(f"{name}: {str(exc).removeprefix(f'{name}: ')}") from exc
     return info
@@ -242,7 +253,7 @@ def _read_info(metadata: dict[str, str] | None, name: str) -> TokenFileInfo:
 def _check_info(info: TokenFileInfo, name: str) -> None:
     numbers: tuple[Any, ...] = (*info.shape, info.num_frames)
     if len(info.shape) != 3 or any(type(n) is not int or n < 1 for n in numbers):
-        raise CodeFileError(f"{name}: its shape and number of frames are none")
+        raise CodeFileError(f"{name}: its shape or number of frames is invalid")
     if not all(isinstance(text, str) and len(text) < 256 for text in asdict(info.origin).values()):
         raise CodeFileError(f"{name}: does not name the token learner that made it")
     steps, count, dim = info.shape
@@ -253,3 +264,78 @@ def _check_info(info: TokenFileInfo, name: str) -> None:
     temporal = info.header.format.temporal_compression
     if not (steps - 2) * temporal + 1 < info.num_frames <= (steps - 1) * temporal + 1:
         raise CodeFileError(f"{name}: {steps} steps cannot show {info.num_frames} frames")
+
+
+class _Extension:
+    """Files of tokens in the pipeline; see `pipeline.Extension`."""
+
+    def unpacker(self) -> TokenModels:
+        from vtok.tokens.model import TokenModels  # imports torch
+
+        return TokenModels()
+
+    def describe(self, header: Header, name: str) -> dict[str, Any]:
+        origin = token_origin(header, name)
+        return {"token_learner": origin and origin.name}
+
+    def inspect(self, path: Path) -> dict[str, Any] | None:
+        kind = _format_of(path)
+        if kind == FORMAT:
+            return _inspect_tokens(path)
+        return _inspect_checkpoint(path) if kind == CHECKPOINT_FORMAT else None
+
+    def contents(self, path: Path) -> tuple[Header, int] | None:
+        if not is_token_file(path):
+            return None
+        info = TokenFile(path, str(path)).info
+        return info.header, info.num_frames
+
+
+EXTENSION = _Extension()
+
+
+def _inspect_tokens(path: Path) -> dict[str, Any]:
+    info = TokenFile(path, str(path)).info
+    shape, source, layout = info.header.transform, info.header.source, info.header.format
+    seconds = max(1e-9, float(info.num_frames / shape.fps))
+    size, space = path.stat().st_size, layout.spatial_compression
+    return {
+        "kind": "learned tokens",
+        "name": str(path),
+        "width": shape.width,
+        "height": shape.height,
+        "fps": str(shape.fps),
+        "frames": info.num_frames,
+        "seconds": round(seconds, 3),
+        "tokens": list(info.shape),
+        "tokens_per_second": round(info.shape[0] * info.shape[1] / seconds, 2),
+        "token_learner": info.origin.name,
+        "token_learner_sha256": info.origin.weights_sha256,
+        "compression": f"{layout.temporal_compression}x{space}x{space}",
+        "bytes": size,
+        "kbps": round(8 * size / 1000 / seconds, 2),
+        "model": info.header.model.name,
+        "weights_sha256": info.header.model.weights_sha256,
+        "encoded_as": f"{info.header.model.dtype} on {info.header.model.device}",
+        "source": f"{source.name or '-'} {source.width}x{source.height}",
+        "writer": info.header.writer,
+    }
+
+
+def _inspect_checkpoint(path: Path) -> dict[str, Any]:
+    from vtok.tokens.model import read_token_info  # imports torch
+
+    info = read_token_info(path)
+    return {
+        "kind": "token learner",
+        "name": info.name,
+        "path": str(path),
+        "bytes": path.stat().st_size,
+        "learner": info.config.learner,
+        "token": f"{info.config.dim} numbers, or {info.config.token_bits} bits",
+        "most_tokens": info.config.max_tokens,
+        "weights_sha256": info.weights_sha256,
+        "config_sha256": info.config_sha256,
+        "tokenizer": info.tokenizer_name,
+        "tokenizer_sha256": info.tokenizer_sha256,
+    }

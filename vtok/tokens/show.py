@@ -1,4 +1,4 @@
-"""show_tokens: a video file to pictures of where its learned tokens look."""
+"""show_tokens: draw the parts of the frames that learned tokens look at."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from torch import Tensor
 
 from vtok.errors import InputError
 from vtok.evaluation.pictures import BACKGROUND, draw_sheet
-from vtok.pipeline.encode import EncodeOptions, frames_to_come, open_reader
-from vtok.pipeline.model_calls import encode_passes
-from vtok.pipeline.result import Progress
+from vtok.pipeline.codec import Encoder
+from vtok.pipeline.encode import frames_to_come
+from vtok.pipeline.files import open_reader
+from vtok.pipeline.options import EncodeOptions
+from vtok.pipeline.result import Observer, Progress
 from vtok.tokens.model import DEFAULT_TOKENS, TokenModel, load_token_model
 from vtok.video.frames import Frames, resize_frames
 from vtok.video.images import PICTURE_SUFFIXES
@@ -25,21 +27,21 @@ from vtok.video.writer import VideoWriter
 Maps = npt.NDArray[np.float32]
 """float32 [S, h, w]."""
 DIMMED = 0.4
-"""How bright the frame is where a token does not look."""
+"""Brightness of the frame outside a token's map."""
 SHEET_ASPECT = 1.6
-"""Width of a sheet by its height, about."""
+"""Approximate width of a sheet divided by its height."""
 
 
 def draw_maps(frame: Frames, maps: Maps, position: int) -> Frames:
-    """One sheet: the frame, then for each token the frame in gray, glowing where it looks.
+    """Draw a sheet: the frame, then for each token the frame in gray with its map as a heat map.
 
-    Each map is scaled to its own peak, so that a broad one can be read as well as a sharp one;
-    how sharp it is the caption says: on which share of the frame half of its weight lies.
+    Each map is scaled to its own peak, so that broad maps are as readable as sharp ones; the
+    caption gives the share of the frame that holds half of the weight.
 
     Args:
         frame: uint8 [H, W, 3].
-        maps: float32 [S, h, w], of any sign: the size of a weight counts.
-        position: pixels that a position of the maps spans; they may reach beyond the frame.
+        maps: float32 [S, h, w]; the absolute value counts.
+        position: pixels per position of the maps, which may extend beyond the frame.
 
     Returns:
         uint8 [H', W', 3].
@@ -60,7 +62,7 @@ def draw_maps(frame: Frames, maps: Maps, position: int) -> Frames:
 
 
 def glow(frame: Frames, weights: npt.NDArray[np.floating], position: int) -> Frames:
-    """A frame in dim gray, and over it weights [h, w] of at least 0 from black over red to white.
+    """Draw weights [h, w] of at least 0 from black over red to white over a frame in dim gray.
 
     Returns:
         uint8 [H, W, 3].
@@ -79,7 +81,7 @@ def glow(frame: Frames, weights: npt.NDArray[np.floating], position: int) -> Fra
 
 
 def half_share(weights: npt.NDArray[np.floating]) -> float:
-    """The smallest share of all positions on which half of the weight lies, 0..1."""
+    """Return the smallest share of positions, 0..1, that holds half of the weight."""
     ordered = np.sort(weights.ravel())[::-1].astype(np.float64)
     total = ordered.sum()
     if total <= 0:
@@ -89,7 +91,7 @@ def half_share(weights: npt.NDArray[np.floating]) -> float:
 
 
 def sheet_columns(pictures: int, aspect: float) -> int:
-    """How many pictures of some width by height go into a row of a sheet of a usual shape."""
+    """Return the number of pictures per row of a sheet; `aspect` is their width by height."""
     columns = round(math.sqrt(pictures * SHEET_ASPECT / aspect))
     return max(1, min(pictures, columns))
 
@@ -106,18 +108,18 @@ def show_tokens(
     options: EncodeOptions | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """Draw which parts of the frame each token looks at.
+    """Draw the parts of the frame that each token looks at.
 
     Args:
-        source: a video, or a picture.
-        output: a picture, of the first frame; or a video, of all of them.
-        model: the learner v11 of `vtok-base` if None.
-        num_tokens: S, of each latent step.
+        source: a video or an image.
+        output: an image, drawn from the first frame; or a video, drawn from all frames.
+        model: token pipeline and tokenizer; the learner v11 of `vtok-base` if None.
+        num_tokens: tokens per latent step, S.
         options: size, rate and part.
-        progress: called as it goes.
+        progress: called after each frame.
 
     Returns:
-        How many frames were drawn.
+        Number of frames drawn.
 
     Raises:
         InputError: if the source is missing or no readable video.
@@ -150,24 +152,28 @@ def show_tokens(
 def frames_with_maps(
     reader: VideoReader, model: TokenModel, num_tokens: int
 ) -> Iterator[tuple[Frames, npt.NDArray[np.float32]]]:
-    """Each frame, uint8 [H, W, 3], with the maps of its latent step, float32 [S, h, w]."""
-    waiting: deque[Frames] = deque()
-
-    def tapped() -> Iterator[Frames]:
-        for batch in reader:
-            waiting.extend(batch)
-            yield batch
-
+    """Iterate over frames, uint8 [H, W, 3], with the maps of their step, float32 [S, h, w]."""
+    held = _HeldFrames()
     temporal, number, step = model.model.tokenizer.temporal_compression, 0, 0
 
     def to_maps(latents: Tensor) -> npt.NDArray[np.float32]:
         return model.pipeline.encode_with_maps(latents, num_tokens)[1][0].float().cpu().numpy()
 
-    for maps, count in encode_passes(tapped(), model.model, to_maps):
+    for maps, count in Encoder(model.model, observers=[held]).map_latents(reader, to_maps):
         for _ in range(count):
-            yield waiting.popleft(), maps[-(-number // temporal) - step]
+            yield held.waiting.popleft(), maps[-(-number // temporal) - step]
             number += 1
         step += len(maps)
+
+
+class _HeldFrames(Observer):
+    """Observer that holds frames until their maps are there."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Frames] = deque()
+
+    def on_frames(self, frames: Frames) -> None:
+        self.waiting.extend(frames)
 
 
 def _sheets(reader: VideoReader, model: TokenModel, num_tokens: int) -> Iterator[Frames]:

@@ -17,7 +17,7 @@ from vtok.errors import OptionError, UsageError
 from vtok.models.load import LoadedTokenizer
 from vtok.nn.config import TokenConfig
 from vtok.nn.token_pipeline import Lift, TokenPipeline, cell_grid
-from vtok.tokens.checkpoint import save_tokens
+from vtok.tokens.model import save_tokens
 from vtok.training.clips import ClipSpec
 from vtok.training.latent_cache import LatentCache, encode_clips
 from vtok.training.loader import ClipLoader

@@ -15,8 +15,9 @@ from torch import nn
 
 from vtok.models.load import LoadedTokenizer, load
 from vtok.nn.streaming import StreamState
-from vtok.pipeline._runtime import MOST_WORKERS, PassState, relayed
-from vtok.pipeline.model_calls import clip_to_frames, decode_codes, encode_frames
+from vtok.pipeline._runtime import MOST_WORKERS, CallState, pipelined_calls
+from vtok.pipeline.codec import Decoder, Encoder
+from vtok.pipeline.model_calls import clip_to_frames
 
 
 class Part(NamedTuple):
@@ -61,8 +62,8 @@ def test_the_same_bits_with_any_number_of_passes_at_once(
     found = []
     for count in (1, threads):
         torch.set_num_threads(count)
-        chunks = list(encode_frames([frames], model))
-        shown = list(decode_codes(chunks, model, size))
+        chunks = list(Encoder(model).encode([frames]))
+        shown = list(Decoder(model, size).decode(chunks))
         found.append((chunks, shown))
     (alone, shown_alone), (beside, shown_beside) = found
     assert [chunk.num_frames for chunk in beside] == [chunk.num_frames for chunk in alone]
@@ -82,7 +83,7 @@ def test_passes_are_under_way_at_once_and_come_in_order(models: dict[str, Loaded
         time.sleep(0.01 * (3 - part.number % 3))  # the later ones are done first
         return part.number
 
-    assert list(relayed(parts_of(7), work, models["fast"])) == list(range(7))
+    assert list(pipelined_calls(parts_of(7), work, models["fast"])) == list(range(7))
 
 
 def test_no_more_are_asked_for_than_there_are_workers_and_one(
@@ -96,7 +97,7 @@ def test_no_more_are_asked_for_than_there_are_workers_and_one(
             asked.append(part)
             yield part
 
-    results = relayed(parts(), lambda part, _: part.number, models["fast"])
+    results = pipelined_calls(parts(), lambda part, _: part.number, models["fast"])
     for number in range(10):
         assert next(results) == number
         assert len(asked) <= number + 1 + 3
@@ -111,7 +112,7 @@ def test_what_is_timed_begins_when_it_is_asked_for(models: dict[str, LoadedToken
         begun.append(part.number)
         return part.number
 
-    for number in relayed(parts_of(5), work, models["fast"], beside=False):
+    for number in pipelined_calls(parts_of(5), work, models["fast"], enabled=False):
         assert begun == list(range(number + 1))
 
 
@@ -129,7 +130,7 @@ def test_each_part_sees_what_the_one_before_left(
         state.keep(layer, mine)
         return list(mine.tolist())
 
-    found = list(relayed(parts_of(5, 1, 3), work, models["fast"]))
+    found = list(pipelined_calls(parts_of(5, 1, 3), work, models["fast"]))
     expected = [list(range(n + 1)) for length in (5, 1, 3) for n in range(length)]
     assert found == expected
 
@@ -149,7 +150,7 @@ def test_an_error_comes_in_its_place_and_ends_it(
         state.keep(layer, torch.zeros(1))
         return part.number
 
-    results = relayed(parts_of(100), work, models["fast"])
+    results = pipelined_calls(parts_of(100), work, models["fast"])
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="the third"):
         next(results)
@@ -168,12 +169,12 @@ def test_an_error_of_the_parts_is_raised_after_those_before_it(
         raise OSError("no more")
 
     with pytest.raises(OSError, match="no more"):
-        list(relayed(parts(), lambda part, _: part.number, models["fast"]))
+        list(pipelined_calls(parts(), lambda part, _: part.number, models["fast"]))
 
 
 def test_closing_early_leaves_no_thread_behind(models: dict[str, LoadedTokenizer]) -> None:
     torch.set_num_threads(2)
-    results = relayed(parts_of(100), lambda part, _: part.number, models["fast"])
+    results = pipelined_calls(parts_of(100), lambda part, _: part.number, models["fast"])
     assert next(results) == 0
     results.close()
     assert not [one for one in threading.enumerate() if one.name.startswith("vtok-model")]
@@ -184,7 +185,7 @@ def test_threads_are_shared_out_and_then_as_before(
     threads: int, models: dict[str, LoadedTokenizer]
 ) -> None:
     torch.set_num_threads(threads)
-    own = set(relayed(parts_of(20), lambda *_: torch.get_num_threads(), models["fast"]))
+    own = set(pipelined_calls(parts_of(20), lambda *_: torch.get_num_threads(), models["fast"]))
     assert own == {max(1, threads // min(threads, MOST_WORKERS))}
     assert torch.get_num_threads() == threads
     assert _in_new_thread() == threads
@@ -199,6 +200,6 @@ def _in_new_thread() -> int:
 
 
 def test_a_pass_that_ended_without_a_layer_is_not_waited_for() -> None:
-    layer, first = nn.Identity(), PassState(None)
+    layer, first = nn.Identity(), CallState(None)
     first.end()
-    assert PassState(first).past(layer) is None
+    assert CallState(first).past(layer) is None

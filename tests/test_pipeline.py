@@ -22,10 +22,11 @@ import vtok as package
 from vtok.codefile import CodeFileReader, CodeFileWriter, Header
 from vtok.errors import CodeFileError, InputError, OutputError, UsageError, VideoError, VtokError
 from vtok.models.load import LoadedTokenizer, ModelCache
-from vtok.pipeline.decode import DecodeOptions, check_model, decode_file
-from vtok.pipeline.encode import EncodeOptions, encode_file
-from vtok.pipeline.model_calls import CHUNK_STEPS, clip_to_frames, decode_codes, frames_to_clip
-from vtok.pipeline.result import choose_stages
+from vtok.pipeline.codec import Decoder
+from vtok.pipeline.decode import check_model, decode_file
+from vtok.pipeline.encode import encode_file
+from vtok.pipeline.model_calls import CHUNK_STEPS, clip_to_frames, frames_to_clip
+from vtok.pipeline.options import DecodeOptions, EncodeOptions, choose_stages
 from vtok.video.reader import VideoReader, probe
 
 FULL_COLOUR = ("-c:v", "libx264", "-preset", "ultrafast", "-qp", "0", "-pix_fmt", "yuv444p")
@@ -119,7 +120,7 @@ def test_chunks_decode_to_the_frames_of_the_whole_clip(
     with torch.inference_mode():
         whole = model.tokenizer.decode(codes, size=(48, 64), num_frames=70)
     with path.open("rb") as stream:
-        parts = np.concatenate(list(decode_codes(CodeFileReader(stream), model, (48, 64))))
+        parts = np.concatenate(list(Decoder(model, (48, 64)).decode(CodeFileReader(stream))))
     difference = parts.astype(int) - clip_to_frames(whole)
     assert parts.shape == (70, 48, 64, 3)
     assert np.abs(difference).max() <= 1  # rounding: sums in another order
@@ -226,7 +227,7 @@ def test_other_weights_are_refused_by_name(
     with pytest.raises(
         CodeFileError,
         match=r"^.*a\.vtok: made with the model tiny \(weights [0-9a-f]{12}\), not with other "
-        r"\(weights [0-9a-f]{12}\): pass --model$",
+        r"\(weights [0-9a-f]{12}\): pass `model`$",
     ):
         decode_file(path, tmp_path / "b.mp4", model=other)
     assert not (tmp_path / "b.mp4").exists()

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vtok.codefile import CodeFileReader, CodeFileWriter
-from vtok.codefile.ranges import frames_between
+from vtok.codefile.index import frames_between
 from vtok.errors import UsageError
 from vtok.models.load import LoadedTokenizer, ModelCache
 from vtok.pipeline import model_calls as passes
-from vtok.pipeline.decode import DecodeOptions, decode_file
-from vtok.pipeline.model_calls import decode_codes
-from vtok.pipeline.random_access import read_frames
+from vtok.pipeline.codec import Decoder
+from vtok.pipeline.decode import decode_file, read_frames
+from vtok.pipeline.options import DecodeOptions
 from vtok.video.reader import VideoReader
 
 
@@ -55,7 +55,7 @@ def segments(model: LoadedTokenizer) -> bytes:
 
 def part(data: bytes, model: LoadedTokenizer, first: int, end: int) -> np.ndarray:
     reader = CodeFileReader(io.BytesIO(data))
-    shown = decode_codes(read_frames(reader, model, (first, end)), model, (HEIGHT, WIDTH))
+    shown = Decoder(model, (HEIGHT, WIDTH)).decode(read_frames(reader, model, (first, end)))
     return np.concatenate(list(shown))
 
 
@@ -123,7 +123,7 @@ def test_no_more_is_read_and_decoded_than_is_needed(
     border = chunks[100].first_frame
     before = file.count
     frames = (border - 10, border + 10)
-    shown = list(decode_codes(read_frames(reader, model, frames), model, (HEIGHT, WIDTH)))
+    shown = list(Decoder(model, (HEIGHT, WIDTH)).decode(read_frames(reader, model, frames)))
     assert sum(map(len, shown)) == 20
     # frames -10 to 10 lie in 6 steps; those before them are looked back at
     assert sum(steps) == 6 + model.tokenizer.decoder_lookback

@@ -10,10 +10,10 @@ from models import make_tokenizer
 
 from vtok.evaluation.metrics import psnr_per_frame
 from vtok.models.load import LoadedTokenizer
-from vtok.pipeline import _batching as batches
-from vtok.pipeline._batching import BatchedTokenizer, share_model
-from vtok.pipeline.model_calls import decode_codes, encode_frames
-from vtok.pipeline.psnr import PsnrMeter
+from vtok.pipeline import _runtime
+from vtok.pipeline._runtime import BatchedTokenizer, batched
+from vtok.pipeline.codec import Decoder, Encoder
+from vtok.pipeline.rate import PsnrMeter
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +27,14 @@ def some_frames(seed: int, count: int = 70, side: int = 16) -> np.ndarray:
 
 def codes(frames: np.ndarray, model: LoadedTokenizer) -> np.ndarray:
     chunks = [frames[start : start + 16] for start in range(0, len(frames), 16)]
-    return np.concatenate([chunk.codes for chunk in encode_frames(chunks, model)], axis=2)
+    return np.concatenate([chunk.codes for chunk in Encoder(model).encode(chunks)], axis=2)
 
 
 def test_codes_do_not_depend_on_neighbours(
     model: LoadedTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "WAIT_SECONDS", 0.2)
-    shared = share_model(model, 3)
+    monkeypatch.setattr(_runtime, "WAIT_SECONDS", 0.2)
+    shared = batched(model, 3)
     assert isinstance(shared.tokenizer, BatchedTokenizer)
     clips = [some_frames(seed, 30 + 20 * (seed % 2)) for seed in range(7)]
     with ThreadPoolExecutor(1) as pool:
@@ -49,8 +49,8 @@ def test_codes_do_not_depend_on_neighbours(
 def test_a_clip_that_fails_takes_no_other_along(
     model: LoadedTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "WAIT_SECONDS", 0.2)
-    shared, real = share_model(model, 3), model.tokenizer.encode_latents
+    monkeypatch.setattr(_runtime, "WAIT_SECONDS", 0.2)
+    shared, real = batched(model, 3), model.tokenizer.encode_latents
 
     def encode_latents(video: torch.Tensor, *arguments: object, **named: object) -> torch.Tensor:
         if (video == 1).flatten(1).all(1).any():
@@ -70,17 +70,16 @@ def test_a_clip_that_fails_takes_no_other_along(
 
 
 def test_models_that_remember_everything_run_alone(model: LoadedTokenizer) -> None:
-    assert share_model(model, 1) is model
+    assert batched(model, 1) is model
     classic = LoadedTokenizer(
         make_tokenizer("classic"), model.info, torch.device("cpu"), torch.float32
     )
-    assert share_model(classic, 4) is classic
+    assert batched(classic, 4) is classic
 
 
 def test_psnr_is_that_of_what_is_decoded(model: LoadedTokenizer) -> None:
     frames = some_frames(0, 45)
-    meter = PsnrMeter(model, [frames[:20], frames[20:]])
-    header = type("Header", (), {"transform": type("T", (), {"height": 16, "width": 16})})
-    chunks = list(meter.follow(header, encode_frames(meter, model)))  # type: ignore[arg-type]
-    shown = np.concatenate(list(decode_codes(chunks, model, (16, 16))))
+    meter = PsnrMeter(model, (16, 16))
+    chunks = list(Encoder(model, observers=[meter]).encode([frames[:20], frames[20:]]))
+    shown = np.concatenate(list(Decoder(model, (16, 16)).decode(chunks)))
     assert meter.psnr == pytest.approx(float(psnr_per_frame(shown, frames).mean()))

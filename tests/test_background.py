@@ -9,7 +9,7 @@ import pytest
 from test_entropy import make_codes
 
 from vtok.codefile import CodeFormat, encode_parts
-from vtok.pipeline._runtime import AHEAD, ahead, worked
+from vtok.pipeline._runtime import QUEUE_LENGTH, map_in_background, prefetch
 
 
 def threads() -> set[str]:
@@ -26,9 +26,9 @@ def test_items_come_in_order_with_what_was_made_of_them() -> None:
         time.sleep(0.002 * (number % 3))
         return number * number
 
-    assert list(worked(range(50), slowly)) == [(n, n * n) for n in range(50)]
-    assert list(ahead(range(50))) == list(range(50))
-    assert list(worked([], slowly)) == list(ahead([])) == []
+    assert list(map_in_background(range(50), slowly)) == [(n, n * n) for n in range(50)]
+    assert list(prefetch(range(50))) == list(range(50))
+    assert list(map_in_background([], slowly)) == list(prefetch([])) == []
     assert not threads()
 
 
@@ -40,31 +40,31 @@ def test_work_is_done_in_another_thread_and_not_too_far_ahead() -> None:
             found.append(number)
             yield number
 
-    for number in ahead(find()):
+    for number in prefetch(find()):
         time.sleep(0.002)
-        assert len(found) <= number + AHEAD + 3
-    (pair,) = worked([threading.get_ident()], lambda mine: threading.get_ident() == mine)
+        assert len(found) <= number + QUEUE_LENGTH + 3
+    (pair,) = map_in_background([threading.get_ident()], lambda mine: threading.get_ident() == mine)
     assert pair[1] is False
 
 
 def test_errors_come_where_they_belong() -> None:
-    items = ahead(failing(5))
+    items = prefetch(failing(5))
     assert [next(items) for _ in range(5)] == list(range(5))
     with pytest.raises(ValueError, match="spam"):
         next(items)
     with pytest.raises(ValueError, match="spam"):
-        list(worked(failing(5), str))
+        list(map_in_background(failing(5), str))
     with pytest.raises(ZeroDivisionError):
-        list(worked([1, 0, 2], lambda number: 1 // number))
+        list(map_in_background([1, 0, 2], lambda number: 1 // number))
     assert not threads()
 
 
 def test_who_stops_early_leaves_no_thread() -> None:
-    items = ahead(iter(int, 1))  # endless
+    items = prefetch(iter(int, 1))  # endless
     assert next(items) == 0
     items.close()
     assert not threads()
-    pairs = worked(iter(int, 1), str)
+    pairs = map_in_background(iter(int, 1), str)
     assert next(pairs) == (0, "0")
     pairs.close()
     assert not threads()
@@ -77,6 +77,6 @@ def test_parts_that_a_thread_codes_are_the_same_bytes() -> None:
         spatial_compression=8, grid=(10, 12), chunk_steps=4, decoder_lookback=1,
     )  # fmt: skip
     chunks = [np.roll(codes, shift, 3) for shift in range(3)]
-    made = worked(chunks, lambda chunk: encode_parts(chunk, layout, compress=True))
+    made = map_in_background(chunks, lambda chunk: encode_parts(chunk, layout, compress=True))
     expected = [encode_parts(chunk, layout, compress=True) for chunk in chunks]
     assert [parts for _, parts in made] == expected

@@ -16,7 +16,8 @@ from vtok.codefile import CodeFileReader
 from vtok.codefile.edit import fit_stages
 from vtok.errors import CodeFileError, UsageError
 from vtok.models.load import LoadedTokenizer
-from vtok.pipeline.edit import CutOptions, cut_file, join_files
+from vtok.pipeline.edit import cut_file, join_files
+from vtok.pipeline.options import CutOptions
 
 
 @pytest.fixture(scope="module")
