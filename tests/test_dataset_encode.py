@@ -151,7 +151,7 @@ def test_clips_of_one_video_by_their_times(videos: Path, checkpoint: Path, tmp_p
     first, second, third = manifest(tmp_path / "out")
     assert (first["frames"], second["frames"]) == (9, 18)
     assert (first["columns"], second["columns"]) == ({"label": "x"}, {"label": "y"})
-    assert (third["status"], third["stage"], third["error"]) == ("failed", "decode", "VideoError")
+    assert (third["status"], third["phase"], third["error"]) == ("failed", "decode", "VideoError")
     assert "no frame in the requested part" in third["message"]
 
 
@@ -210,7 +210,7 @@ def test_files_of_others_are_not_replaced(videos: Path, checkpoint: Path, tmp_pa
     by_id = {row["id"]: row for row in made(videos, checkpoint, tmp_path / "out")}
     assert "is there already, and not from this data set" in str(by_id["a"]["message"])
     assert "a link leads out of" in str(by_id["sub/b"]["message"])
-    assert {row["stage"] for row in by_id.values()} == {"write"}
+    assert {row["phase"] for row in by_id.values()} == {"write"}
     assert (tmp_path / "out" / "a.vtok").read_bytes() == b"of another"
     assert not list((tmp_path / "elsewhere").iterdir())
 
@@ -341,7 +341,7 @@ def test_every_bad_clip_costs_itself_and_nothing_else(
     assert by_id.keys() - good == expected.keys()
     for id_, words in expected.items():
         assert words in by_id[id_]["message"], id_
-        assert by_id[id_]["stage"] in ("decode", "fetch")
+        assert by_id[id_]["phase"] in ("decode", "fetch")
         assert "\n" not in by_id[id_]["message"].replace("new\nline", "")
     assert {row["id"] for row in manifest(tmp_path / "out", "errors")} == expected.keys()
     assert {row["id"] for row in rows(done) if "id" in row} == by_id.keys()

@@ -13,16 +13,16 @@ import pyarrow.parquet
 import pytest
 
 from vtok.dataset.fetch import digest, fetched, signature
-from vtok.dataset.folder import Part
-from vtok.dataset.item import Entry, Fault, file_name, make_entry, parse_seconds
-from vtok.dataset.partition import parse_share
-from vtok.dataset.sources import Inputs, find_entries
-from vtok.dataset.tables import Columns
+
+from vtok.dataset.item import Item, Fault, file_name, make_item, parse_seconds
+from vtok.dataset.partition import parse_partition
+from vtok.dataset.sources import Inputs, find_items
+from vtok.dataset.sources import Columns
 from vtok.errors import InputError, UsageError
 
 
-def found(*names: str | Path, **inputs: Any) -> list[Entry | Fault]:
-    items = find_entries(Inputs(tuple(map(str, names)), **inputs))
+def found(*names: str | Path, **inputs: Any) -> list[Item | Fault]:
+    items = find_items(Inputs(tuple(map(str, names)), **inputs))
     return sorted(items, key=lambda item: item.id)
 
 
@@ -30,7 +30,7 @@ def ids(*names: str | Path, **inputs: Any) -> list[str]:
     return [item.id for item in found(*names, **inputs)]
 
 
-def messages(items: list[Entry | Fault]) -> list[str]:
+def messages(items: list[Item | Fault]) -> list[str]:
     return [item.message for item in items if isinstance(item, Fault)]
 
 
@@ -120,7 +120,7 @@ def test_tables(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"clips{suffix}"
     write_table(path)
     items = found(path)
-    good = {item.id: item for item in items if isinstance(item, Entry)}
+    good = {item.id: item for item in items if isinstance(item, Item)}
     assert good.keys() == {"a", "b"}
     first, second = good["a"], good["b"]
     assert (first.source, first.start_seconds, first.duration_seconds) == (
@@ -133,14 +133,14 @@ def test_tables(tmp_path: Path, suffix: str) -> None:
     said = "\n".join(sorted(messages(items)))
     for words in ("ends before it begins", "names no input", "time '-1'", "has no id"):
         assert words in said
-    assert Entry.from_json(first.to_json()) == first
+    assert Item.from_json(first.to_json()) == first
 
 
 def test_columns_have_the_names_that_are_given(tmp_path: Path) -> None:
     path = tmp_path / "clips.csv"
     path.write_text("key,where,from,to\nk,a.mp4,1,2\n")
     (entry,) = found(path, columns=Columns("where", "key", "from", "to"))
-    assert isinstance(entry, Entry)
+    assert isinstance(entry, Item)
     assert (entry.id, entry.start, entry.end, entry.columns) == ("k", "1", "2", {})
     with pytest.raises(UsageError, match=r"no column input, path, video .* but key, where, from"):
         found(path)
@@ -185,8 +185,8 @@ def test_shards_hold_clips_with_what_lies_beside_them(tmp_path: Path) -> None:
     }  # fmt: skip
     write_shard(path, members)
     first, second = sorted(found(path), key=lambda item: item.id, reverse=True)
-    assert isinstance(first, Entry)
-    assert isinstance(second, Entry)
+    assert isinstance(first, Item)
+    assert isinstance(second, Item)
     assert (first.id, first.columns) == ("s1/a", {"label": 3, "txt": "a cat"})
     assert second.id == "s1/../../b"
     assert not file_name(second.id).startswith("..")
@@ -197,7 +197,7 @@ def test_shards_hold_clips_with_what_lies_beside_them(tmp_path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: data.rindex(b"video b") - 100])
     items = found(path)
-    assert [item.id for item in items if isinstance(item, Entry)] == ["s1/a"]
+    assert [item.id for item in items if isinstance(item, Item)] == ["s1/a"]
 
 
 def test_urls(tmp_path: Path) -> None:
@@ -212,11 +212,11 @@ def test_urls(tmp_path: Path) -> None:
     assert ids("memory://set/*.mp4") == ["b"]
     assert ids("memory://set/b.mp4") == ["set/b"]
     first, second = found("memory://set/list.csv")
-    assert isinstance(first, Entry)
-    assert isinstance(second, Entry)
+    assert isinstance(first, Item)
+    assert isinstance(second, Item)
     assert second.source == "memory://set/b.mp4"
     for item, data in ((first, b"/set/x/a.mp4"), (found("memory://shards/s.tar")[0], b"inside")):
-        assert isinstance(item, Entry)
+        assert isinstance(item, Item)
         with fetched(item, tmp_path) as path:
             assert path.read_bytes() == data
             assert len(digest(item, path)) == 64
@@ -273,7 +273,7 @@ def test_times_that_are_none(value: Any) -> None:
 
 
 def test_ids_hold_only_text_that_can_be_stored() -> None:
-    entry = make_entry(None, "x", name="a\udcff\0\ud800")
+    entry = make_item(None, "x", name="a\udcff\0\ud800")
     assert entry.id == "a%FF%00%00"
     entry.id.encode()
 
@@ -284,15 +284,15 @@ SLURM = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_T
 @pytest.mark.parametrize(
     ("text", "environment", "part"),
     [
-        (None, {}, Part()),
-        ("0/8", {}, Part(0, 8)),
-        ("auto", SLURM, Part(6, 8)),
-        ("auto", SLURM | {"SLURM_ARRAY_TASK_STEP": "2"}, Part(3, 8)),
-        ("auto/9", {"JOB_COMPLETION_INDEX": "8"}, Part(8, 9)),
+        (None, {}, Partition()),
+        ("0/8", {}, Partition(0, 8)),
+        ("auto", SLURM, Partition(6, 8)),
+        ("auto", SLURM | {"SLURM_ARRAY_TASK_STEP": "2"}, Partition(3, 8)),
+        ("auto/9", {"JOB_COMPLETION_INDEX": "8"}, Partition(8, 9)),
     ],
 )
 def test_shares(text: str | None, environment: dict[str, str], part: Part) -> None:
-    assert parse_share(text, environment) == part
+    assert parse_partition(text, environment) == part
 
 
 @pytest.mark.parametrize(
@@ -304,12 +304,12 @@ def test_shares(text: str | None, environment: dict[str, str], part: Part) -> No
 )  # fmt: skip
 def test_shares_that_make_no_sense(text: str, environment: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="--shard"):
-        parse_share(text, environment)
+        parse_partition(text, environment)
 
 
 def test_shares_split_every_set_without_regard_to_order() -> None:
     names = [f"clip {number}" for number in range(500)]
-    parts = [{name for name in names if Part(index, 7).has(name)} for index in range(7)]
+    parts = [{name for name in names if Partition(index, 7).has(name)} for index in range(7)]
     assert sum(map(len, parts)) == 500
     assert set.union(*parts) == set(names)
     assert min(map(len, parts)) > 40

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from commands import encode, tiny_checkpoint
-from datasets import codes_of, entries, fake_run
+from datasets import codes_of, fake_run, items
 from torch.utils.data import DataLoader
 from videos import make_video
 
@@ -54,7 +54,7 @@ def epoch(loader: DataLoader) -> list[tuple[str, int]]:
 
 @pytest.fixture(params=["npy", "tar", "memmap"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    fake_run(tmp_path / "set", entries(IDS), to=request.param)
+    fake_run(tmp_path / "set", items(IDS), to=request.param)
     return tmp_path / "set"
 
 
@@ -84,7 +84,7 @@ def test_a_seed_gives_the_same_windows_again(folder: Path) -> None:
 
 
 def test_workers_do_not_draw_alike(tmp_path: Path) -> None:
-    fake_run(tmp_path / "set", entries(IDS), to="npy")
+    fake_run(tmp_path / "set", items(IDS), to="npy")
     windows = token_loader.open_windows(tmp_path / "set", WINDOW)
     same = torch.utils.data.Subset(windows, [0] * 40)  # one clip, twenty times from each worker
     torch.manual_seed(0)
@@ -94,7 +94,7 @@ def test_workers_do_not_draw_alike(tmp_path: Path) -> None:
 
 
 def test_shards_are_shuffled_whole_and_through_a_buffer(tmp_path: Path) -> None:
-    fake_run(tmp_path / "set", entries(IDS), to="tar", shard_size=2)
+    fake_run(tmp_path / "set", items(IDS), to="tar", shard_size=2)
     torch.manual_seed(0)
     orders = []
     for buffer in (0, 100):
@@ -109,7 +109,7 @@ def test_shards_are_shuffled_whole_and_through_a_buffer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("to", ["npy", "tar", "memmap"])
 def test_clips_shorter_than_a_window_are_left_out(tmp_path: Path, to: str) -> None:
-    fake_run(tmp_path / "set", entries(IDS[:2]), to=to)
+    fake_run(tmp_path / "set", items(IDS[:2]), to=to)
     windows = token_loader.open_windows(tmp_path / "set", 7)
     assert not list(DataLoader(windows, 2))
 
@@ -133,10 +133,10 @@ def test_windows_of_code_files_are_parts_of_their_codes(tmp_path: Path, to: str)
 def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(VtokError):
         token_loader.open_windows(tmp_path / "none", 2)
-    fake_run(tmp_path / "set", entries(IDS[:1]))
+    fake_run(tmp_path / "set", items(IDS[:1]))
     with pytest.raises(UsageError, match="--window 0"):
         token_loader.open_windows(tmp_path / "set", 0)
-    fake_run(tmp_path / "odd", entries(IDS[:1]), recipe={"to": "safetensors"})
+    fake_run(tmp_path / "odd", items(IDS[:1]), recipe={"to": "safetensors"})
     with pytest.raises(InputError, match="safetensors"):
         token_loader.open_windows(tmp_path / "odd", 2)
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vtok.dataset.folder import DatasetFolder, recipe_digest
 from vtok.dataset.item import Fault, Item, Member, file_name
 from vtok.dataset.journal import Journal, Record
-from vtok.dataset.options import DatasetOptions as DatasetOptions
-from vtok.dataset.options import make_recipe, with_recipe
+from vtok.dataset.options import DatasetOptions, make_recipe, with_recipe
 from vtok.dataset.partition import WHOLE
 from vtok.dataset.plan import Plan, opened_plan
 from vtok.dataset.scheduler import Engine, Observer, Scheduler, Totals, plan_items
@@ -23,8 +22,9 @@ from vtok.dataset.writers import FileWriter, ShardWriter, Writer, shard_format
 from vtok.models.checkpoint import read_info
 
 if TYPE_CHECKING:
-    from vtok.models.load import LoadedTokenizer
+    from vtok.models.load import ModelLike
 
+DEFAULT_MODEL = "vtok-base"
 FIRST_SHOWN = 5
 FAULTS_SHOWN = 20
 
@@ -33,7 +33,7 @@ def encode_dataset(
     inputs: Inputs | Sequence[str | Path],
     output: str | Path,
     *,
-    model: str | Path | LoadedTokenizer = "vtok-base",
+    model: ModelLike | None = None,
     options: DatasetOptions | None = None,
     observer: Observer | None = None,
 ) -> Totals:
@@ -45,7 +45,7 @@ def encode_dataset(
     Args:
         inputs: folders, files, globs, tables, tar shards or URLs; or `Inputs`.
         output: folder of the data set.
-        model: name or path of a checkpoint, or a loaded tokenizer.
+        model: a name, a path, a loaded tokenizer or a `VideoTokenizer`; `vtok-base` if None.
         options: output format, sizes, workers and so on.
         observer: receives the progress.
 
@@ -56,13 +56,13 @@ def encode_dataset(
         PartialFailure: more items failed than `max_failures` allows.
     """
     inputs = _as_inputs(inputs, output)
-    return _run(find_items(inputs), output, model, options, observer, inputs.names)
+    return _run(find_items(inputs), output, model or DEFAULT_MODEL, options, observer, inputs.names)
 
 
 def retry_dataset(
     output: str | Path,
     *,
-    model: str | Path | LoadedTokenizer | None = None,
+    model: ModelLike | None = None,
     options: DatasetOptions | None = None,
     observer: Observer | None = None,
 ) -> Totals:
@@ -133,7 +133,7 @@ def dry_run(
     inputs: Inputs | Sequence[str | Path],
     output: str | Path,
     *,
-    model: str | Path | LoadedTokenizer = "vtok-base",
+    model: ModelLike | None = None,
     options: DatasetOptions | None = None,
 ) -> DryRun:
     """Decide what `encode_dataset` would do with the same arguments, and write nothing.
@@ -143,7 +143,7 @@ def dry_run(
     """
     options = options or DatasetOptions()
     folder = DatasetFolder(Path(output).absolute())
-    options, recipe = _complete(options, model, folder)
+    _, options, recipe = _complete(options, model or DEFAULT_MODEL, folder)
     found = find_items(_as_inputs(inputs, output))
     result = DryRun()
     with opened_plan(folder.journals()) as plan:
@@ -172,19 +172,18 @@ def _as_inputs(inputs: Inputs | Sequence[str | Path], output: str | Path) -> Inp
 def _run(
     found: Iterable[Item | Fault],
     output: str | Path,
-    model: str | Path | LoadedTokenizer,
+    model: ModelLike,
     options: DatasetOptions | None,
     observer: Observer | None,
     origins: Sequence[str] = (),
 ) -> Totals:
     folder = DatasetFolder(Path(output).absolute())
-    options, recipe = _complete(options or DatasetOptions(), model, folder)
+    model, options, recipe = _complete(options or DatasetOptions(), model, folder)
     with opened_run(folder, found, recipe, options, observer or Observer(), origins) as run:
         scheduler, writer, scratch = run
         job = Job(
             model=model,
             options=options,
-            to=writer.file_format,
             root=folder.root,
             tmp=folder.tmp(options.partition),
             scratch=scratch,
@@ -238,15 +237,18 @@ def _make_engine(job: Job) -> Engine:
 
 
 def _complete(
-    options: DatasetOptions, model: str | Path | LoadedTokenizer, folder: DatasetFolder
-) -> tuple[DatasetOptions, dict[str, Any]]:
-    """Options with the number type that all machines use, and the recipe."""
-    if not isinstance(model, (str, Path)):
-        info, dtype = model.info, model.dtype_name
-    else:
+    options: DatasetOptions, model: ModelLike, folder: DatasetFolder
+) -> tuple[ModelLike, DatasetOptions, dict[str, Any]]:
+    """Resolve a model that is not a name or path; add the number type, and make the recipe."""
+    if isinstance(model, (str, Path)):
         info, dtype = read_info(model), _choose_dtype(options, folder)
+    else:
+        from vtok.models.load import resolve
+
+        model = resolve(model)
+        info, dtype = model.info, model.dtype_name
     options = replace(options, dtype=dtype)
-    return options, make_recipe(options, info, dtype)
+    return model, options, make_recipe(options, info, dtype)
 
 
 def _choose_dtype(options: DatasetOptions, folder: DatasetFolder) -> str:

@@ -118,6 +118,15 @@ class DatasetOptions:
         if self.to == "memmap" and "x" not in (self.encode.size or ""):
             raise OptionError("to", "memmap", "`size` WIDTHxHEIGHT, since all items need one size")
 
+        replace(self.encode, to=self.file_format)  # refuses a rate that it cannot have
+
+    @property
+    def file_format(self) -> str:
+        """Format of the file of each item, in the data set or before it goes into a shard."""
+        if self.to in FILE_FORMATS:
+            return self.to
+        return "vtok" if self.to == "tar-vtok" else "npy"
+
     @property
     def is_sharded(self) -> bool:
         """True if the codes of many items go into one file."""
@@ -135,7 +144,7 @@ def make_recipe(options: DatasetOptions, info: CheckpointInfo, dtype: str) -> di
         "stages": choose_stages(encode.num_stages, encode.num_bits, config.num_stages, bits),
         "min_psnr": encode.min_psnr,
         "max_bpp": encode.max_bpp,
-        "compress": encode.compress and options.to in ("vtok", "tar-vtok"),
+        "compress": encode.compress and options.file_format == "vtok",
         "model": info.name,
         "config_sha256": info.config_sha256,
         "weights_sha256": info.weights_sha256,

@@ -31,7 +31,7 @@ from vtok.video.frames import Frames
 from vtok.video.reader import VideoReader
 
 if TYPE_CHECKING:
-    from vtok.models.load import LoadedTokenizer
+    from vtok.models.load import LoadedTokenizer, ModelLike
 
 T = TypeVar("T")
 
@@ -75,36 +75,33 @@ class Job:
     """Settings that the workers of a run share.
 
     Attributes:
-        model: name or path, or a loaded tokenizer.
+        model: as in `encode_dataset`.
         options: of the data set, with the number type that all workers use.
-        to: format of the file of each item.
         root: folder outside which nothing may be written.
         tmp: folder for unfinished files, on the disk of the output.
         scratch: folder for files that are fetched or unpacked.
     """
 
-    model: str | Path | LoadedTokenizer
+    model: ModelLike
     options: DatasetOptions
-    to: str
     root: Path
     tmp: Path
     scratch: Path
 
     def load(self) -> LoadedTokenizer:
         """Load the model, for all threads of this process to share."""
-        from vtok.models.load import load_model
+        from vtok.models.load import resolve
         from vtok.pipeline._batching import share_model
 
-        model, options = self.model, self.options
-        if isinstance(model, (str, Path)):
-            model = load_model(model, device=options.device, dtype=options.dtype)
+        options = self.options
+        model = resolve(self.model, device=options.device, dtype=options.dtype)
         return share_model(model, options.batch or (1 if model.device.type == "cpu" else GPU_BATCH))
 
     def encode_options(self, item: Item) -> EncodeOptions:
         """Options for one item."""
         return replace(
             self.options.encode,
-            to=self.to,
+            to=self.options.file_format,
             start_seconds=item.start_seconds,
             duration_seconds=item.duration_seconds,
         )

@@ -38,9 +38,6 @@ Contents = Iterator[tuple[Record, bytes]]
 class Writer(Protocol):
     """Output of a run; called from one thread."""
 
-    file_format: str
-    """Format of the file that a worker writes for each item."""
-
     def has(self, record: Record) -> bool:
         """Return True if the codes of an encoded item still exist."""
 
@@ -69,7 +66,7 @@ class FileWriter:
     """
 
     def __init__(self, root: Path, to: str) -> None:
-        self._root, self.file_format = root, to
+        self._root, self._to = root, to
 
     def has(self, record: Record) -> bool:
         """See `Writer`."""
@@ -99,14 +96,11 @@ class FileWriter:
         """See `Writer`."""
 
     def _name(self, id_: str) -> str:
-        return f"{file_name(id_)}.{self.file_format}"
+        return f"{file_name(id_)}.{self._to}"
 
 
 class ShardFormat(Protocol):
     """Layout of the items in the files of a shard."""
-
-    file_format: str
-    """Format of the staged file of each item."""
 
     def names(self, number: int) -> list[str]:
         """Return the file names of a shard; the shard is complete when the last exists."""
@@ -143,7 +137,6 @@ class ShardWriter:
         self._form, self._size, self._note = form, size, note
         self._open: dict[int, int] = {}  # shard -> items to come
         self._exists: dict[int, bool] = {}
-        self.file_format = form.file_format
 
     def has(self, record: Record) -> bool:
         """See `Writer`."""
@@ -329,8 +322,6 @@ class MemmapFormat:
     item its id, first step and number of steps.
     """
 
-    file_format = "npy"
-
     def names(self, number: int) -> list[str]:
         """See `ShardFormat`."""
         return [f"video_{number}.bin", f"segment_ids_{number}.bin", f"metadata_{number}.json"]
@@ -378,8 +369,6 @@ class ParquetFormat:
     Raises:
         UsageError: pyarrow is not installed.
     """
-
-    file_format = "npy"
 
     def __init__(self) -> None:
         try:

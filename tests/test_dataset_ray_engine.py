@@ -10,7 +10,7 @@ import pytest
 
 from vtok.dataset import ray_engine
 from vtok.dataset.api import DatasetOptions
-from vtok.dataset.item import Entry
+from vtok.dataset.item import Item
 from vtok.dataset.ray_engine import RayEngine
 from vtok.dataset.worker import DiskFailure, Record, Settings, Task, blank_record
 from vtok.errors import UsageError, VtokError
@@ -112,7 +112,7 @@ def engine(tmp_path: Path, stand_in: StandIn, **options: Any) -> RayEngine:
 
 
 def tasks(count: int) -> list[Task]:
-    return [Task(Entry(str(number), f"{number}.mp4"), Path(str(number)), True)
+    return [Task(Item(str(number), f"{number}.mp4"), Path(str(number)), True)
             for number in range(count)]  # fmt: skip
 
 
@@ -124,8 +124,8 @@ def test_every_task_has_one_record_whoever_dies(tmp_path: Path) -> None:
     dying = {"3": 1, "7": 2, "8": 5, "19": 1}  # how often each takes its actor along
 
     def work(task: Task) -> Record:
-        if dying.get(task.entry.id, 0):
-            dying[task.entry.id] -= 1
+        if dying.get(task.item.id, 0):
+            dying[task.item.id] -= 1
             raise RayError("killed")
         return ok(task)
 
@@ -143,7 +143,7 @@ def test_every_task_has_one_record_whoever_dies(tmp_path: Path) -> None:
 
 def test_a_clip_that_kills_takes_none_of_its_batch_along(tmp_path: Path) -> None:
     def work(task: Task) -> Record:
-        if task.entry.id == "5":
+        if task.item.id == "5":
             raise RayError("killed")
         return ok(task)
 
@@ -157,7 +157,7 @@ def test_a_clip_that_kills_takes_none_of_its_batch_along(tmp_path: Path) -> None
 
 def test_a_machine_that_is_gone_leaves_its_clips_to_the_others(tmp_path: Path) -> None:
     def work(task: Task) -> Record:
-        if task.entry.id == "4" and stand_in.room == 2:
+        if task.item.id == "4" and stand_in.room == 2:
             stand_in.room = 1  # with the machine
             raise RayError("gone")
         return ok(task)
