@@ -264,8 +264,8 @@ def test_models_that_are_loaded_already(videos: Path, checkpoint: Path, tmp_path
     loaded = load(checkpoint)
     encode_dataset([videos], tmp_path / "loaded", model=loaded)
     assert outputs(tmp_path / "loaded") == outputs(tmp_path / "path")
+    how = DatasetOptions(engine="ray")
     with pytest.raises(OptionError, match="a name or path with `engine` ray"):
-        how = DatasetOptions(engine="ray")
         encode_dataset([videos], tmp_path / "ray", model=loaded, options=how)
 
 

@@ -236,6 +236,6 @@ def test_actors_have_a_gpu_and_a_batch(
 
 def test_missing_ray_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    job = Job("vtok-base", DatasetOptions(**options), tmp_path, tmp_path, tmp_path)
+    job = Job("vtok-base", DatasetOptions(), tmp_path, tmp_path, tmp_path)
     with pytest.raises(UsageError, match=r"pip install 'vtok\[ray\]'"):
-        ray_engine.RayEngine(DatasetOptions(), settings, None)
+        RayEngine(job)

@@ -175,7 +175,7 @@ def test_duplicate_id_is_a_fault_until_the_list_is_corrected(tmp_path: Path) -> 
     twice = [*items(IDS[:3]), Item(IDS[1], "/nowhere/else.mp4"), *items([IDS[2]])]
     for _ in range(2):
         totals = fake_run(tmp_path, twice)
-        assert (totals.clips, totals.faults, totals.duplicates) == (2, 1, 1)
+        assert (totals.items, totals.faults, totals.duplicates) == (2, 1, 1)
     (row,) = manifest(tmp_path, "errors")
     assert (row["id"], row["phase"]) == (IDS[1], "plan")
     assert row["message"].endswith(f"/nowhere/{IDS[1]}.mp4 and /nowhere/else.mp4")

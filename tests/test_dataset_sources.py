@@ -143,7 +143,7 @@ def test_column_names_can_be_given(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no column input, path, video .* but key, where, from"):
         found(path)
     with pytest.raises(
-        UsageError, match="start_column=x: expected a column of .*which has key, where"
+        UsageError, match=r"start_column=x: expected a column of .*which has key, where"
     ):
         found(path, columns=Columns("where", start="x"))
 
