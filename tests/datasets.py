@@ -22,7 +22,7 @@ from vtok.dataset.item import Fault, Item
 from vtok.dataset.journal import Record, read_journal
 from vtok.dataset.options import DatasetOptions
 from vtok.dataset.partition import WHOLE
-from vtok.dataset.scheduler import Observer, Totals
+from vtok.dataset.scheduler import RunObserver, Totals
 from vtok.dataset.worker import Task, blank_record
 from vtok.dataset.writers import write_npy
 from vtok.pipeline.options import EncodeOptions
@@ -103,7 +103,7 @@ def fake_run(
     recipe = {**RECIPE, "to": to} if recipe is None else recipe
     encode = EncodeOptions(size="16x16")
     how = DatasetOptions(to=to, encode=encode, shard_size=shard_size, **options)
-    with opened_run(folder, found, recipe, how, Observer(), origins) as (scheduler, writer, _):
+    with opened_run(folder, found, recipe, how, RunObserver(), origins) as (scheduler, writer, _):
         engine = engine or FakeEngine()
         engine.workspace = folder.tmp(how.partition)
         return scheduler.run(engine, writer)

@@ -2,23 +2,26 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from vtok.dataset import worker
-from vtok.dataset.worker import SWITCH_SECONDS, LocalEngine
+from vtok.dataset.worker import LocalEngine
+from vtok.pipeline._runtime import SWITCH_SECONDS
 
-SEEN: list[float] = []
+SEEN: list[tuple[float, int]] = []
+MODEL = SimpleNamespace(device=torch.device("cpu"))
 
 
 class FakeWorker:
     def __init__(self, model: Any, job: Any) -> None:
-        assert model == "model"
+        assert model is MODEL
 
     def encode(self, task: Any) -> dict[str, Any]:
-        SEEN.append(sys.getswitchinterval())
+        SEEN.append((sys.getswitchinterval(), torch.get_num_threads()))
         if task == Path("bad"):
             raise OSError("the disk is full")
         return {"id": str(task)}
@@ -29,7 +32,7 @@ class FakeWorker:
 
 class FakeJob:
     def load(self) -> Any:
-        return "model"
+        return MODEL
 
 
 @pytest.fixture
@@ -50,7 +53,7 @@ def test_each_task_has_one_record(local: LocalEngine) -> None:
     tasks: Any = (Path(str(number)) for number in range(20))
     records = list(local.run(tasks))
     assert sorted(int(record["id"]) for record in records) == list(range(20))
-    assert all(seen == pytest.approx(SWITCH_SECONDS) for seen in SEEN)
+    assert all(seen == (pytest.approx(SWITCH_SECONDS), 1) for seen in SEEN)
 
 
 def test_disk_failure_stops_the_engine(local: LocalEngine) -> None:

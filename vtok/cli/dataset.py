@@ -18,7 +18,7 @@ from vtok.errors import CodeFileError, PartialFailure, UsageError, VtokError
 
 if TYPE_CHECKING:
     from vtok.dataset.api import DryRun
-    from vtok.dataset.scheduler import Observer, Totals
+    from vtok.dataset.scheduler import RunObserver, Totals
     from vtok.dataset.sources import Inputs
 
 FORMATS = ("vtok", "npy", "safetensors", "tar", "tar-vtok", "memmap", "parquet")
@@ -184,7 +184,7 @@ def encode(
         _print_dry_run(api.dry_run(found, output, model=model, options=options), as_json=as_json)
         return
 
-    def run(observer: Observer) -> Totals:
+    def run(observer: RunObserver) -> Totals:
         return api.encode_dataset(found, output, model=model, options=options, observer=observer)
 
     _run(run, output, as_json=as_json, quiet=quiet)
@@ -208,7 +208,7 @@ def _inputs(
     return Inputs(tuple(names or ()), tuple(opened), null, found)
 
 
-def _run(run: Callable[[Observer], Totals], output: str, *, as_json: bool, quiet: bool) -> None:
+def _run(run: Callable[[RunObserver], Totals], output: str, *, as_json: bool, quiet: bool) -> None:
     """Encode clips into a folder and show the progress.
 
     Raises:
@@ -272,7 +272,7 @@ def retry(
     encode = EncodeOptions(timeout_seconds=timeout_seconds)
     options = DatasetOptions(encode=encode, **limits.fields())
 
-    def run(observer: Observer) -> Totals:
+    def run(observer: RunObserver) -> Totals:
         return api.retry_dataset(folder, model=model, options=options, observer=observer)
 
     _run(run, folder, as_json=as_json, quiet=quiet)

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from vtok.cli.console import one_line, print_json, say, say_error, say_warning, terminal
 from vtok.dataset.reports import MANIFEST
-from vtok.dataset.scheduler import Observer, Totals
+from vtok.dataset.scheduler import RunObserver, Totals
 from vtok.training.runlog import Alarm, StepReport, ValidationReport
 
 LINE_EVERY = 20
@@ -56,7 +56,7 @@ def train_display(*, quiet: bool, as_json: bool) -> Iterator[TrainDisplay]:
 
 
 class TrainDisplay:
-    """Prints the events of a run; an `Observer`.
+    """Prints the events of a run; a `RunObserver`.
 
     Args:
         live: draws steps; None prints lines.
@@ -284,8 +284,8 @@ def dataset_display(*, quiet: bool, as_json: bool) -> Iterator[DatasetDisplay]:
         yield DatasetDisplay(live, quiet=False, as_json=as_json)
 
 
-class DatasetDisplay(Observer):
-    """Prints the events of a run over a data set; an `Observer`.
+class DatasetDisplay(RunObserver):
+    """Prints the events of a run over a data set; a `RunObserver`.
 
     Args:
         live: draws progress; None prints lines.

@@ -15,7 +15,7 @@ from vtok.dataset.journal import Journal, Record
 from vtok.dataset.options import DatasetOptions, make_recipe, with_recipe
 from vtok.dataset.partition import WHOLE
 from vtok.dataset.plan import Plan, opened_plan
-from vtok.dataset.scheduler import Engine, Observer, Scheduler, Totals, plan_items
+from vtok.dataset.scheduler import Engine, RunObserver, Scheduler, Totals, plan_items
 from vtok.dataset.sources import Inputs, find_items
 from vtok.dataset.worker import Job, LocalEngine
 from vtok.dataset.writers import FileWriter, ShardWriter, Writer, shard_format
@@ -35,7 +35,7 @@ def encode_dataset(
     *,
     model: ModelLike | None = None,
     options: DatasetOptions | None = None,
-    observer: Observer | None = None,
+    observer: RunObserver | None = None,
 ) -> Totals:
     """Encode many videos into a folder; the same call continues an interrupted run.
 
@@ -64,7 +64,7 @@ def retry_dataset(
     *,
     model: ModelLike | None = None,
     options: DatasetOptions | None = None,
-    observer: Observer | None = None,
+    observer: RunObserver | None = None,
 ) -> Totals:
     """Encode the failed items of a data set again, with the recipe that it was made with.
 
@@ -174,12 +174,12 @@ def _run(
     output: str | Path,
     model: ModelLike,
     options: DatasetOptions | None,
-    observer: Observer | None,
+    observer: RunObserver | None,
     origins: Sequence[str] = (),
 ) -> Totals:
     folder = DatasetFolder(Path(output).absolute())
     model, options, recipe = _complete(options or DatasetOptions(), model, folder)
-    with opened_run(folder, found, recipe, options, observer or Observer(), origins) as run:
+    with opened_run(folder, found, recipe, options, observer or RunObserver(), origins) as run:
         scheduler, writer, scratch = run
         job = Job(
             model=model,
@@ -197,7 +197,7 @@ def opened_run(
     found: Iterable[Item | Fault],
     recipe: dict[str, Any],
     options: DatasetOptions,
-    observer: Observer,
+    observer: RunObserver,
     origins: Sequence[str] = (),
 ) -> Iterator[tuple[Scheduler, Writer, Path]]:
     """Lock a folder and give a scheduler, a writer and a temporary folder for a run."""

@@ -10,8 +10,7 @@ from typing import Any
 from vtok.dataset.partition import WHOLE, Partition
 from vtok.errors import OptionError
 from vtok.models.checkpoint import CheckpointInfo
-from vtok.pipeline.options import EncodeOptions
-from vtok.pipeline.result import choose_stages
+from vtok.pipeline.options import EncodeOptions, choose_stages
 
 FILE_FORMATS = ("vtok", "npy", "safetensors")
 """One file per item."""

@@ -194,10 +194,13 @@ class RayActor:
     """
 
     def __init__(self, job: Job, folder: str) -> None:
+        from vtok.pipeline._runtime import many_videos  # imports torch
+
         os.chdir(folder)
         # the scratch folder is on another machine
         self._job = replace(job, scratch=Path(tempfile.gettempdir()))
         self._model = job.load()
+        many_videos(self._model.device).__enter__()  # until the process ends
         self._local = threading.local()
 
     def ready(self) -> None:

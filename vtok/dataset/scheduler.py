@@ -73,7 +73,7 @@ class Totals:
             self.phase_seconds[name] = self.phase_seconds.get(name, 0.0) + seconds
 
 
-class Observer:
+class RunObserver:
     """Receives the progress of a run; the methods do nothing here."""
 
     def planned(self, totals: Totals) -> None:
@@ -167,7 +167,7 @@ class Scheduler:
         journal: Journal,
         recipe: dict[str, Any],
         options: DatasetOptions,
-        observer: Observer,
+        observer: RunObserver,
         origins: Sequence[str] = (),
     ) -> None:
         self._folder, self._plan, self._journal = folder, plan, journal

@@ -6,10 +6,9 @@ import errno
 import filecmp
 import hashlib
 import os
-import sys
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,12 +22,11 @@ from vtok.dataset.item import Item
 from vtok.dataset.journal import Record
 from vtok.dataset.options import DatasetOptions
 from vtok.errors import InputError, OutputError, VideoError, VtokError
-from vtok.pipeline.files import CountingStream
+from vtok.pipeline.files import CountingStream, open_reader
 from vtok.pipeline.options import EncodeOptions
-from vtok.pipeline.result import Result, make_result
+from vtok.pipeline.result import CodeChunk, Observer, Result, make_result
 from vtok.video.decoder_process import Decoder
 from vtok.video.frames import Frames
-from vtok.video.reader import VideoReader
 
 if TYPE_CHECKING:
     from vtok.models.load import LoadedTokenizer, ModelLike
@@ -39,12 +37,6 @@ PHASES = ("fetch", "decode", "model", "write")
 FATAL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO))
 """Disk errors that would make every other item fail as well."""
 GPU_BATCH = 8
-SWITCH_SECONDS = 0.0005
-"""Interpreter switch interval of a run.
-
-A thread that codes by many small calls keeps the interpreter for the whole interval each time the
-model in another thread returns for its next layer; the default of 5 ms is longer than most layers.
-"""
 AHEAD = 2
 """Tasks per worker that are running or whose result was not read yet."""
 
@@ -91,11 +83,11 @@ class Job:
     def load(self) -> LoadedTokenizer:
         """Load the model, for all threads of this process to share."""
         from vtok.models.load import resolve
-        from vtok.pipeline._batching import share_model
+        from vtok.pipeline._runtime import batched
 
         options = self.options
         model = resolve(self.model, device=options.device, dtype=options.dtype)
-        return share_model(model, options.batch or (1 if model.device.type == "cpu" else GPU_BATCH))
+        return batched(model, options.batch or (1 if model.device.type == "cpu" else GPU_BATCH))
 
     def encode_options(self, item: Item) -> EncodeOptions:
         """Options for one item."""
@@ -107,8 +99,10 @@ class Job:
         )
 
 
-class PhaseTimer:
+class PhaseTimer(Observer):
     """Time spent in each phase; of nested phases, only the innermost runs.
+
+    As an observer of an `Encoder`, it times reading frames and model calls.
 
     Attributes:
         seconds: by phase.
@@ -135,8 +129,15 @@ class PhaseTimer:
             self._switch()
             self._stack.pop()
 
-    def follow(self, name: str, values: Iterator[T]) -> Iterator[T]:
-        """Yield values; the time to produce them counts as a phase."""
+    def frames(self, batches: Iterator[Frames]) -> Iterator[Frames]:
+        """Forward frames; reading them is the decode phase."""
+        return self._follow("decode", batches)
+
+    def chunks(self, chunks: Iterator[CodeChunk]) -> Iterator[CodeChunk]:
+        """Forward chunks; making them is the model phase."""
+        return self._follow("model", chunks)
+
+    def _follow(self, name: str, values: Iterator[T]) -> Iterator[T]:
         while True:
             with self.phase(name):
                 try:
@@ -150,6 +151,26 @@ class PhaseTimer:
         if self._stack:
             self.seconds[self._stack[-1]] += now - self._since
         self._since = now
+
+
+class TimeLimit(Observer):
+    """Observer that fails a video that takes too long.
+
+    Args:
+        name: name of the video, for the error.
+        seconds: time limit from now; None for no limit.
+    """
+
+    def __init__(self, name: str, seconds: float | None) -> None:
+        self._name, self._seconds, self._begin = name, seconds, time.monotonic()
+
+    def frames(self, batches: Iterator[Frames]) -> Iterator[Frames]:
+        """Forward frames, and check the time after each batch."""
+        limit = self._seconds
+        for batch in batches:
+            yield batch
+            if limit is not None and time.monotonic() - self._begin > limit:
+                raise VideoError(f"{self._name}: took longer than `clip_timeout_seconds` {limit:g}")
 
 
 class Worker:
@@ -230,36 +251,27 @@ class Worker:
     def _encode_into(
         self, stream: CountingStream, task: Task, path: Path, timer: PhaseTimer
     ) -> Result:
-        from vtok.pipeline.encode import encode_opened, open_reader
-        from vtok.pipeline.psnr import PsnrMeter
+        from vtok.pipeline.encode import encode_reader
+        from vtok.pipeline.rate import PsnrMeter
 
         item, options = task.item, self._job.encode_options(task.item)
         with timer.phase("decode"):
             reader = open_reader(path, options, self._decoder)
         with reader:
-            shown = timer.follow("decode", self._limited(reader, item))
-            name = os.fspath(path) if item.member is None else item.member.name
-            frames: Iterable[Frames] = shown
-            meter = PsnrMeter(self._model, shown) if self._job.options.psnr else None
-            if meter is not None:
-                frames = meter
-            header, counts = encode_opened(
-                reader, stream, name=name, model=self._model, options=options, frames=frames,
-                tap=lambda header, chunks: timer.follow(
-                    "model", chunks if meter is None else meter.follow(header, chunks)
-                ),
-            )  # fmt: skip
+            width, height = reader.output_size
+            meter = PsnrMeter(self._model, (height, width)) if self._job.options.psnr else None
+            limit = TimeLimit(item.name, self._job.options.clip_timeout_seconds)
+            header, counts = encode_reader(
+                reader,
+                stream,
+                name=os.fspath(path) if item.member is None else item.member.name,
+                model=self._model,
+                options=options,
+                observers=[*([meter] if meter else []), limit, timer],
+            )
         if meter is not None:
             counts.psnr = meter.psnr
         return make_result((item.name, str(task.target)), header, counts, 0.0)
-
-    def _limited(self, reader: VideoReader, item: Item) -> Iterator[Frames]:
-        """Frames of a reader, until the time limit of the item."""
-        limit, begin = self._job.options.clip_timeout_seconds, time.monotonic()
-        for frames in reader:
-            yield frames
-            if limit is not None and time.monotonic() - begin > limit:
-                raise VideoError(f"{item.name}: took longer than `clip_timeout_seconds` {limit:g}")
 
 
 class LocalEngine:
@@ -284,13 +296,17 @@ class LocalEngine:
         first = next(tasks, None)
         if first is None:
             return
+        from vtok.pipeline._runtime import many_videos  # imports torch
+
         self._model = self._job.load()
-        before = sys.getswitchinterval()
-        sys.setswitchinterval(min(SWITCH_SECONDS, before))
+        with many_videos(self._model.device):
+            yield from self._run_in_threads(chain([first], tasks))
+
+    def _run_in_threads(self, tasks: Iterator[Task]) -> Generator[Record, None, None]:
         pool = ThreadPoolExecutor(self._num_workers, thread_name_prefix="vtok-dataset")
         running: set[Future[Record]] = set()
         try:
-            for task in chain([first], tasks):
+            for task in tasks:
                 running.add(pool.submit(self._encode, task))
                 if len(running) >= AHEAD * self._num_workers:
                     done, running = wait(running, return_when=FIRST_COMPLETED)
@@ -303,7 +319,6 @@ class LocalEngine:
             for worker in self._workers:
                 worker.close()  # running items fail
             pool.shutdown(wait=True, cancel_futures=True)
-            sys.setswitchinterval(before)
 
     def _encode(self, task: Task) -> Record:
         if not hasattr(self._local, "worker"):
