@@ -94,7 +94,7 @@ BAD = {
         4,
         "cut.vtok: no index at its end: it was cut or is not finished",
     ),
-    "a.vtok --stages 9": (2, "--stages 9: there are 1 to 3"),
+    "a.vtok --stages 9": (2, "--stages 9: expected 1 to 3"),
     "a.vtok --crf 99": (2, "--crf 99: expected 0 to 51"),
     "a.vtok --dtype float8": (2, "--dtype float8: expected auto, float32, bfloat16, float16"),
     "a.vtok --model nix": (5, "nix: no such checkpoint: pass a file or a shipped name"),

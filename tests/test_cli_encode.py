@@ -143,10 +143,10 @@ BAD_OPTIONS = {
     "--duration 0": "--duration 0: expected more than 0 seconds",
     "--duration inf": "--duration inf: expected more than 0 seconds",
     "--timeout 0": "--timeout 0: expected more than 0 seconds",
-    "--stages 0": "--stages 0: there are 1 to 3",
-    "--stages 99": "--stages 99: there are 1 to 3",
-    "--bits 3": "--bits 3: one stage takes 6 already",
-    "--stages 1 --bits 6": "--stages and --bits say the same thing: give one of them",
+    "--stages 0": "--stages 0: expected 1 to 3",
+    "--stages 99": "--stages 99: expected 1 to 3",
+    "--bits 3": "--bits 3: expected 6 or more, one stage",
+    "--stages 1 --bits 6": "--stages and --bits set the same thing: give one of them",
     "--dtype float8": "--dtype float8: expected auto, float32, bfloat16, float16",
     "--overwrite --skip-existing": "--overwrite and --skip-existing exclude each other",
     "-o - --json": "--json and the output both need standard output: give -o FILE",
@@ -172,7 +172,7 @@ def test_bad_options_are_reported_once_for_several_inputs(here: Path, checkpoint
 def test_unavailable_device_is_named(here: Path, checkpoint: Path) -> None:
     result = vtok("encode", "a.mp4", "--model", checkpoint, "--device", "cuda:99")
     assert result.exit_code == 2
-    assert result.stderr.startswith("error: --device cuda:99: not usable here (")
+    assert result.stderr.startswith("error: --device cuda:99: expected one that is usable here (")
     assert result.stderr.endswith("); try --device cpu\n")
 
 

@@ -84,8 +84,12 @@ def test_folder_of_tokens(clip: Path, tiny: list[str | Path], tmp_path: Path) ->
     [
         (["--to", "tokens", "--num-tokens", "65"], 2, "--num-tokens 65: expected 1 to 64"),
         (["--to", "tokens", "--num-tokens", "0"], 2, "--num-tokens 0: expected 1 to 64"),
-        (["--to", "tokens", "--num-tokens", "49"], 2, "64x48 have 48 positions"),
-        (["--to", "tokens", "--stages", "1"], 2, "not for tokens"),
+        (
+            ["--to", "tokens", "--num-tokens", "49"],
+            2,
+            "the positions of frames of 64x48",
+        ),
+        (["--to", "tokens", "--stages", "1"], 2, "do not apply to tokens"),
         (["--to", "npy", "--num-tokens", "8"], 2, "needs --to tokens or --to vtok"),
     ],
 )

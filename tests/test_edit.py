@@ -202,7 +202,7 @@ def test_cut_and_cat_from_the_command_line(here: Path, data: bytes) -> None:
 
 
 BAD = {
-    "cut a.vtok --stages 9": (2, "--stages 9: there are 1 to 3"),
+    "cut a.vtok --stages 9": (2, "--stages 9: expected 1 to 3"),
     "cut a.vtok --start 99": (2, "--start 99: expected a time in the file (130 frames, 5.2 s)"),
     "cut a.vtok --max-bytes 0": (2, "--max-bytes 0: expected 1 or more"),
     "cut a.vtok --max-bytes 99": (2, "--max-bytes 99: expected "),

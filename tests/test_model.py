@@ -29,12 +29,12 @@ def test_auto_computes_in_bfloat16_where_the_hardware_does(
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:99", "meta"])
 def test_unusable_device_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match=f"--device {name}: not usable here .*try --device cpu"):
+    with pytest.raises(UsageError, match=f"device={name}: expected one that is usable .*; try cpu"):
         pick_device(name)
 
 
 def test_unknown_dtype_is_refused() -> None:
-    with pytest.raises(UsageError, match="--dtype float8: expected auto, float32"):
+    with pytest.raises(UsageError, match="dtype=float8: expected auto, float32"):
         pick_dtype("float8", CPU)
 
 

@@ -352,10 +352,10 @@ def test_choose_stages(stages: int | None, bits: int | None, expected: int) -> N
 @pytest.mark.parametrize(
     ("stages", "bits", "message"),
     [
-        (0, None, "^--stages 0: there are 1 to 3$"),
-        (4, None, "^--stages 4: there are 1 to 3$"),
-        (None, 5, "^--bits 5: one stage takes 6 already$"),
-        (1, 6, "^--stages and --bits say the same thing"),
+        (0, None, "^num_stages=0: expected 1 to 3$"),
+        (4, None, "^num_stages=4: expected 1 to 3$"),
+        (None, 5, "^num_bits=5: expected 6 or more, one stage$"),
+        (1, 6, "^`num_stages` and `num_bits` set the same thing"),
     ],
 )
 def test_stages_that_cannot_be_had(stages: int | None, bits: int | None, message: str) -> None:

@@ -72,7 +72,7 @@ def test_frames_are_those_of_the_whole_bit_for_bit(
 def test_frames_are_those_of_the_whole_for_any_number_of_steps_a_pass(
     monkeypatch: pytest.MonkeyPatch, model: LoadedTokenizer, data: bytes, pass_steps: int
 ) -> None:
-    monkeypatch.setattr(passes, "PASS_PIXELS", pass_steps * 4 * WIDTH * HEIGHT)
+    monkeypatch.setattr(passes, "CALL_PIXELS", pass_steps * 4 * WIDTH * HEIGHT)
     whole = all_frames(data, model)
     for first in (0, 1, 28, 29, 30, 61, 66, 125, 129):
         for end in {first + 1, first + 2, first + 40, 130}:
@@ -108,7 +108,7 @@ def test_no_more_is_read_and_decoded_than_is_needed(
     monkeypatch: pytest.MonkeyPatch, model: LoadedTokenizer
 ) -> None:
     """Of 4,000 frames in 126 chunks, the two that show 20 frames at the border between them."""
-    monkeypatch.setattr(passes, "PASS_PIXELS", 4 * WIDTH * HEIGHT)  # a step a pass
+    monkeypatch.setattr(passes, "CALL_PIXELS", 4 * WIDTH * HEIGHT)  # a step a pass
     data = random_file(model, 4000)
     steps: list[int] = []
     decode = model.tokenizer.decode
@@ -145,7 +145,7 @@ def test_a_model_without_bound_decodes_from_the_start_and_says_so(tmp_path: Path
         model=ModelCache(model.info.path),
         options=DecodeOptions(start_seconds=2.6, duration_seconds=0.1),
     )
-    assert result.note == "tiny looks back without bound: decoded from the start"
+    assert result.note == "tiny has unbounded lookback: decoded from the start"
     assert (result.frames, result.code_shape[1]) == (3, 19)
 
 

@@ -111,7 +111,7 @@ def test_a_file_of_at_most_so_many_bits_a_pixel(video: Path, model: LoadedTokeni
     both, row = encode(video, model, max_bpp=limit, min_psnr=0.1)
     assert stages(both) == [1, 1, 1]
     assert row["psnr"] is not None
-    with pytest.raises(UsageError, match=r"^--max-bpp 0.01: one stage takes [0-9.]+ bits a pixel"):
+    with pytest.raises(UsageError, match=r"^max_bpp=0.01: expected at least [0-9.]+, the bits"):
         encode(video, model, max_bpp=0.01)
 
 
@@ -138,7 +138,10 @@ def test_the_options_of_the_command(tmp_path: Path, video: Path, model: LoadedTo
     for options, message in (
         (["--min-psnr", -1], "error: --min-psnr -1: expected a number above 0\n"),
         (["--max-bpp", 0], "error: --max-bpp 0: expected a number above 0\n"),
-        (["--to", "npy", "--max-bpp", 1], "error: --to npy: an array has the same stages every"),
+        (
+            ["--to", "npy", "--max-bpp", 1],
+            "error: --to npy: expected vtok: an array has the same",
+        ),
     ):
         result = vtok(*arguments[:4], *options, "--model", checkpoint, "--overwrite")
         assert result.exit_code == 2

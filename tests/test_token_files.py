@@ -156,7 +156,7 @@ def test_damage_is_one_clear_line(made: Path, model: TokenModel, tmp_path: Path)
     with pytest.raises(CodeFileError, match=r"holds NaN or infinities in steps 8 to 10"):
         decode_tokens_file(bad, out, **ways(model))
     save_file({"codes": np.zeros(3, np.uint16)}, bad)
-    with pytest.raises(CodeFileError, match="none of learned tokens"):
+    with pytest.raises(CodeFileError, match="not of learned tokens"):
         decode_tokens_file(bad, out, **ways(model))
     assert not out.exists()
 
@@ -187,14 +187,14 @@ def test_other_weights_are_refused_by_name(made: Path, model: TokenModel, tmp_pa
 def test_more_tokens_than_places_or_than_there_are(
     made: Path, video: Path, model: TokenModel, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="64x48 have 48 positions"):
+    with pytest.raises(UsageError, match="at most 48, the positions of frames of 64x48"):
         encode_tokens_file(video, tmp_path / "x", model=model, num_tokens=49)
-    with pytest.raises(UsageError, match="--num-tokens 65: expected 1 to 64"):
+    with pytest.raises(UsageError, match="num_tokens=65: expected 1 to 64"):
         encode_tokens_file(video, tmp_path / "x", model=model, num_tokens=65)
     nine, staged = DecodeOptions(num_tokens=9), EncodeOptions(num_stages=2)
-    with pytest.raises(UsageError, match="holds 1 to 8 a step"):
+    with pytest.raises(UsageError, match="num_tokens=9: expected 1 to 8 for"):
         decode_tokens_file(made, tmp_path / "x.mp4", options=nine, **ways(model))
-    with pytest.raises(UsageError, match="not for tokens"):
+    with pytest.raises(UsageError, match="do not apply to tokens"):
         encode_tokens_file(video, tmp_path / "x", model=model, options=staged)
     assert not list(tmp_path.iterdir())
 
@@ -254,7 +254,7 @@ def test_codes_of_a_grid_have_no_tokens(video: Path, model: TokenModel, tmp_path
 
     encode_file(video, tmp_path / "x.vtok", model=model.model)
     how = DecodeOptions(num_tokens=3)
-    with pytest.raises(UsageError, match="holds no learned tokens"):
+    with pytest.raises(UsageError, match="expected a file of learned tokens"):
         decode_file(tmp_path / "x.vtok", tmp_path / "x.mp4", options=how, **ways(model))
 
 

@@ -187,10 +187,10 @@ def _read_info(path: Path, metadata: dict[str, str] | None) -> TokenCheckpointIn
         if not all(isinstance(text, str) and text.isprintable() for text in texts):
             raise CheckpointError(f"{path}: expected names and SHA-256 that are text")
         config = TokenConfig.from_dict(dict(about["config"]))
+    except UsageError as exc:  # before ValueError: an OptionError is both
+        raise CheckpointError(f"{path}: {exc}") from exc
     except (KeyError, ValueError, TypeError, RecursionError) as exc:
         raise CheckpointError(wrong) from exc
-    except UsageError as exc:
-        raise CheckpointError(f"{path}: {exc}") from exc
     return TokenCheckpointInfo(names[0], config, names[1], names[2], texts[3], path)
 
 
