@@ -1,4 +1,4 @@
-"""A small world: an orange disc and a blue square that fly straight and bounce off the walls."""
+"""Synthetic clips of an orange disc and a blue square that bounce off the walls."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,19 +7,19 @@ from vtok.evaluation.metrics import Frames
 
 FPS = 12
 BACKGROUND = np.array([24, 26, 34], np.float32)
-COLOURS = np.array([[240, 150, 40], [60, 140, 240]], np.float32)  # of the disc, of the square
-RADIUS = 9 / 64  # of both, as a share of the frame's side
-SPEEDS = (1.0 / 64, 2.4 / 64)  # least and most, in sides a frame
+COLOURS = np.array([[240, 150, 40], [60, 140, 240]], np.float32)  # disc, square
+RADIUS = 9 / 64  # fraction of the frame's side
+SPEEDS = (1.0 / 64, 2.4 / 64)  # range, in frame sides per frame
 
 
 def draw_clips(count: int, frames: int, side: int, seed: int) -> Frames:
-    """Draw clips, uint8 [count, frames, side, side, 3]; the same seed draws the same."""
+    """Draw clips, uint8 [count, frames, side, side, 3], determined by the seed."""
     rng = np.random.default_rng(seed)
     return np.stack([draw_clip(frames, side, rng) for _ in range(count)])
 
 
 def draw_clip(frames: int, side: int, rng: np.random.Generator) -> Frames:
-    """Draw a clip, uint8 [frames, side, side, 3]; the square flies before the disc."""
+    """Draw a clip, uint8 [frames, side, side, 3], the square in front of the disc."""
     picture = np.broadcast_to(BACKGROUND, (frames, side, side, 3))
     grid = np.arange(side, dtype=np.float32) + 0.5
     for shape, colour in enumerate(COLOURS):
@@ -32,23 +32,23 @@ def draw_clip(frames: int, side: int, rng: np.random.Generator) -> Frames:
 
 
 def _paths(frames: int, side: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """The centre of a shape, x and y in pixels, [2, frames]."""
+    """Compute the path of a centre, x and y in pixels, [2, frames]."""
     low, high = RADIUS * side, side - RADIUS * side
     angle, speed = rng.uniform(0, 2 * np.pi), rng.uniform(*SPEEDS) * side
     velocity = speed * np.array([np.cos(angle), np.sin(angle)])
-    flown = rng.uniform(0, high - low, 2)[:, None] + velocity[:, None] * np.arange(frames)
-    folded = np.abs((flown + (high - low)) % (2 * (high - low)) - (high - low))
+    travelled = rng.uniform(0, high - low, 2)[:, None] + velocity[:, None] * np.arange(frames)
+    folded = np.abs((travelled + (high - low)) % (2 * (high - low)) - (high - low))
     return (low + folded).astype(np.float32)
 
 
 def centres(frames: Frames) -> npt.NDArray[np.float64]:
-    """Where the disc and the square are, by their colours.
+    """Locate the disc and the square by their colours.
 
     Args:
         frames: uint8 [..., H, W, 3].
 
     Returns:
-        [..., 2, 2]: of each shape y and x in pixels; the middle of the frame where it is not seen.
+        [..., 2, 2]: y and x of each shape in pixels; the middle of the frame if it is not visible.
     """
     red, blue = frames[..., 0].astype(np.float64), frames[..., 2].astype(np.float64)
     found = []

@@ -1,4 +1,4 @@
-"""Encode, describe and decode a real video, and draw what was lost.
+"""Encode and decode a video at two rates, and draw original and reconstructions side by side.
 
 python examples/demo.py [VIDEO] [--out demo] [--size 360]
 """
@@ -22,14 +22,14 @@ from vtok.video.images import write_png
 from vtok.video.reader import VideoReader
 
 
-def read(path: Path, size: str | None = None) -> Frames:
+def read_frames(path: Path, size: str | None = None) -> Frames:
     with VideoReader(path, size=size) as reader:
         return np.concatenate(list(reader))
 
 
 def table(encoded: Result, decodes: dict[int, tuple[Result, float]]) -> Table:
     rows = Table(
-        title=f"{encoded.frames} frames of {encoded.width}x{encoded.height}, bits a position"
+        title=f"{encoded.frames} frames of {encoded.width}x{encoded.height}, by bits per position"
     )
     columns = ("bits", "codes", "bytes", "bpp", "PSNR dB", "encode f/s", "decode f/s")
     for column in columns:
@@ -55,7 +55,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     console = Console()
-    original = read(args.video, args.size)
+    original = read_frames(args.video, args.size)
     model, models = load(), ModelCache("vtok-base")
     columns, decodes = {"original": original}, {}
     for bits in (18, 72):
@@ -63,14 +63,14 @@ def main() -> None:
         video = args.out / f"{args.video.stem}.{bits}.decoded.mp4"
         options = EncodeOptions(size=args.size, num_bits=bits, overwrite=True)
         encoded = encode_file(args.video, code_file, model=model, options=options)
-        facts = inspect_file(str(code_file))
+        info = inspect_file(str(code_file))
         console.print(
-            f"{code_file}: {facts['frames']} frames, codes {facts['codes']}, {facts['kbps']} kbit/s"
+            f"{code_file}: {info['frames']} frames, codes {info['codes']}, {info['kbps']} kbit/s"
         )
         decoded = decode_file(code_file, video, model=models, options=DecodeOptions(overwrite=True))
-        recon = read(video)
+        recon = read_frames(video)
         decodes[bits] = (decoded, psnr(recon, original))
-        columns[f"vtok, {bits} bits a position, {decoded.bpp:.3f} bpp"] = recon
+        columns[f"vtok, {bits} bits per position, {decoded.bpp:.3f} bpp"] = recon
     picture = args.out / f"{args.video.stem}.png"
     last = len(original) - 1
     write_png(picture, side_by_side(columns, [0, last // 2, last]), overwrite=True)

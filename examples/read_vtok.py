@@ -1,11 +1,10 @@
-"""Read a .vtok file with numpy alone: no model, no torch, nothing of vtok.
+"""Read a .vtok file with numpy alone: no model, no torch, no vtok.
 
     python examples/read_vtok.py clip.vtok
 
-A reader made from docs/format.md, to copy from or to write in another language; the coder of most
-files is in read_coder1.py beside it, short rather than fast. It checks what protects against damage
-in transfer (every CRC, the index, the SHA-256), and trusts the file that its lengths are those of a
-real one.
+Written from docs/format.md, as a template for readers in other languages. The decoder of
+entropy-coded parts is in read_coder.py, short rather than fast. Checks every CRC, the index and the
+SHA-256; trusts the lengths in the file.
 """
 
 import hashlib
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from read_coder1 import decode_modelled
+from read_coder import decode_modelled
 
 MAGIC, TRAILER = b"\x89VTOK\r\n\n", b"\x89VEND\r\n\n"
 DIGEST_BYTES, CRC_BYTES = 32, 4
@@ -28,12 +27,12 @@ DIGEST_BYTES, CRC_BYTES = 32, 4
 
 @dataclass
 class Chunk:
-    """A run of frames.
+    """Codes of consecutive frames.
 
     Attributes:
-        first_frame, num_frames: the frames that it shows.
+        first_frame, num_frames: frames that the chunk shows.
         codes: integers [stages, codebooks, t, h, w].
-        opens: where a decoder starts afresh, the frames to drop at its start; None elsewhere.
+        opens: for the first chunk of a segment, frames to drop at its start; None for others.
     """
 
     first_frame: int
@@ -43,18 +42,18 @@ class Chunk:
 
 
 def take(data: bytes, place: int, form: str) -> tuple[Any, ...]:
-    """The fields of `form`, little-endian, at `place`."""
+    """Unpack the fields of `form`, little-endian, at `place`."""
     return struct.unpack_from("<" + form, data, place)
 
 
 def check(good: bool, what: str) -> None:
-    """Stop where something is wrong."""
+    """Raise `ValueError` if a check failed."""
     if not good:
         raise ValueError(what)
 
 
 def read_header(data: bytes) -> tuple[dict[str, Any], int]:
-    """The header, and where the first record begins."""
+    """Read the header; return it and the offset of the first record."""
     magic, major, _, length = take(data, 0, "8sHHI")
     check(magic == MAGIC, "not a vtok code file")
     check(major == 1, f"of format version {major}")
@@ -64,22 +63,22 @@ def read_header(data: bytes) -> tuple[dict[str, Any], int]:
 
 
 def unpack(data: bytes, bits: int, count: int) -> npt.NDArray[np.int64]:
-    """Coder 0: code i begins at bit i * bits, lowest bit first."""
-    check(len(data) == -(-bits * count // 8), "a part is of another length than its codes")
+    """Decode coder 0: code i begins at bit i * bits, lowest bit first."""
+    check(len(data) == -(-bits * count // 8), "a part does not have the length of its codes")
     flat = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")[: bits * count]
     weights = np.left_shift(1, np.arange(bits, dtype=np.int64))
     return flat.reshape(count, bits).astype(np.int64) @ weights
 
 
 def decode_parts(parts: list[tuple[int, bytes]], header: dict[str, Any], steps: int) -> Any:
-    """The codes of a chunk, [stages, codebooks, t, h, w]."""
+    """Decode the codes of a chunk, [stages, codebooks, t, h, w]."""
     form = header["format"]
     bits = form["codebook_size"].bit_length() - 1
     shape = (form["num_codebooks"], steps, *form["grid"])
     stages: list[npt.NDArray[np.int64]] = []
     for coder, data in parts:
-        check(coder < 2, f"coded by coder {coder}, which this reader does not know")
-        if coder == 1:
+        check(coder in (0, 2), f"coded by coder {coder}, which this reader does not know")
+        if coder == 2:
             stages.append(decode_modelled(data, shape, bits, stages))
         else:
             stages.append(unpack(data, bits, int(np.prod(shape))).reshape(shape))
@@ -87,10 +86,10 @@ def decode_parts(parts: list[tuple[int, bytes]], header: dict[str, Any], steps: 
 
 
 def read_chunks(data: bytes) -> Iterator[Chunk]:
-    """The chunks of a whole file; the index and the SHA-256 are checked at its end."""
+    """Yield the chunks of a complete file; check the index and the SHA-256 at its end."""
     header, place = read_header(data)
     rows, opens = b"", 0
-    fresh = True  # whether the next chunk begins a segment: the first one does in any case
+    fresh = True  # the next chunk begins a segment, as the first one always does
     while (kind := data[place : place + 4]) != b"FOOT":
         start = place
         count, first, frames, steps = take(data, place + 4, "BQII")
@@ -114,13 +113,13 @@ def read_chunks(data: bytes) -> Iterator[Chunk]:
             fresh = False
         else:
             check(kind[:1].islower(), f"a chunk of type {kind!r}, which this reader does not know")
-            continue  # optional: it is not in the index
+            continue  # optional chunks are not in the index
         rows += struct.pack("<QQII", start, first, frames, steps)
     check_footer(data, place, rows)
 
 
 def check_footer(data: bytes, place: int, rows: bytes) -> None:
-    """The footer must list the records that were seen, and match all bytes before it."""
+    """Check that the footer lists all records and matches the bytes before it."""
     _, count, _ = take(data, place, "4sIQ")
     end = place + 16 + 24 * count
     check(data[place + 16 : end] == rows, "the index does not match the chunks")

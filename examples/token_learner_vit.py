@@ -1,12 +1,12 @@
-"""Does a classifier need all of its patches? A mini ViT with 8 or 4 learned tokens, or 64 patches.
+"""Compare a mini ViT that reduces 64 patches to 8 or 4 learned tokens with a plain one.
 
-    python examples/token_learner_vit.py             # digits; goes on where it was ended
+    python examples/token_learner_vit.py             # MNIST digits; resumes an interrupted run
     python examples/token_learner_vit.py --data cifar10 --flip --results cifar10.json
-    python examples/token_learner_vit.py --table     # what is there so far; trains nothing
+    python examples/token_learner_vit.py --table     # print the results so far, without training
 
-Every variant trains with the same seeds: seed k tests on the k-th fifth of the images and trains
-on the others, and all variants then share the batches, the crops and the initial weights that they
-have in common. Nothing is chosen on the test images: accuracy is that of the last epoch.
+Seed k tests on the k-th fifth of the images and trains on the others. Within a seed all variants
+use the same batches and crops, and the same initial values of shared weights. Nothing is selected
+on the test images: accuracy is that of the last epoch.
 """
 
 import argparse
@@ -28,14 +28,14 @@ from vit_results import Results, Run, accuracy, markdown, rows
 from vtok._files import atomic_output
 from vtok.errors import InputError, UsageError, VtokError
 
-MARGIN = 4  # images are resized to 52 pixels, of which a crop shows 48
+MARGIN = 4  # images of 52 pixels are cropped to 48
 FOLDS = LEAST_PER_CLASS
 SPEED_ROUNDS, SPEED_BATCH = 15, 64
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How every run of a results file is trained; the defaults are those of the Keras example."""
+    """Training settings of a results file; the defaults are those of the Keras example."""
 
     epochs: int = 20
     batch: int = 256
@@ -45,9 +45,9 @@ class Setting:
 
 
 def split(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices to train and to test on, each class in the same shares.
+    """Split into training and test indices, stratified by class.
 
-    Seeds 0 to 4 test on each image once, as do the next five, which divide the images anew.
+    Seeds 0 to 4 test on each image once; the next five use another partition.
     """
     generator = torch.Generator().manual_seed(seed // FOLDS)
     folds = torch.empty_like(labels)
@@ -60,22 +60,22 @@ def split(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def to_input(images: Tensor) -> Tensor:
-    """uint8 in 0..255 to float in -1..1."""
+    """Convert uint8 in 0..255 to float in -1..1."""
     return images.float() / 127.5 - 1
 
 
 def augment(images: Tensor, flip: bool, generator: torch.Generator) -> Tensor:
-    """A random crop of each image, [B, C, 52, 52] to [B, C, 48, 48], half of them mirrored."""
+    """Crop each image at random, [B, C, 52, 52] -> [B, C, 48, 48], and flip half of them."""
     count = len(images)
     windows = images.unfold(2, SIDE, 1).unfold(3, SIDE, 1)  # [B, C, 5, 5, 48, 48]
     top, left = torch.randint(MARGIN + 1, (2, count), generator=generator)
     crops = windows[torch.arange(count), :, top, left]
-    mirrored = torch.rand(count, generator=generator) < 0.5  # drawn in any case: equal crops
+    mirrored = torch.rand(count, generator=generator) < 0.5  # drawn even if unused, for equal crops
     return torch.where(mirrored[:, None, None, None], crops.flip(-1), crops) if flip else crops
 
 
 def batches(images: ImageSet, chosen: Tensor, setting: Setting, seed: int) -> Iterator[Any]:
-    """Batches of all epochs, float [B, C, 48, 48] and labels [B]: the same for the same seed."""
+    """Yield batches of all epochs, float [B, C, 48, 48] and labels [B], determined by the seed."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(setting.epochs):
         order = chosen[torch.randperm(len(chosen), generator=generator)]
@@ -85,7 +85,7 @@ def batches(images: ImageSet, chosen: Tensor, setting: Setting, seed: int) -> It
 
 
 def count_correct(model: nn.Module, images: ImageSet, chosen: Tensor) -> int:
-    """How many of the chosen images the model names rightly, from their centres."""
+    """Count correctly classified images among the chosen ones, from centre crops."""
     model.eval()
     inside = slice(MARGIN // 2, MARGIN // 2 + SIDE)
     correct = 0
@@ -97,7 +97,7 @@ def count_correct(model: nn.Module, images: ImageSet, chosen: Tensor) -> int:
 
 
 def train(variant: Variant, seed: int, images: ImageSet, setting: Setting) -> Run:
-    """Train one variant on one split, and test it once."""
+    """Train one variant on one split and test it once."""
     train_on, test_on = split(images.labels, seed)
     torch.manual_seed(seed)
     model = ViT(variant, images.images.shape[1], len(images.classes)).train()
@@ -118,7 +118,7 @@ def train(variant: Variant, seed: int, images: ImageSet, setting: Setting) -> Ru
 
 
 def report(what: str, step: int, steps: int, started: float, loss: float) -> None:
-    """One line of progress, which the next replaces on a terminal."""
+    """Print a line of progress, overwritten by the next one on a terminal."""
     rate = step / (time.monotonic() - started)
     line = f"{what}: step {step}/{steps}, loss {loss:.3f}, {rate:.2f} steps/s, "
     line += f"{(steps - step) / rate:.0f} s left"
@@ -127,9 +127,9 @@ def report(what: str, step: int, steps: int, started: float, loss: float) -> Non
 
 
 def measure_speed(variants: list[Variant], channels: int, classes: int) -> dict[str, float]:
-    """Images/s of each variant as a multiple of the plain one's, forward, batches of 64.
+    """Measure images/s of the forward pass of each variant, relative to the plain one.
 
-    All take turns, and each is compared with the plain one of its own round; the median counts.
+    Variants take turns in batches of 64, and the result is the median ratio over the rounds.
     """
     models = {variant.name: ViT(variant, channels, classes).eval() for variant in variants}
     models.setdefault("plain", ViT(Variant(), channels, classes).eval())
@@ -146,7 +146,7 @@ def measure_speed(variants: list[Variant], channels: int, classes: int) -> dict[
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """Reads a whole number of the command line."""
+    """Make a parser of whole numbers with a lower bound."""
 
     def whole(text: str) -> int:
         if int(text) < least:
@@ -157,32 +157,32 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], epilog=f"Variants: {' '.join(VARIANTS)}"
     )
     default = Setting()
     parser.add_argument("--data", type=Path, help="folder of class folders, or of x.npy and y.npy")
-    parser.add_argument("--results", type=Path, default=Path("vit.json"), help="grows by each run")
+    parser.add_argument("--results", type=Path, default=Path("vit.json"), help="file of all runs")
     parser.add_argument("--variants", nargs="+", metavar="NAME", default=list(VARIANTS))
     parser.add_argument("--seeds", type=at_least(0), default=5, metavar="N", help="0: no training")
     parser.add_argument("--epochs", type=at_least(1), default=default.epochs, metavar="N")
     parser.add_argument("--batch", type=at_least(1), default=default.batch, metavar="N")
-    parser.add_argument("--flip", action="store_true", help="mirror half of the images: no digits")
-    parser.add_argument("--speed", action="store_true", help="measure the speeds anew")
-    parser.add_argument("--table", action="store_true", help="print what is there; train nothing")
-    parser.add_argument("--page", type=Path, help="put the table in this page, in place of its old")
+    parser.add_argument("--flip", action="store_true", help="flip half of the images")
+    parser.add_argument("--speed", action="store_true", help="measure speeds again")
+    parser.add_argument("--table", action="store_true", help="print the results so far")
+    parser.add_argument("--page", type=Path, help="replace the table in this page")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     args = parser.parse_args()
     if unknown := [name for name in args.variants if name not in VARIANTS]:
         raise UsageError(
-            f"--variants {unknown[0]}: no such variant; there are {' '.join(VARIANTS)}"
+            f"--variants {unknown[0]}: unknown variant; expected one of {' '.join(VARIANTS)}"
         )
     return args
 
 
 def run_all(args: argparse.Namespace, results: Results) -> None:
-    """Do the runs that the results lack, seed by seed, so that any part of them is comparable."""
+    """Do the missing runs, seed by seed, so that partial results are comparable."""
     images = load_images(args.data, SIDE + MARGIN)
     setting = Setting(epochs=args.epochs, batch=args.batch, flip=args.flip)
     channels, classes = images.images.shape[1], len(images.classes)
@@ -212,17 +212,17 @@ def run_all(args: argparse.Namespace, results: Results) -> None:
 
 
 def write_page(page: Path, results: Results) -> None:
-    """Put the table where the page has one, from its header to the next empty line."""
+    """Replace the table in a page, from its header to the next empty line."""
     before, header, after = page.read_text().partition(markdown(results).partition("\n")[0])
     if not header:
-        raise InputError(f"{page}: has no table of this experiment, whose first line is to stay")
+        raise InputError(f"{page}: has no table of this experiment to replace")
     rest = after.partition("\n\n")
     with atomic_output(page, overwrite=True) as temporary:
         temporary.write_text(before + markdown(results) + ("\n\n" + rest[2] if rest[1] else "\n"))
 
 
 def main() -> None:
-    """Train what is missing, then print the table or write it into a page."""
+    """Do the missing runs, then print the table or write it to a page."""
     try:
         args = parse()
         results = Results(args.results, list(VARIANTS))
@@ -236,7 +236,7 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on after the last whole run", file=sys.stderr)
+        print("\ninterrupted; the same command resumes after the last run", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

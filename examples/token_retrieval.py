@@ -1,12 +1,11 @@
-"""Find moments of videos that look like a given one, by their learned tokens.
+"""Find moments in videos that look similar to a given one, by their learned tokens.
 
     python examples/token_retrieval.py videos/*.mp4 --query clip.mp4 --at 3.5
 
-Every video goes to a file of tokens in --index, once; then it is cut into windows of about a
-second. A window is described by the mean of its tokens over time: S times `dim` numbers, brought
-to the same mean and scale over all windows, so that what all have in common does not count. The
-nearest windows are those at the least angle to the query, but for those that overlap with it. The
-table goes to stdout, a sheet of pictures to --out.
+Every video is encoded to a token file in --index once, and cut into windows of about a second. The
+feature of a window is the mean of its tokens over time, standardized over all windows. Windows are
+ranked by cosine similarity to the query; those that overlap with it are left out. The table goes
+to stdout, a sheet of pictures to --out.
 """
 
 import argparse
@@ -27,18 +26,18 @@ from vtok.tokens.encode import are_tokens_encoded
 from vtok.video.images import write_png
 from vtok.video.reader import VideoReader
 
-SIDE = 128  # short side of the frames that are encoded, and side of the pictures
+SIDE = 128  # short side of encoded frames, side of pictures
 COLUMNS = 4  # of the sheet
 
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """A moment of a video.
+    """Part of a video.
 
     Attributes:
-        path: of the video.
-        start, end: in seconds.
-        tokens: float [S * dim], the mean over its latent steps.
+        path: The video.
+        start, end: Time in seconds.
+        tokens: Mean over latent steps, float [S * dim].
     """
 
     path: Path
@@ -47,7 +46,7 @@ class Window:
     tokens: np.ndarray
 
     def overlaps(self, other: "Window") -> bool:
-        """Whether they share a moment."""
+        """Return True if two windows share a moment."""
         return self.path == other.path and self.start < other.end and other.start < self.end
 
     @property
@@ -57,7 +56,7 @@ class Window:
 
 
 def token_file(path: Path, index: Path, model: TokenModel, count: int) -> Path:
-    """The tokens of a video, made if they are not there."""
+    """Return the token file of a video, and encode it if it is missing or outdated."""
     name = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:8]
     made = index / f"{path.stem}-{name}.tokens.safetensors"
     how = EncodeOptions(size=str(SIDE), overwrite=True)
@@ -68,7 +67,7 @@ def token_file(path: Path, index: Path, model: TokenModel, count: int) -> Path:
 
 
 def windows(path: Path, tokens: Path, seconds: float) -> list[Window]:
-    """The windows of a video from its file of tokens; the last one may be shorter."""
+    """Cut a token file into windows; the last one may be shorter."""
     held = load_file(tokens)  # tokens float16 [t, S, dim], times float64 [t, 2]
     times, numbers = held["times"], held["tokens"].astype(np.float32)
     found = []
@@ -82,7 +81,7 @@ def windows(path: Path, tokens: Path, seconds: float) -> list[Window]:
 
 
 def rank(query: Window, others: list[Window]) -> list[tuple[float, Window]]:
-    """Windows with their cosine similarity to the query, the most similar one first."""
+    """Rank windows by cosine similarity to the query, most similar first."""
     rows = np.stack([window.tokens for window in (query, *others)]).astype(np.float64)
     rows -= rows.mean(axis=0)
     rows /= rows.std(axis=0).clip(min=1e-9)
@@ -93,7 +92,7 @@ def rank(query: Window, others: list[Window]) -> list[tuple[float, Window]]:
 
 
 def picture(window: Window) -> Frames:
-    """The centre of a frame from its middle, uint8 [SIDE, SIDE, 3]."""
+    """Read the centre of the middle frame, uint8 [SIDE, SIDE, 3]."""
     middle = (window.start + window.end) / 2
     with VideoReader(window.path, size=str(SIDE), start_seconds=middle) as reader:
         frame = next(reader)[0]
@@ -102,7 +101,7 @@ def picture(window: Window) -> Frames:
 
 
 def draw(query: Window, found: list[tuple[float, Window]]) -> Frames:
-    """The query and what was found, words under each."""
+    """Draw the query and the windows found, with captions."""
     tiles = [picture(window) for window in (query, *(window for _, window in found))]
     words = [f"query {query.start:.1f} s", *(f"{s:.2f} at {w.start:.1f} s" for s, w in found)]
     while len(tiles) % COLUMNS:
@@ -115,11 +114,11 @@ def draw(query: Window, found: list[tuple[float, Window]]) -> Frames:
 
 
 def search(args: argparse.Namespace) -> tuple[Window, list[tuple[float, Window]]]:
-    """The window that was asked for, and its neighbours.
+    """Return the query window and its neighbours.
 
     Raises:
-        InputError: a video is missing or unreadable.
-        UsageError: the moment is none of the query's, or there is nothing to compare it with.
+        InputError: A video is missing or unreadable.
+        UsageError: The moment is outside of the query, or there are no other windows.
     """
     if args.seconds <= 0 or args.top < 1:
         raise UsageError("--seconds and --top: expected more than 0")
@@ -135,24 +134,24 @@ def search(args: argparse.Namespace) -> tuple[Window, list[tuple[float, Window]]
             query = next((window for window in made if window.start <= args.at < window.end), None)
         known += made
     if query is None:
-        raise UsageError(f"--at {args.at:g}: {args.query} has no such moment")
+        raise UsageError(f"--at {args.at:g}: {args.query} is shorter")
     others = [window for window in known if not window.overlaps(query)]
     if not others:
-        raise UsageError(f"{args.query}: there is nothing to compare with: give more videos")
+        raise UsageError(f"{args.query}: nothing to compare with: give more videos")
     return query, rank(query, others)[: args.top]
 
 
 def main() -> None:
-    """Search, print and draw."""
+    """Search, print and draw the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("videos", nargs="+", type=Path)
     parser.add_argument("--query", type=Path, required=True, help="a video")
     parser.add_argument("--at", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--token-learner", default="v11", help="a name, or a checkpoint")
     parser.add_argument("--num-tokens", type=int, default=8, metavar="S")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a window")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of a window")
     parser.add_argument("--top", type=int, default=7, metavar="N")
-    parser.add_argument("--index", type=Path, default=Path("token_index"), help="of token files")
+    parser.add_argument("--index", type=Path, default=Path("token_index"), help="folder")
     parser.add_argument("--out", type=Path, default=Path("retrieval.png"))
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -169,10 +168,10 @@ def main() -> None:
         ]
         print(json.dumps({"query": str(query.path), "start": query.start, "found": rows}))
         return
-    print(f"like {query.label}:")
+    print(f"similar to {query.label}:")
     for similarity, window in found:
         print(f"  {similarity:5.2f}  {window.label}")
-    print(f"{args.out}: their pictures")
+    print(f"pictures: {args.out}")
 
 
 if __name__ == "__main__":

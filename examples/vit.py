@@ -1,8 +1,8 @@
-"""A mini vision transformer that may go on with a few tokens after one of its blocks.
+"""Mini vision transformer that can reduce its tokens after one of its blocks.
 
-Images [B, C, 48, 48] are cut into 8x8 patches of 6x6 pixels: 64 tokens of 128 numbers, 4 blocks of
-attention with 4 heads and an MLP 128-256-128. A `Variant` says how many of them pass `after` a
-block, and how they are made.
+Images [B, C, 48, 48] are cut into 8x8 patches of 6x6 pixels: 64 tokens of 128 channels, 4 blocks of
+attention with 4 heads and an MLP 128-256-128. A `Variant` sets the number of tokens, the method and
+the block after which tokens are reduced.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ REDUCTIONS = ("v11", "average", "v10", "grouped", "linear")
 
 @dataclass(frozen=True)
 class Variant:
-    """A transformer: `plain`, or with `tokens` made by `reduction` after block `after`."""
+    """Architecture: `plain`, or with `tokens` made by `reduction` after block `after`."""
 
     reduction: str = "plain"
     tokens: int = GRID**2
@@ -31,7 +31,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """A word for the command line and result files."""
+        """Name for the command line and result files."""
         if self.reduction == "plain":
             return "plain"
         return f"{self.reduction}-{self.tokens}-after{self.after}"
@@ -48,7 +48,7 @@ VARIANTS = {
 
 
 class AveragePool(nn.Module):
-    """Means over equal rectangles of the grid, `[B, 64, dim]` to `[B, tokens, dim]`."""
+    """Average pooling over equal rectangles, `[B, 64, dim]` -> `[B, tokens, dim]`."""
 
     def __init__(self, tokens: int) -> None:
         super().__init__()
@@ -56,30 +56,30 @@ class AveragePool(nn.Module):
         self.grid = (rows, tokens // rows)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pools."""
+        """Pool the tokens."""
         pooled = functional.adaptive_avg_pool2d(x.mT.unflatten(2, (GRID, GRID)), self.grid)
         return pooled.flatten(2).mT
 
 
 class Grouped(nn.Module):
-    """`TokenLearner` on a sequence, `[B, 64, dim]` to `[B, tokens, dim]`."""
+    """`TokenLearner` on a sequence, `[B, 64, dim]` -> `[B, tokens, dim]`."""
 
     def __init__(self, tokens: int, num_layers: int) -> None:
         super().__init__()
         self.learner = TokenLearner(dim=WIDTH, num_output_tokens=tokens, num_layers=num_layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pools."""
+        """Pool the tokens."""
         learned: Tensor = self.learner(x.mT.unflatten(2, (GRID, GRID)))
         return learned.mT
 
 
 def make_reduction(variant: Variant) -> nn.Module:
-    """The module that makes `[B, 64, 128]` into `[B, tokens, 128]`."""
+    """Make the module that reduces `[B, 64, 128]` to `[B, tokens, 128]`."""
     match variant.reduction:
         case "v11":
             return TokenLearnerV11(variant.tokens, WIDTH)
-        case "v10":  # the mean, for tokens as large as the patches; a sum would drown the blocks
+        case "v10":  # the mean keeps the scale of the patches; a sum would be 64 times larger
             return TokenLearnerV10(variant.tokens, WIDTH, reduction="mean")
         case "grouped":
             return Grouped(variant.tokens, num_layers=2)
@@ -91,10 +91,10 @@ def make_reduction(variant: Variant) -> nn.Module:
 
 
 class Dropout(nn.Module):
-    """Dropout from 16 random bits an element: torch's own takes longer than the matrix products."""
+    """Dropout from 16 random bits per element, much faster on a CPU than torch's."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zeroes each element with a probability of 0.1 in training, and scales the others."""
+        """Zero each element with probability 0.1 in training, and scale the others."""
         if not self.training:
             return x
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
@@ -112,7 +112,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(WIDTH, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mixes tokens."""
+        """Mix the tokens."""
         q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=HEADS)
         mixed = functional.scaled_dot_product_attention(q, k, v)
         out: Tensor = self.out(rearrange(mixed, "b h n d -> b n (h d)"))
@@ -120,7 +120,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """Transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,16 +132,16 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """One block."""
+        """Apply the block."""
         x = x + self.attend(x)
         return x + self.mlp(x)
 
 
 class ViT(nn.Module):
-    """Images [B, channels, 48, 48] in -1..1 to logits [B, classes].
+    """Classifier of images [B, channels, 48, 48] in -1..1, with logits [B, classes].
 
-    The weights of the variants start alike where they share them, under the same seed: what only
-    one variant has is made last.
+    Shared weights of all variants start equal under the same seed, since modules of one variant
+    are created last.
     """
 
     def __init__(self, variant: Variant, channels: int, classes: int) -> None:
@@ -156,7 +156,7 @@ class ViT(nn.Module):
         self.reduce = make_reduction(variant)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Classifies, from the mean of the last tokens."""
+        """Classify images from the mean of the last tokens."""
         x = self.dropout(self.patches(images).flatten(2).mT + self.places)
         for number, block in enumerate(self.blocks, start=1):
             x = block(x)
@@ -167,14 +167,14 @@ class ViT(nn.Module):
 
 
 def operations(variant: Variant, channels: int, classes: int) -> int:
-    """Multiply-adds of one image: every matrix product and convolution that a forward pass runs.
+    """Count the multiply-adds of a forward pass of one image.
 
-    Counted while it runs, attention and the making of tokens included; sums, norms and
-    activations, which multiply no weights, are not.
+    Matrix products and convolutions count, including attention and token reduction; sums, norms
+    and activations do not.
     """
     model = ViT(variant, channels, classes).eval()
     counter = FlopCounterMode(display=False)
-    # fused attention would run uncounted
+    # fused attention would not be counted
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         model(torch.zeros(1, channels, SIDE, SIDE))
     return counter.get_total_flops() // 2

@@ -1,4 +1,4 @@
-"""The runs of the ViT experiment in a JSON file that grows, and the table made of them."""
+"""Results file of the ViT experiment, and the table made from it."""
 
 import json
 import math
@@ -12,18 +12,18 @@ from vtok.errors import InputError, UsageError
 
 HEADER = (
     "variant",
-    "MMAC an image",
-    "of plain",
-    "images/s, times plain",
+    "MMAC per image",
+    "MMAC vs. plain",
+    "images/s vs. plain",
     "seeds",
     "accuracy %",
-    "against plain, points",
+    "vs. plain, points",
 )
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: how many of the tested images were named rightly."""
+    """Result of one training run."""
 
     variant: str
     seed: int
@@ -33,18 +33,18 @@ class Run:
 
 
 def accuracy(run: Run) -> float:
-    """In percent."""
+    """Compute the accuracy in percent."""
     return 100 * run.correct / run.tested
 
 
 class Results:
-    """What is in a results file; a missing one is empty, and made by `save`.
+    """Content of a results file; a missing file counts as empty.
 
     Attributes:
-        setting: how the runs were trained, on what.
-        operations: multiply-adds of one image, by variant.
-        speeds: images/s as a multiple of the plain variant's.
-        runs: in the order in which they ended.
+        setting: Data and training settings of the runs.
+        operations: Multiply-adds of one image, by variant.
+        speeds: Images/s relative to the plain variant.
+        runs: Runs in the order in which they ended.
     """
 
     def __init__(self, path: Path, variants: list[str]) -> None:
@@ -76,13 +76,13 @@ class Results:
         ) as exc:
             raise InputError(f"{self.path}: no results of this experiment ({exc!r})") from exc
         if not all(known):
-            raise InputError(f"{self.path}: has runs of variants that this experiment lacks")
+            raise InputError(f"{self.path}: has runs of variants unknown to this experiment")
 
     def begin(self, setting: dict[str, Any]) -> None:
-        """Go on only with runs of the same setting.
+        """Set the setting, which must equal that of the runs so far.
 
         Raises:
-            UsageError: the runs of the file were trained in another way, or on other images.
+            UsageError: The runs in the file have another setting or other images.
         """
         for name, value in self.setting.items():
             if setting.get(name) != value and name != "data":
@@ -93,11 +93,11 @@ class Results:
         self.setting = setting
 
     def has(self, variant: str, seed: int) -> bool:
-        """Whether this run is done."""
+        """Return True if this run is done."""
         return any((run.variant, run.seed) == (variant, seed) for run in self.runs)
 
     def save(self) -> None:
-        """Write everything; the file is whole at any time."""
+        """Write the file atomically."""
         content = {
             "setting": self.setting,
             "operations": self.operations,
@@ -109,10 +109,10 @@ class Results:
 
 
 def rows(results: Results) -> list[dict[str, Any]]:
-    """One row a variant of which something is known: figures, None where they are missing.
+    """Make one row per variant with results; missing figures are None.
 
-    `difference` is the mean over the seeds that the plain variant has too, of accuracy minus
-    plain's of that seed; `*_error` are standard errors of these means.
+    `difference` is the mean over seeds of the accuracy minus that of the plain variant with the
+    same seed; `*_error` are standard errors of these means.
     """
     plain = {run.seed: accuracy(run) for run in results.runs if run.variant == "plain"}
     table = []
@@ -136,14 +136,14 @@ def _ratio(part: Any, whole: Any) -> float | None:
 
 
 def _mean_and_error(values: list[float]) -> tuple[float | None, float | None]:
-    """The mean of the values and its standard error, which takes two values."""
+    """Compute the mean, and its standard error if there are two values or more."""
     mean = statistics.mean(values) if values else None
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
     return mean, error
 
 
 def markdown(results: Results) -> str:
-    """The table to read."""
+    """Format the table in Markdown."""
     lines = [HEADER, ("---", *["---:"] * (len(HEADER) - 1))]
     for row in rows(results):
         lines.append(

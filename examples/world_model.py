@@ -1,12 +1,12 @@
-"""A toy world model: learn what codes come next, then dream how a clip goes on.
+"""Toy world model: train a transformer on codes, then sample continuations of clips.
 
     python examples/world_model.py                              # a few minutes on one core
     python examples/world_model.py --steps 30 --clips 32 --size 32 --width 32     # seconds
 
-A disc and a square fly about and bounce off the walls. `vtok-base` makes of every 4 frames a grid
-of codes; a small transformer (world_net.py) learns to predict them one by one, and is then given
-the first frames of clips that it has not seen. Where its shapes go can be compared with where they
-went. Nothing here knows of shapes or of walls: the same net takes the codes of any video.
+A disc and a square bounce off the walls. `vtok-base` turns every 4 frames into a grid of codes; a
+small transformer (world_net.py) learns to predict them one by one. It then continues the first
+frames of held-out clips, and the positions of its shapes are compared with the true ones. The
+network knows nothing of shapes or walls and works on the codes of any video.
 """
 
 import argparse
@@ -31,18 +31,18 @@ from vtok.training.optimizers import Muon
 from vtok.video.images import write_png
 from vtok.video.writer import VideoWriter
 
-FRAMES = 33  # of a clip: 9 latent steps
-HELD_OUT = 16  # clips, at most
-SHOWN = 4  # clips that are gone on with
+FRAMES = 33  # frames per clip: 9 latent steps
+HELD_OUT = 16  # largest number of held-out clips
+SHOWN = 4  # clips to continue
 
 
 @dataclass(frozen=True)
-class Yardsticks:
-    """Bits that a code of the held-out clips costs by counting in the others.
+class Baselines:
+    """Bits per code of the held-out clips under models that count in the training clips.
 
     Attributes:
-        frequency: by how often it occurs at its stage.
-        copying: by what stood in its place one step before.
+        frequency: Model of the frequency of a code at its stage.
+        copying: Model conditioned on the code at the same position one step before.
     """
 
     frequency: float
@@ -50,38 +50,38 @@ class Yardsticks:
 
 
 def encode(tokenizer: VideoTokenizer, frames: Tensor, stages: int) -> Tensor:
-    """Frames uint8 [B, T, H, W, 3] to codes [B, K, t, h, w], K the first few stages."""
+    """Encode frames uint8 [B, T, H, W, 3] to codes [B, K, t, h, w] of the first K stages."""
     parts = []
     for batch in frames.split(8):
         clip = batch.permute(0, 4, 1, 2, 3).float() / 127.5 - 1  # [B, 3, T, H, W] in -1..1
         with torch.inference_mode():
             codes = tokenizer.encode(clip, quantize=True, num_stages=stages)
         parts.append(codes if codes.ndim == 5 else codes.unsqueeze(1))
-    return torch.cat(parts).clone()  # out of inference mode
+    return torch.cat(parts).clone()  # a clone can be used for training
 
 
 def decode(tokenizer: VideoTokenizer, codes: Tensor) -> Frames:
-    """Codes [B, K, t, h, w] to frames uint8 [B, T, H, W, 3]."""
+    """Decode codes [B, K, t, h, w] to frames uint8 [B, T, H, W, 3]."""
     with torch.inference_mode():
         clip = tokenizer.decode(codes)
     return ((clip + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 4, 1).numpy()
 
 
-def measure_yardsticks(train: Tensor, held: Tensor, vocabulary: int, first: int) -> Yardsticks:
-    """What counting gives, over the steps of `held` from `first` on."""
+def measure_baselines(train: Tensor, held: Tensor, vocabulary: int, first: int) -> Baselines:
+    """Measure the baselines over the steps of `held` from `first` on."""
     frequency, copying = [], []
     for stage in range(train.shape[1]):
-        known, asked = train[:, stage], held[:, stage]
+        known, target = train[:, stage], held[:, stage]
         counts = torch.bincount(known.flatten(), minlength=vocabulary).double() + 0.1
         share = counts / counts.sum()
         pairs = (known[:, :-1] * vocabulary + known[:, 1:]).flatten()
         table = torch.bincount(pairs, minlength=vocabulary**2).double()
-        table = table.view(vocabulary, vocabulary) + share  # rare pairs fall back on frequency
+        table = table.view(vocabulary, vocabulary) + share  # rare pairs fall back to frequency
         table /= table.sum(1, keepdim=True)
-        now, before = asked[:, first:], asked[:, first - 1 : -1]
+        now, before = target[:, first:], target[:, first - 1 : -1]
         frequency.append(-share[now].log2().mean())
         copying.append(-table[before, now].log2().mean())
-    return Yardsticks(float(torch.stack(frequency).mean()), float(torch.stack(copying).mean()))
+    return Baselines(float(torch.stack(frequency).mean()), float(torch.stack(copying).mean()))
 
 
 def train_net(net: WorldNet, codes: Tensor, steps: int, batch: int, seed: int) -> None:
@@ -106,22 +106,22 @@ def train_net(net: WorldNet, codes: Tensor, steps: int, batch: int, seed: int) -
         recent = loss.item() if step == 0 else 0.9 * recent + 0.1 * loss.item()
         if (step + 1) % 20 == 0 or step + 1 == steps:
             rate = (step + 1) / (time.perf_counter() - begin)
-            line = f"step {step + 1}/{steps}: {recent:.3f} bits a code, {rate:.2f} steps/s"
+            line = f"step {step + 1}/{steps}: {recent:.3f} bits per code, {rate:.2f} steps/s"
             print(f"{line}, {(steps - step - 1) / rate:.0f} s left", file=sys.stderr)
 
 
 def held_out_bits(net: WorldNet, codes: Tensor, first: int) -> float:
-    """Mean bits of a code, over steps from `first` on."""
+    """Compute the mean bits per code over steps from `first` on."""
     with torch.inference_mode():
         return float(bits_per_code(net, codes)[:, :, first:].mean())
 
 
 def errors(real: Frames, dreamed: Frames, first: int) -> tuple[float, float]:
-    """How far the shapes are from where they should be, pixels: dreamed, and standing still.
+    """Measure the mean distance of shapes to the truth in pixels: sampled, and if standing still.
 
     Args:
-        real, dreamed: frames uint8 [B, T, H, W, 3] decoded from real and from sampled codes.
-        first: the first frame that was sampled.
+        real, dreamed: Frames uint8 [B, T, H, W, 3] decoded from real and from sampled codes.
+        first: First sampled frame.
     """
     right, found = centres(real), centres(dreamed)  # [B, T, shapes, 2]
     still = right[:, first - 1 : first]
@@ -130,7 +130,7 @@ def errors(real: Frames, dreamed: Frames, first: int) -> tuple[float, float]:
 
 
 def draw_strip(real: Frames, dreamed: Frames, first: int, clips: int = 2) -> Frames:
-    """What happened above what was dreamed, the prompt to the left."""
+    """Draw real clips above sampled ones, the prompt on the left."""
     numbers = [n for n in range(0, real.shape[1], 4) if n < first]
     numbers += list(range(first + 3, real.shape[1], 4))
     titles = [f"{n}" if n < first else f"{n}: sampled" for n in numbers]
@@ -143,7 +143,7 @@ def draw_strip(real: Frames, dreamed: Frames, first: int, clips: int = 2) -> Fra
 
 
 def write_video(path: Path, real: Frames, dreamed: Frames, first: int) -> None:
-    """All clips in a row, what happened above what was dreamed; a bright edge marks the prompt."""
+    """Write real clips above sampled ones; a bright edge marks the prompt."""
     both = np.concatenate([np.concatenate(list(side), axis=2) for side in (real, dreamed)], axis=1)
     both = both.repeat(4, axis=1).repeat(4, axis=2)
     both[:first, :4] = both[:first, -4:] = 235
@@ -153,7 +153,7 @@ def write_video(path: Path, real: Frames, dreamed: Frames, first: int) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, object]:
-    """All of it; returns the figures."""
+    """Run the experiment and return its figures."""
     torch.manual_seed(args.seed)
     tokenizer = VideoTokenizer.from_pretrained(args.model)
     frames = torch.from_numpy(draw_clips(args.clips, FRAMES, args.size, args.seed))
@@ -166,7 +166,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         raise UsageError(f"--prompt {args.prompt}: expected 1 to {steps - 1} latent steps")
     net = WorldNet(bits, stages, (grid[0], grid[1]), args.width)
     train_net(net, train, args.steps, args.batch, args.seed)
-    marks = measure_yardsticks(train, held, 2**bits, args.prompt)
+    marks = measure_baselines(train, held, 2**bits, args.prompt)
     learned = held_out_bits(net, held, args.prompt)
     prompt, true = held[:SHOWN, :, : args.prompt], held[:SHOWN]
     dreamed = sample(net, prompt, steps - args.prompt, args.temperature, args.seed)
@@ -185,16 +185,16 @@ def run(args: argparse.Namespace) -> dict[str, object]:
 
 
 def main() -> None:
-    """Train, sample, and print what was learned."""
+    """Run the experiment and print its figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("world"), help="folder of the pictures")
-    parser.add_argument("--clips", type=int, default=512, metavar="N", help="to draw")
-    parser.add_argument("--size", type=int, default=64, metavar="PIXELS", help="of a frame")
+    parser.add_argument("--out", type=Path, default=Path("world"), help="folder to write to")
+    parser.add_argument("--clips", type=int, default=512, metavar="N", help="number of clips")
+    parser.add_argument("--size", type=int, default=64, metavar="PIXELS", help="side of a frame")
     parser.add_argument("--stages", type=int, default=2, metavar="K", help="9 bits each")
-    parser.add_argument("--prompt", type=int, default=3, metavar="T", help="latent steps given")
-    parser.add_argument("--steps", type=int, default=400, metavar="N", help="of training")
+    parser.add_argument("--prompt", type=int, default=3, metavar="T", help="latent steps")
+    parser.add_argument("--steps", type=int, default=400, metavar="N", help="training steps")
     parser.add_argument("--batch", type=int, default=4, metavar="N")
-    parser.add_argument("--width", type=int, default=128, metavar="N", help="of the transformer")
+    parser.add_argument("--width", type=int, default=128, metavar="N", help="channels")
     parser.add_argument("--temperature", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="vtok-base")
@@ -209,17 +209,15 @@ def main() -> None:
         print(json.dumps(found))
         return
     print(f"{found['clips']} clips, codes {found['codes']} of {found['bits']} bits")
-    print(f"bits a code on {found['held_out_clips']} other clips, after the prompt:")
-    print(f"  by how often each occurs     {found['frequency_bits']:.2f}")
-    print(f"  by what stood there before   {found['copying_bits']:.2f}")
-    print(f"  by the model                 {found['model_bits']:.2f}")
+    print(f"bits per code on {found['held_out_clips']} held-out clips, after the prompt:")
+    print(f"  frequency of each code       {found['frequency_bits']:.2f}")
+    print(f"  given the previous code      {found['copying_bits']:.2f}")
+    print(f"  the model                    {found['model_bits']:.2f}")
     print(
-        f"the shapes are {found['pixels_off']:.1f} pixels off where they went; "
-        f"had they stood still, {found['pixels_off_still']:.1f}"
+        f"distance of the shapes to the truth: {found['pixels_off']:.1f} pixels; "
+        f"if they stood still: {found['pixels_off_still']:.1f}"
     )
-    print(
-        f"{args.out}/strip.png, {args.out}/dream.mp4: what happened above, what was dreamed below"
-    )
+    print(f"{args.out}/strip.png, {args.out}/dream.mp4: real clips above, sampled ones below")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""A causal transformer over codes: what may come next, given every code before it.
+"""Causal transformer over codes: logits of each code given all codes before it.
 
-Codes [B, K, t, h, w] come in one order: step by step, row by row in a step, stage by stage at a
-position. A position knows the two steps before its own around it, the four positions before it in
-its own step, and through attention all of the step before and what its own step has so far; a few
-layers make of that a memory of several steps. Each stage has a head of its own, which is told the
-stages before it at its position.
+Codes [B, K, t, h, w] are ordered by step, then row, column and stage. The input of a position is
+its neighbourhood in the two previous steps and the four previous positions of the same step.
+Attention covers the whole previous step and the earlier positions of the same step, so a few
+layers reach back several steps. Each stage has a separate head, which also sees the earlier stages
+at its position.
 """
 
 import torch
@@ -12,11 +12,11 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-PAST, REACH = 2, 5  # steps that a position sees around it, and how wide
+PAST, REACH = 2, 5  # previous steps in the input, and width of the neighbourhood
 
 
 class Attention(nn.Module):
-    """Each position attends to all of the step before, and to its own step up to itself."""
+    """Attention to all of the previous step, and to the same step up to each position."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -26,21 +26,21 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, t, positions, width] to the same."""
+        """[B, t, positions, width] -> the same shape."""
         batch, places = x.shape[0], x.shape[2]
         q, k, v = rearrange(
             self.qkv(self.norm(x)), "b t p (n h d) -> n b t h p d", n=3, h=self.heads
         )
         k, v = (torch.cat([shift(one, 1, dim=1), one], dim=3) for one in (k, v))
         seen = x.new_ones(places, places, dtype=torch.bool)
-        seen = torch.cat([seen, seen.tril()], dim=1)  # the first step sees zeros before it
+        seen = torch.cat([seen, seen.tril()], dim=1)  # zeros before the first step
         q, k, v = (one.flatten(0, 1) for one in (q, k, v))
         mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         return self.out(rearrange(mixed, "(b t) h p d -> b t p (h d)", b=batch))
 
 
 class Block(nn.Module):
-    """x + attention(x), then x + mlp(x)."""
+    """Transformer block: x + attention(x), then x + mlp(x)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -51,19 +51,19 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """One block."""
+        """Apply the block."""
         x = x + self.attend(x)
         return x + self.mlp(x)
 
 
 class WorldNet(nn.Module):
-    """Codes to the logits of each of them.
+    """Model of codes [B, K, t, h, w].
 
     Args:
-        bits: of a code; the vocabulary has 2**bits.
+        bits: Bits per code; the vocabulary has 2**bits entries.
         stages: K.
         grid: (h, w).
-        width, depth, heads: of the transformer.
+        width, depth, heads: Size of the transformer.
     """
 
     def __init__(
@@ -86,20 +86,20 @@ class WorldNet(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(width, 2**bits) for _ in range(stages))
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Codes int64 [B, K, t, h, w] to logits [B, K, t, h, w, 2**bits]; see the module."""
+        """Compute logits [B, K, t, h, w, 2**bits] of codes int64 [B, K, t, h, w]."""
         x = self.trunk(codes)
         logits = [self.head(x, codes[:, :stage]) for stage in range(self.stages)]
         return torch.stack(logits, dim=1)
 
     def trunk(self, codes: Tensor) -> Tensor:
-        """What all codes before a position say of it, [B, t, h, w, width]."""
-        x = self._look_around(self._signs(codes))
+        """Compute features of each position from all codes before it, [B, t, h, w, width]."""
+        x = self._embed(self._signs(codes))
         for block in self.blocks:
             x = block(x)
         return rearrange(self.norm(x), "b t (h w) c -> b t h w c", h=self.grid[0])
 
     def head(self, x: Tensor, earlier: Tensor) -> Tensor:
-        """Logits of the stage after the `earlier` ones, int64 [B, stages, t, h, w]."""
+        """Compute the logits of the stage after the `earlier` ones, int64 [B, stages, t, h, w]."""
         stage = earlier.shape[1]
         if stage:
             x = functional.gelu(x + self.told[stage - 1](self._signs(earlier)))
@@ -107,16 +107,16 @@ class WorldNet(nn.Module):
         return logits
 
     def _signs(self, codes: Tensor) -> Tensor:
-        """The bits of codes as -1 and 1, [B, t, h, w, K * bits].
+        """Convert codes to bits as -1 and 1, [B, t, h, w, K * bits].
 
-        Each is the sign of a latent dimension, so codes that look alike share most of them.
+        Each bit is the sign of a latent dimension, so similar codes share most bits.
         """
         places = torch.arange(self.bits, device=codes.device)
         bits = codes.unsqueeze(-1).bitwise_right_shift(places).bitwise_and(1)
         return rearrange(bits, "b k t h w n -> b t h w (k n)").float() * 2 - 1
 
-    def _look_around(self, signs: Tensor) -> Tensor:
-        """What is near each position and before it, [B, t, h * w, width]."""
+    def _embed(self, signs: Tensor) -> Tensor:
+        """Compute the input features, [B, t, h * w, width]."""
         before = torch.cat([shift(signs, n, dim=1) for n in range(1, PAST + 1)], dim=-1)
         past = self.past(rearrange(before, "b t h w c -> (b t) c h w"))
         own, row = signs.flatten(2, 3), self.grid[1]
@@ -126,14 +126,14 @@ class WorldNet(nn.Module):
 
 
 def shift(x: Tensor, count: int, dim: int) -> Tensor:
-    """x moved on by `count` along `dim`, zeros before it."""
+    """Shift x by `count` along `dim`, padded with zeros."""
     kept = x.narrow(dim, 0, max(x.shape[dim] - count, 0))
     gone = x.new_zeros(*x.shape[:dim], x.shape[dim] - kept.shape[dim], *x.shape[dim + 1 :])
     return torch.cat([gone, kept], dim=dim)
 
 
 def bits_per_code(net: WorldNet, codes: Tensor) -> Tensor:
-    """What each code costs in bits under the net's logits, [B, K, t, h, w]."""
+    """Compute the cross-entropy of each code in bits, [B, K, t, h, w]."""
     logits = net(codes)
     nats = functional.cross_entropy(logits.flatten(0, -2), codes.flatten(), reduction="none")
     return nats.view(codes.shape) / torch.log(torch.tensor(2.0))
@@ -141,23 +141,23 @@ def bits_per_code(net: WorldNet, codes: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def sample(net: WorldNet, prompt: Tensor, steps: int, temperature: float, seed: int) -> Tensor:
-    """Go on after a prompt, code by code.
+    """Continue a prompt, code by code.
 
     Args:
-        net: trained.
-        prompt: codes [B, K, t, h, w].
-        steps: latent steps to add.
-        temperature: below 1 keeps to what is likely.
-        seed: of the draws.
+        net: Trained model.
+        prompt: Codes [B, K, t, h, w].
+        steps: Latent steps to add.
+        temperature: Values below 1 prefer likely codes.
+        seed: Seed of the samples.
 
     Returns:
-        Codes [B, K, t + steps, h, w], the prompt first.
+        Codes [B, K, t + steps, h, w], starting with the prompt.
     """
     generator = torch.Generator().manual_seed(seed)
     codes = prompt
     for _ in range(steps):
         codes = torch.cat([codes, torch.zeros_like(codes[:, :, :1])], dim=2)
-        # what lies further back than the layers and the first convolution reach has no say
+        # earlier steps are outside the reach of the layers
         recent = codes[:, :, -(len(net.blocks) + PAST + 1) :]
         for row in range(net.grid[0]):
             for column in range(net.grid[1]):
@@ -166,5 +166,5 @@ def sample(net: WorldNet, prompt: Tensor, steps: int, temperature: float, seed: 
                 for stage in range(net.stages):
                     logits = net.head(x, here[:, :stage]).flatten(0, -2) / temperature
                     drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)
-                    here[:, stage] = drawn.view_as(here[:, stage])  # a view: into codes as well
+                    here[:, stage] = drawn.view_as(here[:, stage])  # a view of codes
     return codes

@@ -8,8 +8,7 @@
 
 Memory may grow with frames, with their size, or with both. A whole hour is of small frames and by
 a small model; large frames are fewer, but still many times what a chunk holds. What is measured is
-the most that a command and the processes that it starts (decoder, writer) have at one time. The
-coder is numpy's: the compiled loops of vtok[fast], loaded once enough is coded, are left out.
+the most that a command and the processes that it starts (decoder, writer) have at one time.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""Feed damaged code files and dumps to all that read them.
+"""Feed damaged code files and dumps to every function that reads them.
 
-Each gives either the right codes or a named error: no other exception, nothing that takes 2
-seconds, nothing that takes 200 MB. Mutations are numbered, and each number is the same mutation
-on every machine, so that a failure can be repeated with --first.
+Each must give the right codes or raise a `VtokError`, within 2 seconds and 200 MB. Mutations are
+numbered and the same on every machine, so that a failure can be repeated with --first.
 
     scripts/fuzz --first 4711 --count 1
-    scripts/fuzz --coder 1            entropy-coded files alone
+    scripts/fuzz --coder 2            entropy-coded files only
     scripts/fuzz --atheris corpus/    guided by coverage, until stopped (pip install atheris)
 """
 
@@ -37,26 +36,26 @@ WORDS = (b"CODE", b"SEGM", b"FOOT", b"note", b"NEXT", b"null", b"-1", b"1e9", b"
 
 
 class Pipe(io.BytesIO):
-    """Bytes that cannot be sought."""
+    """A stream that cannot seek."""
 
     def seekable(self) -> bool:
-        """As of a pipe."""
+        """Return False."""
         return False
 
 
 def seeds(coder: int | None = None) -> list[bytes]:
-    """Whole code files and dumps of them; or files alone, packed (0) or entropy-coded (1)."""
+    """Make code files and dumps of them; with `coder`, only packed (0) or coded (2) files."""
     packed = [path.read_bytes() for path in sorted(GOLDEN.glob("*.vtok"))]
     packed += [small_file(bits, smooth) for bits in (6, 18) for smooth in (False, True)]
     modelled = [small_file(6, True, books, modelled=True) for books in (1, 2)]
     if coder is not None:
-        return (packed, modelled)[coder]
+        return modelled if coder else packed
     files = packed + modelled
     return files + [dumped(data, kind) for data in (*files[:2], files[-1]) for kind in FORMATS]
 
 
 def small_file(bits: int, smooth: bool, books: int = 1, modelled: bool = False) -> bytes:
-    """A file of version 1.1 of codes that are random, or that stay; entropy-coded or not."""
+    """Make a file of version 1.1 of random or still codes, entropy-coded or packed."""
     golden = CodeFileReader(io.BytesIO((GOLDEN / "v1.vtok").read_bytes())).header
     layout = replace(golden.format, codebook_size=2**bits, num_codebooks=books, chunk_steps=8)
     header = replace(golden, format=layout)
@@ -76,7 +75,7 @@ def small_file(bits: int, smooth: bool, books: int = 1, modelled: bool = False) 
 
 
 def dumped(data: bytes, kind: str) -> bytes:
-    """A dump of a code file."""
+    """Make a dump of a code file."""
     out = io.BytesIO()
     for _ in dump(CodeFileReader(io.BytesIO(data)), out, kind):
         pass
@@ -84,7 +83,7 @@ def dumped(data: bytes, kind: str) -> bytes:
 
 
 def mutate(data: bytes, rng: np.random.Generator) -> bytes:
-    """The data with one to three changes."""
+    """Change the data in one to three ways."""
     out = bytearray(data)
     for _ in range(rng.integers(1, 4)):
         change(out, rng)
@@ -92,7 +91,7 @@ def mutate(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def change(out: bytearray, rng: np.random.Generator) -> None:
-    """One change of bytes in place."""
+    """Change bytes in place."""
     place = int(rng.integers(0, len(out) + 1))
     length = int(rng.integers(1, 1 + min(64, len(out) - place))) if place < len(out) else 0
     kind = rng.integers(0, 8)
@@ -118,7 +117,7 @@ def change(out: bytearray, rng: np.random.Generator) -> None:
 
 
 def reseal(data: bytes) -> bytes:
-    """The data with the CRC of every record that can be found made to match."""
+    """Correct the CRCs of all records that can be found."""
     out = bytearray(data)
 
     def seal(start: int, end: int) -> None:
@@ -145,7 +144,7 @@ def reseal(data: bytes) -> bytes:
 
 
 def read_front(stream: BinaryIO, salvage: bool) -> None:
-    """Read a file front to back, and every code of it must be one."""
+    """Read a file front to back and check the range of its codes."""
     reader = CodeFileReader(stream, salvage=salvage)
     for chunk in reader:
         if chunk.codes.min() < 0 or chunk.codes.max() >= reader.header.format.codebook_size:
@@ -153,7 +152,7 @@ def read_front(stream: BinaryIO, salvage: bool) -> None:
 
 
 def check_codes(data: bytes, seed: bytes) -> None:
-    """A file that was changed, but not resealed, gives the codes that it had, or fewer."""
+    """Check that a changed file without corrected CRCs gives its original codes or fewer."""
     expected = iter(CodeFileReader(io.BytesIO(seed)))
     for chunk in CodeFileReader(io.BytesIO(data), salvage=True):
         if not any(np.array_equal(chunk.codes, other.codes) for other in expected):
@@ -168,7 +167,7 @@ def read_picked(stream: BinaryIO) -> None:
 
 
 def cut_middle(stream: BinaryIO) -> None:
-    """Cut a part of a file, of two stages at most, and read that."""
+    """Cut a part of a file with at most two stages and read it."""
     reader, out = CodeFileReader(stream), io.BytesIO()
     frames = reader.index.num_frames
     if frames:
@@ -203,7 +202,7 @@ USES: dict[str, Callable[[bytes], object]] = {
 
 
 def check(data: bytes, use: str) -> str:
-    """Use a file in one way; gives what came of it.
+    """Read a file in one way and return the outcome.
 
     Raises:
         AssertionError: for anything but success or a named error, in time and memory.
@@ -228,7 +227,7 @@ def check(data: bytes, use: str) -> str:
 
 
 def run(first: int, count: int, coder: int | None = None) -> Counter[str]:
-    """Check mutations by number, of `seeds(coder)`; gives how often each outcome came.
+    """Check mutations of `seeds(coder)` by number; return the number of each outcome.
 
     Raises:
         AssertionError: naming the number of the one that failed.
@@ -256,7 +255,7 @@ def peak_megabytes() -> float:
 
 
 def guided(arguments: Sequence[str]) -> None:
-    """Let atheris choose the mutations, by the lines of code that they reach."""
+    """Run mutations that atheris chooses by coverage."""
     import atheris
 
     def one(data: bytes) -> None:
@@ -275,7 +274,7 @@ def main() -> None:
     )
     parser.add_argument("--first", type=int, default=0, help="number of the first mutation")
     parser.add_argument("--count", type=int, default=100_000, help="how many")
-    parser.add_argument("--coder", type=int, choices=(0, 1), help="files of this coder alone")
+    parser.add_argument("--coder", type=int, choices=(0, 2), help="only files of this coder")
     parser.add_argument("--atheris", nargs=argparse.REMAINDER, help="arguments for atheris")
     options = parser.parse_args()
     signal.signal(signal.SIGALRM, hang)
@@ -288,7 +287,7 @@ def main() -> None:
 
 
 def hang(number: int, frame: Any) -> None:
-    """A use does not end."""
+    """Raise an error from the alarm signal."""
     raise AssertionError("does not end")
 
 

@@ -1,8 +1,4 @@
-"""What the documentation site needs beyond mkdocs: links to files that it does not hold.
-
-Pages are read in the repository as well, where they link to examples and code; the site shows the
-names of those files without a link.
-"""
+"""Hooks for mkdocs: links to files of the repository that are not on the site become names."""
 
 from __future__ import annotations
 
@@ -14,9 +10,9 @@ OUTSIDE = re.compile(r"\[([^\]\n]+)\]\((\.\./[^)\s]+)\)")
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
-    """The page without links to files that are in the repository but not on the site.
+    """Replace links to existing files outside docs/ by the names of the files.
 
-    One that leads to no file stays, so that a strict build fails for it.
+    Broken links are kept, so that a strict build reports them.
     """
     folder = Path(page.file.abs_src_path).parent
 

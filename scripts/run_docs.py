@@ -1,17 +1,17 @@
 #!/usr/bin/env python
-"""Run every command and Python block of the README and docs; compare the output, or write it anew.
+"""Run every command and Python block of the README and docs, and compare or update the output.
 
-    scripts/run_docs.py            fails where a page shows something else
-    scripts/run_docs.py README.md  that page only
-    scripts/run_docs.py --write    puts the real output in
+    scripts/run_docs.py            fails if a page shows other output
+    scripts/run_docs.py README.md  only that page
+    scripts/run_docs.py --write    updates the output
 
-Blocks marked `console` hold commands after `$ ` and what they print; all of a page run in one
-folder that holds bee.mp4 and examples/. Speeds differ from run to run and are not compared. The
-floats of an encoder differ a little between kinds of machines, and so do codes, bytes and quality:
-fractions, and whole numbers from 1,000 on, may be off by a twentieth; all else is exact.
+Blocks marked `console` hold commands after `$ ` and their output. All blocks of a page run in one
+folder that holds bee.mp4 and examples/. Speeds are not compared. Encoders differ slightly between
+machines, and with them codes, bytes and quality: fractions, and integers of 1,000 and more, may
+differ by 5 %; everything else must be equal.
 
-`<!-- short: ARGUMENTS -->` on the line above a block is for what takes minutes: its commands run
-with these arguments added, have to succeed, and what the page shows is left as it is.
+`<!-- short: ARGUMENTS -->` on the line above a block is for commands that take minutes: they run
+with these arguments added and must succeed; their output in the page is not compared.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TOLERANCE = 0.05
 
 
 def run_console(block: str, folder: Path, added: str = "") -> str:
-    """The block again, with what its commands print now, given the added arguments."""
+    """Run the commands of a block, with added arguments, and return it with their output."""
     lines = []
     for command in re.findall(r"^\$ (.*)$", block, re.MULTILINE):
         done = run(["bash", "-o", "pipefail", "-c", f"{command} {added}"], folder)
@@ -49,7 +49,7 @@ def run_console(block: str, folder: Path, added: str = "") -> str:
 
 
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command with the interpreter's own vtok on the path; stderr goes with stdout."""
+    """Run a command with this interpreter's vtok on the path; stderr is merged into stdout."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
     done = subprocess.run(
@@ -62,7 +62,7 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def refresh(text: str, folder: Path) -> str:
-    """The text with the real output of every block."""
+    """Run every block of a page and return the page with their output."""
 
     def replace(match: re.Match[str]) -> str:
         kind, block = match.groups()
@@ -78,7 +78,7 @@ def refresh(text: str, folder: Path) -> str:
 
 
 def check(page: Path, write: bool) -> str:
-    """Run one page; returns how it differs from what it shows, empty if it does not."""
+    """Run one page and return the differences; empty if there are none."""
     old = page.read_text()
     with tempfile.TemporaryDirectory() as name:
         shutil.copy(ROOT / "examples" / "bee.mp4", name)
@@ -94,7 +94,7 @@ def check(page: Path, write: bool) -> str:
 
 
 def alike(shown: str, real: str) -> bool:
-    """Whether two lines say the same, up to spaces and what differs between machines."""
+    """Compare two lines, ignoring spaces and differences between machines."""
     texts = [NUMBER.sub("#", " ".join(line.split())) for line in (shown, real)]
     pairs = zip(NUMBER.findall(shown), NUMBER.findall(real), strict=False)
     exact = not shown.startswith("perplexity")
@@ -102,7 +102,7 @@ def alike(shown: str, real: str) -> bool:
 
 
 def near(shown: str, real: str, exact: bool) -> bool:
-    """Whether two numbers are equal, or near each other where they may be."""
+    """Compare two numbers, with a tolerance for those that differ between machines."""
     a, b = (float(text.replace(",", "")) for text in (shown, real))
     if exact and "." not in shown + real and max(a, b) < 1000:
         return a == b
@@ -110,7 +110,7 @@ def near(shown: str, real: str, exact: bool) -> bool:
 
 
 def main() -> None:
-    """Compare or write."""
+    """Compare or update the pages."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pages", nargs="*", metavar="PAGE", default=PAGES, help=" ".join(PAGES))
     parser.add_argument("--write", action="store_true")
@@ -118,7 +118,7 @@ def main() -> None:
     differences = [check(ROOT / page, args.write) for page in args.pages]
     if any(differences):
         shown = "\n".join(filter(None, differences))
-        raise SystemExit(f"{shown}\nscripts/run_docs.py --write puts the real output in")
+        raise SystemExit(f"{shown}\nscripts/run_docs.py --write updates the output")
 
 
 if __name__ == "__main__":

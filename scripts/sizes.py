@@ -1,10 +1,9 @@
 #!/usr/bin/env python
-"""Bytes of the codes of videos: packed, entropy-coded, and as others store them.
+"""Compare the bytes of the codes of videos: packed, entropy-coded, and in common formats.
 
-The first 89 frames of each video, its short side scaled down to at most 256. Seconds are those of
-the processor that coding and decoding take, over the model's own for encoding and decoding, both
-on one thread, and of each the least of some runs: what else the machine does only adds to them. By
-numpy alone, and by the compiled loops where numba is there, which are loaded before.
+Encodes the first 89 frames of each video, short side at most 256. "coder / model seconds" is the
+processor time of entropy coding and decoding over that of the model, both on one thread, the
+smallest of several runs each.
 
     scripts/sizes.py validation/* --bits 18 --runs 3
 """
@@ -24,8 +23,7 @@ import torch
 import zstandard
 
 from vtok.codefile import CodedPart, CodeFileReader, encode_parts
-from vtok.codefile import entropy as loops
-from vtok.codefile.parts import decode_parts
+from vtok.codefile.packing import decode_parts
 from vtok.models.load import LoadedTokenizer, load
 from vtok.pipeline.codec import Decoder
 from vtok.pipeline.encode import encode_file
@@ -35,11 +33,10 @@ from vtok.video.reader import probe
 
 T = TypeVar("T")
 FRAMES, SHORT_SIDE = 89, 256
-NEVER = 1 << 62
 
 
 def least_seconds(work: Callable[[], T], runs: int) -> tuple[float, T]:
-    """The fewest processor seconds that `work` takes, and what it gives."""
+    """Return the smallest processor time of `work` in seconds, and its result."""
     seconds = []
     for _ in range(runs):
         begin = time.process_time()
@@ -78,14 +75,9 @@ def measure(path: Path, model: LoadedTokenizer, bits: int, runs: int) -> dict[st
         return coded
 
     decoding, _ = least_seconds(decode, runs)
-    loops.PAYS_AFTER = NEVER
+
     coding, coded = least_seconds(code, runs)
-    compiled = {}
-    if loops.compiled() is not None:
-        loops.PAYS_AFTER = -1
-        assert code() == coded  # and is loaded now
-        seconds, _ = least_seconds(code, runs)
-        compiled["compiled / model seconds"] = seconds / (encoding + decoding)
+
     packed = [encode_parts(chunk.codes, layout) for chunk in chunks]
     plain = np.concatenate([chunk.codes.reshape(-1) for chunk in chunks])
     payload, whole = (sum(len(p.data) for parts in c for p in parts) for c in (coded, packed))
@@ -96,7 +88,6 @@ def measure(path: Path, model: LoadedTokenizer, bits: int, runs: int) -> dict[st
         "coded": payload,
         "coded / packed": payload / whole,
         "coder / model seconds": coding / (encoding + decoding),
-        **compiled,
     }
 
 

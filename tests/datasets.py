@@ -1,6 +1,6 @@
-"""Runs over data sets without a model: an engine whose codes are made from ids, in no time.
+"""Runs over data sets without a model: an engine that derives codes from ids.
 
-As a program it is a run that a test can kill: datasets.py FOLDER FORMAT CLIPS LOG
+As a program, a run that a test can kill: datasets.py FOLDER FORMAT ITEMS LOG
 """
 
 from __future__ import annotations
@@ -8,25 +8,24 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vtok._files import atomic_output
-from vtok.dataset.api import Silent
-from vtok.dataset.folder import WHOLE, DatasetFolder
-from vtok.dataset.item import Entry, Fault
-from vtok.dataset.journal import Journal, read_journal
-from vtok.dataset.plan import scratch_plan
-from vtok.dataset.scheduler import Manner, Run, Totals, fill_plan
-from vtok.dataset.shards import Shards
-from vtok.dataset.worker import Record, Task, blank_record
-from vtok.dataset.writers import SHARDED, Tree, shard_format, write_npy
+from vtok.dataset.api import opened_run
+from vtok.dataset.folder import DatasetFolder
+from vtok.dataset.item import Fault, Item
+from vtok.dataset.journal import Record, read_journal
+from vtok.dataset.options import DatasetOptions
+from vtok.dataset.partition import WHOLE
+from vtok.dataset.scheduler import RunObserver, Totals
+from vtok.dataset.worker import Task, blank_record
+from vtok.dataset.writers import write_npy
+from vtok.pipeline.options import EncodeOptions
 
 RECIPE = {"to": "npy", "stages": 2}
 
@@ -35,37 +34,37 @@ class FakeEngine:
     """Writes codes that depend on the id alone.
 
     Attributes:
-        encoded: ids in the order in which they were encoded.
-        workspace: where half files are, as `vtok.atomic.atomic_output` takes it.
+        encoded: ids in the order of encoding.
+        workspace: folder of unfinished files, see `atomic_output`.
     """
 
     def __init__(
         self,
         fails: Callable[[str], bool] = lambda id_: False,
         ahead: int = 4,
-        on_clip: Callable[[str], None] = lambda id_: None,
+        on_item: Callable[[str], None] = lambda id_: None,
     ) -> None:
         self.encoded: list[str] = []
         self.workspace: Path | None = None
-        self._fails, self._ahead, self._on_clip = fails, ahead, on_clip
+        self._fails, self._ahead, self._on_item = fails, ahead, on_item
 
     def run(self, tasks: Iterator[Task]) -> Generator[Record, None, None]:
         held: list[Record] = []
         for task in tasks:
             held.append(self._encode(task))
             if len(held) == self._ahead:
-                yield from reversed(held)  # in another order than they came
+                yield from reversed(held)  # not in the order of the tasks
                 held = []
         yield from held
 
     def _encode(self, task: Task) -> Record:
-        entry = task.entry
-        self.encoded.append(entry.id)
-        self._on_clip(entry.id)
+        item = task.item
+        self.encoded.append(item.id)
+        self._on_item(item.id)
         record = blank_record(task) | {"seconds": 0.0}
-        if self._fails(entry.id):
-            return record | {"stage": "decode", "error": "VideoError", "message": "is bad"}
-        data = codes_of(entry.id)
+        if self._fails(item.id):
+            return record | {"phase": "decode", "error": "VideoError", "message": "is bad"}
+        data = codes_of(item.id)
         task.target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_output(task.target, True, self.workspace) as temporary:
             temporary.write_bytes(data)
@@ -78,52 +77,45 @@ class FakeEngine:
 
 
 def codes_of(id_: str) -> bytes:
-    """The codes of an id, uint16 [2, 3, 2, 2] as .npy."""
+    """Codes of an id, uint16 [2, 3, 2, 2] as .npy."""
     seed = int.from_bytes(hashlib.sha256(id_.encode()).digest()[:4], "big")
     return write_npy(np.random.default_rng(seed).integers(0, 256, (2, 3, 2, 2), np.uint16))
 
 
-def entries(ids: Iterable[str]) -> list[Entry | Fault]:
-    """Clips of these ids, whose sources are not there."""
-    return [Entry(id_, f"/nowhere/{id_}.mp4", columns={"label": len(id_)}) for id_ in ids]
+def items(ids: Iterable[str]) -> list[Item | Fault]:
+    """Items with these ids, whose sources do not exist."""
+    return [Item(id_, f"/nowhere/{id_}.mp4", columns={"label": len(id_)}) for id_ in ids]
 
 
 def fake_run(
     root: Path,
-    found: Iterable[Entry | Fault],
+    found: Iterable[Item | Fault],
     engine: FakeEngine | None = None,
     *,
     to: str = "npy",
     shard_size: int = 4,
     recipe: dict[str, Any] | None = None,
     origins: tuple[str, ...] = (),
-    **manner: Any,
+    **options: Any,
 ) -> Totals:
     """A run of `FakeEngine`."""
-    how, folder = Manner(**manner), DatasetFolder(root)
+    folder = DatasetFolder(root)
     recipe = {**RECIPE, "to": to} if recipe is None else recipe
-    with ExitStack() as stack:
-        stack.enter_context(folder.opened(how.part, recipe, overwrite=how.overwrite))
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        plan = stack.enter_context(scratch_plan(scratch))
-        fill_plan(plan, found, folder, how.part)
-        journal = stack.enter_context(Journal(folder.journal(how.part)))
-        run = Run(folder, plan, journal, recipe, scratch, how, Silent(), origins)
-        sink: Any = Tree(root, to)
-        if to in SHARDED:
-            sink = Shards(folder, how.part, plan, shard_format(to), shard_size, run.note)
+    encode = EncodeOptions(size="16x16")
+    how = DatasetOptions(to=to, encode=encode, shard_size=shard_size, **options)
+    with opened_run(folder, found, recipe, how, RunObserver(), origins) as (scheduler, writer, _):
         engine = engine or FakeEngine()
-        engine.workspace = folder.tmp(how.part)
-        return run.go(engine, sink)
+        engine.workspace = folder.tmp(how.partition)
+        return scheduler.run(engine, writer)
 
 
 def manifest(root: Path, name: str = "manifest") -> list[dict[str, Any]]:
-    """The rows of a manifest."""
+    """Rows of a manifest."""
     return [json.loads(line) for line in (root / f"{name}.jsonl").read_text().splitlines()]
 
 
 def outputs(root: Path) -> dict[str, bytes]:
-    """All files of a data set but its reports and its state."""
+    """All files of a data set except reports and state."""
     reports = ("manifest", "errors", "dataset.json")
     return {
         str(path.relative_to(root)): path.read_bytes()
@@ -138,18 +130,18 @@ def journal_lines(root: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """A run that takes its time and writes down each clip that it encodes."""
+    """Run slowly, and log each item before it is encoded."""
     root, to, count, log = sys.argv[1:5]
     with Path(log).open("a", buffering=1) as file:
 
-        def on_clip(id_: str) -> None:
+        def on_item(id_: str) -> None:
             file.write(id_ + "\n")
             time.sleep(0.001)
 
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         ids = (f"c{number:04d}" for number in range(int(count)))
-        fake_run(Path(root), entries(ids), FakeEngine(on_clip=on_clip), to=to)
+        fake_run(Path(root), items(ids), FakeEngine(on_item=on_item), to=to)
 
 
 if __name__ == "__main__":

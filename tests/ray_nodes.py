@@ -1,4 +1,4 @@
-"""Ray nodes as `ray start` makes them, with folders and ports of their own; all of it ends."""
+"""Ray nodes started by `ray start`, with separate folders and ports, and their clean-up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-"""The environment of all nodes, and of who joins them."""
+"""Environment of all nodes and of their clients."""
 START_SECONDS = 300.0
 MARK = "VTOK_TEST_MARK"
 COMMON = (
@@ -25,13 +25,13 @@ COMMON = (
 
 
 class Marked:
-    """A folder, and processes that bear a mark in their environment; a context manager.
+    """A folder, and processes with a mark in their environment; a context manager.
 
-    In the end they are killed, and the folder is removed.
+    At the end the processes are killed and the folder is removed.
 
     Attributes:
-        folder: for temporary files; its path is short, since sockets lie in there.
-        environment: of the processes.
+        folder: for temporary files and sockets, which need a short path.
+        environment: environment variables of the processes.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Marked:
         self.kill()
 
     def kill(self) -> None:
-        """End every process, as when a machine is switched off. Killing twice is fine."""
+        """Kill every process, as if the machine were switched off; can be called twice."""
         while pids := self.pids():
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
@@ -55,13 +55,13 @@ class Marked:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def pids(self) -> list[int]:
-        """The processes, and those that they have started."""
+        """Ids of the processes and their children."""
         numbers = [path.name for path in Path("/proc").iterdir() if path.name.isdigit()]
         mark = f"{MARK}={self._mark}".encode()
         return [int(number) for number in numbers if mark in _read(number, "environ")]
 
     def runs(self, words: str) -> bool:
-        """Whether one of them has these words in its command line."""
+        """Return True if the command line of one of them contains these words."""
         return any(words.encode() in _read(pid, "cmdline") for pid in self.pids())
 
 
@@ -69,7 +69,7 @@ class Node(Marked):
     """A node of a cluster.
 
     Args:
-        address: of the head; None for a head.
+        address: address of the head node; None starts a head node.
     """
 
     def __init__(self, address: str | None = None) -> None:
@@ -87,7 +87,7 @@ class Node(Marked):
                 env={**os.environ, **TOKEN, **self.environment},
                 stdout=said,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # a node gets its own share of a busy machine
+                start_new_session=True,  # for a fair share of a busy machine
             )
 
     def __enter__(self) -> Node:
@@ -96,7 +96,7 @@ class Node(Marked):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 said = self._said.read_text()
                 self.kill()
-                raise RuntimeError(f"no Ray node can be started here: {said[-500:]}")
+                raise RuntimeError(f"cannot start a Ray node: {said[-500:]}")
             time.sleep(0.2)
         return self
 
@@ -114,7 +114,7 @@ def _free_port() -> int:
 
 
 def _read(pid: int | str, name: str) -> bytes:
-    """What /proc says of a process; nothing of one that has ended."""
+    """A file of a process in /proc; empty if the process has ended."""
     try:
         return Path(f"/proc/{pid}/{name}").read_bytes()
     except OSError:

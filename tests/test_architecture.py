@@ -48,7 +48,6 @@ OWNERS = {
     "matplotlib": {"evaluation"},
     "torch": {"nn", "models", "pipeline", "tokens", "training"},
     "einops": {"nn", "pipeline", "tokens"},
-    "numba": {"codefile"},
 }
 READING_DISTANCE = {"pipeline/encode.py": 32, "pipeline/decode.py": 34}
 """Most files that must be read to follow a file and all that it imports, without __init__.py."""

@@ -20,7 +20,7 @@ DATA = (Path(__file__).parent / "golden" / "v1.vtok").read_bytes()
 READER = CodeFileReader(io.BytesIO(DATA))
 CHUNKS = list(READER)
 OFFSETS = [entry.offset for entry in READER.chunks]
-TEXT_MODE = r"not a vtok code file \(or one that went through a text mode: copy it again\)$"
+TEXT_MODE = r"not a vtok code file \(or changed by a transfer in text mode: copy it again\)$"
 FOOTER = len(DATA) - FOOTER_BYTES - 24 * len(CHUNKS)
 
 
@@ -109,7 +109,7 @@ def test_a_cut_says_what_is_left_and_what_to_do() -> None:
     with pytest.raises(
         CodeFileError,
         match=r"^a\.vtok: no index at its end: it was cut or is not finished; complete before "
-        r"that: 2 chunks, 13 frames; decode --salvage reads the complete part$",
+        r"that: 2 chunks, 13 frames; salvage reads the complete part$",
     ):
         read(DATA[: OFFSETS[2]])
 
@@ -124,7 +124,7 @@ def test_a_scan_makes_the_index_of_a_cut_file(length: int) -> None:
     strict = CodeFileReader(io.BytesIO(DATA[:length]))
     with pytest.raises(CodeFileError, match=f"complete before that: {whole} chunks"):
         _ = strict.num_frames
-    with pytest.raises(CodeFileError, match="--salvage"):
+    with pytest.raises(CodeFileError, match="; salvage reads the complete part"):
         strict.read_chunk(0)
 
 
@@ -315,7 +315,7 @@ def test_a_lying_header_length_is_refused_before_memory_is_taken(value: int) -> 
     peak, chunks = peak_of_reading(Pipe(data))
     assert not chunks
     assert peak < 200_000
-    with pytest.raises(CodeFileError, match="header" if value <= 2**20 else "at most 1048576"):
+    with pytest.raises(CodeFileError, match="header" if value <= 2**20 else "the limit is 1048576"):
         read(data)
 
 

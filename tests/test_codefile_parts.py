@@ -1,4 +1,4 @@
-"""Parts of chunks: the coder that is asked for, never more bytes than packed, damage by name."""
+"""Parts of chunks: choice of the coder, length limits, limits of work, damage."""
 
 import hashlib
 
@@ -9,24 +9,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vtok.codefile import CodeFormat
-from vtok.codefile.byte_source import Damage
-from vtok.codefile.entropy import MAX_WORK, StageCoder, work
-from vtok.codefile.parts import CodedPart, decode_parts, encode_parts
-from vtok.codefile.records import MODELLED, PACKED
+from vtok.codefile.packing import (
+    MAX_WORK,
+    CodedPart,
+    StageCoder,
+    check_coder,
+    decode_parts,
+    encode_parts,
+    work,
+)
+from vtok.codefile.records import MODELLED, PACKED, Damage
 from vtok.errors import CodeFileError
 
 Codes = npt.NDArray[np.int64]
 
 
 def moving_codes(stages: int = 2, steps: int = 4, side: int = 12, bits: int = 6) -> Codes:
-    """A pattern that moves: [stages, 1, steps, side, side]."""
+    """Make a moving pattern [stages, 1, steps, side, side]."""
     step, y, x = np.mgrid[:steps, :side, :side]
     planes = [((x + step) // 3 + y // 4 * (k + 2)) % 2**bits for k in range(stages)]
     return np.stack(planes)[:, None].astype(np.int64)
 
 
 def layout_of(codes: Codes, codebook_size: int) -> CodeFormat:
-    """A format that codes [stages, K, t, h, w] fit."""
+    """Make a format for codes [stages, K, t, h, w]."""
     stages, books, steps, *grid = codes.shape
     return CodeFormat(
         codebook_size=codebook_size, num_codebooks=books, num_stages=stages,
@@ -37,7 +43,7 @@ def layout_of(codes: Codes, codebook_size: int) -> CodeFormat:
 
 @st.composite
 def stacks(draw: st.DrawFn) -> tuple[Codes, int]:
-    """Codes [stages, K, t, h, w] of all kinds, and their bits."""
+    """Codes [stages, K, t, h, w] of several kinds, and their bits."""
     bits, stages, books = draw(st.integers(1, 16)), draw(st.integers(1, 3)), draw(st.integers(1, 2))
     shape = (stages, books, *(draw(st.integers(1, most)) for most in (3, 19, 19)))
     rng = np.random.default_rng(draw(st.integers(0, 1000)))
@@ -51,11 +57,11 @@ def stacks(draw: st.DrawFn) -> tuple[Codes, int]:
 
 @settings(max_examples=40)
 @given(stacks(), st.booleans())
-def test_what_goes_in_comes_out(stack: tuple[Codes, int], compress: bool) -> None:
+def test_decode_inverts_encode(stack: tuple[Codes, int], compress: bool) -> None:
     codes, bits = stack
     layout = layout_of(codes, 2**bits)
     parts = encode_parts(codes, layout, compress=compress)
-    for stages in range(1, len(codes) + 1):  # each without those above it
+    for stages in range(1, len(codes) + 1):  # without those above
         decoded = decode_parts(parts[:stages], codes.shape[2], layout)
         assert np.array_equal(decoded, codes[:stages])
 
@@ -72,7 +78,7 @@ def test_parts_are_never_longer_than_packed() -> None:
     assert {part.coder for part in encode_parts(noise, layout, compress=True)} == {PACKED}
 
 
-def test_coders_that_a_dump_names_are_used_or_refused() -> None:
+def test_given_coders_are_used_or_refused() -> None:
     codes = moving_codes()
     layout = layout_of(codes, 64)
     mixed = encode_parts(codes, layout, [PACKED, MODELLED])
@@ -82,11 +88,11 @@ def test_coders_that_a_dump_names_are_used_or_refused() -> None:
         encode_parts(noise, layout, [MODELLED, PACKED])
 
 
-def test_the_bytes_are_fixed_by_the_format() -> None:
+def test_golden_bytes() -> None:
     codes = moving_codes(stages=2)
     parts = encode_parts(codes, layout_of(codes, 64), compress=True)
     digest = hashlib.sha256(b"".join(part.data for part in parts)).hexdigest()
-    assert digest == "e7e07f1e3ccbbb31f34dcbee81691494a17f9917e8cec9744be6677093a44507"
+    assert digest == "5a7940a66b9c03ad95d648f6e3b1b8c9ba5ea4009ec20ab6148e57bffd96cffb"
 
 
 def test_cut_and_changed_bytes_are_damage() -> None:
@@ -105,12 +111,19 @@ def test_cut_and_changed_bytes_are_damage() -> None:
             StageCoder(shape, 6).decode(noise)
 
 
-def test_what_would_take_too_long_is_not_coded_and_not_decoded() -> None:
-    wide = np.zeros((1, 1, 1, 1, 1 << 14), np.int64)
+def test_unknown_coders_are_refused_by_name() -> None:
+    with pytest.raises(CodeFileError, match=r"by vtok 0\.1, .*: encode again"):
+        check_coder(1)
+    with pytest.raises(CodeFileError, match="coder 3, which this vtok does not know: update it"):
+        check_coder(3)
+
+
+def test_work_is_limited_in_both_directions() -> None:
+    tiny = np.zeros((1, 1, 1, 7, 9), np.int64)
     tall = np.zeros((5, 1, 1, 1024, 300), np.int64)
     fit = MAX_WORK // (work(tall.shape[1:], 8) or 1)
     assert 0 < fit < 5
-    for codes, count in ((wide, 0), (tall, fit)):
+    for codes, count in ((tiny, 0), (tall, fit)):
         layout = layout_of(codes, 256)
         parts = encode_parts(codes, layout, compress=True)
         assert [part.coder for part in parts] == [MODELLED] * count + [PACKED] * (
@@ -118,5 +131,5 @@ def test_what_would_take_too_long_is_not_coded_and_not_decoded() -> None:
         )
         assert np.array_equal(decode_parts(parts, 1, layout), codes)
         more = [*parts[:count], CodedPart(MODELLED, b"\0" * 8)]
-        with pytest.raises(Damage, match="by coder 1"):
+        with pytest.raises(Damage, match="by coder 2"):
             decode_parts(more, 1, layout)

@@ -11,9 +11,8 @@ from test_codefile_container import HEADER, trickle
 from test_codefile_damage import Pipe
 
 from vtok.codefile import VERSION, CodeFileReader, CodeFileWriter, Index, IndexEntry
-from vtok.codefile.byte_source import Damage
-from vtok.codefile.index import Order, Place, in_order
-from vtok.codefile.records import make_rows
+from vtok.codefile.index import in_order
+from vtok.codefile.records import Damage, Order, Place, make_rows
 from vtok.errors import CodeFileError, ShapeError
 
 LAYOUT = HEADER.format  # 4 frames a step, 2 steps a chunk, 3 stages

@@ -13,8 +13,8 @@ from vtok.cli.display import (
 from vtok.dataset.scheduler import Totals
 
 TOTALS = Totals(
-    clips=120, there=20, todo=100, done=49, failed=1, faults=2, repeated=3, left_failed=4,
-    frames=490, bytes=5000, spent={"fetch": 1.0, "decode": 3.0, "model": 5.0, "write": 1.0},
+    items=120, up_to_date=20, todo=100, done=49, failed=1, faults=2, duplicates=3, failed_before=4,
+    frames=490, bytes=5000, phase_seconds={"fetch": 1.0, "decode": 3.0, "model": 5.0, "write": 1.0},
     seconds=10.0,
 )  # fmt: skip
 
@@ -46,8 +46,8 @@ def test_drawing_takes_two_lines(width: int) -> None:
 def test_failures_are_printed_immediately(capsys: pytest.CaptureFixture[str]) -> None:
     display = DatasetDisplay(None, quiet=True, as_json=True)
     display.planned(TOTALS)
-    display.ended(
-        {"id": "a\nb", "status": "failed", "stage": "decode", "message": "is bad"}, TOTALS
+    display.finished(
+        {"id": "a\nb", "status": "failed", "phase": "decode", "message": "is bad"}, TOTALS
     )
     out, err = capsys.readouterr()
     assert err == "error: a\\nb: decode: is bad\n"

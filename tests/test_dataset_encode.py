@@ -1,4 +1,4 @@
-"""`vtok dataset` on real videos with a tiny model: what comes out, and what becomes of the bad."""
+"""`vtok dataset` on real videos with a tiny model: outputs, resumption and bad inputs."""
 
 import json
 import os
@@ -19,11 +19,12 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 import vtok as package
 from vtok.codefile import CodeFileReader
-from vtok.dataset import worker as work
-from vtok.dataset.api import DatasetOptions, encode_dataset
+from vtok.dataset import worker
+from vtok.dataset.api import encode_dataset
+from vtok.dataset.options import DatasetOptions
 from vtok.dataset.sources import Inputs
 from vtok.dataset.writers import read_npy
-from vtok.errors import OutputError, UsageError
+from vtok.errors import OptionError, OutputError, UsageError
 from vtok.models.load import load
 
 FRAMES = {"a": 20, "sub/b": 9, "sub/c.x": 33}
@@ -47,7 +48,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arrays(
     videos: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, np.ndarray]:
-    """The codes of each clip, as `vtok encode` makes them."""
+    """Codes of each video from `vtok encode`."""
     folder, model = tmp_path_factory.mktemp("alone"), load(checkpoint)
     return {
         name: np.load(encode(videos / f"{name}.mp4", folder / f"{number}.npy", model, to="npy"))
@@ -55,7 +56,7 @@ def arrays(
     }
 
 
-def test_files_are_those_of_vtok_encode(
+def test_files_equal_those_of_vtok_encode(
     videos: Path, checkpoint: Path, arrays: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     done = vtok("dataset", "encode", videos, "-o", tmp_path / "out", "--model", checkpoint,
@@ -64,7 +65,7 @@ def test_files_are_those_of_vtok_encode(
     *clips, summary = rows(done)
     assert summary["kind"] == "summary"
     assert (summary["done"], summary["frames"]) == (3, sum(FRAMES.values()))
-    assert summary["spent"].keys() == {"fetch", "decode", "model", "write"}
+    assert summary["phase_seconds"].keys() == {"fetch", "decode", "model", "write"}
     assert {clip["id"]: clip["frames"] for clip in clips} == FRAMES
     for row in manifest(tmp_path / "out"):
         assert row["output"] == f"{row['id']}.vtok"
@@ -86,12 +87,12 @@ def test_files_are_those_of_vtok_encode(
 def made(
     videos: Path, checkpoint: Path, output: Path, **options: object
 ) -> list[dict[str, object]]:
-    how = DatasetOptions(model=str(checkpoint), shard_size=2, **options)  # type: ignore[arg-type]
-    encode_dataset(Inputs([str(videos)]), output, options=how)
+    how = DatasetOptions(shard_size=2, **options)  # type: ignore[arg-type]
+    encode_dataset(Inputs([str(videos)]), output, model=checkpoint, options=how)
     return manifest(output)
 
 
-def test_shards_are_what_their_readers_expect(
+def test_shards_can_be_read_by_other_programs(
     videos: Path, checkpoint: Path, arrays: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     made(videos, checkpoint, tmp_path / "tar", to="tar")
@@ -123,8 +124,8 @@ def test_shards_are_what_their_readers_expect(
         )
 
 
-def test_memory_maps_are_of_one_size(videos: Path, checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--size WIDTHxHEIGHT"):
+def test_memory_maps(videos: Path, checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="`size` WIDTHxHEIGHT"):
         DatasetOptions(to="memmap")
     done = vtok("dataset", "encode", videos, "-o", tmp_path, "--model", checkpoint,
                 "--to", "memmap", "--size", "32x32", "--bits", "6")  # fmt: skip
@@ -139,7 +140,7 @@ def test_memory_maps_are_of_one_size(videos: Path, checkpoint: Path, tmp_path: P
     assert vtok("dataset", "verify", tmp_path).exit_code == 0
 
 
-def test_clips_of_one_video_by_their_times(videos: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_start_and_end_of_items(videos: Path, checkpoint: Path, tmp_path: Path) -> None:
     table = tmp_path / "clips.csv"
     video = videos / "sub" / "c.x.mp4"
     table.write_text(
@@ -151,16 +152,16 @@ def test_clips_of_one_video_by_their_times(videos: Path, checkpoint: Path, tmp_p
     first, second, third = manifest(tmp_path / "out")
     assert (first["frames"], second["frames"]) == (9, 18)
     assert (first["columns"], second["columns"]) == ({"label": "x"}, {"label": "y"})
-    assert (third["status"], third["stage"], third["error"]) == ("failed", "decode", "VideoError")
+    assert (third["status"], third["phase"], third["error"]) == ("failed", "decode", "VideoError")
     assert "no frame in the requested part" in third["message"]
 
 
-def test_a_source_that_changes_is_encoded_anew(checkpoint: Path, tmp_path: Path) -> None:
+def test_changed_source_is_encoded_again(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     path = make_video(tmp_path / "in" / "a.mp4", 5)
     made(path.parent, checkpoint, tmp_path / "out")
     made(path.parent, checkpoint, tmp_path / "out")
-    os.utime(path, (1, 1))  # as after a copy: the bytes are the same
+    os.utime(path, (1, 1))  # as after copying: the bytes are the same
     before = (tmp_path / "out" / "a.vtok").stat().st_mtime_ns
     made(path.parent, checkpoint, tmp_path / "out")
     assert (tmp_path / "out" / "a.vtok").stat().st_mtime_ns == before
@@ -178,10 +179,9 @@ except SystemExit as end:
 """
 
 
-def test_where_nothing_is_to_be_done_torch_is_not_imported(
+def test_torch_is_not_imported_if_everything_is_up_to_date(
     videos: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
-    """It takes longer than to find ten thousand clips done."""
     arguments = ("dataset", "encode", videos, "-o", tmp_path / "out", "--model", checkpoint)
     assert vtok(*arguments).exit_code == 0
     command = [sys.executable, "-c", ALONE, *map(str, arguments), "-q"]
@@ -189,64 +189,84 @@ def test_where_nothing_is_to_be_done_torch_is_not_imported(
     assert done.stdout.split() == ["0", "False"], done.stderr
 
 
-def test_a_data_set_keeps_the_number_type_that_it_was_begun_with(
-    videos: Path, checkpoint: Path, tmp_path: Path
-) -> None:
+def test_data_set_keeps_its_number_type(videos: Path, checkpoint: Path, tmp_path: Path) -> None:
     made(videos, checkpoint, tmp_path, dtype="bfloat16")
     before = outputs(tmp_path)
     (tmp_path / "a.vtok").unlink()
     made(videos, checkpoint, tmp_path)  # --dtype auto, which is float32 on many machines
     assert outputs(tmp_path) == before
-    with pytest.raises(UsageError, match=r"another way \(dtype bfloat16 -> float32\)"):
+    with pytest.raises(UsageError, match=r"other options \(dtype bfloat16 -> float32\)"):
         made(videos, checkpoint, tmp_path, dtype="float32")
 
 
-def test_files_of_others_are_not_replaced(videos: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_unknown_files_are_not_replaced(videos: Path, checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "a.vtok").write_bytes(b"of another")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.vtok").write_bytes(b"of another")
     (tmp_path / "out" / "sub").symlink_to(tmp_path / "elsewhere")
     by_id = {row["id"]: row for row in made(videos, checkpoint, tmp_path / "out")}
-    assert "is there already, and not from this data set" in str(by_id["a"]["message"])
-    assert "a link leads out of" in str(by_id["sub/b"]["message"])
-    assert {row["stage"] for row in by_id.values()} == {"write"}
+    assert "exists already and is not from this data set" in str(by_id["a"]["message"])
+    assert "a link leads outside" in str(by_id["sub/b"]["message"])
+    assert {row["phase"] for row in by_id.values()} == {"write"}
     assert (tmp_path / "out" / "a.vtok").read_bytes() == b"of another"
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-def test_a_full_disk_stops_the_run_and_it_goes_on_later(
+def test_full_disk_stops_the_run_which_can_be_resumed(
     videos: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = work._Hashing.write
+    real = worker._Hashing.write
 
     def full(self: object, data: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(work._Hashing, "write", full)
+    monkeypatch.setattr(worker._Hashing, "write", full)
     with pytest.raises(OutputError, match="No space left on device"):
         made(videos, checkpoint, tmp_path / "out")
     assert outputs(tmp_path / "out") == {}
-    monkeypatch.setattr(work._Hashing, "write", real)
+    monkeypatch.setattr(worker._Hashing, "write", real)
     assert {row["status"] for row in made(videos, checkpoint, tmp_path / "out")} == {"ok"}
 
 
-def test_an_output_that_cannot_be_made(videos: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_output_folder_that_cannot_be_created(
+    videos: Path, checkpoint: Path, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_bytes(b"")
     done = vtok("dataset", "encode", videos, "-o", tmp_path / "file" / "out", "--model", checkpoint)
     assert done.exit_code == 1
     assert done.stderr.count("\n") == 1
 
 
-def test_a_dry_run_writes_nothing(videos: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_dry_run_writes_nothing(videos: Path, checkpoint: Path, tmp_path: Path) -> None:
     done = vtok("dataset", "encode", videos, "-o", tmp_path / "out", "--model", checkpoint,
-                "--dry-run", "--sample", "1", "--json")  # fmt: skip
+                "--dry-run", "--json")  # fmt: skip
     assert done.exit_code == 0, done.output
     (seen,) = rows(done)
-    assert (seen["clips"], seen["todo"], seen["sampled"]) == (3, 3, 1)
-    assert seen["bytes"] > 100
+    assert (seen["items"], seen["todo"], seen["up_to_date"]) == (3, 3, 0)
     assert seen["first"] == {name: name for name in FRAMES}
     assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_shows_what_is_skipped(videos: Path, checkpoint: Path, tmp_path: Path) -> None:
+    arguments = ("dataset", "encode", videos, "-o", tmp_path, "--model", checkpoint)
+    assert vtok(*arguments).exit_code == 0
+    (tmp_path / "a.vtok").unlink()
+    before = outputs(tmp_path)
+    done = vtok(*arguments, "--dry-run")
+    assert "3 clips, 2 up to date, 0 failed before, 1 to do" in done.stdout
+    assert "a -> a" in done.stdout
+    assert outputs(tmp_path) == before
+
+
+def test_models_that_are_loaded_already(videos: Path, checkpoint: Path, tmp_path: Path) -> None:
+    made(videos, checkpoint, tmp_path / "path")
+    loaded = load(checkpoint)
+    encode_dataset([videos], tmp_path / "loaded", model=loaded)
+    assert outputs(tmp_path / "loaded") == outputs(tmp_path / "path")
+    how = DatasetOptions(engine="ray")
+    with pytest.raises(OptionError, match="a name or path with `engine` ray"):
+        encode_dataset([videos], tmp_path / "ray", model=loaded, options=how)
 
 
 @pytest.mark.parametrize(
@@ -256,16 +276,16 @@ def test_a_dry_run_writes_nothing(videos: Path, checkpoint: Path, tmp_path: Path
         (["-"], "--files-from - reads a list"),
         (["v", "-0"], "-0 needs --files-from"),
         (["v", "--to", "zip"], "--to zip: expected one of vtok, npy"),
-        (["v", "--shard", "3/3"], "--shard 3/3: number 3 of 3: they count from 0"),
+        (["v", "--shard", "3/3"], "--shard 3/3: expected an index from 0 to 2"),
         (["v", "--workers", "0"], "--workers 0: expected 1 or more"),
         (["v", "--shard-size", "0"], "--shard-size 0: expected 1 or more"),
-        (["v", "--memory", "5"], "--memory: a decoder takes 256 MB at the least"),
+        (["v", "--memory", "5"], "--memory 5: expected 256 or more"),
         (["v", "--clip-timeout", "0"], "--clip-timeout 0: expected more than 0"),
         (["v", "--max-failures", "x"], "--max-failures x: expected a number"),
-        (["v", "--to", "memmap", "--size", "64"], "--to memmap: all clips must have one size"),
+        (["v", "--to", "memmap", "--size", "64"], "--to memmap: expected --size WIDTHxHEIGHT"),
     ],
 )
-def test_wrong_usage_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_usage_errors_are_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
     done = vtok("dataset", "encode", *arguments, "-o", tmp_path / "out")
     assert done.exit_code == 2
     assert message in done.stderr
@@ -273,7 +293,7 @@ def test_wrong_usage_is_one_line(tmp_path: Path, arguments: list[str], message: 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_without_a_data_set(tmp_path: Path) -> None:
+def test_folder_without_a_data_set(tmp_path: Path) -> None:
     for command in ("status", "verify", "retry", "merge"):
         done = vtok("dataset", command, tmp_path)
         assert (done.exit_code, "no data set" in done.stderr) == (5, True)
@@ -295,7 +315,7 @@ def VideoReader(path, **options):
 
 
 def bad_inputs(folder: Path) -> dict[str, str]:
-    """Files of every fault that a decoder meets: ids, and words of what is to be said of each."""
+    """Make broken files of all kinds; returns ids and a part of the expected message."""
     good = make_video(folder / "good.mp4", 9)
     data = good.read_bytes()
     odd = ("new\nline.mp4", "-dash.mp4", "dot.s.mp4", "ünï.mp4", "\udcff.mp4")
@@ -316,12 +336,12 @@ def bad_inputs(folder: Path) -> dict[str, str]:
     return {
         "crash": "the decoder crashed", "hang": "did nothing for", "empty": "empty file",
         "text": "not a video", "random": "not a", "half": "cut short", "loop": "cannot be opened",
-        "gone": "no such file", "pipe": "no regular file", "sound": "audio only",
+        "gone": "no such file", "pipe": "not a regular file", "sound": "audio only",
     }  # fmt: skip
 
 
 @pytest.mark.slow
-def test_every_bad_clip_costs_itself_and_nothing_else(
+def test_bad_videos_fail_alone(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "in").mkdir()
@@ -341,7 +361,7 @@ def test_every_bad_clip_costs_itself_and_nothing_else(
     assert by_id.keys() - good == expected.keys()
     for id_, words in expected.items():
         assert words in by_id[id_]["message"], id_
-        assert by_id[id_]["stage"] in ("decode", "fetch")
+        assert by_id[id_]["phase"] in ("decode", "fetch")
         assert "\n" not in by_id[id_]["message"].replace("new\nline", "")
     assert {row["id"] for row in manifest(tmp_path / "out", "errors")} == expected.keys()
     assert {row["id"] for row in rows(done) if "id" in row} == by_id.keys()
@@ -375,7 +395,7 @@ def many(folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("to", ["vtok", "tar"])
-def test_killed_commands_end_with_the_same_bytes(checkpoint: Path, tmp_path: Path, to: str) -> None:
+def test_killed_commands_give_the_same_bytes(checkpoint: Path, tmp_path: Path, to: str) -> None:
     videos = many(tmp_path / "in")
     for clips in (1, 3, 2):
         with start(tmp_path / "killed", videos, checkpoint, to) as process:
@@ -401,7 +421,9 @@ def members(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_interrupt_ends_at_once_and_the_run_goes_on(checkpoint: Path, tmp_path: Path) -> None:
+def test_interrupt_stops_at_once_and_the_run_can_be_resumed(
+    checkpoint: Path, tmp_path: Path
+) -> None:
     videos = many(tmp_path / "in")
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         with start(tmp_path / "out", videos, checkpoint, "npy") as process:
@@ -411,7 +433,7 @@ def test_interrupt_ends_at_once_and_the_run_goes_on(checkpoint: Path, tmp_path: 
             out, err = process.communicate()
             assert process.returncode == code, err
             assert b"Traceback" not in err
-            assert len(out.splitlines()) < 6  # what was under way was not waited for
+            assert len(out.splitlines()) < 6  # running items were not finished
     with start(tmp_path / "out", videos, checkpoint, "npy") as process:
         assert process.wait() == 0
     assert len(outputs(tmp_path / "out")) == 12

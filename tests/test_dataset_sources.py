@@ -1,4 +1,4 @@
-"""Which clips a data set is made of: folders, globs, lists, tables, shards, URLs; good and bad."""
+"""Items from folders, globs, lists, tables, tar shards and URLs, valid and invalid."""
 
 import io
 import json
@@ -13,24 +13,22 @@ import pyarrow.parquet
 import pytest
 
 from vtok.dataset.fetch import digest, fetched, signature
-from vtok.dataset.folder import Part
-from vtok.dataset.item import Entry, Fault, file_name, make_entry, parse_seconds
-from vtok.dataset.partition import parse_share
-from vtok.dataset.sources import Inputs, find_entries
-from vtok.dataset.tables import Columns
+from vtok.dataset.item import Fault, Item, file_name, make_item, parse_seconds
+from vtok.dataset.partition import Partition, parse_partition
+from vtok.dataset.sources import Columns, Inputs, find_items
 from vtok.errors import InputError, UsageError
 
 
-def found(*names: str | Path, **inputs: Any) -> list[Entry | Fault]:
-    items = find_entries(Inputs(tuple(map(str, names)), **inputs))
-    return sorted(items, key=lambda item: item.id)
+def found(*names: str | Path, **inputs: Any) -> list[Item | Fault]:
+    every = find_items(Inputs(tuple(map(str, names)), **inputs))
+    return sorted(every, key=lambda item: item.id)
 
 
 def ids(*names: str | Path, **inputs: Any) -> list[str]:
     return [item.id for item in found(*names, **inputs)]
 
 
-def messages(items: list[Entry | Fault]) -> list[str]:
+def messages(items: list[Item | Fault]) -> list[str]:
     return [item.message for item in items if isinstance(item, Fault)]
 
 
@@ -41,7 +39,7 @@ def touch(folder: Path, *names: str) -> None:
         path.write_bytes(name.encode(errors="surrogateescape"))
 
 
-def test_a_folder_with_links_in_circles(tmp_path: Path) -> None:
+def test_folder_with_circular_links(tmp_path: Path) -> None:
     touch(tmp_path, "in/z.mp4", "in/sub/a.b.MKV", "in/notes.txt", "in/.hidden/x.mp4", "far/y.mp4")
     touch(tmp_path, "in/out/made.mp4")
     (tmp_path / "in/sub/up").symlink_to(tmp_path / "in")
@@ -58,7 +56,7 @@ def test_a_folder_with_links_in_circles(tmp_path: Path) -> None:
         found(tmp_path / "nowhere")
 
 
-def test_files_and_globs_are_called_by_their_paths(
+def test_ids_of_files_and_globs_are_their_paths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     touch(tmp_path, "a/x.mp4", "b/x.mp4", "c[1].mp4")
@@ -85,9 +83,9 @@ def test_lists(tmp_path: Path, data: bytes, zero: bool, expected: list[str]) -> 
     assert ids(lists=[io.BytesIO(data)], zero=zero) == expected
 
 
-def test_a_list_that_is_none(tmp_path: Path) -> None:
+def test_invalid_lists(tmp_path: Path) -> None:
     (fault,) = found(lists=[io.BytesIO(b"a.mp4\0b.mp4\0")])
-    assert messages([fault])[0].endswith("holds NUL bytes: is it a list for -0?")
+    assert messages([fault])[0].endswith("do NULs end the names of this list?")
     with pytest.raises(InputError, match="none: cannot be read"):
         found(lists=[str(tmp_path / "none")])
 
@@ -120,7 +118,7 @@ def test_tables(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"clips{suffix}"
     write_table(path)
     items = found(path)
-    good = {item.id: item for item in items if isinstance(item, Entry)}
+    good = {item.id: item for item in items if isinstance(item, Item)}
     assert good.keys() == {"a", "b"}
     first, second = good["a"], good["b"]
     assert (first.source, first.start_seconds, first.duration_seconds) == (
@@ -131,24 +129,26 @@ def test_tables(tmp_path: Path, suffix: str) -> None:
     )  # fmt: skip
     assert first.columns == {"caption": "x, y"}
     said = "\n".join(sorted(messages(items)))
-    for words in ("ends before it begins", "names no input", "time '-1'", "has no id"):
+    for words in ("ends before it begins", "has no input", "time '-1'", "has no id"):
         assert words in said
-    assert Entry.from_json(first.to_json()) == first
+    assert Item.from_json(first.to_json()) == first
 
 
-def test_columns_have_the_names_that_are_given(tmp_path: Path) -> None:
+def test_column_names_can_be_given(tmp_path: Path) -> None:
     path = tmp_path / "clips.csv"
     path.write_text("key,where,from,to\nk,a.mp4,1,2\n")
     (entry,) = found(path, columns=Columns("where", "key", "from", "to"))
-    assert isinstance(entry, Entry)
+    assert isinstance(entry, Item)
     assert (entry.id, entry.start, entry.end, entry.columns) == ("k", "1", "2", {})
     with pytest.raises(UsageError, match=r"no column input, path, video .* but key, where, from"):
         found(path)
-    with pytest.raises(UsageError, match="no column 'x' for --start-column"):
+    with pytest.raises(
+        UsageError, match=r"start_column=x: expected a column of .*which has key, where"
+    ):
         found(path, columns=Columns("where", start="x"))
 
 
-def test_ids_are_made_where_a_table_has_none(tmp_path: Path) -> None:
+def test_ids_are_derived_if_a_table_has_none(tmp_path: Path) -> None:
     path = tmp_path / "clips.jsonl"
     path.write_text(
         '{"path": "a/b.mp4"}\n{"path": "a/b.mp4", "start": 1.5, "end": 2}\n\n{"x": 1}\n'
@@ -163,7 +163,7 @@ def test_ids_are_made_where_a_table_has_none(tmp_path: Path) -> None:
     ("name", "data"),
     [("a.parquet", b"PAR1 not"), ("a.tar", b"not a tar"), ("a.csv", b"path,\x00\n")],
 )
-def test_what_is_no_table_or_shard_is_said(tmp_path: Path, name: str, data: bytes) -> None:
+def test_invalid_tables_and_shards(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises((InputError, UsageError), match=name):
         found(tmp_path / name)
@@ -177,7 +177,7 @@ def write_shard(path: Path, members: dict[str, bytes]) -> None:
             shard.addfile(info, io.BytesIO(data))
 
 
-def test_shards_hold_clips_with_what_lies_beside_them(tmp_path: Path) -> None:
+def test_companions_in_a_shard_become_columns(tmp_path: Path) -> None:
     path = tmp_path / "s1.tar"
     members = {
         "a.mp4": b"video a", "a.json": b'{"label": 3}', "a.txt": b"a cat", "a.jpg": b"no",
@@ -185,8 +185,8 @@ def test_shards_hold_clips_with_what_lies_beside_them(tmp_path: Path) -> None:
     }  # fmt: skip
     write_shard(path, members)
     first, second = sorted(found(path), key=lambda item: item.id, reverse=True)
-    assert isinstance(first, Entry)
-    assert isinstance(second, Entry)
+    assert isinstance(first, Item)
+    assert isinstance(second, Item)
     assert (first.id, first.columns) == ("s1/a", {"label": 3, "txt": "a cat"})
     assert second.id == "s1/../../b"
     assert not file_name(second.id).startswith("..")
@@ -197,7 +197,7 @@ def test_shards_hold_clips_with_what_lies_beside_them(tmp_path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: data.rindex(b"video b") - 100])
     items = found(path)
-    assert [item.id for item in items if isinstance(item, Entry)] == ["s1/a"]
+    assert [item.id for item in items if isinstance(item, Item)] == ["s1/a"]
 
 
 def test_urls(tmp_path: Path) -> None:
@@ -212,11 +212,11 @@ def test_urls(tmp_path: Path) -> None:
     assert ids("memory://set/*.mp4") == ["b"]
     assert ids("memory://set/b.mp4") == ["set/b"]
     first, second = found("memory://set/list.csv")
-    assert isinstance(first, Entry)
-    assert isinstance(second, Entry)
+    assert isinstance(first, Item)
+    assert isinstance(second, Item)
     assert second.source == "memory://set/b.mp4"
     for item, data in ((first, b"/set/x/a.mp4"), (found("memory://shards/s.tar")[0], b"inside")):
-        assert isinstance(item, Entry)
+        assert isinstance(item, Item)
         with fetched(item, tmp_path) as path:
             assert path.read_bytes() == data
             assert len(digest(item, path)) == 64
@@ -245,14 +245,14 @@ def test_urls(tmp_path: Path) -> None:
         ("a.b.c", "a.b.c"),
     ],
 )
-def test_file_names_stay_below_the_folder(tmp_path: Path, id_: str, name: str) -> None:
+def test_file_names_stay_inside_the_folder(tmp_path: Path, id_: str, name: str) -> None:
     assert file_name(id_) == name
     assert "." not in file_name(id_, dots=False)
     path = tmp_path / file_name(id_)
     assert tmp_path in Path(os.path.normpath(path)).parents
 
 
-def test_long_names_are_cut_and_told_apart() -> None:
+def test_long_names_are_cut_and_stay_unique() -> None:
     names = {file_name("é" * 300 + end) for end in ("a", "b")}
     assert len(names) == 2
     assert max(len(name.encode()) for name in names) <= 200
@@ -267,13 +267,13 @@ def test_times(value: Any, seconds: str | None) -> None:
 
 
 @pytest.mark.parametrize("value", ["x", "-1", "1e99", "1:2:3:4", "inf", True, "9" * 30])
-def test_times_that_are_none(value: Any) -> None:
+def test_invalid_times(value: Any) -> None:
     with pytest.raises(ValueError, match="time"):
         parse_seconds(value)
 
 
-def test_ids_hold_only_text_that_can_be_stored() -> None:
-    entry = make_entry(None, "x", name="a\udcff\0\ud800")
+def test_ids_are_valid_text() -> None:
+    entry = make_item(None, "x", name="a\udcff\0\ud800")
     assert entry.id == "a%FF%00%00"
     entry.id.encode()
 
@@ -282,17 +282,17 @@ SLURM = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_T
 
 
 @pytest.mark.parametrize(
-    ("text", "environment", "part"),
+    ("text", "environment", "partition"),
     [
-        (None, {}, Part()),
-        ("0/8", {}, Part(0, 8)),
-        ("auto", SLURM, Part(6, 8)),
-        ("auto", SLURM | {"SLURM_ARRAY_TASK_STEP": "2"}, Part(3, 8)),
-        ("auto/9", {"JOB_COMPLETION_INDEX": "8"}, Part(8, 9)),
+        (None, {}, Partition()),
+        ("0/8", {}, Partition(0, 8)),
+        ("auto", SLURM, Partition(6, 8)),
+        ("auto", SLURM | {"SLURM_ARRAY_TASK_STEP": "2"}, Partition(3, 8)),
+        ("auto/9", {"JOB_COMPLETION_INDEX": "8"}, Partition(8, 9)),
     ],
 )
-def test_shares(text: str | None, environment: dict[str, str], part: Part) -> None:
-    assert parse_share(text, environment) == part
+def test_partitions(text: str | None, environment: dict[str, str], partition: Partition) -> None:
+    assert parse_partition(text, environment) == partition
 
 
 @pytest.mark.parametrize(
@@ -302,14 +302,14 @@ def test_shares(text: str | None, environment: dict[str, str], part: Part) -> No
         ("auto", SLURM | {"SLURM_ARRAY_TASK_ID": "x"}), ("auto/3", SLURM), ("0/0", {}),
     ],
 )  # fmt: skip
-def test_shares_that_make_no_sense(text: str, environment: dict[str, str]) -> None:
-    with pytest.raises(UsageError, match="--shard"):
-        parse_share(text, environment)
+def test_invalid_partitions(text: str, environment: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="partition="):
+        parse_partition(text, environment)
 
 
-def test_shares_split_every_set_without_regard_to_order() -> None:
+def test_partitions_are_disjoint_and_balanced() -> None:
     names = [f"clip {number}" for number in range(500)]
-    parts = [{name for name in names if Part(index, 7).has(name)} for index in range(7)]
+    parts = [{name for name in names if Partition(index, 7).has(name)} for index in range(7)]
     assert sum(map(len, parts)) == 500
     assert set.union(*parts) == set(names)
     assert min(map(len, parts)) > 40

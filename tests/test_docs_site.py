@@ -1,4 +1,4 @@
-"""The documentation site: it builds without a warning, holds everything, and fetches nothing."""
+"""The documentation site: a strict build, complete, and without external resources."""
 
 import html
 import os
@@ -23,7 +23,7 @@ STYLED = re.compile(r"""(?:@import\s+|url\()\s*["']?([^"')]+)""")
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site as `mkdocs build --strict` makes it."""
+    """Build the site with `mkdocs build --strict`."""
     reason = "mkdocs is not installed: pip install -c constraints.txt '.[docs]'"
     pytest.importorskip("mkdocs", reason=reason)
     pytest.importorskip("material", reason=reason)
@@ -37,12 +37,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr  # a broken link, a page left out, a bad docstring
+    assert done.returncode == 0, done.stderr  # broken link, page missing from nav, bad docstring
     return folder
 
 
 @pytest.mark.slow
-def test_every_page_is_there_and_fetches_nothing(site: Path) -> None:
+def test_every_page_is_built_and_fetches_nothing(site: Path) -> None:
     for page in DOCS.glob("*.md"):
         assert (site / f"{page.stem}.html").is_file()
     for page in site.glob("**/*.html"):
@@ -57,7 +57,7 @@ def test_every_page_is_there_and_fetches_nothing(site: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_python_page_documents_what_is_exported(site: Path) -> None:
+def test_api_page_documents_every_export(site: Path) -> None:
     text = (site / "api.html").read_text()
     for name in vtok.__all__:
         home = f"{getattr(vtok, name).__module__}.{name}"
@@ -72,7 +72,7 @@ def test_the_python_page_documents_what_is_exported(site: Path) -> None:
 
 
 @pytest.mark.slow
-def test_pages_open_from_a_folder_and_can_be_searched(site: Path, window: Browser) -> None:
+def test_pages_fit_a_phone_and_search_works_from_files(site: Path, window: Browser) -> None:
     window.resize(390, 844, phone=True)
     window.driver.get("about:blank")
     window.take_complaints()
@@ -92,7 +92,7 @@ def test_pages_open_from_a_folder_and_can_be_searched(site: Path, window: Browse
     assert window.take_complaints() == []
 
 
-def test_links_out_of_the_site_become_names(tmp_path: Path) -> None:
+def test_links_to_files_outside_the_site_become_plain_names(tmp_path: Path) -> None:
     rewrite = runpy.run_path(str(ROOT / "scripts" / "mkdocs_hooks.py"))["on_page_markdown"]
     (tmp_path / "docs").mkdir()
     (tmp_path / "code.py").touch()
@@ -104,4 +104,4 @@ def test_links_out_of_the_site_become_names(tmp_path: Path) -> None:
     assert (
         shown("see [code.py](../code.py#L3), [more](other.md)") == "see `code.py`, [more](other.md)"
     )
-    assert shown("[gone](../gone.py)") == "[gone](../gone.py)", "a strict build has to see it"
+    assert shown("[gone](../gone.py)") == "[gone](../gone.py)", "a strict build must report it"

@@ -1,4 +1,4 @@
-"""examples/token_loader.py: windows are parts of one clip, each clip comes once, workers differ."""
+"""examples/token_loader.py: windows stay inside one item, each item comes once per epoch."""
 
 import sys
 from pathlib import Path
@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from commands import encode, tiny_checkpoint
-from datasets import codes_of, entries, fake_run
+from datasets import codes_of, fake_run, items
 from torch.utils.data import DataLoader
 from videos import make_video
 
-from vtok.dataset.api import DatasetOptions, encode_dataset
+from vtok.dataset.api import encode_dataset
+from vtok.dataset.options import DatasetOptions
 from vtok.dataset.writers import read_npy
 from vtok.errors import InputError, UsageError, VtokError
 from vtok.models.load import load
@@ -21,7 +22,7 @@ sys.path.append(str(ROOT / "examples"))
 
 import token_loader  # noqa: E402
 
-IDS = [f"c{number}" for number in range(10)]  # of 3 latent steps each, 4 in a shard
+IDS = [f"c{number}" for number in range(10)]  # 3 latent steps each, 4 per shard
 WINDOW = 2
 
 
@@ -31,19 +32,19 @@ def windows_of(id_: str) -> list[np.ndarray]:
 
 
 def place(window: np.ndarray) -> tuple[str, int]:
-    """The clip and the step that a window is from."""
+    """Item and first step of a window."""
     found = [
         (id_, begin)
         for id_ in IDS
         for begin, known in enumerate(windows_of(id_))
         if np.array_equal(known, window)
     ]
-    assert len(found) == 1, "no window of one clip"
+    assert len(found) == 1, "not a window of one item"
     return found[0]
 
 
 def epoch(loader: DataLoader) -> list[tuple[str, int]]:
-    """Where all windows of an epoch are from."""
+    """Items and first steps of all windows of an epoch."""
     places = []
     for batch in loader:
         assert batch.dtype == torch.int64
@@ -54,11 +55,11 @@ def epoch(loader: DataLoader) -> list[tuple[str, int]]:
 
 @pytest.fixture(params=["npy", "tar", "memmap"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    fake_run(tmp_path / "set", entries(IDS), to=request.param)
+    fake_run(tmp_path / "set", items(IDS), to=request.param)
     return tmp_path / "set"
 
 
-def test_two_workers_give_windows_of_single_clips_each_once(folder: Path) -> None:
+def test_two_workers_give_each_item_once(folder: Path) -> None:
     windows = token_loader.open_windows(folder, WINDOW)
     every_window = isinstance(windows, token_loader.MemoryMap)
     shuffle = None if isinstance(windows, token_loader.TarShards) else True
@@ -70,10 +71,10 @@ def test_two_workers_give_windows_of_single_clips_each_once(folder: Path) -> Non
             assert sorted(places) == [(id_, begin) for id_ in IDS for begin in (0, 1)]
         else:
             assert sorted(id_ for id_, _ in places) == IDS
-    assert first != second  # in order, in where windows begin, or both
+    assert first != second  # in their order, their first steps, or both
 
 
-def test_a_seed_gives_the_same_windows_again(folder: Path) -> None:
+def test_same_seed_gives_the_same_windows(folder: Path) -> None:
     windows = token_loader.open_windows(folder, WINDOW)
     shuffle = None if isinstance(windows, token_loader.TarShards) else True
     runs = []
@@ -83,18 +84,18 @@ def test_a_seed_gives_the_same_windows_again(folder: Path) -> None:
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_workers_do_not_draw_alike(tmp_path: Path) -> None:
-    fake_run(tmp_path / "set", entries(IDS), to="npy")
+def test_workers_draw_different_windows(tmp_path: Path) -> None:
+    fake_run(tmp_path / "set", items(IDS), to="npy")
     windows = token_loader.open_windows(tmp_path / "set", WINDOW)
-    same = torch.utils.data.Subset(windows, [0] * 40)  # one clip, twenty times from each worker
+    same = torch.utils.data.Subset(windows, [0] * 40)  # one item, twenty times per worker
     torch.manual_seed(0)
     begins = [begin for _, begin in epoch(DataLoader(same, 1, num_workers=2))]
     assert set(begins) == {0, 1}
     assert begins[::2] != begins[1::2]
 
 
-def test_shards_are_shuffled_whole_and_through_a_buffer(tmp_path: Path) -> None:
-    fake_run(tmp_path / "set", entries(IDS), to="tar", shard_size=2)
+def test_shards_and_windows_are_shuffled(tmp_path: Path) -> None:
+    fake_run(tmp_path / "set", items(IDS), to="tar", shard_size=2)
     torch.manual_seed(0)
     orders = []
     for buffer in (0, 100):
@@ -102,23 +103,23 @@ def test_shards_are_shuffled_whole_and_through_a_buffer(tmp_path: Path) -> None:
         orders.append([place(window.numpy())[0] for window in windows])
     shards = [IDS.index(id_) // 2 for id_ in orders[0]]
     assert shards != sorted(shards)
-    assert shards[::2] == shards[1::2]  # without a buffer a shard comes as it lies there
+    assert shards[::2] == shards[1::2]  # without a buffer, a shard is read in order
     assert orders[0] != orders[1]
     assert sorted(orders[1]) == IDS
 
 
 @pytest.mark.parametrize("to", ["npy", "tar", "memmap"])
-def test_clips_shorter_than_a_window_are_left_out(tmp_path: Path, to: str) -> None:
-    fake_run(tmp_path / "set", entries(IDS[:2]), to=to)
+def test_short_items_are_skipped(tmp_path: Path, to: str) -> None:
+    fake_run(tmp_path / "set", items(IDS[:2]), to=to)
     windows = token_loader.open_windows(tmp_path / "set", 7)
     assert not list(DataLoader(windows, 2))
 
 
 @pytest.mark.parametrize("to", ["vtok", "tar-vtok"])
-def test_windows_of_code_files_are_parts_of_their_codes(tmp_path: Path, to: str) -> None:
+def test_windows_of_code_files(tmp_path: Path, to: str) -> None:
     video = make_video(tmp_path / "a.mp4", 77, width=32, height=32)  # 20 latent steps: 3 chunks
     model = tiny_checkpoint(tmp_path)
-    encode_dataset([video], tmp_path / "set", options=DatasetOptions(to=to, model=str(model)))
+    encode_dataset([video], tmp_path / "set", model=model, options=DatasetOptions(to=to))
     codes = np.load(encode(video, tmp_path / "a.npy", load(model), to="npy"))
     known = [codes[:, begin : begin + 5] for begin in range(codes.shape[1] - 4)]
     torch.manual_seed(0)
@@ -130,18 +131,18 @@ def test_windows_of_code_files_are_parts_of_their_codes(tmp_path: Path, to: str)
     assert len(begins) > 5
 
 
-def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+def test_unreadable_data_sets(tmp_path: Path) -> None:
     with pytest.raises(VtokError):
         token_loader.open_windows(tmp_path / "none", 2)
-    fake_run(tmp_path / "set", entries(IDS[:1]))
+    fake_run(tmp_path / "set", items(IDS[:1]))
     with pytest.raises(UsageError, match="--window 0"):
         token_loader.open_windows(tmp_path / "set", 0)
-    fake_run(tmp_path / "odd", entries(IDS[:1]), recipe={"to": "safetensors"})
+    fake_run(tmp_path / "odd", items(IDS[:1]), recipe={"to": "safetensors"})
     with pytest.raises(InputError, match="safetensors"):
         token_loader.open_windows(tmp_path / "odd", 2)
 
 
-def test_the_script_says_what_comes(
+def test_script_prints_a_summary(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["token_loader.py", str(folder), "--window", "2", "--batch", "4"]

@@ -1,4 +1,4 @@
-"""examples/world_model.py: nothing sees the future, it learns, it goes on as it learned."""
+"""examples/world_model.py: causality, training, sampling, baselines, output files."""
 
 import json
 import math
@@ -34,7 +34,7 @@ def make_net(grid: tuple[int, int] = GRID) -> WorldNet:
 
 @torch.no_grad()
 @pytest.mark.parametrize("grid", [GRID, (3, 1), (1, 1)])
-def test_a_code_changes_no_prediction_of_itself_or_before_it(grid: tuple[int, int]) -> None:
+def test_causality(grid: tuple[int, int]) -> None:
     net, (rows, columns) = make_net(grid), grid
     codes = make_codes(1, 4)[..., :1, :1].expand(-1, -1, -1, rows, columns).clone()
     before = net(codes)
@@ -50,7 +50,7 @@ def test_a_code_changes_no_prediction_of_itself_or_before_it(grid: tuple[int, in
 
 
 @torch.no_grad()
-def test_samples_need_no_more_of_the_past_than_they_are_given() -> None:
+def test_sampling_with_limited_context_is_exact() -> None:
     net, codes = make_net(), make_codes(2, 9)
     reach = len(net.blocks) + 3
     whole, part = net(codes)[:, :, -1], net(codes[:, :, -reach:])[:, :, -1]
@@ -59,7 +59,7 @@ def test_samples_need_no_more_of_the_past_than_they_are_given() -> None:
 
 
 def moving(count: int, steps: int, seed: int) -> torch.Tensor:
-    """Rows of random codes that move a column to the right in every step, and around the edge."""
+    """Make random codes that move one column to the right per step, cyclically."""
     generator = torch.Generator().manual_seed(seed)
     first = torch.randint(2**BITS, (count, STAGES, 1, 3, 4), generator=generator)
     return torch.cat([first.roll(step, dims=4) for step in range(steps)], dim=2)
@@ -73,15 +73,15 @@ def trained() -> WorldNet:
     return net
 
 
-def test_it_learns_what_counting_cannot(trained: WorldNet) -> None:
+def test_model_beats_baselines(trained: WorldNet) -> None:
     train, held = moving(200, 4, seed=0), moving(20, 4, seed=1)
-    marks = world_model.measure_yardsticks(train, held, 2**BITS, 1)
+    marks = world_model.measure_baselines(train, held, 2**BITS, 1)
     assert marks.frequency == pytest.approx(BITS, abs=0.1)
     assert marks.copying == pytest.approx(BITS, abs=0.2)
     assert world_model.held_out_bits(trained, held, 1) < 0.2 * BITS
 
 
-def test_it_goes_on_as_it_learned(trained: WorldNet) -> None:
+def test_samples_follow_the_learned_motion(trained: WorldNet) -> None:
     held = moving(5, 6, seed=2)
     dreamed = sample(trained, held[:, :, :2], 4, temperature=0.3, seed=0)
     assert dreamed.shape == held.shape
@@ -90,15 +90,15 @@ def test_it_goes_on_as_it_learned(trained: WorldNet) -> None:
     assert torch.equal(dreamed, sample(trained, held[:, :, :2], 4, temperature=0.3, seed=0))
 
 
-def test_yardsticks_are_those_counted_by_hand() -> None:
+def test_baselines() -> None:
     train = torch.tensor([0, 1, 0, 1, 0, 1, 0, 1]).view(1, 1, 8, 1, 1).repeat(500, 1, 1, 1, 1)
-    marks = world_model.measure_yardsticks(train, train[:1], 4, 1)
+    marks = world_model.measure_baselines(train, train[:1], 4, 1)
     assert marks.frequency == pytest.approx(1, abs=0.01)
     assert marks.copying == pytest.approx(0, abs=0.01)
 
 
 @torch.no_grad()
-def test_bits_are_those_of_the_logits() -> None:
+def test_bits_per_code() -> None:
     net, codes = make_net(), make_codes(2, 3)
     bits = bits_per_code(net, codes)
     assert bits.shape == codes.shape
@@ -108,7 +108,7 @@ def test_bits_are_those_of_the_logits() -> None:
     )
 
 
-def test_shapes_fly_straight_within_the_walls() -> None:
+def test_shapes_stay_within_the_walls() -> None:
     frames = bouncing.draw_clips(6, 20, 48, seed=3)
     assert frames.shape == (6, 20, 48, 48, 3)
     assert np.array_equal(frames, bouncing.draw_clips(6, 20, 48, seed=3))
@@ -118,13 +118,13 @@ def test_shapes_fly_straight_within_the_walls() -> None:
         assert path.min() > 4
         assert path.max() < 44
         moved = np.linalg.norm(np.diff(path, axis=1), axis=-1)
-        assert moved.max() < 6  # pixels a frame; what is half hidden seems to move more
+        assert moved.max() < 6  # pixels per frame; hidden shapes seem to move more
     alone = np.linalg.norm(disc - square, axis=-1).min(axis=1) > 20
     speeds = np.linalg.norm(np.diff(square, axis=1), axis=-1)
     assert alone.sum() or speeds.max() < 48 * bouncing.SPEEDS[1] + 0.5
 
 
-def test_errors_are_distances_of_the_shapes() -> None:
+def test_errors() -> None:
     frames = bouncing.draw_clips(2, 9, 64, seed=0)
     off, still = world_model.errors(frames, frames, 5)
     assert off == 0
@@ -133,7 +133,7 @@ def test_errors_are_distances_of_the_shapes() -> None:
     assert world_model.errors(frames, shifted, 5)[0] == pytest.approx(3, abs=1.5)
 
 
-def test_the_short_run_writes_its_pictures_and_learns(
+def test_short_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = tiny_checkpoint(tmp_path)
@@ -149,7 +149,7 @@ def test_the_short_run_writes_its_pictures_and_learns(
     assert (tmp_path / "w" / "strip.png").stat().st_size > 0
 
 
-def test_a_prompt_that_leaves_nothing_to_dream_is_one_line(
+def test_prompt_that_is_too_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = str(tiny_checkpoint(tmp_path))

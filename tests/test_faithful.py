@@ -1,4 +1,4 @@
-"""What codes may depend on: the promise of docs/format.md, "What codes depend on", in float32."""
+"""Conditions under which codes are equal: docs/format.md, "Reproducibility of codes"."""
 
 from collections.abc import Iterator
 

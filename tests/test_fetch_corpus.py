@@ -1,4 +1,4 @@
-"""Fetching the corpus: each kind of package is unpacked, what is missing is said, and resumed."""
+"""scripts/fetch_corpus: package formats, limits, missing files, resumption."""
 
 import importlib.machinery
 import importlib.util
@@ -39,7 +39,7 @@ def make_tar(*names: str, compression: str = "gz") -> bytes:
 
 
 def make_archive(path: Path, *names: str) -> Path:
-    """Write a package of the kind that the name says, with these files in it."""
+    """Write a package with these files; its name sets the format."""
     if path.suffix == ".whl":
         with zipfile.ZipFile(path, "w") as wheel:
             for name in names:
@@ -58,9 +58,7 @@ def make_archive(path: Path, *names: str) -> Path:
 
 
 @pytest.mark.parametrize("name", ["a-1-py3-none-any.whl", "a-1.tgz", "a_1_all.deb"])
-def test_files_come_out_of_each_kind_of_package(
-    script: ModuleType, tmp_path: Path, name: str
-) -> None:
+def test_package_formats(script: ModuleType, tmp_path: Path, name: str) -> None:
     archive = make_archive(tmp_path / name, "in/a.mp4", "in/b.mp4", "c.txt")
     found = dict(script.unpack(archive, {"in/a.mp4", "c.txt", "missing"}))
     assert found == {"in/a.mp4": CONTENT, "c.txt": CONTENT}
@@ -70,7 +68,7 @@ def test_files_come_out_of_each_kind_of_package(
             list(script.unpack(archive, {"in/a.mp4"}))
 
 
-def test_a_file_larger_than_any_should_be_is_refused(
+def test_large_file_is_refused(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(script, "LARGEST", len(CONTENT) - 1)
@@ -79,7 +77,7 @@ def test_a_file_larger_than_any_should_be_is_refused(
             list(script.unpack(make_archive(tmp_path / name, "a.mp4"), {"a.mp4"}))
 
 
-def test_what_is_missing_is_said_and_fetched_the_next_time(
+def test_missing_files_are_reported_and_fetched_next_time(
     script: ModuleType,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -102,7 +100,7 @@ def test_what_is_missing_is_said_and_fetched_the_next_time(
     folder = tmp_path / "corpus"
     assert script.main([str(folder)]) == 1
     said = capsys.readouterr().out
-    assert "two=2: NOT had: apt-get failed: no such package" in said
+    assert "two=2: MISSING: apt-get failed: no such package" in said
     assert f"2 of 3 files in {folder}" in said
     assert script.main([str(folder)]) == 0
     assert fetched == ["one==1", "two=2", "two=2"]
@@ -111,12 +109,12 @@ def test_what_is_missing_is_said_and_fetched_the_next_time(
     assert all((folder / name).read_bytes() == CONTENT for name in files)
 
 
-def test_a_client_that_fails_is_one_line(script: ModuleType, tmp_path: Path) -> None:
+def test_failing_client(script: ModuleType, tmp_path: Path) -> None:
     package = script.Package("none", "a", "a", "video", "in", ("a.mp4",))
     for command, message in (
         (("/missing/pip",), r"/missing/pip cannot be run \(No such file or directory\)"),
         (("sh", "-c", "echo one >&2; echo two >&2; exit 3"), "sh failed: two"),
-        (("true",), "true failed: it said nothing"),
+        (("true",), "true failed: no output"),
     ):
         script.COMMANDS["none"] = command
         with pytest.raises(script.Missing, match=message):
@@ -125,6 +123,6 @@ def test_a_client_that_fails_is_one_line(script: ModuleType, tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.skipif("VTOK_FETCH_CORPUS" not in os.environ, reason="set VTOK_FETCH_CORPUS to fetch")
-def test_all_that_the_registries_hold_can_be_had(script: ModuleType, tmp_path: Path) -> None:
+def test_registries(script: ModuleType, tmp_path: Path) -> None:
     assert script.main([str(tmp_path)]) == 0
     assert sum(path.is_file() for path in tmp_path.rglob("*")) == 68

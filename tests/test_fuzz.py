@@ -31,7 +31,7 @@ def test_mutations_by_number() -> None:
     assert set(outcomes) <= {"CodeFileError", "UsageError", "whole"}
 
 
-@pytest.mark.parametrize("coder", [0, 1])
+@pytest.mark.parametrize("coder", [0, 2])
 def test_files_of_one_coder(coder: int) -> None:
     for seed in FUZZ["seeds"](coder):
         chunks = CodeFileReader(io.BytesIO(seed))

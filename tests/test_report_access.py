@@ -1,4 +1,4 @@
-"""The page of `vtok report` for everybody: on a phone, in the dark, by keyboard, read aloud."""
+"""Accessibility of the page of `vtok report`: phones, dark mode, keyboard, screen readers."""
 
 import re
 import shutil
@@ -11,7 +11,7 @@ from report_pages import END, RIGHT, SPACE
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_a_phone(browser: Browser, pages: Path, dark: bool) -> None:
+def test_page_fits_a_phone(browser: Browser, pages: Path, dark: bool) -> None:
     browser.resize(360, 740, phone=True, dark=dark)
     browser.open(pages / "two.html")
     for key, view in enumerate(("wipe", "error", "codes", "pair", "all"), start=1):
@@ -29,10 +29,10 @@ def test_a_phone(browser: Browser, pages: Path, dark: bool) -> None:
             .filter((e) => e.getBoundingClientRect().height < 24)
             .map((e) => e.outerHTML)"""
     )
-    assert small == []  # large enough for a thumb
+    assert small == []  # controls are large enough to touch
 
 
-def test_everything_has_a_name_and_a_place_for_the_focus(browser: Browser) -> None:
+def test_controls_have_names_and_visible_focus(browser: Browser) -> None:
     nameless = browser.run(
         """return [...document.querySelectorAll("button, select, input, [role=slider], [role=img]")]
             .filter((e) => !(e.getAttribute("aria-label") || e.textContent.trim() || e.title))
@@ -46,12 +46,12 @@ def test_everything_has_a_name_and_a_place_for_the_focus(browser: Browser) -> No
         rings.append(browser.run("return getComputedStyle(document.activeElement).outlineStyle"))
     assert set(rings) == {"solid"}
     focused = browser.run("return document.activeElement.dataset.value")
-    browser.press(SPACE)  # a button under the keyboard's focus is pressed, and keeps it
+    browser.press(SPACE)  # presses the focused button, which keeps the focus
     assert browser.run("return document.activeElement.dataset.value") == focused
     assert browser.find("#play").get_attribute("aria-label") == "Play"
 
 
-def test_contrast_of_words(browser: Browser, pages: Path) -> None:
+def test_text_has_enough_contrast(browser: Browser, pages: Path) -> None:
     for dark in (False, True):
         browser.resize(1200, 900, dark=dark)
         browser.open(pages / "one.html")
@@ -68,7 +68,7 @@ def test_contrast_of_words(browser: Browser, pages: Path) -> None:
 
 
 def contrast(ink: str, paper: str) -> float:
-    """Of two CSS colours, as the accessibility guidelines (WCAG 2) define it."""
+    """Return the contrast ratio of two CSS colours as defined by WCAG 2."""
     light = []
     for colour in (ink, paper):
         levels = [int(x) / 255 for x in re.findall(r"\d+", colour)[:3]]
@@ -77,7 +77,7 @@ def contrast(ink: str, paper: str) -> float:
     return (max(light) + 0.05) / (min(light) + 0.05)
 
 
-def test_a_picture_stands_still(browser: Browser, pages: Path) -> None:
+def test_image_cannot_be_played(browser: Browser, pages: Path) -> None:
     browser.open(pages / "photo.html")
     browser.press(RIGHT, SPACE, END)
     browser.wait_until_drawn("0 wipe vtok 12 0")
@@ -85,18 +85,38 @@ def test_a_picture_stands_still(browser: Browser, pages: Path) -> None:
     assert "1 / 1" in browser.find("#time").text
 
 
-def test_nothing_moves_for_those_who_ask(browser: Browser) -> None:
+def test_reduced_motion_disables_animation(browser: Browser) -> None:
     script = "return getComputedStyle(document.querySelector('.choice button')).transitionDuration"
     assert browser.run(script) != "0s"
-    still = {"name": "prefers-reduced-motion", "value": "reduce"}
-    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [still]})
+    browser.prefer("prefers-reduced-motion", "reduce")
     assert browser.run(script) == "0s"
-    assert browser.find("#play").get_attribute("aria-label") == "Play"  # nothing plays by itself
+    assert browser.find("#play").get_attribute("aria-label") == "Play"  # not playing
 
 
-def test_the_browser_is_installed_once_only() -> None:
-    if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
-        pytest.skip("it would be installed now")
+def install_browser(path: Path) -> "subprocess.CompletedProcess[str]":
+    """Run scripts/install_browser with one folder as search path of programs."""
     script = Path(__file__).parent.parent / "scripts" / "install_browser"
-    done = subprocess.run([script], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("already installed: Chromium")
+    (path / "bash").symlink_to(shutil.which("bash") or "/bin/bash")
+    return subprocess.run(
+        [path / "bash", script],
+        env={"PATH": str(path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_install_browser_does_nothing_if_installed(tmp_path: Path) -> None:
+    for name in ("chromium", "chromedriver"):
+        program = tmp_path / name
+        program.write_text(f"#!{tmp_path}/bash\necho {name} 1.0\n")
+        program.chmod(0o755)
+    done = install_browser(tmp_path)
+    assert done.stdout == "already installed: chromium 1.0\n", done.stderr
+    assert done.returncode == 0
+
+
+def test_install_browser_fails_without_apt(tmp_path: Path) -> None:
+    done = install_browser(tmp_path)
+    assert done.stderr.startswith("error: apt-get not found")
+    assert done.returncode == 1

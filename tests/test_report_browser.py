@@ -1,4 +1,4 @@
-"""The page of `vtok report` in a real browser: what is drawn, what moves, what keys do."""
+"""The page of `vtok report` in Chromium: pictures, controls, playback and keys."""
 
 import re
 from base64 import b64decode
@@ -15,12 +15,12 @@ from report_pages import END, EVIL, FRAMES, HEIGHT, HOME, RIGHT, SPACE, WIDTH
 
 
 def error(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> float:
-    """Mean difference of two pictures in levels."""
+    """Return the mean absolute difference of two pictures in levels."""
     return float(np.abs(a.astype(float) - b).mean())
 
 
 def canvas(browser: Browser, number: int = 0) -> npt.NDArray[np.uint8]:
-    """The pixels of one canvas of the stage, as they were drawn."""
+    """Return the pixels of one canvas of the stage, uint8 [H, W, 3]."""
     text = browser.run(
         "return document.querySelectorAll('#panes canvas')[arguments[0]].toDataURL()", number
     )
@@ -28,7 +28,7 @@ def canvas(browser: Browser, number: int = 0) -> npt.NDArray[np.uint8]:
     return np.asarray(Image.open(BytesIO(data)).convert("RGB"))
 
 
-def test_the_halves_are_original_and_reconstruction(browser: Browser) -> None:
+def test_left_half_is_original_and_right_half_reconstruction(browser: Browser) -> None:
     original, coded = canvas(browser, 0), canvas(browser, 1)
     assert original.shape == coded.shape == (HEIGHT, WIDTH, 3)
     true = drawn_frames(FRAMES, WIDTH, HEIGHT)[0]
@@ -44,7 +44,7 @@ def test_the_halves_are_original_and_reconstruction(browser: Browser) -> None:
     ]
     ys, xs = np.array(places[:HEIGHT]), np.array(places[HEIGHT:])
     small = seen[ys][:, xs]
-    inner = slice(40, 110)  # between the words on top and the lower edge
+    inner = slice(40, 110)  # between the labels at the top and the lower edge
     left, right = slice(5, WIDTH // 2 - 20), slice(WIDTH // 2 + 20, WIDTH - 5)
     assert error(small[inner, left], original[inner, left]) < error(
         small[inner, left], coded[inner, left]
@@ -54,7 +54,7 @@ def test_the_halves_are_original_and_reconstruction(browser: Browser) -> None:
     )
 
 
-def test_the_slider_wipes(browser: Browser) -> None:
+def test_divider_moves_by_mouse_and_keys(browser: Browser) -> None:
     from selenium.webdriver import ActionChains
 
     before = browser.screenshot(".pane")
@@ -77,7 +77,7 @@ def test_the_slider_wipes(browser: Browser) -> None:
     assert browser.run("return document.getElementById('stage').dataset.drawn").endswith(" 0")
 
 
-def test_frames_step_and_play(browser: Browser) -> None:
+def test_frames_step_wrap_and_play(browser: Browser) -> None:
     first = canvas(browser)
     browser.press(RIGHT)
     browser.wait_until_drawn("0 wipe vtok 12 1")
@@ -88,7 +88,7 @@ def test_frames_step_and_play(browser: Browser) -> None:
     browser.press(END)
     browser.wait_until_drawn(f"0 wipe vtok 12 {FRAMES - 1}")
     assert "9 / 9" in browser.find("#time").text
-    browser.press(RIGHT)  # round and round
+    browser.press(RIGHT)  # wraps around
     browser.wait_until_drawn("0 wipe vtok 12 0")
     browser.find("#back").click()
     browser.wait_until_drawn(f"0 wipe vtok 12 {FRAMES - 1}")
@@ -98,12 +98,13 @@ def test_frames_step_and_play(browser: Browser) -> None:
     browser.wait_for("return Number(document.getElementById('frame').value) >= 3")
     assert browser.find("#play").get_attribute("aria-label") == "Pause"
     browser.press(SPACE)
-    stood = browser.run("return document.getElementById('frame').value")
     assert browser.find("#play").get_attribute("aria-label") == "Play"
-    assert browser.run("return document.getElementById('frame').value") == stood
+    paused_at = browser.run("return document.getElementById('frame').value")
+    browser.run("return new Promise((done) => setTimeout(done, 200))")  # five frames long
+    assert browser.run("return document.getElementById('frame').value") == paused_at
 
 
-def test_another_rate(browser: Browser) -> None:
+def test_rates_change_picture_and_figures(browser: Browser) -> None:
     true = drawn_frames(FRAMES, WIDTH, HEIGHT)[0]
     errors = []
     for bits in (6, 12, 18):
@@ -118,7 +119,7 @@ def test_another_rate(browser: Browser) -> None:
     assert browser.run("return document.querySelectorAll('#curves .chosen').length") == 1
 
 
-def test_the_error_map_shows_where_the_error_is(browser: Browser) -> None:
+def test_error_map_is_bright_at_large_errors(browser: Browser) -> None:
     browser.press("2")
     browser.wait_until_drawn("0 error vtok 12 0")
     heat = canvas(browser, 1).astype(float).sum(-1)
@@ -139,7 +140,7 @@ def test_the_error_map_shows_where_the_error_is(browser: Browser) -> None:
     assert float(shown[1]) == pytest.approx(gap.mean(), abs=0.02)
 
 
-def test_each_code_has_its_colour(browser: Browser) -> None:
+def test_code_map_has_one_colour_per_code(browser: Browser) -> None:
     codes = make_exhibit(frames=FRAMES, size=(WIDTH, HEIGHT)).codes
     for view, plane, frame, step in (("bits", 0, 0, 0), ("hash", 1, 0, 0), ("hash", 1, 3, 2)):
         browser.open(
@@ -152,17 +153,17 @@ def test_each_code_has_its_colour(browser: Browser) -> None:
             view,
         )
         browser.wait_until_drawn(f"0 codes vtok 12 {frame}")
-        cells = canvas(browser, 1)[2::4, 2::4].reshape(-1, 3)  # the middle of each position
+        cells = canvas(browser, 1)[2::4, 2::4].reshape(-1, 3)  # the centre of each position
         shown = codes[plane, step].ravel()
         assert len(cells) == len(shown)
         pairs = {(code, tuple(colour)) for code, colour in zip(shown, cells.tolist(), strict=True)}
-        assert len(pairs) == len(set(shown.tolist()))  # one colour a code
+        assert len(pairs) == len(set(shown.tolist()))  # one colour for each code
         distinct = len({colour for _, colour in pairs})
         assert distinct == len(pairs) if view == "bits" else distinct > 0.8 * len(pairs)
 
 
 @pytest.mark.parametrize(("view", "panes"), [("pair", 4), ("all", 4)])
-def test_panes_in_step(browser: Browser, view: str, panes: int) -> None:
+def test_all_panes_show_the_same_frame(browser: Browser, view: str, panes: int) -> None:
     browser.press("4" if view == "pair" else "5", RIGHT)
     browser.wait_until_drawn(f"0 {view} vtok 12 1")
     assert browser.run("return document.querySelectorAll('.pane').length") == panes
@@ -174,7 +175,7 @@ def test_panes_in_step(browser: Browser, view: str, panes: int) -> None:
         assert width / height == pytest.approx(WIDTH / HEIGHT, rel=0.02)
 
 
-def test_a_magnified_picture(browser: Browser) -> None:
+def test_zoom_magnifies_within_the_pane(browser: Browser) -> None:
     before = browser.screenshot(".pane")
     browser.press("z", "z")
     browser.wait_for("return document.querySelector('#panes.zoomed')")
@@ -183,7 +184,7 @@ def test_a_magnified_picture(browser: Browser) -> None:
     assert browser.run("return document.querySelector('.pane').clientWidth") == before.shape[1]
 
 
-def test_what_is_looked_at_stays_in_the_address(browser: Browser, pages: Path) -> None:
+def test_view_is_kept_in_the_address(browser: Browser, pages: Path) -> None:
     browser.press("5", RIGHT, RIGHT, ".")
     browser.wait_for(
         "return location.hash.includes('frame=2') && location.hash.includes('bits=18')"
@@ -195,7 +196,7 @@ def test_what_is_looked_at_stays_in_the_address(browser: Browser, pages: Path) -
     browser.wait_until_drawn(f"0 wipe vtok 12 {FRAMES - 1}")
 
 
-def test_several_clips_and_codecs(browser: Browser, pages: Path) -> None:
+def test_page_of_several_clips_and_codecs(browser: Browser, pages: Path) -> None:
     browser.open(pages / "two.html")
     assert "owned" not in browser.driver.title
     name = Path(EVIL).name
@@ -206,9 +207,9 @@ def test_several_clips_and_codecs(browser: Browser, pages: Path) -> None:
     assert len(browser.run("return [...document.querySelectorAll('.curve')].map(String)")) == 3
     assert "x264" in browser.find(".tag.right").text
     browser.press(END)
-    browser.wait_until_drawn("0 wipe x264 12 3")  # of four pictures of six frames
+    browser.wait_until_drawn("0 wipe x264 12 3")  # four of its six frames are on the page
     assert browser.run("return document.querySelectorAll('#timeline .unseen').length") == 1
     browser.press("n")
-    browser.wait_until_drawn("1 wipe vtok 12 3")  # that clip has no codecs
+    browser.wait_until_drawn("1 wipe vtok 12 3")  # that clip has no other codecs
     browser.press("p")
     browser.wait_until_drawn("0 wipe vtok 12 3")

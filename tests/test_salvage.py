@@ -10,8 +10,8 @@ from codefiles import all_frames, load_tiny, random_file
 from commands import rows, vtok
 
 from vtok.codefile import Chunk, CodeFileReader
-from vtok.codefile.byte_source import ByteSource
 from vtok.codefile.reader import find_heads
+from vtok.codefile.records import ByteSource
 from vtok.models.load import LoadedTokenizer
 from vtok.pipeline.edit import join_files
 

@@ -1,4 +1,4 @@
-"""TokenLearner, V1.0, V1.1 and TokenFuser equal their formulas, and refuse what does not fit."""
+"""TokenLearner, V1.0, V1.1 and TokenFuser: formulas, layouts, invalid inputs."""
 
 from collections.abc import Callable
 from itertools import product
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vtok.errors import ShapeError, UsageError
+from vtok.errors import OptionError, ShapeError
 from vtok.nn.token_learner import TokenFuser, TokenLearner, TokenLearnerV10, TokenLearnerV11
 
 C, S = 6, 4
@@ -63,7 +63,7 @@ def conv3x3(frame: Tensor, weight: Tensor) -> Tensor:
 
 
 def zeta_maps(frame: Tensor, p: Params, num_layers: int) -> Tensor:
-    """[C, H, W] -> [S, H, W], by S copies of the input and a stack of its own for each."""
+    """[C, H, W] -> [S, H, W], by S copies of the input and S separate stacks."""
     stacks = [frame] * S
     for layer in range(num_layers):
         weights = p[f"net.{2 * layer}.weight"].chunk(S)
@@ -102,14 +102,14 @@ def fuser_reference(frame: Tensor, p: Params, tokens: Tensor) -> Tensor:
 
 
 def frames_of(x: Tensor) -> Tensor:
-    """Any layout -> [B, T, C, H, W], a sequence as a 3x3 grid."""
+    """Convert any layout to [B, T, C, H, W], a sequence to a 3x3 grid."""
     if x.ndim == 3:
         return torch.stack([grid_of(rows, 3, 3) for rows in x])[:, None]
     return x[:, None] if x.ndim == 4 else x.transpose(1, 2)
 
 
 def per_frame(x: Tensor, function: Callable[..., Tensor], *args: Tensor) -> Tensor:
-    """Applies function to each frame, and to its tokens where given: [B, T, ...]."""
+    """Apply a function to each frame, and to its tokens if given: [B, T, ...]."""
     frames = frames_of(x)
     inputs = [frames, *(arg if x.ndim == 5 else arg[:, None] for arg in args)]
     each = product(*map(range, frames.shape[:2]))
@@ -118,7 +118,7 @@ def per_frame(x: Tensor, function: Callable[..., Tensor], *args: Tensor) -> Tens
 
 
 def randomised(module: nn.Module) -> tuple[nn.Module, Params]:
-    """The module in float64 with every parameter drawn anew, and copies of its parameters."""
+    """Return the module in float64 with random parameters, and copies of the parameters."""
     module.double()
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.6)
@@ -143,7 +143,7 @@ def double(*shape: int) -> Tensor:
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 @pytest.mark.parametrize("lead", [(), (2,), (2, 3)])
-def test_token_learner_is_its_formula(num_layers: int, lead: tuple[int, ...]) -> None:
+def test_token_learner_formula(num_layers: int, lead: tuple[int, ...]) -> None:
     learner = TokenLearner(dim=C, ff_mult=3, num_output_tokens=S, num_layers=num_layers)
     module, params = randomised(learner)
     x = double(*lead, C, 3, 5)
@@ -156,7 +156,7 @@ def test_token_learner_is_its_formula(num_layers: int, lead: tuple[int, ...]) ->
 
 @each_layout
 @each_paper_learner
-def test_paper_learners_are_their_formulas(kind: str, layout: str) -> None:
+def test_paper_learner_formulas(kind: str, layout: str) -> None:
     learner = PAPER[kind]()
     module, params = randomised(learner)
     x = double(*LAYOUTS[layout])
@@ -172,7 +172,7 @@ def test_paper_learners_are_their_formulas(kind: str, layout: str) -> None:
 
 
 @each_layout
-def test_fuser_is_its_formula(layout: str) -> None:
+def test_fuser_formula(layout: str) -> None:
     module, params = randomised(TokenFuser(S, C))
     x = double(*LAYOUTS[layout])
     tokens = double(2, 3, S, C) if layout == "video" else double(2, S, C)
@@ -183,7 +183,7 @@ def test_fuser_is_its_formula(layout: str) -> None:
     assert_same_with_gradients(module(tokens, x), expected, [tokens, x], module, params)
 
 
-def test_documented_calls_give_the_documented_shapes() -> None:
+def test_documented_calls() -> None:
     image = torch.randn(1, 64, 32, 32)
     assert TokenLearner(dim=64)(image).shape == (1, 64, 8)
     head = nn.Sequential(TokenLearner(dim=64), nn.Flatten(), nn.Linear(64 * 8, 10))
@@ -206,7 +206,7 @@ def test_num_layers_counts_convolutions(num_layers: int) -> None:
 
 
 @each_paper_learner
-def test_frames_of_a_video_are_tokenised_and_fused_alone(kind: str) -> None:
+def test_frames_are_independent(kind: str) -> None:
     module, fuser = PAPER[kind](), TokenFuser(S, C)
     nn.init.normal_(fuser.mix.weight)
     video = torch.randn(2, C, 3, 4, 5)
@@ -218,7 +218,7 @@ def test_frames_of_a_video_are_tokenised_and_fused_alone(kind: str) -> None:
         torch.testing.assert_close(fused[:, :, t], fuser(tokens[:, t], frame))
 
 
-def test_v11_ignores_the_order_of_positions_and_v10_does_not() -> None:
+def test_only_v10_depends_on_the_order_of_positions() -> None:
     x = torch.randn(2, 25, C)
     order = torch.randperm(25)
     v11, v10 = TokenLearnerV11(S, C), TokenLearnerV10(S, C)
@@ -227,7 +227,7 @@ def test_v11_ignores_the_order_of_positions_and_v10_does_not() -> None:
     assert not torch.allclose(v10(x[:, order]), v10(x), atol=1e-3)
 
 
-def test_v11_maps_sum_to_one_so_a_flat_frame_is_its_own_token() -> None:
+def test_v11_maps_sum_to_one() -> None:
     learner = TokenLearnerV11(S, C)
     maps = learner.maps(torch.randn(2, C, 3, 4, 5))
     torch.testing.assert_close(maps.sum((-2, -1)), torch.ones(2, 3, S))
@@ -236,7 +236,7 @@ def test_v11_maps_sum_to_one_so_a_flat_frame_is_its_own_token() -> None:
     torch.testing.assert_close(learner(flat), pixel[:, None].expand(2, S, C))
 
 
-def test_new_fuser_gives_zeros_and_learns_from_the_first_step() -> None:
+def test_new_fuser_returns_zeros_and_has_gradients() -> None:
     fuser = TokenFuser(S, C)
     tokens, x = torch.randn(2, S, C), torch.randn(2, C, 3, 4)
     out = fuser(tokens, x)
@@ -250,7 +250,7 @@ def test_new_fuser_gives_zeros_and_learns_from_the_first_step() -> None:
 
 @each_layout
 @each_paper_learner
-def test_half_precision_and_empty_batches_pass(kind: str, layout: str) -> None:
+def test_half_precision_and_empty_batches(kind: str, layout: str) -> None:
     module, fuser = PAPER[kind](), TokenFuser(S, C)
     nn.init.normal_(fuser.mix.weight)
     x = torch.randn(LAYOUTS[layout])
@@ -287,13 +287,13 @@ def fuse(tokens: tuple[int, ...], x: tuple[int, ...]) -> object:
 
 
 @pytest.mark.parametrize(("call", "message"), BAD_CALLS, ids=[text for _, text in BAD_CALLS])
-def test_what_does_not_fit_is_refused_in_one_line(call: Callable[[], object], message: str) -> None:
+def test_invalid_inputs(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ShapeError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, ValueError)
 
 
-def test_unknown_reduction_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match='"sum" or "mean"'):
+def test_unknown_reduction() -> None:
+    with pytest.raises(OptionError, match='"sum" or "mean"'):
         TokenLearnerV10(2, 4, reduction="max")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The page of the ViT experiment shows what its results say."""
+"""docs/token_learner_vit.md matches the results file."""
 
 import sys
 from pathlib import Path
@@ -17,11 +17,11 @@ from vtok.errors import InputError  # noqa: E402
 PAGE = ROOT / "docs" / "token_learner_vit.md"
 
 
-def test_the_page_shows_the_table_of_its_results() -> None:
+def test_page_has_the_table_of_the_results() -> None:
     assert markdown(Results(PAGE.with_suffix(".json"), list(vit.VARIANTS))) in PAGE.read_text()
 
 
-def test_the_commands_of_the_page_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = PAGE.read_text().splitlines()
     commands = [line.partition("#")[0] for line in lines if line.startswith("python examples/")]
     assert len(commands) >= 3
@@ -30,7 +30,7 @@ def test_the_commands_of_the_page_are_understood(monkeypatch: pytest.MonkeyPatch
         experiment.parse()
 
 
-def test_a_new_table_takes_the_place_of_the_old(tmp_path: Path) -> None:
+def test_table_is_replaced(tmp_path: Path) -> None:
     results = Results(tmp_path / "none.json", list(vit.VARIANTS))
     page = tmp_path / "page.md"
     for ending in ("\n\nafter\n\nit\n", "\n"):

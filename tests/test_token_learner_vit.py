@@ -1,4 +1,4 @@
-"""The ViT experiment in examples/: fair pairs, honest counts, results that outlive an interrupt."""
+"""examples/token_learner_vit.py: architectures, operation counts, splits, resumed results."""
 
 import json
 import math
@@ -23,7 +23,7 @@ PATCHES, WIDTH, HIDDEN = 64, 128, 256
 
 
 def make_set(count: int = 40, classes: int = 2, channels: int = 1) -> image_sets.ImageSet:
-    """Noise, brighter in each class than in the one before."""
+    """Make noise images whose brightness depends on the class."""
     generator = torch.Generator().manual_seed(5)
     labels = torch.arange(count) % classes
     noise = torch.randint(60, (count, channels, 52, 52), generator=generator)
@@ -49,7 +49,7 @@ def reduction_operations(kind: str, tokens: int) -> int:
 
 
 @pytest.mark.parametrize("name", vit.VARIANTS)
-def test_operations_are_those_counted_by_hand(name: str) -> None:
+def test_operation_counts(name: str) -> None:
     variant = vit.VARIANTS[name]
     expected = PATCHES * 3 * 36 * WIDTH + WIDTH * 7  # 6x6 pixels of 3 colours; 7 classes
     expected += variant.after * block_operations(PATCHES)
@@ -59,7 +59,7 @@ def test_operations_are_those_counted_by_hand(name: str) -> None:
     assert vit.operations(variant, channels=3, classes=7) == expected
 
 
-def test_the_variants_are_those_to_compare() -> None:
+def test_variants() -> None:
     names = set(vit.VARIANTS) - {"plain"}
     expected = {
         f"{kind}-{tokens}-after{after}"
@@ -71,7 +71,7 @@ def test_the_variants_are_those_to_compare() -> None:
 
 
 @pytest.mark.parametrize("name", vit.VARIANTS)
-def test_a_variant_reduces_where_it_says(name: str) -> None:
+def test_reduction_after_block(name: str) -> None:
     variant = vit.VARIANTS[name]
     model = vit.ViT(variant, 1, 3).eval()
     seen: list[int] = []
@@ -82,7 +82,7 @@ def test_a_variant_reduces_where_it_says(name: str) -> None:
 
 
 @pytest.mark.parametrize(("tokens", "grid"), [(8, (2, 4)), (4, (2, 2))])
-def test_average_pool_is_the_mean_of_equal_rectangles(tokens: int, grid: tuple[int, int]) -> None:
+def test_average_pool(tokens: int, grid: tuple[int, int]) -> None:
     x = torch.randn(2, 64, 5)
     rows_of, columns = 8 // grid[0], 8 // grid[1]
     cells = x.reshape(2, grid[0], rows_of, grid[1], columns, 5)
@@ -91,7 +91,7 @@ def test_average_pool_is_the_mean_of_equal_rectangles(tokens: int, grid: tuple[i
     )
 
 
-def test_variants_of_a_seed_start_with_equal_weights() -> None:
+def test_shared_weights_start_equal() -> None:
     def weights(name: str, seed: int) -> dict[str, torch.Tensor]:
         torch.manual_seed(seed)
         return vit.ViT(vit.VARIANTS[name], 1, 3).state_dict()
@@ -104,15 +104,15 @@ def test_variants_of_a_seed_start_with_equal_weights() -> None:
         assert all(torch.equal(value, own[key]) for key, value in plain.items()), name
 
 
-def test_dropout_drops_a_tenth_and_keeps_the_mean() -> None:
-    dropout, x = vit.Dropout(), torch.ones(999, 333)  # no multiple of four elements
+def test_dropout() -> None:
+    dropout, x = vit.Dropout(), torch.ones(999, 333)  # not a multiple of four elements
     dropped = dropout.train()(x)
     assert dropped.unique().tolist() == pytest.approx([0, 1 / 0.9])
     assert float((dropped == 0).float().mean()) == pytest.approx(0.1, abs=0.005)
     assert torch.equal(dropout.eval()(x), x)
 
 
-def test_five_seeds_test_on_each_image_once_and_train_on_the_others() -> None:
+def test_five_seeds_are_a_cross_validation() -> None:
     labels = torch.tensor([0] * 40 + [1] * 13 + [2] * 7)
     tested = []
     for seed in range(5):
@@ -127,7 +127,7 @@ def test_five_seeds_test_on_each_image_once_and_train_on_the_others() -> None:
     assert not torch.equal(first, sixth)
 
 
-def test_a_crop_is_a_window_of_its_image_and_a_flip_its_mirror() -> None:
+def test_augmentation() -> None:
     rows_at, columns_at = torch.meshgrid(torch.arange(52), torch.arange(52), indexing="ij")
     images = torch.stack([rows_at, columns_at]).byte().expand(50, 2, 52, 52)
     plain = experiment.augment(images, False, torch.Generator().manual_seed(3))
@@ -141,7 +141,7 @@ def test_a_crop_is_a_window_of_its_image_and_a_flip_its_mirror() -> None:
     assert 10 < int(mirrored.sum()) < 40
 
 
-def test_batches_are_the_same_whatever_a_model_draws() -> None:
+def test_batches_do_not_depend_on_global_random_state() -> None:
     images, setting = make_set(), experiment.Setting(epochs=2, batch=16)
     chosen = torch.arange(3, 38)
     first = list(experiment.batches(images, chosen, setting, seed=4))
@@ -155,7 +155,7 @@ def test_batches_are_the_same_whatever_a_model_draws() -> None:
     assert torch.equal(epoch.sort().values, images.labels[chosen].sort().values)
 
 
-def test_training_learns_and_is_repeatable() -> None:
+def test_training_is_repeatable() -> None:
     images = make_set()
     setting = experiment.Setting(epochs=4, batch=8)
     variant = vit.VARIANTS["v11-8-after2"]
@@ -165,7 +165,7 @@ def test_training_learns_and_is_repeatable() -> None:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[tuple]]:
-    """Runs the script on made images with a training that only notes its calls."""
+    """Run the script on synthetic images with a fake training that records its calls."""
     monkeypatch.setattr(experiment, "load_images", lambda folder, size: make_set(count=42))
     monkeypatch.setattr(experiment, "SPEED_ROUNDS", 1)
 
@@ -189,13 +189,13 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., li
 TWO = ("--variants", "plain", "v10-4-after3", "--seeds", "2")
 
 
-def test_an_interrupted_experiment_goes_on(
+def test_interrupted_experiment_resumes(
     command: Callable[..., list[tuple]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
         command(*TWO, fail_at=3)
     assert stopped.value.code == 130
-    assert "goes on" in capsys.readouterr().err
+    assert "resumes" in capsys.readouterr().err
     command("--table")
     assert "| plain | 38.0 | 100.0% | 1.00 | 2 | 68.75 ± 6.25 | - |" in capsys.readouterr().out
     assert command(*TWO) == [("v10-4-after3", 1)]  # a seed of all variants before the next seed
@@ -209,7 +209,7 @@ def test_an_interrupted_experiment_goes_on(
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
 
 
-def test_without_a_seed_there_are_operations_and_speeds(
+def test_no_seeds_measure_operations_and_speeds(
     command: Callable[..., list[tuple]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command("--variants", "linear-4-after2", "--seeds", "0", "--json") == []
@@ -220,7 +220,7 @@ def test_without_a_seed_there_are_operations_and_speeds(
     assert (linear["seeds"], linear["accuracy"]) == (0, None)
 
 
-def test_runs_of_two_settings_are_not_mixed(
+def test_settings_are_not_mixed(
     command: Callable[..., list[tuple]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     command(*TWO)
@@ -234,10 +234,10 @@ def test_runs_of_two_settings_are_not_mixed(
     with pytest.raises(SystemExit) as stopped:
         command("--variants", "v12")
     assert stopped.value.code == 2
-    assert "v12: no such variant" in capsys.readouterr().err
+    assert "v12: unknown variant" in capsys.readouterr().err
 
 
-def test_the_table_is_computed_as_by_hand(tmp_path: Path) -> None:
+def test_table(tmp_path: Path) -> None:
     results = Results(tmp_path / "none.json", list(vit.VARIANTS))
     for name, correct in {"plain": (90, 92, 97), "v11-8-after2": (91, 90)}.items():
         results.runs += [Run(name, seed, right, 100, 1.0) for seed, right in enumerate(correct)]
@@ -261,14 +261,14 @@ RUN = b'[{"variant": "%s", "seed": 0, "correct": %d, "tested": %d, "seconds": 1}
      HEAD + b'[{"variant": "plain"}]}', HEAD + RUN % (b"plain", 1, 0),
      HEAD + RUN % (b"plain", 1, -2), HEAD + RUN % (b"v99", 1, 2)],
 )  # fmt: skip
-def test_a_file_of_something_else_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_foreign_results_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "r.json"
     path.write_bytes(content)
     with pytest.raises(InputError, match="experiment"):
         Results(path, list(vit.VARIANTS))
 
 
-def test_results_of_other_images_are_refused(tmp_path: Path) -> None:
+def test_results_of_other_images(tmp_path: Path) -> None:
     results = Results(tmp_path / "r.json", ["plain"])
     results.begin({"data": "a", "fingerprint": "1"})
     results.begin({"data": "moved", "fingerprint": "1"})
@@ -276,7 +276,7 @@ def test_results_of_other_images_are_refused(tmp_path: Path) -> None:
         results.begin({"data": "moved", "fingerprint": "2"})
 
 
-def test_speeds_are_multiples_of_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speeds_are_relative_to_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiment, "SPEED_ROUNDS", 1)
     speeds = experiment.measure_speed([vit.VARIANTS["average-4-after2"]], 1, 2)
     assert speeds["plain"] == 1

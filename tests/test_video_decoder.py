@@ -52,9 +52,7 @@ def test_expected_video_is_started_early(tmp_path: Path, decoder: Decoder) -> No
     assert decoder._child is process
     assert not requested  # it was already running
     del process.request
-    assert numbers_in(path, decoder, start_seconds=0.5) == list(
-        range(15, 40)
-    )  # the expectation is used once
+    assert numbers_in(path, decoder, start_seconds=0.5) == list(range(15, 40))  # used once
     for unwanted in (make_request(path, 0.0, None, None, None), {"path": "none.mp4"}):
         decoder.expect(unwanted)
         assert numbers_in(other, decoder) == list(range(30))

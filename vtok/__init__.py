@@ -23,8 +23,10 @@ from vtok.errors import (
 
 if TYPE_CHECKING:
     from vtok.codefile.reader import CodeFileReader
-    from vtok.dataset.api import DatasetOptions, encode_dataset
-    from vtok.dataset.scheduler import Manner, Totals
+    from vtok.dataset.api import encode_dataset
+    from vtok.dataset.options import DatasetOptions, FailureLimit
+    from vtok.dataset.partition import Partition
+    from vtok.dataset.scheduler import Totals
     from vtok.evaluation.clips import Part
     from vtok.evaluation.compare import Comparison, compare_file
     from vtok.evaluation.evaluate import EvalOptions, evaluate_file
@@ -65,15 +67,16 @@ __all__ = [
     "DumpOptions",
     "EncodeOptions",
     "EvalOptions",
+    "FailureLimit",
     "InputError",
     "LoadedTokenizer",
     "LossBreakdown",
-    "Manner",
     "ModelCache",
     "OptionError",
     "OutputError",
     "Part",
     "PartialFailure",
+    "Partition",
     "Point",
     "Result",
     "ShapeError",
@@ -113,8 +116,10 @@ __all__ = [
 
 _NAMES = {
     "vtok.codefile.reader": "CodeFileReader",
-    "vtok.dataset.api": "DatasetOptions encode_dataset",
-    "vtok.dataset.scheduler": "Manner Totals",
+    "vtok.dataset.api": "encode_dataset",
+    "vtok.dataset.options": "DatasetOptions FailureLimit",
+    "vtok.dataset.partition": "Partition",
+    "vtok.dataset.scheduler": "Totals",
     "vtok.evaluation.clips": "Part",
     "vtok.evaluation.compare": "Comparison compare_file",
     "vtok.evaluation.evaluate": "EvalOptions evaluate_file",

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,9 +17,8 @@ from vtok.cli.options import argument, expand_options, option
 from vtok.errors import CodeFileError, PartialFailure, UsageError, VtokError
 
 if TYPE_CHECKING:
-    from vtok.dataset.api import DatasetOptions
-    from vtok.dataset.item import Entry, Fault
-    from vtok.dataset.scheduler import Totals
+    from vtok.dataset.api import DryRun
+    from vtok.dataset.scheduler import RunObserver, Totals
     from vtok.dataset.sources import Inputs
 
 FORMATS = ("vtok", "npy", "safetensors", "tar", "tar-vtok", "memmap", "parquet")
@@ -70,17 +67,17 @@ class WorkerOptions:
         int | None,
         option("--batch", "N", "Clips per model call. [default: 1, on a GPU 8]"),
     ] = None
-    clip_seconds: Annotated[
+    clip_timeout_seconds: Annotated[
         float | None,
         option("--clip-timeout", "SECONDS", "Longest time for one clip. [default: no limit]"),
     ] = None
-    memory_limit: Annotated[
+    memory_mb: Annotated[
         int, option("--memory", "MB", "Memory limit of a decoder process; 0 for none.")
     ] = 4096
 
-    def put_into(self, options: DatasetOptions) -> DatasetOptions:
-        """Copy `options` with these fields."""
-        return replace(options, **{**vars(self), "memory_limit": self.memory_limit * 2**20 or None})
+    def fields(self) -> dict[str, Any]:
+        """The fields as arguments of `DatasetOptions`."""
+        return {**vars(self), "memory_mb": self.memory_mb or None}
 
 
 @expand_options
@@ -104,7 +101,7 @@ def encode(
     size: opt.Size = None,
     fps: opt.Rate = None,
     shard_size: Annotated[int, option("--shard-size", "N", "Clips per shard.")] = 1000,
-    shard: Annotated[
+    partition: Annotated[
         str | None,
         option(
             "--shard",
@@ -123,7 +120,7 @@ def encode(
         option("--ray-address", "ADDRESS", "Ray cluster, such as auto. [default: a local one]"),
     ] = None,
     timeout_seconds: opt.Timeout = 60.0,
-    measure: Annotated[
+    psnr: Annotated[
         bool, option("--psnr", None, "Decode the codes and measure the PSNR: slower.")
     ] = False,
     retry_failed: Annotated[
@@ -137,11 +134,8 @@ def encode(
         option("--overwrite", None, "Replace unknown files, and codes made with other options."),
     ] = False,
     dry_run: Annotated[
-        bool, option("--dry-run -n", None, "Print what would be done, and an estimate of it.")
+        bool, option("--dry-run -n", None, "Print what would be encoded and skipped.")
     ] = False,
-    sample: Annotated[
-        int, option("--sample", "N", "Clips that --dry-run encodes for its estimate.")
-    ] = 3,
     as_json: Json = False,
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
@@ -159,16 +153,16 @@ def encode(
       vtok dataset encode 'shards/*.tar' -o codes --to memmap --size 256x256
       vtok dataset encode videos/ -o codes --shard auto    in a Slurm array: one part per task
     """
-    from vtok.dataset.api import DatasetOptions
-    from vtok.dataset.partition import parse_share
-    from vtok.dataset.scheduler import Limit, Manner
+    from vtok.dataset import api
+    from vtok.dataset.options import DatasetOptions, FailureLimit
+    from vtok.dataset.partition import parse_partition
     from vtok.pipeline.options import EncodeOptions
     from vtok.video.frames import parse_fps
 
     found = _inputs(inputs, files_from, null, columns)
     options = DatasetOptions(
         to=to,
-        codec=EncodeOptions(
+        encode=EncodeOptions(
             to="vtok" if to not in ("npy", "safetensors") else to,
             size=size,
             fps=None if fps is None else parse_fps(fps),
@@ -176,33 +170,30 @@ def encode(
             timeout_seconds=timeout_seconds,
         ),
         shard_size=shard_size,
-        measure=measure,
-        model=model,
+        psnr=psnr,
         dtype=dtype,
         engine=engine,
         ray_address=ray_address,
-        manner=Manner(
-            part=parse_share(shard, os.environ),
-            retry_failed=retry_failed,
-            overwrite=overwrite,
-            max_failures=None if max_failures is None else Limit.parse(max_failures),
-        ),
+        partition=parse_partition(partition, os.environ),
+        retry_failed=retry_failed,
+        overwrite=overwrite,
+        max_failures=None if max_failures is None else FailureLimit.parse(max_failures),
+        **limits.fields(),
     )
-    options = limits.put_into(options)
     if dry_run:
-        _forecast(found, Path(output), options, sample, as_json=as_json)
+        _print_dry_run(api.dry_run(found, output, model=model, options=options), as_json=as_json)
         return
-    from vtok.dataset.sources import find_entries
 
-    entries = find_entries(replace(found, skip=Path(output)))
-    _run(entries, output, options, found.names, as_json=as_json, quiet=quiet)
+    def run(observer: RunObserver) -> Totals:
+        return api.encode_dataset(found, output, model=model, options=options, observer=observer)
+
+    _run(run, output, as_json=as_json, quiet=quiet)
 
 
 def _inputs(
     names: list[str] | None, lists: list[str] | None, null: bool, columns: ColumnOptions
 ) -> Inputs:
-    from vtok.dataset.sources import Inputs
-    from vtok.dataset.tables import Columns
+    from vtok.dataset.sources import Columns, Inputs
 
     if not names and not lists:
         raise UsageError("nothing to encode: give folders, files, tables, or --files-from")
@@ -217,15 +208,7 @@ def _inputs(
     return Inputs(tuple(names or ()), tuple(opened), null, found)
 
 
-def _run(
-    found: Iterable[Entry | Fault],
-    output: str,
-    options: DatasetOptions,
-    origins: Sequence[str],
-    *,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+def _run(run: Callable[[RunObserver], Totals], output: str, *, as_json: bool, quiet: bool) -> None:
     """Encode clips into a folder and show the progress.
 
     Raises:
@@ -233,13 +216,9 @@ def _run(
         VtokError: no clip could be encoded.
     """
     from vtok.cli.display import dataset_display, summary_line
-    from vtok.dataset.api import prepared
 
-    with (
-        dataset_display(quiet=quiet, as_json=as_json) as display,
-        prepared(found, Path(output), options, display, origins) as ready,
-    ):
-        totals = ready.run.go(ready.engine, ready.sink)
+    with dataset_display(quiet=quiet, as_json=as_json) as display:
+        totals = run(display)
     if as_json:
         print_json({"kind": "summary", **asdict(totals)})
     say(summary_line(totals), quiet=quiet or as_json)
@@ -249,34 +228,23 @@ def _run(
 def _raise_failures(totals: Totals, output: str) -> None:
     if not totals.bad:
         return
-    text = f"{totals.bad} of {totals.clips + totals.faults} clips failed: see {output}/errors"
-    error = PartialFailure if totals.done + totals.there else VtokError
+    text = f"{totals.bad} of {totals.items + totals.faults} clips failed: see {output}/errors"
+    error = PartialFailure if totals.done + totals.up_to_date else VtokError
     raise error(f"{text}*.jsonl; --retry-failed retries them")
 
 
-def _forecast(
-    inputs: Inputs, output: Path, options: DatasetOptions, sample: int, *, as_json: bool
-) -> None:
-    from vtok.dataset.dry_run import forecast
-    from vtok.dataset.sources import find_entries
-
-    seen = forecast(find_entries(replace(inputs, skip=output)), output, options, sample)
+def _print_dry_run(found: DryRun, *, as_json: bool) -> None:
     if as_json:
-        print_json(seen.to_json())
+        print_json(found.to_json())
         return
-    typer.echo(f"{seen.clips:,} clips, {seen.there:,} up to date, {seen.failed_before:,} "
-               f"failed before, {seen.todo:,} to do, {seen.repeated:,} duplicates")  # fmt: skip
-    for fault in seen.faults:
+    typer.echo(f"{found.items:,} clips, {found.up_to_date:,} up to date, {found.failed_before:,} "
+               f"failed before, {found.todo:,} to do, {found.duplicates:,} duplicates")  # fmt: skip
+    for fault in found.faults:
         typer.echo(one_line(f"not a clip: {fault}"))
-    if seen.num_faults > len(seen.faults):
-        typer.echo(f"... and {seen.num_faults - len(seen.faults):,} more")
-    for id_, name in seen.first.items():
+    if found.num_faults > len(found.faults):
+        typer.echo(f"... and {found.num_faults - len(found.faults):,} more")
+    for id_, name in found.first.items():
         typer.echo(one_line(f"{id_} -> {name}"))
-    if seen.seconds is not None:
-        typer.echo(
-            f"estimated from {seen.sampled} clips, of which {seen.sample_failed} failed: "
-            f"{timedelta(seconds=round(seen.seconds))} and {seen.bytes:,} bytes"
-        )
 
 
 @expand_options
@@ -297,14 +265,17 @@ def retry(
     \b
       vtok dataset retry codes --timeout 600 --memory 16000
     """
-    from vtok.dataset.api import recorded_options
-    from vtok.dataset.folder import DatasetFolder
-    from vtok.dataset.maintenance import failed_entries
+    from vtok.dataset import api
+    from vtok.dataset.options import DatasetOptions
+    from vtok.pipeline.options import EncodeOptions
 
-    about = DatasetFolder(Path(folder))
-    recorded = recorded_options(about.read_about()["recipe"], model, timeout_seconds)
-    failed = list(failed_entries(about))
-    _run(failed, folder, limits.put_into(recorded), (), as_json=as_json, quiet=quiet)
+    encode = EncodeOptions(timeout_seconds=timeout_seconds)
+    options = DatasetOptions(encode=encode, **limits.fields())
+
+    def run(observer: RunObserver) -> Totals:
+        return api.retry_dataset(folder, model=model, options=options, observer=observer)
+
+    _run(run, folder, as_json=as_json, quiet=quiet)
 
 
 def status(folder: Folder, as_json: Json = False, debug: opt.Debug = False) -> None:
@@ -327,7 +298,7 @@ def status(folder: Folder, as_json: Json = False, debug: opt.Debug = False) -> N
         "frames": f"{found.frames:,}",
         "bytes": f"{found.bytes:,}",
         "shards": f"{found.shards:,} written, {found.waiting:,} clips pending",
-        "parts": " ".join(found.parts),
+        "parts": " ".join(found.partitions),
         "made with": " ".join(f"{key}={value}" for key, value in found.recipe.items()
                               if value not in (None, False) and not key.endswith("sha256")),
     }  # fmt: skip
@@ -384,5 +355,7 @@ def merge(
     found = merge_dataset(folder, others or ())
     if as_json:
         print_json(found.to_json())
-    line = f"{folder}: {found.done:,} clips, {found.failed:,} failed, of {len(found.parts)} parts"
+    line = (
+        f"{folder}: {found.done:,} clips, {found.failed:,} failed, of {len(found.partitions)} parts"
+    )
     say(line, quiet=quiet or as_json)

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from vtok.cli.console import one_line, print_json, say, say_error, say_warning, terminal
 from vtok.dataset.reports import MANIFEST
-from vtok.dataset.scheduler import Totals
+from vtok.dataset.scheduler import RunObserver, Totals
 from vtok.training.runlog import Alarm, StepReport, ValidationReport
 
 LINE_EVERY = 20
@@ -56,7 +56,7 @@ def train_display(*, quiet: bool, as_json: bool) -> Iterator[TrainDisplay]:
 
 
 class TrainDisplay:
-    """Prints the events of a run; an `Observer`.
+    """Prints the events of a run; a `RunObserver`.
 
     Args:
         live: draws steps; None prints lines.
@@ -284,8 +284,8 @@ def dataset_display(*, quiet: bool, as_json: bool) -> Iterator[DatasetDisplay]:
         yield DatasetDisplay(live, quiet=False, as_json=as_json)
 
 
-class DatasetDisplay:
-    """Prints the events of a run over a data set; a `Watcher`.
+class DatasetDisplay(RunObserver):
+    """Prints the events of a run over a data set; a `RunObserver`.
 
     Args:
         live: draws progress; None prints lines.
@@ -305,12 +305,12 @@ class DatasetDisplay:
         else:
             self._live.console.print(planned_line(totals), markup=False)
 
-    def ended(self, record: dict[str, Any], totals: Totals) -> None:
+    def finished(self, record: dict[str, Any], totals: Totals) -> None:
         """Show a finished clip."""
         if self._as_json:
             print_json({key: record.get(key) for key in MANIFEST})
         if record["status"] != "ok":
-            self._say_failure(f"{record['id']}: {record.get('stage')}: {record['message']}")
+            self._say_failure(f"{record['id']}: {record.get('phase')}: {record['message']}")
         now = time.monotonic()
         if self._live is not None:
             self._live.update(draw_dataset(totals, now - self._begin))
@@ -327,23 +327,23 @@ class DatasetDisplay:
 
 def planned_line(totals: Totals) -> str:
     """Format what a run will do as one line."""
-    parts = [f"{totals.clips:,} clips", f"{totals.there:,} up to date"]
-    if totals.left_failed:
-        parts.append(f"{totals.left_failed:,} failed before (--retry-failed tries them again)")
+    parts = [f"{totals.items:,} clips", f"{totals.up_to_date:,} up to date"]
+    if totals.failed_before:
+        parts.append(f"{totals.failed_before:,} failed before (--retry-failed tries them again)")
     if totals.faults:
         parts.append(f"{totals.faults:,} that are not clips")
-    if totals.repeated:
-        parts.append(f"{totals.repeated:,} duplicates")
+    if totals.duplicates:
+        parts.append(f"{totals.duplicates:,} duplicates")
     return ", ".join([*parts, f"{totals.todo:,} to do"])
 
 
 def progress_line(totals: Totals, seconds: float) -> str:
     """Format the progress of a run as one line of `name=value`."""
     fields = {
-        "clips": f"{totals.ended}/{totals.todo}",
+        "clips": f"{totals.finished}/{totals.todo}",
         "failed": f"{totals.failed}",
         "frames/s": f"{totals.frames / max(seconds, 1e-9):.1f}",
-        "clips/s": f"{totals.ended / max(seconds, 1e-9):.2f}",
+        "clips/s": f"{totals.finished / max(seconds, 1e-9):.2f}",
         **{PHASE_NAMES[name]: f"{share:.0%}" for name, share in _phase_shares(totals).items()},
         "left": _left(totals, seconds),
     }
@@ -355,7 +355,7 @@ def summary_line(totals: Totals) -> str:
     rate = totals.frames / max(totals.seconds, 1e-9)
     failed = f", {totals.bad:,} failed" if totals.bad else ""
     return (
-        f"{totals.done:,} clips done, {totals.there:,} up to date{failed}: {totals.frames:,} "
+        f"{totals.done:,} clips done, {totals.up_to_date:,} up to date{failed}: {totals.frames:,} "
         f"frames, {totals.bytes:,} bytes, {rate:.0f} frames/s"
     )
 
@@ -367,8 +367,8 @@ def draw_dataset(totals: Totals, seconds: float) -> RenderableType:
         row.add_column(ratio=1 if place == 1 else None, no_wrap=True)
     rate = totals.frames / max(seconds, 1e-9)
     row.add_row(
-        f"{totals.ended:,}/{totals.todo:,} clips",
-        ProgressBar(total=max(1, totals.todo), completed=totals.ended),
+        f"{totals.finished:,}/{totals.todo:,} clips",
+        ProgressBar(total=max(1, totals.todo), completed=totals.finished),
         Text(f"{rate:.0f} frames/s", style="cyan"),
         Text(f"{totals.failed:,} failed", style="red" if totals.failed else "dim"),
         f"{_left(totals, seconds)} left",
@@ -378,8 +378,8 @@ def draw_dataset(totals: Totals, seconds: float) -> RenderableType:
 
 def _phase_shares(totals: Totals) -> dict[str, float]:
     """Share of the workers' time spent in each phase."""
-    whole = sum(totals.spent.values())
-    return {name: seconds / whole for name, seconds in totals.spent.items() if whole}
+    whole = sum(totals.phase_seconds.values())
+    return {name: seconds / whole for name, seconds in totals.phase_seconds.items() if whole}
 
 
 def _where_time_goes(totals: Totals) -> Text:
@@ -391,6 +391,8 @@ def _where_time_goes(totals: Totals) -> Text:
 
 
 def _left(totals: Totals, seconds: float) -> str:
-    if not totals.ended:
+    if not totals.finished:
         return "-:--:--"
-    return str(timedelta(seconds=round(seconds / totals.ended * (totals.todo - totals.ended))))
+    return str(
+        timedelta(seconds=round(seconds / totals.finished * (totals.todo - totals.finished)))
+    )

@@ -223,7 +223,7 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class StoredModelOptions:
-    """The model named in each code file, or another in its place."""
+    """The model named in each code file, or one that replaces it."""
 
     model: ModelInstead = None
     device: Device = "auto"
@@ -239,7 +239,7 @@ class StoredModelOptions:
 
 @dataclass(frozen=True)
 class PrintOptions:
-    """What a command prints."""
+    """JSON, quiet and debug output of a command."""
 
     as_json: Json = False
     quiet: Quiet = False

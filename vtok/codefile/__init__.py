@@ -1,6 +1,10 @@
-"""Codes to bytes and back: the `.vtok` file, described to the byte in docs/format.md."""
+"""Codes to bytes and back: the `.vtok` file, specified to the byte in docs/format.md.
 
-from vtok.codefile.entropy import steps_to_code
+Reading order: `header`, `records` (preamble, chunk heads, footer), `packing` (codes of a chunk),
+`entropy` and `probability` (entropy coder), `writer`, `index` (random access), `reader`, `edit`
+(cut and join), `dump`.
+"""
+
 from vtok.codefile.header import (
     CodeFormat,
     Header,
@@ -9,9 +13,17 @@ from vtok.codefile.header import (
     Transform,
     source_name,
 )
-from vtok.codefile.index import Chunk, Index, StoredChunk
-from vtok.codefile.packing import pack, packed_length, unpack
-from vtok.codefile.parts import CodedPart, encode_parts
+from vtok.codefile.index import Index
+from vtok.codefile.packing import (
+    Chunk,
+    CodedPart,
+    StoredChunk,
+    encode_parts,
+    pack,
+    packed_length,
+    steps_to_code,
+    unpack,
+)
 from vtok.codefile.reader import CodeFileReader
 from vtok.codefile.records import PLAIN, VERSION, IndexEntry
 from vtok.codefile.writer import CodeFileWriter

@@ -1,7 +1,7 @@
-"""Codes for other programs: a dump of a code file as JSON Lines, as text, or as plain integers.
+"""Dumps for other programs: a code file as JSON Lines, text, or plain integers, and back.
 
-Each begins with a line of JSON that holds the header, has one for every chunk, and one at its
-end, so that `load` makes the same code file of it again. docs/format.md has them by example.
+A dump has a line of JSON with the header, one for each chunk, and one at its end, so that
+`DumpReader` restores the same code file. docs/format.md has examples.
 """
 
 from __future__ import annotations
@@ -12,23 +12,24 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from vtok.codefile import canonical
-from vtok.codefile.header import MAX_HEADER_BYTES, CodeFormat, Header
-from vtok.codefile.parts import encode_parts
+from vtok.codefile.header import MAX_HEADER_BYTES, CodeFormat, Header, dump_json, load_json
+from vtok.codefile.packing import encode_parts
 from vtok.codefile.reader import CodeFileReader
-from vtok.codefile.records import PLAIN, VERSION
+from vtok.codefile.records import PIECE_BYTES, PLAIN, VERSION
 from vtok.codefile.writer import CodeFileWriter
 from vtok.errors import CodeFileError, ShapeError
 
 FORMATS = ("jsonl", "text", "bin")
-COMMENT = b"# "  # before each line of JSON in a text
+_COMMENT = b"# "  # before each line of JSON in text
+_LINE_BYTES = MAX_HEADER_BYTES + 4096  # maximum of a line without codes
+_CODE_BYTES = 11  # maximum of a code: ten digits and a separator
 
 
 def dump(reader: CodeFileReader, stream: BinaryIO, kind: str) -> Iterator[tuple[int, int, int]]:
-    """Write a dump of a code file, of the stages that the reader is limited to.
+    """Write a dump of the stages of a code file that the reader is limited to.
 
     Args:
-        reader: may read from a pipe.
+        reader: of a file or a pipe.
         stream: binary, writable.
         kind: one of `FORMATS`.
 
@@ -41,7 +42,7 @@ def dump(reader: CodeFileReader, stream: BinaryIO, kind: str) -> Iterator[tuple[
     header = reader.limited_header
     layout, chunks, frames = header.format, 0, 0
     about: dict[str, Any] = {"dump": kind, "version": list(reader.version)}
-    _line(stream, kind, {**about, "header": canonical.loads(header.to_json())})
+    _line(stream, kind, {**about, "header": load_json(header.to_json())})
     for chunk in reader:
         codes = chunk.codes
         row: dict[str, Any] = {
@@ -64,7 +65,7 @@ def dump(reader: CodeFileReader, stream: BinaryIO, kind: str) -> Iterator[tuple[
 
 
 def integer_type(layout: CodeFormat) -> np.dtype[Any]:
-    """The smallest little-endian unsigned type of 16 or 32 bits that holds a code."""
+    """Return the smaller unsigned type of 16 or 32 bits that holds a code, little-endian."""
     return np.dtype("<u2" if layout.codebook_size <= 2**16 else "<u4")
 
 
@@ -74,16 +75,11 @@ def _as_integers(codes: npt.NDArray[np.int64], layout: CodeFormat) -> bytes:
 
 
 def _line(stream: BinaryIO, kind: str, value: dict[str, Any]) -> None:
-    stream.write((COMMENT if kind == "text" else b"") + canonical.dumps(value) + b"\n")
-
-
-_LINE_BYTES = MAX_HEADER_BYTES + 4096  # of a line without codes
-_CODE_BYTES = 11  # that a code takes at most: ten digits and what parts it from the next
-_PIECE = 1 << 20  # bytes asked for at a time: memory grows with what comes, not with a promise
+    stream.write((_COMMENT if kind == "text" else b"") + dump_json(value) + b"\n")
 
 
 class DumpReader:
-    """Reads a dump of any kind, and writes it as a code file.
+    """Reads a dump of any kind and writes it as a code file.
 
     Attributes:
         header: of the code file.
@@ -94,26 +90,26 @@ class DumpReader:
 
         Args:
             stream: binary, readable, buffered.
-            name: what errors call it.
+            name: of the dump, for errors.
 
         Raises:
-            CodeFileError: if it is no dump, or its header is wrong.
+            CodeFileError: if it is not a dump, or its header is wrong.
         """
         self._stream, self._name = stream, name
-        self._number = 0  # of the line that was read last
+        self._number = 0  # of the last line read
         self._comment = b""
         first = self._read_line(_LINE_BYTES)
-        if first.startswith(COMMENT):
-            self._comment, first = COMMENT, first[len(COMMENT) :]
+        if first.startswith(_COMMENT):
+            self._comment, first = _COMMENT, first[len(_COMMENT) :]
         about = self._parse(first, {"dump", "header", "version"})
         self._kind = about["dump"]
         if self._kind not in FORMATS or (self._kind == "text") != bool(self._comment):
-            self._refuse(f"is no dump of vtok ({', '.join(FORMATS)})")
+            self._refuse(f"is not a dump of vtok ({', '.join(FORMATS)})")
         if about["version"] not in (list(PLAIN), list(VERSION)):
             self._refuse(f"version {str(about['version'])[:20]} is not known: update vtok")
         self._version = PLAIN if about["version"] == list(PLAIN) else VERSION
         try:
-            self.header = Header.from_json(canonical.dumps(about["header"]))
+            self.header = Header.from_json(dump_json(about["header"]))
         except CodeFileError as exc:
             self._refuse(str(exc))
 
@@ -127,7 +123,7 @@ class DumpReader:
             Frames, latent steps and stages of each chunk.
 
         Raises:
-            CodeFileError: naming the line that is wrong.
+            CodeFileError: naming the wrong line.
         """
         count = frames = 0
         with CodeFileWriter(stream, self.header, version=self._version) as writer:
@@ -148,7 +144,7 @@ class DumpReader:
                 self._refuse("is the last one, but more bytes follow")
 
     def _next_row(self) -> dict[str, Any]:
-        """The line of the next chunk, or that at the end."""
+        """Read the line of the next chunk, or the last line."""
         layout, keys = self.header.format, {"coders", "frames", "opens", "steps"}
         limit = _LINE_BYTES
         if self._kind == "jsonl":
@@ -156,7 +152,7 @@ class DumpReader:
             limit, keys = limit + codes * _CODE_BYTES, keys | {"codes"}
         line = self._read_line(limit)
         if not line.startswith(self._comment):
-            self._refuse("is no line of JSON")
+            self._refuse("is not a line of JSON")
         row = self._parse(line[len(self._comment) :], keys)
         if "chunks" in row:
             return row
@@ -172,7 +168,7 @@ class DumpReader:
         return row
 
     def _codes(self, row: dict[str, Any]) -> npt.NDArray[np.int64]:
-        """The codes of a chunk, int64 [stages, num_codebooks, t, h, w]."""
+        """Read the codes of a chunk, int64 `[stages, num_codebooks, t, h, w]`."""
         layout = self.header.format
         shape = (len(row["coders"]), layout.num_codebooks, row["steps"], *layout.grid)
         count = shape[0] * row["steps"] * layout.codes_per_step
@@ -188,23 +184,23 @@ class DumpReader:
     def _from_lists(self, lists: Any, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
         try:
             codes = np.array(lists)
-        except ValueError:  # lists of two lengths
+        except ValueError:  # lists of different lengths
             codes = np.array(None)
         flat = (*shape[:2], shape[2] * shape[3] * shape[4])
         if codes.shape != flat or codes.dtype.kind != "i":
-            self._refuse(f"codes are no integers [{', '.join(map(str, flat))}]")
+            self._refuse(f"codes are not integers [{', '.join(map(str, flat))}]")
         return codes.astype(np.int64).reshape(shape)
 
     def _numbers(self, count: int) -> npt.NDArray[np.int64]:
-        """The codes of one line of text."""
+        """Read the codes of one line of text."""
         words = self._read_line(count * _CODE_BYTES + 1).split()
         if len(words) != count or not all(word.isdigit() and len(word) < 11 for word in words):
-            self._refuse(f"is no line of {count} codes")
+            self._refuse(f"is not a line of {count} codes")
         return np.array([int(word) for word in words], np.int64)
 
     def _read(self, length: int) -> bytes:
         pieces = []
-        while length and (piece := self._stream.read(min(length, _PIECE))):
+        while length and (piece := self._stream.read(min(length, PIECE_BYTES))):
             pieces.append(piece)
             length -= len(piece)
         if length:
@@ -217,12 +213,12 @@ class DumpReader:
         if len(line) > limit:
             self._refuse("is too long")
         if not line.endswith(b"\n"):
-            self._refuse("is missing: the dump was cut" if self._number > 1 else "is no dump")
+            self._refuse("is missing: the dump was cut" if self._number > 1 else "is not a dump")
         return line
 
     def _parse(self, line: bytes, keys: set[str]) -> dict[str, Any]:
         try:
-            value = canonical.loads(line.rstrip(b"\n"))
+            value = load_json(line.rstrip(b"\n"))
         except ValueError as exc:
             self._refuse(f"is not canonical JSON ({exc})")
         if not isinstance(value, dict) or set(value) not in (keys, {"chunks", "frames"}):

@@ -1,278 +1,205 @@
-"""Coder 1: the codes of the stages of a chunk, by an adaptive model of their bits.
+"""Bits with probabilities to bytes and back: binned by probability, coded with rANS.
 
-docs/format.md describes it. A part may look at the stages below of the same chunk and at nothing
-else, so chunks and stages can be cut and read alone.
+A bit is a miss if it is not the more probable value. Misses and hits of about the same probability
+go into the same bin, eight make a byte, and the bytes of a bin are coded with rANS (Duda, arXiv
+1311.2540) by a static table of that bin. Only one step in eight bits is sequential, in Python; all
+else is vectorized.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
-from pathlib import Path
-from types import ModuleType
-from typing import Any
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from vtok.codefile.probability import (
-    CHANCES,
-    EDGE,
-    Contexts,
-    Grid,
-    Integers,
-    Mixer,
-    Numbers,
-    join_bits,
-    make_bands,
-    split_bits,
-)
-from vtok.codefile.rans import BIN_OF, BitDecoder, Bits, Chances, encode_bits, encode_misses
+from vtok.codefile.probability import ONE, Bits, Integers, Probabilities
+from vtok.codefile.records import Damage
 
-Planes = Sequence[Sequence[Integers]]  # [K][t], each as of `split_bits`
-# numba keeps what it compiles beside the source
-_KEPT = any(Path(__file__).parent.glob("__pycache__/compiled.*.nbc"))
-PAYS_AFTER = 1 << 22 if _KEPT else 1 << 24
-"""Bits coded by numpy before the loops are loaded, or compiled, which slows the model meanwhile."""
-_spent = 0
+Bytes = npt.NDArray[np.uint8]
+# Of each bin the least probability of a miss, and the one that its table assumes, out of ONE
+EDGES = (1, 4, 15, 49, 112, 210, 353, 560, 843, 1207, 1642)
+MISSES = (2, 8, 28, 77, 155, 274, 446, 689, 1013, 1417, 1874)
+_FOLDED = np.minimum(np.arange(ONE), ONE - np.arange(ONE))
+_BIN_OF = (np.searchsorted(EDGES, _FOLDED, side="right") - 1).astype(np.uint8)
+_LOW = 1 << 16  # the state of rANS lies in _LOW .. 2**32 - 1
+_MASK = _LOW - 1
+_STATE_BYTES = 4
 
 
-def loops(bits: int) -> ModuleType | None:
-    """The compiled loops, where they are worth while; None: do without.
+class Table(NamedTuple):
+    """Frequencies of bytes.
 
-    Args:
-        bits: to be coded next.
+    Attributes:
+        shares: of each byte, at least 1, 65536 in all.
+        starts: sum of the shares of smaller bytes.
+        symbols: byte of each of the 65536 places.
     """
-    global _spent
-    _spent += bits
-    return compiled() if _spent > PAYS_AFTER else None
+
+    shares: list[int]
+    starts: list[int]
+    symbols: bytes
+    steps: list[tuple[int, int, int, int]]
 
 
 @cache
-def compiled() -> ModuleType | None:
-    """The compiled loops; None where numba is not there, switched off, or of no use."""
-    if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":  # before it takes its 100 MB
-        return None
-    try:
-        import numba  # noqa: F401 - asked for by name, to be an error here or nowhere
-
-        from vtok.codefile import compiled as found
-    except Exception:  # not installed, of another numpy, without a place for what it compiles: any
-        return None
-    return found
-
-
-def encode_stage(
-    fast: ModuleType, planes: Integers, below: Sequence[Planes], mixers: Sequence[Mixer]
-) -> bytes:
-    """Code a stage; see `StageCoder.encode`.
-
-    Args:
-        fast: the compiled loops.
-        planes: of the stage, as of `split_bits` `[K, t, bits, h, w]`.
-        below: those of the stages below that are looked at, the nearest last.
-        mixers: for each codebook.
-    """
-    steps, bits, height, width = planes.shape[1:]
-    count = len(planes) * steps * bits * (height - 2 * EDGE) * (width - 2 * EDGE)
-    missed, bins = np.empty(count, np.bool_), np.empty(count, np.uint8)
-    stream = fast.Stream(missed, bins, np.zeros(1, np.int64), BIN_OF, CHANCES)
-    for book, given in enumerate(planes):
-        under = [stage[book] for stage in below]
-        _code_book(fast, np.zeros_like(given), given, under, mixers[book], stream)
-    return encode_misses(missed, bins, fast)
+def table(number: int) -> Table:
+    """Table of a bin, by number: eight independent misses or hits."""
+    miss, hit = MISSES[number], ONE - MISSES[number]
+    # ONE ** 8 is 2 ** 96
+    by_misses = np.array([max(1, miss**n * hit ** (8 - n) >> 80) for n in range(9)])
+    shares = by_misses[[bin(byte).count("1") for byte in range(256)]]
+    shares[0] += _LOW - shares.sum()
+    symbols = np.repeat(np.arange(256, dtype=np.uint8), shares).tobytes()
+    starts = shares.cumsum() - shares
+    columns = (shares << 16, shares, _LOW - shares, starts)
+    steps = list(zip(*(column.tolist() for column in columns), strict=True))
+    return Table(shares.tolist(), starts.tolist(), symbols, steps)
 
 
-def decode_stage(
-    fast: ModuleType,
-    planes: Integers,
-    below: Sequence[Planes],
-    mixers: Sequence[Mixer],
-    decoder: BitDecoder,
-) -> None:
-    """Find the planes of a stage, given as zeros; see `encode_stage`."""
-    stream = fast.Stream(decoder.missed, np.empty(0, np.uint8), decoder.next, BIN_OF, CHANCES)
-    for book, steps in enumerate(planes):
-        under = [stage[book] for stage in below]
-        _code_book(fast, steps, steps, under, mixers[book], stream)
+class BitEncoder:
+    """Collects bits; see `vtok.codefile.probability.BitCoder`."""
+
+    reads = False
+
+    def __init__(self) -> None:
+        self._missed: list[list[Bits]] = [[np.zeros(0, np.bool_)] for _ in EDGES]
+
+    def code(self, probabilities: Probabilities, values: Integers) -> Bits:
+        """Add bits."""
+        bits = values > 0
+        order, counts = _sort(probabilities)
+        missed = (bits != (probabilities >= ONE // 2)).reshape(-1)[order]
+        begin = 0
+        for pieces, count in zip(self._missed, counts, strict=True):
+            pieces.append(missed[begin : begin + count])
+            begin += count
+        return bits
+
+    def finish(self) -> bytes:
+        """Return the coded bits."""
+        runs = [np.packbits(np.concatenate(p), bitorder="little").tobytes() for p in self._missed]
+        return b"".join(_varint(len(run)) for run in runs) + _encode_bytes(runs)
 
 
-def _code_book(
-    fast: ModuleType,
-    steps: Integers,
-    given: Integers,
-    below: Sequence[Sequence[Integers]],
-    mixer: Mixer,
-    stream: Any,
-) -> None:
-    """Fill in the planes `[t, bits, h, w]` of a codebook; see `compiled.code_book`."""
-    flat = (*steps.shape[:2], -1)
-    under = np.zeros((len(below), *steps.shape), np.int16)
-    for place, stage in enumerate(below):
-        under[place] = stage  # an array, or a list of them for each step
-    higher = np.zeros(steps.shape[1], np.int64)
-    for group in mixer.groups:
-        higher[group] = group.start
-    fast.code_book(
-        steps.reshape(flat),
-        given.reshape(flat),
-        under.reshape(len(under), *steps.shape[:2], steps[0, 0].size),
-        _compiled_grid(fast, *steps.shape[2:]),
-        fast.Learned(mixer.weights, mixer.links, higher, mixer.slowness),
-        stream,
-    )
-
-
-@lru_cache(8)
-def _compiled_grid(fast: ModuleType, padded_height: int, padded_width: int) -> Any:
-    """The passes over steps of this size."""
-    height, width = padded_height - 2 * EDGE, padded_width - 2 * EDGE
-    places, passes, count = [], [], 0
-    for band in make_bands(height, width):
-        rows = np.arange(band.top, band.bottom, band.pitch) + EDGE
-        columns = np.arange(band.left, width, band.pitch) + EDGE
-        places.append((rows[:, None] * padded_width + columns).reshape(-1))
-        count += places[-1].size
-        passes.append((count, band.reach, band.sides, band.corners))
-    # an unsigned index needs no check for one that counts from the end
-    flat = np.concatenate(places).astype(np.uint64)
-    return fast.Grid(flat, np.array(passes, np.int64), np.uint64(padded_width))
-
-
-Codes = npt.NDArray[Any]
-Shape = tuple[int, int, int, int]  # [K, t, h, w]
-CodePass = Callable[[Mixer, Numbers], None]
-MIN_POSITIONS = 64  # of a step: with fewer, most of the time would go into little
-MAX_WIDTH = 1 << 13  # positions in a row: bounds a pass, which has at least one row
-MAX_WORK = 1 << 23  # of all modelled parts of a chunk: bounds time and memory
-PASS_WORK = 128  # of a pass, for each bit of a code and 8, however few positions it has
-MAX_BELOW = 3  # stages below that are looked at, the nearest ones
-
-
-def work(shape: Shape, bits: int) -> int | None:
-    """What it takes to code a stage by coder 1, in bits; None where that may not be."""
-    books, steps, height, width = shape
-    if height * width < MIN_POSITIONS or width > MAX_WIDTH:
-        return None
-    passes = len(make_bands(height, width)) if height * width <= MAX_WORK else MAX_WORK
-    return books * steps * (height * width * bits + PASS_WORK * passes * (bits + 8))
-
-
-def steps_to_code(shape: Shape, bits: int, stages: int) -> int:
-    """How many steps of `[K, most, h, w]` a chunk may have, for all its stages to be coded.
-
-    Returns:
-        `most`, or as often halved as it takes; at least 1, where not all of them may be.
-    """
-    books, steps, height, width = shape
-    while steps > 1 and stages * (work((books, steps, height, width), bits) or 0) > MAX_WORK:
-        steps //= 2
-    return steps
-
-
-class StageCoder:
-    """Codes the stages of a chunk from the first to the last, or decodes them.
+class BitDecoder:
+    """Gives back what `BitEncoder` made; see `vtok.codefile.probability.BitCoder`.
 
     Args:
-        shape: `[K, t, h, w]` of the codes of each stage.
-        bits: of a code, 1..32.
+        data: the bytes.
+        most: the largest number of bits that they may hold.
+
+    Raises:
+        Damage: for bytes that `BitEncoder` does not make.
     """
 
-    def __init__(self, shape: Shape, bits: int) -> None:
-        self._shape, self._bits = shape, bits
-        self._below: list[Codes | Planes] = []  # as codes, until their bits are asked for
+    reads = True
 
-    def encode(self, codes: Codes) -> bytes:
-        """Code the codes of the next stage, integers 0 <= code < 2 ** bits."""
-        planes, fast = split_bits(codes, self._bits), loops(codes.size * self._bits)
-        if fast is not None:
-            data = encode_stage(fast, planes, self._seen(), self._mixers())
-            self._below.append(list(planes))
-            return data
-        coded: list[tuple[Bits, Chances]] = []
+    def __init__(self, data: bytes, most: int) -> None:
+        counts, place = [], 0
+        for _ in EDGES:
+            count, place = _read_varint(data, place)
+            counts.append(count)
+        if sum(counts) > most // 8 + len(EDGES):  # before time and memory are spent on them
+            raise Damage(f"a coded stage of {sum(counts)} bytes of bits, not {most // 8}")
+        runs = _decode_bytes(data[place:], counts)
+        self._missed = [np.unpackbits(r, bitorder="little").view(np.bool_) for r in runs]
+        self._next = [0] * len(EDGES)
 
-        def note(mixer: Mixer, known: Numbers) -> None:
-            chances = mixer.encode(known)
-            coded.append((known[0].reshape(-1) > 0, chances.reshape(-1)))
-
-        self._code(planes, note)
-        known, chances = zip(*coded, strict=True)
-        return encode_bits(np.concatenate(known), np.concatenate(chances))
-
-    def decode(self, data: bytes) -> npt.NDArray[np.int64]:
-        """What `encode` was given.
+    def code(self, probabilities: Probabilities, values: Integers) -> Bits:
+        """Take the next bits.
 
         Raises:
-            Damage: for bytes that `encode` does not make.
+            Damage: if there are too few.
         """
-        books, steps, height, width = self._shape
-        count = int(np.prod(self._shape)) * self._bits
-        fast = loops(count)
-        decoder = BitDecoder(data, count, fast)
-        if fast is not None:
-            padded = (books, steps, self._bits, height + 2 * EDGE, width + 2 * EDGE)
-            found = np.zeros(padded, np.int16)
-            decode_stage(fast, found, self._seen(), self._mixers(), decoder)
-            decoder.finish()
-            self._below.append(list(found))
-            return join_bits(found)
+        order, counts = _sort(probabilities)
+        pieces = []
+        for number, count in enumerate(counts):
+            begin = self._next[number]
+            self._next[number] = end = begin + count
+            pieces.append(self._missed[number][begin:end])
+            if end > len(self._missed[number]):
+                raise Damage("a coded stage ends before its codes")
+        bits = np.empty(len(order), np.bool_)
+        bits[order] = np.concatenate(pieces)
+        return bits.reshape(probabilities.shape) ^ (probabilities >= ONE // 2)
 
-        def take(mixer: Mixer, known: Numbers) -> None:
-            mixer.decode(known, decoder.take)
+    def finish(self) -> None:
+        """Check that all bits were taken.
 
-        planes = self._code(None, take)
-        decoder.finish()
-        return np.stack([join_bits(np.stack(steps)) for steps in planes])
-
-    def pass_over(self, codes: Codes) -> None:
-        """Take note of a stage whose codes are known otherwise."""
-        self._below.append(codes)
-
-    def _code(self, known: Integers | None, code_pass: CodePass) -> Planes:
-        """Go through the bits of a stage, in the same way for who writes and for who reads them.
-
-        Args:
-            known: of a writer, the planes `[K, t, bits, h, w]`.
-            code_pass: takes the mixer and what is known of the positions of a pass, of a writer
-                the bits too, and fills in what is not.
+        Raises:
+            Damage: if not.
         """
-        bits, steps = self._bits, self._shape[1]
-        grid = _grid(*self._shape[2:])
-        below = self._seen()
-        coded: list[Sequence[Integers]] = []
-        for book, mixer in enumerate(self._mixers()):
-            contexts = Contexts(grid, bits, [stage[book] for stage in below])
-            for step in range(steps):
-                contexts.begin()
-                for number, some in enumerate(grid.passes):
-                    of_pass = contexts.of(number)
-                    if known is not None:
-                        of_pass[0] = some.of(known[book, step]).reshape(bits, -1)
-                    code_pass(mixer, of_pass)
-                    contexts.put(number, of_pass[0])
-                contexts.end()
-            coded.append(contexts.steps)
-        self._below.append(coded)
-        return coded
-
-    def _mixers(self) -> list[Mixer]:
-        """For each codebook of the next stage."""
-        return [Mixer(self._bits, min(len(self._below), MAX_BELOW)) for _ in range(self._shape[0])]
-
-    def _seen(self) -> list[Planes]:
-        """The planes of the stages below that the next one looks at."""
-        return [self._planes(n) for n in range(len(self._below))[-MAX_BELOW:]]
-
-    def _planes(self, number: int) -> Planes:
-        """The planes of a stage below."""
-        stage = self._below[number]
-        if isinstance(stage, np.ndarray):
-            self._below[number] = stage = list(split_bits(stage, self._bits))
-        return stage
+        for missed, place in zip(self._missed, self._next, strict=True):
+            if len(missed) - place >= 8 or missed[place:].any():
+                raise Damage("a coded stage does not end with its codes")
 
 
-@lru_cache(4)
-def _grid(height: int, width: int) -> Grid:
-    """What depends on the size of a latent step alone, for all chunks of it."""
-    return Grid(height, width)
+def _sort(probabilities: Probabilities) -> tuple[npt.NDArray[np.int64], list[int]]:
+    """The order that sorts bits by bin, and the number in each bin."""
+    bins = _BIN_OF.take(probabilities.reshape(-1))
+    return bins.argsort(kind="stable"), np.bincount(bins, minlength=len(EDGES)).tolist()
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits to a byte, the lowest first; all bytes but the last have their top bit set."""
+    out = bytearray()
+    while number > 127:
+        out.append(number & 127 | 128)
+        number >>= 7
+    return bytes(out) + bytes([number])
+
+
+def _read_varint(data: bytes, place: int) -> tuple[int, int]:
+    """The number at a place, and the place after it."""
+    number = 0
+    for shift in range(0, 35, 7):
+        if place >= len(data):
+            break
+        number |= (data[place] & 127) << shift
+        place += 1
+        if data[place - 1] < 128:
+            return number, place
+    raise Damage("a coded stage without the lengths of its bins")
+
+
+def _encode_bytes(runs: list[bytes]) -> bytes:
+    """Code the bytes of each bin, from the last to the first, since a decoder reverses them."""
+    words: list[int] = []
+    state, mask, put = _LOW, _MASK, words.append
+    for number, run in reversed(list(enumerate(runs))):
+        for limit, share, rest, start in map(table(number).steps.__getitem__, reversed(run)):
+            if state >= limit:
+                put(state & mask)
+                state >>= 16
+            state += state // share * rest + start
+    return state.to_bytes(_STATE_BYTES, "little") + np.array(words[::-1], "<u2").tobytes()
+
+
+def _decode_bytes(data: bytes, counts: list[int]) -> list[Bytes]:
+    """Invert `_encode_bytes`, given the number of bytes of each bin."""
+    if len(data) < _STATE_BYTES or len(data) % 2:
+        raise Damage(f"a coded stage of {len(data)} bytes")
+    state = int.from_bytes(data[:_STATE_BYTES], "little")
+    words = np.frombuffer(data, "<u2", offset=_STATE_BYTES)[::-1].tolist()
+    runs, least, mask, take = [], _LOW, _MASK, words.pop
+    for number, count in enumerate(counts):
+        run = bytearray(count)
+        shares, starts, symbols, _ = table(number)
+        most = shares[0]  # byte 0 starts at 0 and is the most frequent one
+        for place in range(count):
+            low = state & mask
+            if low < most:
+                state = most * (state >> 16) + low
+            else:
+                run[place] = symbol = symbols[low]
+                state = shares[symbol] * (state >> 16) + low - starts[symbol]
+            if state < least:
+                if not words:
+                    raise Damage("a coded stage ends before its codes")
+                state = state << 16 | take()
+        runs.append(np.frombuffer(run, np.uint8))
+    if words or state != _LOW:
+        raise Damage("a coded stage does not end with its codes")
+    return runs

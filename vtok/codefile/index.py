@@ -1,130 +1,103 @@
-"""The index of a code file: where each chunk is, which frames it shows, where decoders start."""
+"""Random access: the index of a code file, and the latent steps that show given frames."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
-from typing import NamedTuple
+from math import ceil
 
 import numpy as np
-import numpy.typing as npt
 
-from vtok.codefile.byte_source import Damage
-from vtok.codefile.header import CodeFormat
-from vtok.codefile.packing import packed_length
-from vtok.codefile.parts import CodedPart
+from vtok.codefile.header import CodeFormat, Header, rational
 from vtok.codefile.records import (
     FOOTER_BYTES,
-    PACKED,
     PLAIN,
     ROW,
-    ChunkHead,
-    Footer,
+    Damage,
     IndexEntry,
+    Order,
+    Place,
     Rows,
     count_frames,
 )
+from vtok.errors import OptionError
 
 
-class Place(NamedTuple):
-    """What a decoder must know of a chunk beside its codes.
+class Index:
+    """Chunks of codes of a file, by number.
 
-    Attributes:
-        opens: of the first chunk of a segment, where the decoder starts afresh, the frames to
-            drop at the segment's start; None of all others.
-        skip: frames to drop of what the chunk itself decodes to.
-    """
-
-    opens: int | None
-    skip: int
-
-
-class Order:
-    """Which record may come next, given those that it was told of.
+    Stored in arrays: a file of a gigabyte has tens of thousands of chunks.
 
     Attributes:
-        num_frames: frames shown so far.
+        num_frames: frames that all chunks show.
+        num_steps: latent steps of all chunks.
+        bounds: first frame of each chunk, then the number of frames: int64 `[n + 1]`.
+        opens: true for chunks where a decoder starts with a fresh state, bool `[n]`.
     """
 
-    def __init__(self, layout: CodeFormat, version: tuple[int, int]) -> None:
-        self.num_frames = 0
-        self._layout = layout
-        self._plain = version == PLAIN
-        self._offset = -1  # of the record before
-        self._full = True  # whether the chunk before shows all that it covers
-        self._drop = 0  # frames that the segment drops at its start
-        self._covered = 0  # frames that the steps of the segment cover so far
-        self._opened = False  # whether a segment waits for its first chunk
+    def __init__(self, layout: CodeFormat, version: tuple[int, int], rows: Rows) -> None:
+        """Check the rows.
 
-    def why_not_open(self, row: IndexEntry) -> str | None:
-        """Say why a segment cannot be opened here; None if it can."""
-        return "opens a segment again" if self._opened else self._why_not_here(row)
+        Args:
+            layout: of the file.
+            version: of the file.
+            rows: of its footer.
 
-    def why_not_next(self, row: IndexEntry) -> str | None:
-        """Say why a chunk cannot come here; None if it can."""
-        if why := self._why_not_here(row):
-            return why
-        if not self._full:
-            return "follows a chunk that is not full, which only the last one may be"
-        if not 1 <= row.num_steps <= self._layout.chunk_steps:
-            return f"has t = {row.num_steps}, not 1..{self._layout.chunk_steps}"
-        most = self._most_frames(row)
-        least = min(1, most)
-        if self._plain:
-            least = max(1, most - self._layout.temporal_compression + 1)
-        if not least <= row.num_frames <= most:
-            covers = f"t = {row.num_steps} covers {least}..{most} here"
-            return f"has num_frames {row.num_frames}, but {covers}"
-        return None
-
-    def open(self, row: IndexEntry) -> None:
-        """Take note of a segment that `why_not_open` has nothing against."""
-        self._offset, self._full, self._opened = row.offset, True, True
-        self._drop, self._covered = row.num_frames, 0
-
-    def resume(self, row: IndexEntry) -> bool:
-        """Go on with a chunk or a segment after some that were lost.
-
-        Returns:
-            whether a decoder has seen chunks of its segment, as far as can be told.
+        Raises:
+            Damage: naming the first row that breaks the rules of `Order`.
         """
-        seen = self._covered > 0
-        self.num_frames, self._full, self._opened = row.first_frame, True, False
-        # what the lost ones covered is not known, nor does it matter after the drop
-        self._covered = max(1, self._covered, self._drop)
-        return seen
+        if not in_order(layout, version, rows):
+            _raise_first_wrong(layout, version, rows)
+        drop, before, after = _coverage(layout, rows)
+        codes = rows["steps"] > 0
+        self._rows, self._num_rows = rows[codes], len(rows)
+        self._drop, self._before, self._after = drop[codes], before[codes], after[codes]
+        self.num_frames = count_frames(rows)
+        self.num_steps = int(self._rows["steps"].sum(dtype=np.int64))
+        firsts = self._rows["first_frame"].astype(np.int64)
+        self.bounds = np.append(firsts, self.num_frames)
+        self.opens = self._before == 0
 
-    def place(self, row: IndexEntry) -> Place:
-        """Where a chunk stands that `why_not_next` has nothing against."""
-        skip = min(max(0, self._drop - self._covered), self._end(row) - self._covered)
-        return Place(None if self._covered else self._drop, skip)
+    def __len__(self) -> int:
+        """Return the number of chunks of codes."""
+        return len(self._rows)
 
-    def add(self, row: IndexEntry) -> None:
-        """Take note of a chunk that `why_not_next` has nothing against."""
-        self._full = row.num_frames == self._most_frames(row)
-        self._covered = self._end(row)
-        self._offset, self._opened = row.offset, False
-        self.num_frames += row.num_frames
+    def __getitem__(self, number: int) -> IndexEntry:
+        return IndexEntry(*self._rows[number].tolist())
 
-    def _why_not_here(self, row: IndexEntry) -> str | None:
-        if row.first_frame != self.num_frames:
-            return f"begins at frame {row.first_frame}, not {self.num_frames}"
-        if row.offset <= self._offset:
-            return "lies before the chunk that it follows"
-        return None
+    @cached_property
+    def entries(self) -> tuple[IndexEntry, ...]:
+        """Rows of all chunks of codes."""
+        return tuple(map(IndexEntry._make, self._rows.tolist()))
 
-    def _end(self, row: IndexEntry) -> int:
-        """Frames that the segment covers with this chunk; its first frame is a step of its own."""
-        temporal = self._layout.temporal_compression
-        return row.num_steps * temporal + (self._covered or 1 - temporal)
+    @property
+    def num_segments(self) -> int:
+        """Number of chunks where a decoder starts with a fresh state."""
+        return int(self.opens.sum())
 
-    def _most_frames(self, row: IndexEntry) -> int:
-        """Frames of this chunk that are not dropped."""
-        return max(0, self._end(row) - max(self._covered, self._drop))
+    def chunk_bytes(self, size: int) -> tuple[int, int, int]:
+        """Return the smallest, mean and largest bytes of a chunk in a file of `size` bytes."""
+        if not len(self):
+            return 0, 0, 0
+        footer = FOOTER_BYTES + self._num_rows * ROW.itemsize
+        lengths = np.diff(self._rows["offset"].astype(np.int64), append=size - footer)
+        return int(lengths.min()), round(float(lengths.mean())), int(lengths.max())
+
+    def place(self, number: int) -> Place:
+        """Return the place of a chunk in its segment."""
+        drop, before = int(self._drop[number]), int(self._before[number])
+        skip = min(max(0, drop - before), int(self._after[number]) - before)
+        return Place(None if before else drop, skip)
+
+    def covers(self, number: int) -> tuple[int, int]:
+        """Return the frames that a chunk covers: first and last + 1 from its segment's start."""
+        return int(self._before[number]), int(self._after[number])
 
 
 def in_order(layout: CodeFormat, version: tuple[int, int], rows: Rows) -> bool:
-    """Whether an `Order` would take all these rows: the same rules, for all rows at once."""
+    """Check all rows at once by the rules of `Order`."""
     offsets, firsts = rows["offset"], rows["first_frame"]
     steps, frames = rows["steps"].astype(np.int64), rows["frames"].astype(np.int64)
     opens = steps == 0
@@ -135,7 +108,7 @@ def in_order(layout: CodeFormat, version: tuple[int, int], rows: Rows) -> bool:
         return False
     if (version == PLAIN and opens.any()) or (opens[1:] & opens[:-1]).any():
         return False
-    drop, before, after = coverage(layout, rows)
+    drop, before, after = _coverage(layout, rows)
     most = np.maximum(0, after - np.maximum(before, drop))
     least = np.minimum(1, most)
     if version == PLAIN:
@@ -144,12 +117,12 @@ def in_order(layout: CodeFormat, version: tuple[int, int], rows: Rows) -> bool:
     return bool((opens | (frames == most) | (last & (least <= frames) & (frames <= most))).all())
 
 
-def coverage(layout: CodeFormat, rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What the steps of each row cover, in frames from the start of its segment.
+def _coverage(layout: CodeFormat, rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compute the frames that the steps of each row cover, from the start of its segment.
 
     Returns:
-        int64 `[n]` each: frames that the row's segment drops, that are covered before the row,
-        and with it. Of the rows that open segments, they say nothing.
+        int64 `[n]` each: frames that the segment drops, frames covered before the row, and frames
+        covered up to its end. Undefined for rows that open segments.
     """
     temporal = layout.temporal_compression
     opens = rows["steps"] == 0
@@ -162,159 +135,8 @@ def coverage(layout: CodeFormat, rows: Rows) -> tuple[np.ndarray, np.ndarray, np
     return drops[number], np.maximum(0, before), after
 
 
-def check_stages(layout: CodeFormat, version: tuple[int, int], head: ChunkHead) -> None:
-    """Refuse lengths that this many codes cannot have, before anything is read.
-
-    A packed stage has exactly the length of its codes, and no coder may need more.
-
-    Raises:
-        Damage: if a chunk has other stages than the header says, or one of another length.
-    """
-    stages, most = len(head.parts), layout.num_stages
-    least = most if version == PLAIN else 1
-    if not least <= stages <= most:
-        expected = most if least == most else f"{least}..{most}"
-        raise Damage(f"{stages} stages at frame {head.first_frame}, the header says {expected}")
-    packed = packed_length(layout.bits_per_code, layout.codes_per_step * head.num_steps)
-    for part in head.parts:
-        if part.length > packed or (part.coder == PACKED and part.length < packed):
-            raise Damage(
-                f"a stage of {part.length} bytes, not {packed}, at frame {head.first_frame}"
-            )
-
-
-def check_footer(footer: Footer, rows: Rows, digest: bytes | None) -> None:
-    """Refuse a footer that is not of these rows, or not of this digest if one is known.
-
-    Raises:
-        Damage: if so.
-    """
-    if footer.rows.tobytes() != rows.tobytes():
-        raise Damage("the index does not match the chunks")
-    if digest is not None and footer.digest != digest:
-        raise Damage("the bytes do not match their SHA-256")
-
-
-@dataclass(frozen=True, eq=False)
-class Chunk:
-    """The codes of a run of frames.
-
-    Attributes:
-        first_frame: number of the first one, from 0.
-        num_frames: frames that the chunk shows, without padding.
-        codes: int64 `[stages, num_codebooks, t, h, w]`, 0 <= code < codebook_size.
-        opens: of the first chunk of a segment, the frames dropped at its start; None of others.
-        skip: frames to drop of what the codes decode to, before those shown.
-        coders: of each stage.
-    """
-
-    first_frame: int
-    num_frames: int
-    codes: npt.NDArray[np.int64]
-    opens: int | None = None
-    skip: int = 0
-    coders: tuple[int, ...] = ()
-
-    @property
-    def restart(self) -> bool:
-        """Whether the decoder starts afresh here."""
-        return self.opens is not None
-
-
-@dataclass(frozen=True, eq=False)
-class StoredChunk:
-    """A chunk as it lies in the file, to be copied.
-
-    Attributes:
-        num_frames: frames that it shows.
-        num_steps: latent steps.
-        parts: of the first stage, the second, and so on.
-        opens: of the first chunk of a segment, the frames dropped at its start; None of others.
-    """
-
-    num_frames: int
-    num_steps: int
-    parts: tuple[CodedPart, ...]
-    opens: int | None
-
-
-class Index:
-    """Every chunk of codes of a file, by number.
-
-    It is made of arrays, since a file of a gigabyte has tens of thousands of chunks.
-
-    Attributes:
-        num_frames: frames that all chunks show.
-        num_steps: latent steps of all chunks.
-        bounds: first frame of each chunk and, at the end, the number of frames: int64 `[n + 1]`.
-        opens: whether a decoder starts afresh with a chunk, bool `[n]`.
-    """
-
-    def __init__(self, layout: CodeFormat, version: tuple[int, int], rows: Rows) -> None:
-        """Check the rows.
-
-        Args:
-            layout: of the file.
-            version: of the file.
-            rows: of its footer.
-
-        Raises:
-            Damage: naming the first row that cannot stand where it does.
-        """
-        if not in_order(layout, version, rows):
-            _raise_first_wrong(layout, version, rows)
-        drop, before, after = coverage(layout, rows)
-        codes = rows["steps"] > 0
-        self._rows, self._num_rows = rows[codes], len(rows)
-        self._drop, self._before, self._after = drop[codes], before[codes], after[codes]
-        self.num_frames = count_frames(rows)
-        self.num_steps = int(self._rows["steps"].sum(dtype=np.int64))
-        firsts = self._rows["first_frame"].astype(np.int64)
-        self.bounds = np.append(firsts, self.num_frames)
-        self.opens = self._before == 0
-
-    def __len__(self) -> int:
-        """Number of chunks of codes."""
-        return len(self._rows)
-
-    def __getitem__(self, number: int) -> IndexEntry:
-        return IndexEntry(*self._rows[number].tolist())
-
-    @cached_property
-    def entries(self) -> tuple[IndexEntry, ...]:
-        """The row of every chunk of codes."""
-        return tuple(map(IndexEntry._make, self._rows.tolist()))
-
-    @property
-    def num_segments(self) -> int:
-        """How often a decoder starts afresh."""
-        return int(self.opens.sum())
-
-    def chunk_bytes(self, size: int) -> tuple[int, int, int]:
-        """Bytes of the smallest chunk, of the mean one and of the largest, in a file of `size`."""
-        if not len(self):
-            return 0, 0, 0
-        footer = FOOTER_BYTES + self._num_rows * ROW.itemsize
-        lengths = np.diff(self._rows["offset"].astype(np.int64), append=size - footer)
-        return int(lengths.min()), round(float(lengths.mean())), int(lengths.max())
-
-    def place(self, number: int) -> Place:
-        """What a decoder must know of a chunk beside its codes."""
-        drop, before = int(self._drop[number]), int(self._before[number])
-        skip = min(max(0, drop - before), int(self._after[number]) - before)
-        return Place(None if before else drop, skip)
-
-    def covers(self, number: int) -> tuple[int, int]:
-        """First frame that a chunk covers and the one after the last, from its segment's start."""
-        return int(self._before[number]), int(self._after[number])
-
-
 def _raise_first_wrong(layout: CodeFormat, version: tuple[int, int], rows: Rows) -> None:
-    """One row after the other, for the words.
-
-    Raises:
-        Damage: at the first one that is wrong.
-    """
+    """Check row by row, for the message."""
     order = Order(layout, version)
     for number, row in enumerate(map(IndexEntry._make, rows.tolist())):
         opens = row.num_steps == 0 and version[1] > 0
@@ -325,3 +147,152 @@ def _raise_first_wrong(layout: CodeFormat, version: tuple[int, int], rows: Rows)
             order.open(row)
         else:
             order.add(row)
+
+
+def frames_between(
+    header: Header, num_frames: int, start: float, duration: float | None
+) -> tuple[int, int]:
+    """Find the frames of a part of the video; frame i is shown at i / fps.
+
+    Args:
+        header: of the file.
+        num_frames: of the file.
+        start: seconds from the start of the file.
+        duration: seconds; None for the rest.
+
+    Returns:
+        (first, last + 1), at least one frame.
+
+    Raises:
+        OptionError: if there is no such frame.
+    """
+    fps, begin = header.transform.fps, rational(start) or Fraction(0)
+    first = ceil(begin * fps)
+    if begin < 0 or first >= num_frames:
+        length = f"{num_frames} frames, {float(num_frames / fps):g} s"
+        raise OptionError("start_seconds", f"{start:g}", f"a time in the file ({length})")
+    wanted = rational(duration)
+    if wanted is None:
+        return first, num_frames
+    if wanted <= 0:
+        raise OptionError("duration_seconds", f"{duration:g}", "more than 0 seconds")
+    # At least one frame: the one shown at the start.
+    return first, min(num_frames, max(first + 1, ceil((begin + wanted) * fps)))
+
+
+def expected_frames(header: Header) -> int | None:
+    """Compute the frames of a file from its header; None if the source's length is unknown."""
+    source, shape = header.source, header.transform
+    lengths = [] if shape.duration is None else [shape.duration]
+    if source.num_frames is not None:
+        lengths.append(source.num_frames / source.fps - (shape.start or 0))
+    return max(0, ceil(min(lengths) * shape.fps)) if lengths else None
+
+
+@dataclass(frozen=True)
+class StepRange:
+    """Consecutive latent steps of one chunk.
+
+    Attributes:
+        chunk: number of the chunk.
+        steps: first and last + 1, from the start of the chunk.
+        opens: for the first range of a stream, where the decoder starts with a fresh state, the
+            frames to drop at the stream's start; None for others.
+        skip: frames to drop of those that the range decodes to.
+        num_frames: frames to show.
+    """
+
+    chunk: int
+    steps: tuple[int, int]
+    opens: int | None
+    skip: int
+    num_frames: int
+
+
+def find_ranges(
+    index: Index,
+    layout: CodeFormat,
+    frames: tuple[int, int],
+    lookback: int | None,
+    grain: int | None = None,
+) -> Iterator[StepRange]:
+    """Find the latent steps to decode for some frames, exactly as in a decode from the start.
+
+    A decoder that starts at a later step gives the same frames as one that starts at the first,
+    once it has seen `lookback` steps.
+
+    Args:
+        index: of the file.
+        layout: of the file.
+        frames: first and last + 1.
+        lookback: steps that the decoder must have seen; None for all of the segment.
+        grain: steps that are decoded together, which a range does not split; None for a chunk.
+
+    Yields:
+        Ranges in order. Each segment of the file that is needed starts a stream.
+    """
+    first = int(np.searchsorted(index.bounds, frames[0], side="right")) - 1
+    while first < len(index) and index.bounds[first] < frames[1]:
+        end = first + 1  # of the needed chunks of this segment
+        while end < len(index) and not index.opens[end] and index.bounds[end] < frames[1]:
+            end += 1
+        yield from _ranges_of_segment(index, layout, frames, (first, end), lookback, grain)
+        first = end
+
+
+def _ranges_of_segment(
+    index: Index,
+    layout: CodeFormat,
+    frames: tuple[int, int],
+    chunks: tuple[int, int],
+    lookback: int | None,
+    grain: int | None,
+) -> Iterator[StepRange]:
+    """Find the ranges that show the frames of `chunks`, first and last + 1, of one segment."""
+    temporal, (first, end) = layout.temporal_compression, chunks
+    # wanted frames, counted as the segment covers them
+    low = _covered_at(index, first, max(frames[0], int(index.bounds[first])))
+    high = _covered_at(index, end - 1, min(frames[1], int(index.bounds[end])))
+    step = (low + temporal - 1) // temporal  # of the first of them
+    # The first step of a stream gives its last frame only, so start at least one step before.
+    begin = 0 if lookback is None else max(0, step - max(1, lookback))
+    last = (high - 1 + temporal - 1) // temporal
+    while _first_step(index, layout, first) > begin:
+        first -= 1
+    opens: int | None = None
+    start = 0
+    for number in range(first, end):
+        before = _first_step(index, layout, number)
+        held = index[number].num_steps
+        size = grain or held
+        low_step = max(0, begin - before) // size * size
+        high_step = min(held, -(-(last + 1 - before) // size) * size)
+        if number == first:
+            start = before + low_step
+            opens = low - start * temporal
+        covered = (
+            _frames_before(before + low_step, start, temporal),
+            _frames_before(before + high_step, start, temporal),
+        )
+        wanted = (low - start * temporal, high - start * temporal)
+        skip = min(max(0, wanted[0] - covered[0]), covered[1] - covered[0])
+        shown = max(0, min(covered[1], wanted[1]) - covered[0] - skip)
+        yield StepRange(number, (low_step, high_step), opens, skip, shown)
+        opens = None
+
+
+def _covered_at(index: Index, number: int, frame: int) -> int:
+    """Convert a frame that chunk `number` shows, or its end, to frames covered by its segment."""
+    place = index.place(number)
+    return index.covers(number)[0] + place.skip + frame - int(index.bounds[number])
+
+
+def _first_step(index: Index, layout: CodeFormat, number: int) -> int:
+    """Count the latent steps of the segment before a chunk."""
+    covered = index.covers(number)[0]
+    return -(-covered // layout.temporal_compression)
+
+
+def _frames_before(step: int, start: int, temporal: int) -> int:
+    """Count the frames before latent step `step` in a stream that starts at step `start`."""
+    return 0 if step == start else (step - start - 1) * temporal + 1

@@ -1,8 +1,8 @@
-"""Packing of codes: integers of 1 to 32 bits laid end to end, lowest bit first.
+"""Codes of a chunk to bytes and back: packed, or entropy-coded where that is shorter.
 
-Code i takes bits i * bits to (i + 1) * bits of the packed bytes, counted from the lowest bit of
-the first byte, so the bytes are one little-endian number: the sum of code[i] << (i * bits). The
-bits that fill up the last byte are zero.
+Packing lays integers of 1 to 32 bits end to end, lowest bit first: code i takes bits i * bits to
+(i + 1) * bits of the bytes, counted from the lowest bit of the first byte. The bytes are one
+little-endian number, the sum of code[i] << (i * bits); the last byte is filled up with zeros.
 
 9 bits:   byte 0            byte 1                              byte 2
           code 0, bits 0-7  code 0, bit 8; code 1, bits 0-6     code 1, bits 7-8; code 2, ...
@@ -10,19 +10,89 @@ bits that fill up the last byte are zero.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import gcd
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from vtok.errors import ShapeError
+from vtok.codefile.entropy import BitDecoder, BitEncoder
+from vtok.codefile.header import CodeFormat
+from vtok.codefile.probability import (
+    MAX_BELOW,
+    BitCoder,
+    Grid,
+    Integers,
+    code_planes,
+    count_passes,
+    make_grid,
+)
+from vtok.codefile.records import MODELLED, PACKED, PLAIN, ChunkHead, Damage
+from vtok.errors import CodeFileError, ShapeError
 
+Codes = npt.NDArray[Any]
+Shape = tuple[int, int, int, int]  # [K, t, h, w]
+MIN_POSITIONS = 64  # of a latent step: smaller ones take much time for few bits
+MAX_WORK = 1 << 23  # of all entropy-coded parts of a chunk: bounds time and memory
+PASS_WORK = 128  # cost of a pass, in positions of 8 bits more
 _BLOCK = 1 << 16  # codes packed at a time: a multiple of 8, so that a block ends on a whole byte
+OLD_CODER = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Codes of consecutive frames.
+
+    Attributes:
+        first_frame: number of the first frame, from 0.
+        num_frames: frames that the chunk shows, without padding.
+        codes: int64 `[stages, num_codebooks, t, h, w]`, 0 <= code < codebook_size.
+        opens: for the first chunk of a segment, frames to drop at its start; None for others.
+        skip: frames to drop of those that the codes decode to, before the shown ones.
+        coders: of each stage.
+    """
+
+    first_frame: int
+    num_frames: int
+    codes: npt.NDArray[np.int64]
+    opens: int | None = None
+    skip: int = 0
+    coders: tuple[int, ...] = ()
+
+    @property
+    def restart(self) -> bool:
+        """True if the decoder starts with a fresh state here."""
+        return self.opens is not None
+
+
+@dataclass(frozen=True, eq=False)
+class StoredChunk:
+    """A chunk as stored, to be copied.
+
+    Attributes:
+        num_frames: frames that it shows.
+        num_steps: latent steps.
+        parts: of the first stage, the second, and so on.
+        opens: for the first chunk of a segment, frames to drop at its start; None for others.
+    """
+
+    num_frames: int
+    num_steps: int
+    parts: tuple[CodedPart, ...]
+    opens: int | None
+
+
+class CodedPart(NamedTuple):
+    """Codes of one stage of a chunk, as stored."""
+
+    coder: int
+    data: bytes
 
 
 def packed_length(bits: int, count: int) -> int:
-    """Number of bytes that `count` codes of `bits` bits take."""
+    """Compute the bytes of `count` packed codes of `bits` bits."""
     return -(-bits * count // 8)
 
 
@@ -51,7 +121,7 @@ def pack(codes: npt.NDArray[Any], bits: int) -> bytes:
 
 
 def unpack(data: bytes, bits: int, count: int) -> npt.NDArray[np.int64]:
-    """Unpack what `pack` made.
+    """Invert `pack`.
 
     Args:
         data: `packed_length(bits, count)` bytes.
@@ -59,7 +129,7 @@ def unpack(data: bytes, bits: int, count: int) -> npt.NDArray[np.int64]:
         count: number of codes.
 
     Returns:
-        codes, int64 `[count]`.
+        Codes, int64 `[count]`.
 
     Raises:
         ShapeError: if `data` is not of that length, or `bits` is out of range.
@@ -69,7 +139,7 @@ def unpack(data: bytes, bits: int, count: int) -> npt.NDArray[np.int64]:
         raise ShapeError(f"{len(data)} bytes are not {count} codes of {bits} bits")
     group, width = _group(bits)
     rows = -(-count // group)
-    # 8 more bytes, since a code is read as part of a 64-bit word that begins where the code does.
+    # 8 more bytes, since each code is read as part of a 64-bit word.
     padded = data.ljust(rows * width + 8, b"\0")
     codes = np.empty((rows, group), np.int64)
     step = _BLOCK // group
@@ -84,12 +154,12 @@ def _check_bits(bits: int) -> None:
 
 
 def _group(bits: int) -> tuple[int, int]:
-    """The fewest codes that fill whole bytes, and how many bytes they fill."""
+    """Return the smallest number of codes that fill whole bytes, and the number of those bytes."""
     return 8 // gcd(bits, 8), bits // gcd(bits, 8)
 
 
 def _pack_block(codes: npt.NDArray[Any], bits: int) -> bytes:
-    """Pack one block: the same shifts for every group, so each is one operation on a column."""
+    """Pack a block with one operation per code and byte of a group, for all groups at once."""
     group, width = _group(bits)
     rows = -(-codes.size // group)
     padded = np.zeros(rows * group, np.uint32)
@@ -107,13 +177,198 @@ def _pack_block(codes: npt.NDArray[Any], bits: int) -> bytes:
 
 
 def _unpack_rows(padded: bytes, bits: int, row: int, codes: npt.NDArray[np.int64]) -> None:
-    """Unpack the groups from `row` on into `codes` `[rows, group]`."""
+    """Unpack groups into `codes` `[rows, group]`, the first one from `row`."""
     group, width = _group(bits)
     mask = np.uint64(2**bits - 1)
     for index in range(group):
         byte, shift = divmod(index * bits, 8)
-        # One unaligned 64-bit word a group; a code and the bits before it take at most 39 of them.
+        # One unaligned 64-bit word per group; a code and the bits before it take at most 39 bits.
         words: npt.NDArray[np.uint64] = np.ndarray(
             len(codes), "<u8", padded, offset=row * width + byte, strides=(width,)
         )
         codes[:, index] = (words >> np.uint64(shift)) & mask
+
+
+def work(shape: Shape, bits: int) -> int | None:
+    """Cost of entropy-coding a stage `[K, t, h, w]`, in bits; None if it may not be."""
+    books, steps, height, width = shape
+    if not MIN_POSITIONS <= height * width <= MAX_WORK:
+        return None
+    passes = count_passes(height, width)
+    return books * steps * (height * width * bits + PASS_WORK * passes * (bits + 8))
+
+
+def steps_to_code(shape: Shape, bits: int, stages: int) -> int:
+    """Latent steps that a chunk may have if all its stages are to be entropy-coded.
+
+    Args:
+        shape: `[K, most, h, w]` of a stage.
+        bits: of a code.
+        stages: of a chunk.
+
+    Returns:
+        `most`, halved as often as needed; 1 if that does not help.
+    """
+    books, steps, height, width = shape
+    while steps > 1 and stages * (work((books, steps, height, width), bits) or 0) > MAX_WORK:
+        steps //= 2
+    return steps
+
+
+def encode_parts(
+    codes: Codes,
+    layout: CodeFormat,
+    coders: Sequence[int] | None = None,
+    *,
+    compress: bool = False,
+) -> tuple[CodedPart, ...]:
+    """Encode the codes of a chunk.
+
+    Args:
+        codes: integers `[stages, num_codebooks, t, h, w]`, 0 <= code < codebook_size.
+        layout: of the file.
+        coders: of each stage. If None, `compress` decides.
+        compress: entropy-code each stage that becomes shorter by it; else pack all.
+
+    Raises:
+        ShapeError: for codes that are no such integers.
+        CodeFileError: for unknown coders, or if entropy coding does not shorten a stage.
+    """
+    for coder in coders or ():
+        check_coder(coder)
+    shape, bits, parts = codes.shape[1:], layout.bits_per_code, []
+    left, modelled = _most_modelled(shape, bits), StageCoder(shape, bits)
+    for number, stage in enumerate(codes):
+        packed = pack(stage.reshape(-1), bits)  # checks the codes too
+        wanted = coders[number] if coders else MODELLED if compress else PACKED
+        coded = modelled.encode(stage) if wanted == MODELLED and left else None
+        if coded is None:
+            modelled.skip(stage)
+        if coded is not None and len(coded) < len(packed):
+            left -= 1
+            parts.append(CodedPart(MODELLED, coded))
+        elif coders and wanted == MODELLED:
+            raise CodeFileError(f"coder {MODELLED} does not make stage {number + 1} any shorter")
+        else:
+            parts.append(CodedPart(PACKED, packed))
+    return tuple(parts)
+
+
+def decode_parts(
+    parts: Sequence[CodedPart], num_steps: int, layout: CodeFormat
+) -> npt.NDArray[np.int64]:
+    """Invert `encode_parts`, for all parts of a chunk or the first few.
+
+    Returns:
+        Codes, int64 `[len(parts), num_codebooks, t, h, w]`.
+
+    Raises:
+        Damage: for bytes that `encode_parts` does not make.
+    """
+    shape, bits = (layout.num_codebooks, num_steps, *layout.grid), layout.bits_per_code
+    left, modelled = _most_modelled(shape, bits), StageCoder(shape, bits)
+    codes = np.empty((len(parts), *shape), np.int64)
+    for stage, part in zip(codes, parts, strict=True):
+        if part.coder == PACKED:
+            stage[...] = unpack(part.data, bits, stage.size).reshape(shape)
+            modelled.skip(stage)
+        elif left:
+            left -= 1
+            stage[...] = modelled.decode(part.data)
+        else:
+            raise Damage(f"a stage of {stage.size} codes by coder {part.coder}")
+    return codes
+
+
+def check_parts(layout: CodeFormat, version: tuple[int, int], head: ChunkHead) -> None:
+    """Check the number and the lengths of the parts of a chunk, before they are read.
+
+    Packed stages have exactly the length of their codes; no coder may need more.
+
+    Raises:
+        Damage: if one is wrong.
+    """
+    stages, most = len(head.parts), layout.num_stages
+    least = most if version == PLAIN else 1
+    if not least <= stages <= most:
+        expected = most if least == most else f"{least}..{most}"
+        raise Damage(f"{stages} stages at frame {head.first_frame}, the header says {expected}")
+    packed = packed_length(layout.bits_per_code, layout.codes_per_step * head.num_steps)
+    for part in head.parts:
+        if part.length > packed or (part.coder == PACKED and part.length < packed):
+            raise Damage(
+                f"a stage of {part.length} bytes, not {packed}, at frame {head.first_frame}"
+            )
+
+
+def check_coder(coder: int) -> None:
+    """Check that a coder is known.
+
+    Raises:
+        CodeFileError: if not.
+    """
+    if coder == OLD_CODER:
+        raise CodeFileError("entropy-coded by vtok 0.1, whose coder was replaced: encode again")
+    if coder not in (PACKED, MODELLED):
+        raise CodeFileError(f"coded by coder {coder}, which this vtok does not know: update it")
+
+
+class StageCoder:
+    """Entropy-codes the stages of a chunk, first to last; a stage may depend on those before it.
+
+    Args:
+        shape: `[K, t, h, w]` of the codes of a stage.
+        bits: of a code, 1..32.
+    """
+
+    def __init__(self, shape: Shape, bits: int) -> None:
+        self._shape, self._bits = shape, bits
+        self._below: list[Integers | None] = []  # planes; None for packed stages until needed
+        self._packed: dict[int, Codes] = {}  # codes of packed stages, by number
+
+    def encode(self, codes: Codes) -> bytes:
+        """Encode the next stage, integers 0 <= code < 2 ** bits."""
+        encoder, planes = BitEncoder(), self._grid.split(codes, self._bits)
+        self._code(planes, encoder)
+        return encoder.finish()
+
+    def decode(self, data: bytes) -> npt.NDArray[np.int64]:
+        """Decode the next stage.
+
+        Raises:
+            Damage: for bytes that `encode` does not make.
+        """
+        books, steps = self._shape[:2]
+        planes = np.zeros((books, steps, self._bits, self._grid.size), np.int16)
+        decoder = BitDecoder(data, planes.size)
+        self._code(planes, decoder)
+        decoder.finish()
+        return self._grid.join(planes)
+
+    def skip(self, codes: Codes) -> None:
+        """Take the codes of the next stage, which is stored packed."""
+        self._packed[len(self._below)] = codes
+        self._below.append(None)
+
+    @property
+    def _grid(self) -> Grid:
+        return make_grid(*self._shape[2:])
+
+    def _code(self, planes: Integers, coder: BitCoder) -> None:
+        below = [self._planes(number) for number in range(len(self._below))[-MAX_BELOW:]]
+        for book, of_book in enumerate(planes):
+            code_planes(self._grid, of_book, [stage[book] for stage in below], coder)
+        self._below.append(planes)
+
+    def _planes(self, number: int) -> Integers:
+        planes = self._below[number]
+        if planes is None:
+            planes = self._grid.split(self._packed.pop(number), self._bits)
+            self._below[number] = planes
+        return planes
+
+
+def _most_modelled(shape: Shape, bits: int) -> int:
+    """Return the number of stages of a chunk that may be entropy-coded."""
+    each = work(shape, bits)
+    return MAX_WORK // each if each else 0

@@ -1,413 +1,299 @@
-"""The chance of each bit from what is known: a logistic regression that learns as it codes.
+"""Adaptive model of codes: the probability of each bit, from bits that are coded before it.
 
-Each bit of a code has a weight for each of its features, for each other bit that is known at the
-same position, and for how many higher bits of the code are as they were one step before. The sum
-goes through the logistic function; after each pass all weights take a step down the gradient of
-the code length, as in the mixing of PAQ (Mahoney, Adaptive Weighing of Context Models, 2005).
+A logistic regression for each bit of a code, trained while it codes by one gradient step after each
+pass, as in the mixing of PAQ (Mahoney, Adaptive Weighing of Context Models, 2005). Its inputs are
+bits of the same position in earlier latent steps and in the stages below, and neighbours within the
+latent step. docs/format.md specifies the model exactly.
 
-All numbers are integers, in float64 for the speed of its matrix products, some over a power of
-two. They stay far below 2^53, so all sums are exact, in any order and on any machine.
+All arithmetic is on integers: features in int16, sums of products in float64. No sum reaches 2**53,
+so results are exact whatever the machine or the order of summation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from vtok.codefile.rans import ONE, Bits, Chances
-
+Bits = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.int64]
 Integers = npt.NDArray[np.int16]
-Numbers = npt.NDArray[np.float64]
-Place = tuple[Any, slice, slice]  # an index of padded planes `[..., h, w]`
-UNIT = 16  # of a bit, and so of all features
-EDGE = 2  # padding of planes: the farthest neighbour
-MAX_POSITIONS = 1024  # of a pass, in whole rows
+Floats = npt.NDArray[np.float64]
+Probabilities = npt.NDArray[np.int64]
 
-
-class Pass(NamedTuple):
-    """Positions that are coded at once: every so many rows and columns.
-
-    Attributes:
-        place: of padded planes.
-        sides: places of the neighbours beside, above and below, where they are known.
-        corners: of the diagonal ones, where they are known.
-    """
-
-    place: Place
-    sides: tuple[Place, ...]
-    corners: tuple[Place, ...]
-
-    @property
-    def looks(self) -> bool:
-        """Whether any neighbours are known."""
-        return bool(self.sides or self.corners)
-
-    def of(self, planes: Integers) -> Integers:
-        """A view of these positions of padded planes `[..., h, w]`."""
-        return planes[self.place]
-
-    def beside(self, planes: Integers) -> Integers:
-        """The sum of the neighbours at the sides, above and below."""
-        return _sum_of(planes, self.sides)
-
-    def diagonal(self, planes: Integers) -> Integers:
-        """The sum of the diagonal neighbours."""
-        return _sum_of(planes, self.corners)
-
-    def near(self, planes: Integers, beside: Integers | None = None) -> Integers:
-        """The sum of the known neighbours, those of `beside` twice."""
-        if beside is None:
-            return self.diagonal(planes)
-        twice: Integers = beside + beside
-        if self.corners:
-            twice += self.diagonal(planes)
-        return twice
-
-
-def _sum_of(planes: Integers, places: tuple[Place, ...]) -> Integers:
-    first, second, third, fourth = places
-    total: Integers = planes[first] + planes[second]
-    total += planes[third]
-    total += planes[fourth]
-    return total
-
-
-class Band(NamedTuple):
-    """Every `pitch`-th position of some rows, which is a pass.
-
-    Attributes:
-        top, bottom: rows, from the first to before the last.
-        left: the first column.
-        pitch: from one to the next, down and across.
-        reach: distance to the neighbours.
-        sides, corners: whether the neighbours beside, above and below are known, and the diagonal
-            ones.
-    """
-
-    top: int
-    bottom: int
-    left: int
-    pitch: int
-    reach: int
-    sides: bool
-    corners: bool
-
-    def as_pass(self, width: int) -> Pass:
-        """The pass over these positions in rows of `width`."""
-
-        def place(down: int, right: int) -> Place:
-            rows = slice(EDGE + self.top + down, EDGE + self.bottom + down, self.pitch)
-            return ..., rows, slice(EDGE + self.left + right, EDGE + width + right, self.pitch)
-
-        far = self.reach
-        sides = (place(0, -far), place(0, far), place(-far, 0), place(far, 0))
-        corners = tuple(place(down, right) for down in (-far, far) for right in (-far, far))
-        return Pass(place(0, 0), sides if self.sides else (), corners if self.corners else ())
-
-
-def make_bands(height: int, width: int) -> list[Band]:
-    """The passes over the positions of one step, in order; each position is in one of them."""
-    wholes = [Band(0, height, 0, 4, 2, False, False)]
-    for reach in (2, 1):
-        for y, x, sides, corners in ((1, 1, False, True), (0, 1, True, False), (1, 0, True, True)):
-            top, left = reach * y, reach * x
-            wholes.append(Band(top, height, left, 2 * reach, reach, sides, corners))
-    bands = []
-    for whole in wholes:
-        columns = -(-(width - whole.left) // whole.pitch)
-        if columns > 0:
-            rows = max(1, MAX_POSITIONS // columns) * whole.pitch
-            for top in range(whole.top, height, rows):
-                bands.append(whole._replace(top=top, bottom=min(height, top + rows)))
-    return bands
-
-
-def split_bits(codes: npt.NDArray[Any], bits: int) -> Integers:
-    """Codes `[..., h, w]` as padded planes `[..., bits, h, w]` of +16 and -16, highest first."""
-    shifts = np.arange(bits - 1, -1, -1).reshape(bits, 1, 1)
-    *outer, height, width = codes.shape
-    planes = np.zeros((*outer, bits, height + 2 * EDGE, width + 2 * EDGE), np.int16)
-    known = codes.astype(np.int64)[..., None, :, :] >> shifts & 1
-    planes[..., EDGE:-EDGE, EDGE:-EDGE] = known * (2 * UNIT) - UNIT
-    return planes
-
-
-def join_bits(planes: Integers) -> npt.NDArray[np.int64]:
-    """The inverse of `split_bits`."""
-    inner = planes[..., EDGE:-EDGE, EDGE:-EDGE] > 0
-    codes = np.zeros((*inner.shape[:-3], *inner.shape[-2:]), np.int64)
-    for bit in range(inner.shape[-3]):
-        codes = codes * 2 + inner[..., bit, :, :]
-    return codes
-
-
-class Grid:
-    """What depends on the size of a latent step alone.
-
-    Args:
-        height, width: positions.
-
-    Attributes:
-        passes: over the positions, in order.
-        weights: of each pass how many neighbours are known, those at the sides twice, and at least
-            1: int16 `[rows, columns]`.
-        frame: a pass over all positions, with neighbours at a distance of 1.
-        padded: size of planes.
-    """
-
-    def __init__(self, height: int, width: int) -> None:
-        self.padded = (height + 2 * EDGE, width + 2 * EDGE)
-        self.passes = [band.as_pass(width) for band in make_bands(height, width)]
-        self.frame = Band(0, height, 0, 1, 1, True, True).as_pass(width)
-        self.weights: list[Integers] = []
-        known = np.zeros(self.padded, np.int16)
-        for some in self.passes:
-            if some.looks:
-                near = some.near(known, some.beside(known) if some.sides else None)
-                self.weights.append(np.maximum(near, 1))
-            else:
-                self.weights.append(np.ones_like(some.of(known)))
-            some.of(known)[...] = 1
-
-
-class Contexts:
-    """What is known of the bits of one codebook of a stage, as they become known.
-
-    Args:
-        grid: of a latent step.
-        bits: of a code.
-        below: of each stage below, planes `[t, bits, h, w]` as of `split_bits`, the nearest last.
-
-    Attributes:
-        steps: the bits of the steps so far, planes as of `split_bits`.
-    """
-
-    def __init__(self, grid: Grid, bits: int, below: Sequence[Sequence[Integers]]) -> None:
-        self.steps: list[Integers] = []
-        self._grid, self._bits, self._below = grid, bits, below
-        # what is known before a step begins: bits of the stages below and one step before, then
-        # more features; its views without the padding
-        self._settled = np.zeros((len(below) + (6 if below else 4), bits, *grid.padded), np.int16)
-        # what becomes known: how many bits are as one step before, less how many are not; the
-        # bits; and times those of the stage below
-        self._fresh = np.zeros((1 + bits * (2 if below else 1), *grid.padded), np.int16)
-
-    def begin(self) -> None:
-        """Go to the next step: what depends on other steps and stages is found for all of it."""
-        step, count, settled = len(self.steps), len(self._below), self._settled
-        frame, bits = self._grid.frame, self._bits
-        for place, stage in enumerate(self._below):
-            settled[place] = stage[step]
-        settled[count] = self.steps[-1] if step else 0
-        settled[count + 1] = self.steps[-2] if step > 1 else 0
-        self._fresh[:] = 0
-        before = frame.of(settled[count])
-        if not count:
-            same = agreement(settled[0], settled[1])
-            still = frame.beside(same) + frame.diagonal(same) + frame.of(same)
-            features = [before * (still * UNIT // (9 * bits)) >> 4, frame.beside(settled[0]) >> 1]
-        else:
-            under, sunk = settled[count - 1], np.zeros_like(settled[0])
-            if step:
-                sunk = self._below[-1][step - 1]
-            still = frame.of(agreement(under, sunk)) * UNIT // bits
-            follows = (before * frame.of(sunk) >> 4) * frame.of(under) >> 4
-            features = [before * still >> 4, frame.beside(under) >> 1, frame.of(sunk), follows]
-        for place, feature in enumerate(features, start=count + 2):
-            frame.of(settled[place])[...] = feature
-
-    def of(self, number: int) -> Numbers:
-        """What is known of the positions of a pass.
-
-        Returns:
-            integers `[rows, bits, n]`: a row of zeros for the bits themselves; the bits of the
-            stages below and those one step before, +16, -16 or 0; more features; and a row of
-            zeros for the last one.
-        """
-        some = self._grid.passes[number]
-        settled = some.of(self._settled)
-        rows = settled.shape[0] + 6
-        known = np.zeros((rows, *settled.shape[1:]))
-        known[1:-5] = settled
-        if some.looks:
-            below = len(self._below)
-            weights = self._grid.weights[number]
-            self._vote(some, weights, known[-5:-1], settled[max(0, below - 1) : below + 1])
-        return known.reshape(rows, self._bits, -1)
-
-    def _vote(self, some: Pass, weights: Integers, votes: Numbers, known: Integers) -> None:
-        """The features of what is known of the step itself, into `votes`."""
-        bits = self._bits
-        beside = some.beside(self._fresh) if some.sides else None
-        near = some.near(self._fresh, beside)
-        near[1:] *= UNIT**2 // weights
-        near[1:] >>= 8
-        vote = near[1 : 1 + bits]
-        votes[0] = vote
-        votes[1] = vote * abs(vote) >> 4
-        votes[2] = known[-1] * (near[0] * UNIT // (weights * bits)) >> 4
-        if self._below:
-            votes[3] = near[1 + bits :] * known[0] >> 4
-        elif beside is not None:
-            votes[3] = beside[1:]
-
-    def put(self, number: int, values: Numbers) -> None:
-        """Make known the bits of a pass, +16 and -16 `[bits, n]`."""
-        some, below = self._grid.passes[number], len(self._below)
-        fresh, settled = some.of(self._fresh), some.of(self._settled)
-        now = fresh[1 : 1 + self._bits]
-        now[...] = values.reshape(now.shape)
-        fresh[0] = agreement(now, settled[below])
-        if below:
-            fresh[1 + self._bits :] = now * settled[below - 1] >> 4
-
-    def end(self) -> None:
-        """The step is known."""
-        self.steps.append(self._fresh[1 : 1 + self._bits].copy())
-
-
-def agreement(planes: Integers, others: Integers) -> Integers:
-    """Bits `[bits, h, w]` that are equal, less those that are not: `[h, w]`."""
-    # of sums of 256ths, that divide without a rest
-    total: Integers = np.add.reduce(planes * others, 0, np.int16) >> 8
-    return total
-
-
-# 4096 / (1 + exp(-i / 2)) for i = -16 to 16; between them, chances are interpolated
+ONE = 4096  # a probability p means p / ONE
+UNIT = 16  # a bit is +UNIT or -UNIT, an unknown one 0
+MAX_POSITIONS = 1024  # of a pass: the weights learn after each
+MAX_BELOW = 2  # stages below that a stage looks at, the nearest ones
+_CROSS = ((-1, 0), (0, -1), (0, 1), (1, 0))  # rows down, columns to the right
+_DIAGONAL = ((-1, -1), (-1, 1), (1, -1), (1, 1))
+# Positions of a latent step from coarse to fine: first row, first column, pitch, neighbours
+LEVELS = (
+    (0, 0, 4, ()),
+    (2, 2, 4, _DIAGONAL),
+    (0, 2, 4, _CROSS),
+    (2, 0, 4, _CROSS),
+    (1, 1, 2, _DIAGONAL),
+    (0, 1, 2, _CROSS),
+    (1, 0, 2, _CROSS),
+)
+# 4096 / (1 + exp(-i / 2)) for i = -16..16; probabilities between them are interpolated
 CURVE = (
     1, 2, 4, 6, 10, 17, 28, 45, 74, 120, 194, 311, 488, 748, 1102, 1547, 2048,
     2549, 2994, 3348, 3608, 3785, 3902, 3976, 4022, 4051, 4068, 4079, 4086, 4090, 4092, 4094, 4095,
 )  # fmt: skip
-# Of the first stage, and of the others. What weights start from was learned from training clips
-# by scripts/fit_coder.py; it is in 64ths, and that for the run of higher bits is divided by their
-# number.
-START = (
-    (62, 31, 14, 20, 37, 38, 50, 2),
-    (-19, 15, 30, 47, 5, 14, 35, 15, 14, 44, 37),
-)
+# Initial weights in 64ths of the first stage and of the others, fitted to training clips by
+# scripts/fit_coder.py. That of the run, the last feature, is divided by the number of the bit.
+START = ((62, 20, 37, 38, 50), (-19, 15, 5, 35, 15, 14, 44, 37))
 START_RUN = (366, 194)
-SLOWNESS = (2, 3)  # in halves
-GROUPS = (32, 2)  # of the bits of a code, that are found one after the other
-EXTRA = 4  # added to the positions of a pass, so that few of them teach less
+SLOWNESS = (2, 3)  # divides gradients, in halves
+GROUPS = (3, 2)  # of the bits of a code: a group knows the bits of the groups before it
+EXTRA = 4  # added to the positions of a pass, to damp the steps of small passes
 _WEIGHT = 1 << 16  # a weight of 1
-_SCALE = _WEIGHT * UNIT / 256  # of a weight times a feature, to 256ths of a nat
-_RUN = 8.0 * UNIT**2  # of three bits, one times the other two, to eighths of a bit
+_SCALE = _WEIGHT * UNIT / 256  # a weight of 1 times UNIT, over 256ths of a nat
+_RUN = 8.0 * UNIT**2  # product of three bits, over 8ths of a bit
 
 
-def _make_chances() -> Chances:
+def _make_probabilities() -> Probabilities:
     place, rest = np.divmod(np.arange(ONE), 128)
     curve = np.array(CURVE)
-    chances: Chances = (curve[place] * (128 - rest) + curve[place + 1] * rest + 64) >> 7
-    return chances
+    table: Probabilities = (curve[place] * (128 - rest) + curve[place + 1] * rest + 64) >> 7
+    return table
 
 
-CHANCES = _make_chances()  # of evidence of -2048 to 2047, in 256ths of a nat
-_VALUES = np.array((-UNIT, UNIT), np.float64)  # of a bit
+_VALUES = np.array((-UNIT, UNIT), np.int16)  # of a bit
+PROBABILITIES = _make_probabilities()  # by evidence, -2048..2047 in 256ths of a nat
 
 
-class Mixer:
-    """The weights of one codebook of a part.
+class BitCoder(Protocol):
+    """Writes or reads bits of given probabilities.
 
-    What is known of a pass comes as `known`, integers `[rows, bits, n]`: a row for its bits, +16
-    and -16, highest first; the bits of the stages below, and those one step before, +16, -16 or 0;
-    more features; and a row for the last one, the run of higher bits that are as one step before.
+    Attributes:
+        reads: whether it reads them.
+    """
+
+    reads: bool
+
+    def code(self, probabilities: Probabilities, values: Integers) -> Bits:
+        """Write the bits of `values`, +16 or -16; or ignore `values`, and read as many bits.
+
+        Args:
+            probabilities: of a 1, out of `ONE`, `[bits, n]`.
+            values: of the same shape.
+
+        Returns:
+            The bits written or read, of the same shape.
+        """
+        ...
+
+
+class Pass(NamedTuple):
+    """Positions that are coded together.
+
+    Attributes:
+        positions: range of the coding order, n positions.
+        neighbours: indices into the coding order `[4 or 0, n]`; the number of all positions for a
+            neighbour outside of the grid.
+        known: of each position the neighbours inside the grid, at least 1 `[n]`.
+    """
+
+    positions: slice
+    neighbours: Indices
+    known: Integers
+
+
+class Grid:
+    """Coding order of the h x w positions of a latent step.
+
+    Attributes:
+        size: number of positions.
+        passes: in order; together they hold each position once.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        self.size = height * width
+        self.passes: list[Pass] = []
+        self._shape = height, width
+        margin = 2  # the largest distance to a neighbour
+        padded = np.full((height + 2 * margin, width + 2 * margin), self.size, np.int64)
+        rank = padded[margin:-margin, margin:-margin]
+        for top, left, pitch, neighbours in LEVELS:
+            rows, columns = np.mgrid[top:height:pitch, left:width:pitch].reshape(2, -1)
+            first = sum(len(some.known) for some in self.passes)
+            for start in range(0, len(rows), MAX_POSITIONS):
+                row, column = (axis[start : start + MAX_POSITIONS] for axis in (rows, columns))
+                around = np.empty((len(neighbours), len(row)), np.int64)
+                for index, (down, right) in zip(around, neighbours, strict=True):
+                    y, x = margin + down * pitch // 2, margin + right * pitch // 2
+                    index[:] = padded[row + y, column + x]
+                inside = np.maximum((around < self.size).sum(0), 1).astype(np.int16)
+                begin = first + start
+                self.passes.append(Pass(slice(begin, begin + len(row)), around, inside))
+            rank[rows, columns] = np.arange(first, first + len(rows))
+        self._rank = rank.reshape(-1)
+        self._order = self._rank.argsort()
+
+    def split(self, codes: npt.NDArray[Any], bits: int) -> Integers:
+        """Split codes `[..., h, w]` into planes `[..., bits, size]`, highest bit first."""
+        flat = codes.reshape(*codes.shape[:-2], 1, self.size).take(self._order, -1)
+        shifts = np.arange(bits - 1, -1, -1).reshape(bits, 1)
+        planes: Integers = (flat.astype(np.int64) >> shifts & 1).astype(np.int16)
+        planes *= 2 * UNIT
+        planes -= UNIT
+        return planes
+
+    def join(self, planes: Integers) -> npt.NDArray[np.int64]:
+        """Invert `split`."""
+        codes = np.zeros((*planes.shape[:-2], self.size), np.int64)
+        for bit in range(planes.shape[-2]):
+            codes = codes * 2 + (planes[..., bit, :] > 0)
+        return codes.take(self._rank, -1).reshape(*planes.shape[:-2], *self._shape)
+
+    def cross(self, planes: Integers) -> Integers:
+        """Sum `[bits, size]` over the neighbours at the left, right, above and below."""
+        raster = planes.take(self._rank, -1).reshape(-1, *self._shape)
+        total = np.zeros_like(raster)
+        total[:, 1:] += raster[:, :-1]
+        total[:, :-1] += raster[:, 1:]
+        total[:, :, 1:] += raster[:, :, :-1]
+        total[:, :, :-1] += raster[:, :, 1:]
+        return total.reshape(planes.shape).take(self._order, -1)
+
+
+make_grid = lru_cache(4)(Grid)  # the same for all chunks of a file
+
+
+def count_passes(height: int, width: int) -> int:
+    """Count the passes of a `Grid` without making it."""
+    sizes = (
+        len(range(top, height, pitch)) * len(range(left, width, pitch))
+        for top, left, pitch, _ in LEVELS
+    )
+    return sum(-(-size // MAX_POSITIONS) for size in sizes)
+
+
+class Weights:
+    """Logistic regression of the bits of one codebook of a stage.
+
+    Inputs of a pass are integers `[rows, bits, n]`. Row 0 is for the bits themselves, then come a
+    row for each stage below and one for the step before. Each bit has a link to every bit of these
+    rows and to the bits of earlier groups in row 0. From the row of the nearest stage below on
+    (without one, that of the step before), the bit's own entry in each row is a feature with a
+    weight. The last row is computed here: the run of earlier bits that are as one step before.
 
     Args:
         bits: of a code.
         below: stages below that are looked at.
-
-    Attributes:
-        weights: of each bit for its features, the run last `[bits, features]`.
-        links: of each bit to those of the code, of the stages below, and one step before
-            `[bits, (below + 2) * bits]`.
-        slowness: of learning, in halves.
-        groups: of the bits of a code, that are found one after the other.
     """
 
     def __init__(self, bits: int, below: int) -> None:
         kind = min(below, 1)
-        start = np.array((*START[kind], 0)) * (_WEIGHT // 64)
+        start = np.array((*START[kind], 0), np.float64) * (_WEIGHT // 64)
+        self.features = np.repeat(start[None], bits, 0)  # [bits, features]
         run = START_RUN[kind] * (_WEIGHT // 64)
-        self.slowness = SLOWNESS[kind]
-        self.weights = np.repeat(start[None], bits, 0).astype(np.float64)  # [bits, features]
-        self.weights[1:, -1] = [run // bit for bit in range(1, bits)]
-        self._below, self._first = below, max(1, below)  # row of the first feature
-        # to each bit: from the bits of the higher groups, of the stages below, and one step before
+        self.features[1:, -1] = [run // bit for bit in range(1, bits)]
         self.links = np.zeros((bits, (below + 2) * bits))
         self._linked = np.ones_like(self.links)
+        self._below, self._slowness = below, SLOWNESS[kind]
         size = -(-bits // GROUPS[kind])
-        self.groups = [slice(bit, min(bit + size, bits)) for bit in range(0, bits, size)]
-        for group in self.groups:
+        self._groups = [slice(bit, min(bit + size, bits)) for bit in range(0, bits, size)]
+        for group in self._groups:
             self._linked[group, group.start : bits] = 0
 
-    def encode(self, known: Numbers) -> Chances:
-        """The chances of the bits of a pass, which are known; then learn from them.
-
-        Args:
-            known: see above; the last row is filled in.
-
-        Returns:
-            of each bit the chance that it is 1, of `ONE`, `[bits, n]`.
-        """
-        before = known[self._below + 1]
-        higher = self._linked[:, : len(before)]  # of each bit, those in higher groups
-        known[-1] = higher @ (known[0] * before) * before / _RUN
-        chances = _chances_of(self._weigh(known))
-        self._learn(known, chances)
-        return chances
-
-    def decode(self, known: Numbers, take: Callable[[Chances], Bits]) -> None:
-        """Find the bits of a pass, one group after the other; then learn from them.
-
-        Args:
-            known: see above; the first and the last row are filled in.
-            take: gives the bits of these chances, of the same shape.
-        """
-        evidence = self._weigh(known)
-        values, before, runs = known[0], known[self._below + 1], known[-1]
-        eighths, run_weights = before / _RUN, self.weights[:, -1:] / _SCALE
-        links = self.links[:, : len(values)] / _SCALE
-        chances = np.empty(evidence.shape, np.int64)
-        as_before = np.zeros_like(evidence[0])
-        for group in self.groups:
-            total, first = evidence[group], group.start
-            if first:
-                run = np.multiply(as_before, eighths[group], out=runs[group])
-                total += links[group, :first] @ values[:first]
-                total += run_weights[group] * run
-            chances[group] = of_group = _chances_of(total)
-            values[group] = now = _VALUES.take(take(of_group))
-            as_before += np.add.reduce(now * before[group], 0)
-        self._learn(known, chances)
-
-    def _features(self, known: Numbers) -> tuple[Numbers, Numbers]:
-        """The features `[bits, features, n]`, and what bits are linked to `[linked, n]`."""
-        linked = known[: self._below + 2].reshape(self.links.shape[1], -1)
-        return known[self._first :].transpose(1, 0, 2), linked
-
-    def _weigh(self, known: Numbers) -> Numbers:
-        """The evidence of what is known so far, 2048 more than in 256ths of a nat."""
-        features, linked = self._features(known)
-        evidence: Numbers = (self.weights[:, None] @ features)[:, 0]
+    def code(self, inputs: Floats, values: Integers, coder: BitCoder) -> None:
+        """Code the bits of a pass, put them into `values` and row 0, and learn from them."""
+        known, linked = inputs[0], inputs[: self._below + 2].reshape(self.links.shape[1], -1)
+        features = inputs[max(1, self._below) :].transpose(1, 0, 2)  # [bits, features, n]
+        before = inputs[self._below + 1]
+        known[...] = values
+        earlier = self._linked[:, : len(known)]  # bits of earlier groups
+        eighths, as_before = before / _RUN, np.zeros_like(known[0])
+        np.multiply(earlier @ (known * before), eighths, out=inputs[-1])
+        evidence: Floats = (self.features[:, None] @ features)[:, 0]
         evidence += self.links @ linked
         evidence /= _SCALE
         evidence += ONE // 2
-        return evidence
-
-    def _learn(self, known: Numbers, chances: Chances) -> None:
-        """One step of every weight down the gradient: the floor of a mean over the positions."""
-        features, linked = self._features(known)
-        errors = known[0] * (ONE // (2 * UNIT))
-        errors += ONE // 2 - chances
-        count = self.slowness * (errors.shape[1] + EXTRA) // 2
-        self.weights += np.floor((features @ errors[:, :, None])[:, :, 0] / count)
+        probabilities = np.empty(evidence.shape, np.int64)
+        for group in self._groups if coder.reads else [slice(0, len(known))]:
+            total, first = evidence[group], group.start
+            if first:
+                run = np.multiply(as_before, eighths[group], out=inputs[-1, group])
+                total += (self.links[group, :first] / _SCALE) @ known[:first]
+                total += self.features[group, -1:] / _SCALE * run
+            # below 0 the cast rounds up, but mode="clip" gives the first entry all the same
+            some = PROBABILITIES.take(total.astype(np.int64), mode="clip")
+            bits = coder.code(some, values[group])
+            probabilities[group] = some
+            if coder.reads:
+                values[group] = _VALUES.take(bits)
+                known[group] = values[group]
+                as_before += np.add.reduce(known[group] * before[group], 0)
+        errors = known * (ONE // (2 * UNIT))
+        errors -= probabilities
+        errors += ONE // 2
+        count = self._slowness * (errors.shape[1] + EXTRA) // 2
+        self.features += np.floor((features @ errors[:, :, None])[:, :, 0] / count)
         self.links += np.floor(errors @ linked.T / count) * self._linked
 
 
-def _chances_of(evidence: Numbers) -> Chances:
-    """The chances of a 1, by evidence as of `_weigh`."""
-    # `astype` rounds up below zero, but what is below zero here has the first chance anyway
-    return CHANCES.take(evidence.astype(np.int64), mode="clip")
+def code_planes(grid: Grid, planes: Integers, below: Sequence[Integers], coder: BitCoder) -> None:
+    """Code one codebook of a stage.
+
+    Args:
+        grid: of a latent step.
+        planes: bits as `Grid.split` gives them `[t, bits, size]`: of a writer those to write, of a
+            reader zeros, which are overwritten.
+        below: those of the stages below, at most `MAX_BELOW`, the nearest last.
+        coder: writes or reads them.
+    """
+    weights = Weights(planes.shape[1], len(below))
+    before = nearest_before = np.zeros_like(planes[0])
+    for step, now in enumerate(planes):
+        inputs = [*(stage[step] for stage in below), before]
+        if below:
+            nearest = inputs[-2]
+            inputs += [grid.cross(nearest) >> 1, (before * nearest_before >> 4) * nearest >> 4]
+            nearest_before = nearest
+        else:
+            inputs.append(grid.cross(before) >> 1)
+        _code_step(grid, now, np.stack(inputs), len(below), weights, coder)
+        before = now
+
+
+def _code_step(
+    grid: Grid, now: Integers, settled: Integers, below: int, weights: Weights, coder: BitCoder
+) -> None:
+    """Code a latent step, given the inputs that are known before it `[rows, bits, size]`."""
+    bits, ready = len(now), len(settled) + 1
+    # For each position: bits, the same times those of the nearest stage below over 16, and how many
+    # are as one step before less how many are not. Zeros where not known; the last position is that
+    # outside of the grid.
+    state = np.zeros((grid.size + 1, 2 * bits + 1), np.int16)
+    for some in grid.passes:
+        inputs = np.zeros((ready + (5 if below else 4), bits, len(some.known)))
+        known, values = settled[..., some.positions], now[:, some.positions]
+        fresh = state[some.positions]
+        inputs[1:ready] = known
+        if len(some.neighbours):
+            first, second, third, fourth = some.neighbours
+            total = state.take(first, 0)
+            total += state.take(second, 0)
+            total += state.take(third, 0)
+            total += state.take(fourth, 0)
+            around = total.T.copy()
+            around[:-1] *= 256 // some.known
+            around[:-1] >>= 8
+            vote, product, same = around[:bits], around[bits:-1], around[-1]
+            inputs[ready] = vote
+            inputs[ready + 1] = vote * abs(vote) >> 4
+            inputs[ready + 2] = known[below] * (same * UNIT // (some.known * bits)) >> 4
+            if below:
+                inputs[ready + 3] = product * known[below - 1] >> 4
+        weights.code(inputs, values, coder)
+        fresh[:, :bits] = values.T
+        if below:
+            fresh[:, bits:-1] = (values * known[below - 1] >> 4).T
+        fresh[:, -1] = np.add.reduce(values * known[below], 0, np.int16) >> 8

@@ -1,4 +1,4 @@
-"""Bytes to codes: a code file read front to back from anything, or by chunk from a file."""
+"""Read code files: front to back from any stream, or by chunk from a seekable file."""
 
 from __future__ import annotations
 
@@ -8,34 +8,46 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import BinaryIO, NoReturn, TypeVar
 
-from vtok.codefile.byte_source import ByteSource, Damage
 from vtok.codefile.header import Header
-from vtok.codefile.index import Chunk, Index, Order, Place, StoredChunk, check_footer, check_stages
-from vtok.codefile.parts import CodedPart, check_coder, decode_parts
+from vtok.codefile.index import Index
+from vtok.codefile.packing import (
+    Chunk,
+    CodedPart,
+    StoredChunk,
+    check_coder,
+    check_parts,
+    decode_parts,
+)
 from vtok.codefile.records import (
     CODE,
     FOOT,
+    PIECE_BYTES,
     PLAIN,
     SEGMENT,
+    ByteSource,
     ChunkHead,
+    Damage,
     Footer,
     IndexEntry,
+    Order,
+    Place,
     RowLog,
     Rows,
     read_preamble,
 )
 from vtok.errors import CodeFileError, UsageError
 
+T = TypeVar("T")
+MOST_RESCANS = 100  # of one file: bounds the time that a hostile file takes
+_MOST_TRIES = 10_000  # places that look like a head in one rescan, likewise
 _KINDS = re.compile(b"|".join((CODE, SEGMENT)))
-_PIECE = 1 << 20  # bytes that are looked through at a time
-_MOST_TRIES = 10_000  # places that look like a head: bounds the time of a file made of them
 
 
 def find_heads(source: ByteSource, start: int) -> Iterator[tuple[int, ChunkHead]]:
-    """The offsets of what is a whole head, from `start` on, and the heads; of a seekable source."""
+    """Find intact heads in a seekable source, from `start`: their offsets and the heads."""
     tries, size = 0, source.size or 0
     while start < size and tries < _MOST_TRIES:
-        piece = source.at(start).read_up_to(_PIECE + len(CODE) - 1)
+        piece = source.at(start).read_up_to(PIECE_BYTES + len(CODE) - 1)
         for match in _KINDS.finditer(piece):
             tries += 1
             head = head_at(source, start + match.start())
@@ -43,11 +55,11 @@ def find_heads(source: ByteSource, start: int) -> Iterator[tuple[int, ChunkHead]
                 yield start + match.start(), head
             if tries == _MOST_TRIES:
                 return
-        start += _PIECE
+        start += PIECE_BYTES
 
 
 def head_at(source: ByteSource, offset: int) -> ChunkHead | None:
-    """The head at an offset, if there is one and its CRC matches."""
+    """Read the head at an offset; None if there is none or its CRC does not match."""
     there = source.at(offset)
     try:
         kind = there.read(len(CODE))
@@ -56,28 +68,24 @@ def head_at(source: ByteSource, offset: int) -> ChunkHead | None:
         return None
 
 
-MOST_RESCANS = 100  # of one file: bounds the time of one that was made to be damaged
+class Scan:
+    """Iterates over the heads of chunks of codes, checked against the header and those before.
 
-
-class Walk:
-    """Gives the head of each chunk of codes, checked against the header and those before it.
-
-    Whoever takes a head must move the source over its parts before the next one.
+    The caller must move the source past the parts of a head before taking the next one.
 
     Attributes:
-        source: where the walk is.
-        num_chunks: chunks of codes that were passed in full.
-        gaps: frames that were lost before a place where the walk went on: the first of them, and
-            the one after the last.
+        source: current position.
+        num_chunks: chunks of codes passed completely.
+        gaps: lost frames, first and last + 1, before places where the scan resumed.
     """
 
     def __init__(self, source: ByteSource, header: Header, version: tuple[int, int]) -> None:
         self.source = source
         self.num_chunks = 0
         self.gaps: list[tuple[int, int]] = []
-        self._begin = self._end = source.offset  # of the record under way
+        self._begin = self._end = source.offset  # of the current record
         self._rescans = 0
-        self._fresh = False  # whether the decoder starts afresh after a gap
+        self._fresh = False  # the decoder starts with a fresh state after a gap
         self._whole: int | None = None  # rows before the first gap
         self._layout, self._version = header.format, version
         self._order = Order(header.format, version)
@@ -85,13 +93,13 @@ class Walk:
 
     @property
     def rows(self) -> Rows:
-        """The index of what was passed in full, before the first gap."""
+        """Index of the complete chunks before the first gap."""
         rows = self._rows.rows()[: self._whole]
         return rows if not len(rows) or rows[-1]["steps"] else rows[:-1]
 
     @property
     def num_frames(self) -> int:
-        """Frames that the chunks show that were passed in full."""
+        """Frames that the complete chunks show."""
         return self._order.num_frames
 
     def __iter__(self) -> Iterator[tuple[ChunkHead, Place]]:
@@ -103,7 +111,7 @@ class Walk:
             if len(kind) < len(CODE):
                 raise Damage("no index at its end: it was cut or is not finished")
             if kind == FOOT:
-                check_footer(Footer.read(source, len(self._rows)), self._rows.rows(), digest)
+                Footer.read(source, len(self._rows)).check(self._rows.rows(), digest)
                 if source.read_up_to(1):
                     raise Damage("more bytes after its end")
                 return
@@ -113,8 +121,8 @@ class Walk:
             if kind == CODE:
                 if why := self._order.why_not_next(row):
                     raise Damage(f"chunk {self.num_chunks} {why}")
-                check_stages(self._layout, self._version, head)
-                # only a chunk that is passed in full counts: the order is told afterwards
+                check_parts(self._layout, self._version, head)
+                # Record the chunk only after it was passed completely.
                 shown, place = self._after_gap(head, self._order.place(row))
                 yield shown, place
                 if self._fresh:
@@ -126,15 +134,15 @@ class Walk:
             elif kind == SEGMENT and self._version != PLAIN:
                 self._open(head, row)
             else:
-                self._pass_over(head)
+                self._skip_optional(head)
 
     def resume(self) -> bool:
-        """After damage, go on with the next chunk that is there; of a file that can be sought in.
+        """Move past damage to the next intact chunk of a seekable file.
 
-        Its head is looked for where the damaged chunk says that it ends, else from its start on.
+        Tries the stated end of the damaged chunk first, then searches from its start.
 
         Returns:
-            whether there is one.
+            True if there is one.
         """
         source = self.source
         if not source.seekable or self._rescans == MOST_RESCANS:
@@ -148,11 +156,11 @@ class Walk:
             if head.first_frame >= self._order.num_frames and (
                 head.kind == CODE or self._version != PLAIN
             ):
-                self._go_on(offset, head)
+                self._resume_at(offset, head)
                 return True
         return False
 
-    def _go_on(self, offset: int, head: ChunkHead) -> None:
+    def _resume_at(self, offset: int, head: ChunkHead) -> None:
         lost = self._order.num_frames
         self._whole = len(self._rows) if self._whole is None else self._whole
         seen = self._order.resume(head.at(offset))
@@ -162,10 +170,10 @@ class Walk:
             self.gaps.append((lost, head.first_frame))
 
     def _after_gap(self, head: ChunkHead, place: Place) -> tuple[ChunkHead, Place]:
-        """A chunk, or what a decoder that starts afresh with it makes of it."""
+        """Adjust a chunk after a gap, where a decoder starts with a fresh state."""
         if not self._fresh:
             return head, place
-        # the first step of a decoder gives its last frame only
+        # The first step of a decoder gives its last frame only.
         missing = min(head.num_frames, self._layout.temporal_compression - 1)
         first, frames = head.first_frame + missing, head.num_frames - missing
         return replace(head, first_frame=first, num_frames=frames), Place(0, 0)
@@ -179,7 +187,7 @@ class Walk:
         self._order.open(row)
         self._rows.append(row)
 
-    def _pass_over(self, head: ChunkHead) -> None:
+    def _skip_optional(self, head: ChunkHead) -> None:
         if not head.optional:
             kind = str(head.kind)[1:]
             raise CodeFileError(
@@ -189,25 +197,21 @@ class Walk:
             self.source.check(part.length, part.crc)
 
 
-T = TypeVar("T")
-
-
 class CodeFileReader:
     """Reads a code file from a binary stream: a file, a BytesIO, or a pipe (once).
 
-    Iterating gives each `Chunk` as soon as its bytes have come and match their CRCs. At the end
-    the index and the SHA-256 of the whole file are checked too. (The SHA-256 is not where
-    `stages` lets a file be read in part.) A file that is cut or damaged raises a `CodeFileError`
-    there; with `salvage` it goes on with the next chunk that is whole, if it can be sought in.
+    Iteration yields each `Chunk` after its CRCs were checked, and checks the index and the SHA-256
+    of the file at the end (not the SHA-256 if `stages` skips bytes). A cut or damaged file raises
+    a `CodeFileError` at the damage; with `salvage`, iteration continues with the next intact chunk
+    of a seekable file.
 
     Attributes:
         version: (major, minor) of the format.
         header: of the file.
-        salvage: whether it reads what is whole of a file that is cut or damaged.
-        complete: whether a read of the whole file has met its end and found nothing wrong.
-        lost: with `salvage`, in one line the first thing that was wrong; else None.
-        gaps: with `salvage`, frames that were lost before others that were not: of each run the
-            first one, and the one after the last.
+        salvage: read the intact chunks of cut and damaged files.
+        complete: true after the whole file was read without an error.
+        lost: with `salvage`, the first error in one line; else None.
+        gaps: with `salvage`, lost frames between intact chunks, first and last + 1.
     """
 
     def __init__(
@@ -222,12 +226,12 @@ class CodeFileReader:
 
         Args:
             stream: binary, readable, at the start of the file. Short reads are fine.
-            name: what errors call the file.
-            stages: read the first so many stages only, 1..num_stages; None reads all.
-            salvage: read what is whole of a file that is cut or damaged.
+            name: of the file, for errors.
+            stages: number of stages to read, 1..num_stages; None for all.
+            salvage: read the intact chunks of a cut or damaged file.
 
         Raises:
-            CodeFileError: if it is no code file, or of another version, or its header is wrong.
+            CodeFileError: for anything but a code file of a known version with a valid header.
             UsageError: if the file has fewer stages.
         """
         self._name = name
@@ -241,7 +245,7 @@ class CodeFileReader:
         if stages is not None:
             self.limit_stages(stages)
         self._reading = self._source
-        self._picked = 0  # bytes of chunks that were read by number
+        self._picked = 0  # bytes of chunks read by number
         self._index: Index | None = None
         self._begun = False
         self.complete = False
@@ -250,16 +254,15 @@ class CodeFileReader:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes read so far: of the last read from the front, without those of unused stages, and
-        of chunks read by number."""
+        """Bytes read by the last iteration, without unused stages, and by reads by number."""
         return self._reading.offset - self._reading.skipped + self._picked
 
     @property
     def num_frames(self) -> int | None:
-        """Frames of the file, without padding; of a pipe None until it has been read.
+        """Frames of the file, without padding; None for a pipe before it was read.
 
         Raises:
-            CodeFileError: if a file is cut and `salvage` is off.
+            CodeFileError: if the file is cut and `salvage` is off.
         """
         if self._index is None and not self._source.seekable:
             return None
@@ -267,12 +270,10 @@ class CodeFileReader:
 
     @property
     def index(self) -> Index:
-        """Where each chunk is, and which frames it shows.
-
-        Of a cut file, with `salvage`, it lists the chunks that are there in full.
+        """Index of the chunks; with `salvage`, of the complete chunks of a cut file.
 
         Raises:
-            CodeFileError: if a file is cut and `salvage` is off, or a pipe has not been read.
+            CodeFileError: if the file is cut and `salvage` is off, or a pipe was not read yet.
         """
         if self._index is None:
             self._index = self._find_index()
@@ -280,20 +281,20 @@ class CodeFileReader:
 
     @property
     def chunks(self) -> tuple[IndexEntry, ...]:
-        """The rows of the index; raises as `index` does."""
+        """Rows of the index; raises as `index`."""
         return self.index.entries
 
     @property
     def limited_header(self) -> Header:
-        """The header of a file of the stages that are read."""
+        """Header of a file of the stages that are read."""
         layout = replace(self.header.format, num_stages=self._stages)
         return replace(self.header, format=layout)
 
     def limit_stages(self, stages: int) -> None:
-        """Read the first so many stages only; to be called before reading.
+        """Set the number of stages to read, before reading.
 
         Raises:
-            UsageError: if the file has fewer, or for none.
+            UsageError: if the file has fewer, or for a number below 1.
         """
         most = self.header.format.num_stages
         if not 1 <= stages <= most:
@@ -304,14 +305,14 @@ class CodeFileReader:
         return self._each(self._chunk, self.salvage)
 
     def stored(self) -> Iterator[StoredChunk]:
-        """The chunks as they lie in the file, checked as those that iterating gives."""
+        """Iterate over the chunks as stored, with the same checks."""
         return self._each(self._stored, self.salvage)
 
     def verify(self) -> None:
-        """Read every byte and check all CRCs, the index and the SHA-256; decode nothing.
+        """Check all CRCs, the index and the SHA-256 without decoding.
 
         Raises:
-            CodeFileError: at the first thing wrong, whether `salvage` is on or not.
+            CodeFileError: at the first error, also with `salvage`.
         """
         for _ in self._each(_check, salvage=False):
             pass
@@ -320,7 +321,7 @@ class CodeFileReader:
         """Read one chunk of a seekable file.
 
         Args:
-            index: which, 0 <= index < len(chunks).
+            index: 0 <= index < len(chunks).
 
         Raises:
             CodeFileError: if there is no such chunk, it is damaged, or the stream is a pipe.
@@ -328,7 +329,7 @@ class CodeFileReader:
         return self._pick(index, self._chunk)
 
     def read_stored(self, index: int) -> StoredChunk:
-        """Read one chunk of a seekable file as it lies there; see `read_chunk`."""
+        """Read one chunk of a seekable file as stored; see `read_chunk`."""
         return self._pick(index, self._stored)
 
     def read_head(self, index: int) -> ChunkHead:
@@ -338,31 +339,31 @@ class CodeFileReader:
     def _each(
         self, read: Callable[[ByteSource, ChunkHead, Place], T], salvage: bool
     ) -> Iterator[T]:
-        """What `read` makes of each chunk of codes, front to back."""
+        """Apply `read` to each chunk of codes, front to back."""
         if self._begun and not self._source.seekable:
             raise CodeFileError(f"{self._name}: a pipe can be read once only")
         self._begun = True
         self._reading = source = self._source.copy()
-        walk = Walk(source, self.header, self.version)
-        self.gaps, going, damage = walk.gaps, True, None
+        scan = Scan(source, self.header, self.version)
+        self.gaps, going, damage = scan.gaps, True, None
         while going:
             try:
-                for head, place in walk:
+                for head, place in scan:
                     yield read(source, head, place)
                 going = False
             except Damage as exc:
                 if not salvage:
-                    self._fail(exc, walk)
+                    self._fail(exc, scan)
                 self.lost = damage = damage or str(exc)
-                going = walk.resume()
+                going = scan.resume()
             except CodeFileError as exc:
                 self._fail(exc)
         self.complete = damage is None
         if self.complete or self._index is None:
-            self._index = self._index_of(walk)
+            self._index = self._index_of(scan)
 
     def _pick(self, number: int, read: Callable[[ByteSource, ChunkHead, Place], T]) -> T:
-        """What `read` makes of one chunk of codes."""
+        """Apply `read` to one chunk of codes."""
         if not self._source.seekable:
             raise CodeFileError(f"{self._name}: a pipe cannot be read by chunk, save it to a file")
         if not 0 <= number < len(self.index):
@@ -375,7 +376,7 @@ class CodeFileReader:
             head = ChunkHead.read(kind, source)
             if kind != CODE or head.at(entry.offset) != entry:
                 raise Damage("the index does not match it")
-            check_stages(self.header.format, self.version, head)
+            check_parts(self.header.format, self.version, head)
             result = read(source, head, self.index.place(number))
         except Damage as exc:
             raise CodeFileError(f"{self._name}: chunk {number} is damaged: {exc}") from exc
@@ -388,7 +389,7 @@ class CodeFileReader:
         for part in head.parts[: self._stages]:
             check_coder(part.coder)
         parts = self._parts(source, head)
-        # Only now, when the bytes have come, is memory taken for what they become.
+        # Allocate memory for the codes only after their bytes were read.
         codes = decode_parts(parts, head.num_steps, self.header.format)
         coders = tuple(part.coder for part in parts)
         return Chunk(head.first_frame, head.num_frames, codes, *place, coders)
@@ -398,7 +399,7 @@ class CodeFileReader:
         return StoredChunk(head.num_frames, head.num_steps, parts, place.opens)
 
     def _parts(self, source: ByteSource, head: ChunkHead) -> tuple[CodedPart, ...]:
-        """Read the parts of a chunk: the stages asked for, then over the others."""
+        """Read the parts of the wanted stages and skip the others."""
         parts = []
         for number, part in enumerate(head.parts[: self._stages], start=1):
             parts.append(CodedPart(part.coder, source.read(part.length)))
@@ -408,49 +409,49 @@ class CodeFileReader:
         return tuple(parts)
 
     def _find_index(self) -> Index:
-        """The index at the end of a seekable file, or by a scan where it has none."""
+        """Read the index at the end of a seekable file, or scan the file if it has none."""
         if self._source.size is None:
             raise CodeFileError(f"{self._name}: the index of a pipe is known when it has been read")
         try:
             footer = Footer.find(self._source, self._source.size)
             return Index(self.header.format, self.version, footer.rows)
         except Damage as exc:
-            walk = self._scan()
+            scan = self._scan_file()
             if not self.salvage:
-                self._fail(exc, walk)
+                self._fail(exc, scan)
             self.lost = str(exc)
-            return self._index_of(walk)
+            return self._index_of(scan)
 
-    def _scan(self) -> Walk:
-        """A walk to the first damage: what it has passed lies there in full."""
-        walk = Walk(self._source.copy(), self.header, self.version)
+    def _scan_file(self) -> Scan:
+        """Scan to the first damage."""
+        scan = Scan(self._source.copy(), self.header, self.version)
         try:
-            for head, _ in walk:
-                walk.source.skip(sum(part.length for part in head.parts))
+            for head, _ in scan:
+                scan.source.skip(sum(part.length for part in head.parts))
         except Damage:
-            pass  # it is where the scan ends
+            pass  # the scan ends here
         except CodeFileError as exc:
             self._fail(exc)
-        return walk
+        return scan
 
-    def _index_of(self, walk: Walk) -> Index:
-        return Index(self.header.format, self.version, walk.rows)
+    def _index_of(self, scan: Scan) -> Index:
+        return Index(self.header.format, self.version, scan.rows)
 
-    def _fail(self, exc: CodeFileError, walk: Walk | None = None) -> NoReturn:
-        """Raise what is wrong, with the name of the file and what a walk has passed before it."""
+    def _fail(self, exc: CodeFileError, scan: Scan | None = None) -> NoReturn:
+        """Raise an error with the name of the file and what a scan has passed before it."""
         left = ""
-        if walk is not None:
+        if scan is not None:
             left = "; no chunk before that is complete"
-            if walk.num_chunks:
+            if scan.num_chunks:
                 left = (
-                    f"; complete before that: {_count(walk.num_chunks, 'chunk')}, "
-                    f"{_count(walk.num_frames, 'frame')}; decode --salvage reads the complete part"
+                    f"; complete before that: {_count(scan.num_chunks, 'chunk')}, "
+                    f"{_count(scan.num_frames, 'frame')}; salvage reads the complete part"
                 )
         raise CodeFileError(f"{self._name}: {exc}{left}") from exc
 
 
 def _check(source: ByteSource, head: ChunkHead, place: Place) -> None:
-    """Read over the parts of a chunk, whose CRCs must match."""
+    """Check the CRCs of the parts of a chunk."""
     for part in head.parts:
         source.check(part.length, part.crc)
 

@@ -1,35 +1,39 @@
-"""The records of a code file, byte for byte: preamble, chunk heads, footer.
+"""Records of a code file, byte for byte: preamble, chunk heads, footer.
 
     preamble | chunk | chunk | ... | footer
 
-docs/format.md has every field. All integers are little-endian. Each record has a `to_bytes` and
-a `read`; `read` trusts no length: it takes at most what a checked bound allows.
+docs/format.md specifies every field; integers are little-endian. Each record has `to_bytes` and
+`read`. `read` trusts no length: it takes at most what a checked bound allows.
 """
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import io
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from vtok.codefile.byte_source import ByteSource, Damage
-from vtok.codefile.header import MAX_HEADER_BYTES, Header
+from vtok.codefile.header import MAX_HEADER_BYTES, CodeFormat, Header
 from vtok.errors import CodeFileError
 
-PLAIN = (1, 0)  # one segment, every chunk with all stages: what every reader reads
-VERSION = (1, 1)  # the newest that is known: segments, and chunks of fewer stages
-# A byte that is no ASCII, CR LF and LF: each is changed by some transfer in text mode.
+PLAIN = (1, 0)  # one segment, every chunk with all stages: readable by every reader
+VERSION = (1, 1)  # the newest known version: segments, and chunks of fewer stages
+# A byte beyond ASCII, CR LF and LF: each is changed by some transfer in text mode.
 MAGIC = b"\x89VTOK\r\n\n"
 TRAILER = b"\x89VEND\r\n\n"
 CODE = b"CODE"
 SEGMENT = b"SEGM"
 FOOT = b"FOOT"
-PACKED, MODELLED = 0, 1  # coders: plain packing; an adaptive model of the bits, see `entropy`
+# Coders of parts: plain packing, and entropy coding. vtok 0.1 had another entropy coder, number 1.
+PACKED, MODELLED = 0, 2
+PIECE_BYTES = 1 << 20  # read at a time: memory grows with what is read, not with a stated length
 
 _PREAMBLE = struct.Struct("<8sHHI")  # magic, major, minor, length of the header
 _HEAD = struct.Struct("<4sBQII")  # type, parts, first frame, frames, latent steps
@@ -45,8 +49,118 @@ _DIGEST_BYTES = 32
 FOOTER_BYTES = _FOOT.size + _DIGEST_BYTES + _CRC.size + _TAIL.size  # of a file without chunks
 
 
+class Damage(CodeFileError):
+    """Missing or changed bytes, as opposed to an unknown format; intact parts can be salvaged."""
+
+
+class ByteSource:
+    """Position in a stream, with a digest of all bytes before it.
+
+    Copies of a seekable source are independent: reading from one does not move the other.
+
+    Attributes:
+        offset: bytes from the start of the file.
+        skipped: bytes passed over with `skip`.
+        size: bytes of the file, or None for a pipe.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.offset = 0
+        self.skipped = 0
+        self.size: int | None = None
+        self._stream = stream
+        self._start = 0  # a file may begin inside a stream
+        self._hash: hashlib._Hash | None = hashlib.sha256()
+        if stream.seekable():
+            self._start = stream.tell()
+            self.size = stream.seek(0, io.SEEK_END) - self._start
+
+    @property
+    def seekable(self) -> bool:
+        """True for a file, false for a pipe."""
+        return self.size is not None
+
+    def at(self, offset: int) -> ByteSource:
+        """Copy this seekable source to another position, without a digest."""
+        other = copy.copy(self)
+        other.jump(offset)
+        return other
+
+    def jump(self, offset: int) -> None:
+        """Move within a file; the digest is lost."""
+        self.offset, self._hash = offset, None
+
+    def copy(self) -> ByteSource:
+        """Copy at the same position; the copy of a pipe replaces the original."""
+        other = copy.copy(self)
+        other._hash = self._hash.copy() if self._hash else None
+        return other
+
+    def digest(self) -> bytes | None:
+        """Return the SHA-256 of all bytes so far, or None if some were not read."""
+        return self._hash.digest() if self._hash else None
+
+    def read_up_to(self, length: int) -> bytes:
+        """Read `length` bytes, or fewer at the end of the stream."""
+        if self.size is not None:
+            self._stream.seek(self._start + self.offset)
+        pieces = []
+        missing = length
+        while missing and (piece := self._stream.read(min(missing, PIECE_BYTES))):
+            pieces.append(piece)
+            missing -= len(piece)
+        data = b"".join(pieces)
+        self.offset += len(data)
+        if self._hash:
+            self._hash.update(data)
+        return data
+
+    def read(self, length: int) -> bytes:
+        """Read `length` bytes.
+
+        Raises:
+            Damage: if the stream ends before.
+        """
+        data = self.read_up_to(length)
+        if len(data) < length:
+            raise Damage(f"the file ends at byte {self.offset}, in the middle of a record")
+        return data
+
+    def check(self, length: int, crc: int) -> None:
+        """Read `length` bytes and check their CRC-32.
+
+        Raises:
+            Damage: if it differs, or the stream ends before.
+        """
+        start, running = self.offset, 0
+        for piece in _pieces(length):
+            running = zlib.crc32(self.read(piece), running)
+        if running != crc:
+            raise Damage(f"the {length} bytes at {start} do not match their CRC")
+
+    def skip(self, length: int) -> None:
+        """Pass over `length` bytes, in a file without reading them; the digest is then lost.
+
+        Raises:
+            Damage: if the stream ends before.
+        """
+        if self.size is None:
+            for piece in _pieces(length):
+                self.read(piece)
+        elif self.offset + length > self.size:
+            raise Damage(f"the file ends at byte {self.size}, in the middle of a record")
+        elif length:
+            self.jump(self.offset + length)
+        self.skipped += length
+
+
+def _pieces(length: int) -> Iterator[int]:
+    for start in range(0, length, PIECE_BYTES):
+        yield min(PIECE_BYTES, length - start)
+
+
 class Part(NamedTuple):
-    """A run of bytes in a chunk: the codes of one stage."""
+    """Row of a chunk head: coder, length and CRC-32 of the codes of one stage."""
 
     coder: int
     length: int
@@ -54,16 +168,16 @@ class Part(NamedTuple):
 
 
 class IndexEntry(NamedTuple):
-    """A row of the index: where a chunk of codes is, and what it holds.
+    """Row of the index: offset, frames and latent steps of a chunk of codes.
 
-    Of a segment it says where the segment is opened: `num_frames` are the frames that a decoder
-    drops at its start, and `num_steps` is 0.
+    Also used for `SEGM` records: `num_frames` are then the frames dropped at the start of the
+    segment, and `num_steps` is 0.
 
     Attributes:
         offset: bytes from the start of the file to the chunk.
         first_frame: number of its first frame, from 0.
-        num_frames: frames that it shows.
-        num_steps: latent steps t that it holds.
+        num_frames: frames shown.
+        num_steps: latent steps t.
     """
 
     offset: int
@@ -73,20 +187,20 @@ class IndexEntry(NamedTuple):
 
 
 def preamble_to_bytes(header: Header, version: tuple[int, int] = PLAIN) -> bytes:
-    """Magic, version and header."""
+    """Write magic, version and header."""
     text = header.to_json()
     return _sealed(_PREAMBLE.pack(MAGIC, *version, len(text)) + text)
 
 
 def read_preamble(source: ByteSource) -> tuple[tuple[int, int], Header]:
-    """Read what `preamble_to_bytes` made, of this major version and any minor one.
+    """Read a preamble of this major version and any minor version.
 
     Raises:
         CodeFileError: for anything else.
     """
     start = source.read_up_to(_PREAMBLE.size)
     if start[: len(MAGIC)] != MAGIC:
-        hint = " (or one that went through a text mode: copy it again)" if b"VTOK" in start else ""
+        hint = " (or changed by a transfer in text mode: copy it again)" if b"VTOK" in start else ""
         raise CodeFileError(f"not a vtok code file{hint if start else ' (empty)'}")
     if len(start) < _PREAMBLE.size:
         raise CodeFileError("cut inside its header, nothing can be recovered")
@@ -96,7 +210,7 @@ def read_preamble(source: ByteSource) -> tuple[tuple[int, int], Header]:
             f"of format version {major}.{minor}, this vtok reads {VERSION[0]}.x: update it"
         )
     if length > MAX_HEADER_BYTES:
-        raise CodeFileError(f"a header of {length} bytes, at most {MAX_HEADER_BYTES} may be")
+        raise CodeFileError(f"a header of {length} bytes, the limit is {MAX_HEADER_BYTES}")
     text = source.read_up_to(length)
     if len(text) < length:
         raise CodeFileError("cut inside its header, nothing can be recovered")
@@ -106,13 +220,13 @@ def read_preamble(source: ByteSource) -> tuple[tuple[int, int], Header]:
 
 @dataclass(frozen=True)
 class ChunkHead:
-    """What stands before the parts of a chunk.
+    """Head of a chunk, which its parts follow.
 
     Attributes:
-        kind: type, four ASCII letters; a lower-case first letter marks a chunk that a reader may
-            pass over if it does not know it.
+        kind: type, four ASCII letters; readers may skip unknown types with a lower-case first
+            letter.
         first_frame, num_frames, num_steps: see `IndexEntry`.
-        parts: what follows, at most 255.
+        parts: at most 255.
     """
 
     kind: bytes
@@ -123,27 +237,27 @@ class ChunkHead:
 
     @property
     def optional(self) -> bool:
-        """Whether a reader that does not know the type may pass over the chunk."""
+        """True if a reader that does not know the type may skip the chunk."""
         return self.kind[:1].islower()
 
     @staticmethod
     def length(parts: int) -> int:
-        """Bytes of a head with so many parts."""
+        """Compute the bytes of a head from its number of parts."""
         return _HEAD.size + parts * _PART.size + _CRC.size
 
     def at(self, offset: int) -> IndexEntry:
-        """The row of the index for this chunk."""
+        """Return the row of the index for this chunk."""
         return IndexEntry(offset, self.first_frame, self.num_frames, self.num_steps)
 
     def to_bytes(self) -> bytes:
-        """The head as it stands in the file."""
+        """Write the head."""
         span = (self.first_frame, self.num_frames, self.num_steps)
         head = _HEAD.pack(self.kind, len(self.parts), *span)
         return _sealed(head + b"".join(_PART.pack(*part) for part in self.parts))
 
     @classmethod
     def read(cls, kind: bytes, source: ByteSource) -> ChunkHead:
-        """Read a head whose type was read already.
+        """Read a head after its type.
 
         Raises:
             Damage: if its CRC does not match or the file ends.
@@ -158,10 +272,10 @@ class ChunkHead:
 
 @dataclass(frozen=True, eq=False)
 class Footer:
-    """What stands at the end of a whole file.
+    """Footer of a complete file.
 
     Attributes:
-        rows: the index: every chunk of codes and every opening of a segment, `[n]` of `ROW`.
+        rows: index of all `CODE` and `SEGM` chunks, `[n]` of `ROW`.
         digest: SHA-256 of all bytes before the footer.
     """
 
@@ -169,17 +283,17 @@ class Footer:
     digest: bytes
 
     def to_bytes(self) -> bytes:
-        """The footer as it stands in the file."""
+        """Write the footer."""
         start = _FOOT.pack(FOOT, len(self.rows), count_frames(self.rows))
         footer = _sealed(start + self.rows.tobytes() + self.digest)
         return footer + _TAIL.pack(len(footer) + _TAIL.size, TRAILER)
 
     @classmethod
     def read(cls, source: ByteSource, most_rows: int) -> Footer:
-        """Read a footer whose type was read already, of at most `most_rows`.
+        """Read a footer of at most `most_rows` after its type.
 
         Raises:
-            Damage: if anything in it is wrong.
+            Damage: if anything is wrong.
         """
         start = FOOT + source.read(_FOOT.size - len(FOOT))
         _, count, num_frames = _FOOT.unpack(start)
@@ -195,12 +309,23 @@ class Footer:
             raise Damage("the last 16 bytes are wrong")
         return footer
 
+    def check(self, rows: Rows, digest: bytes | None) -> None:
+        """Compare with the rows and, if known, the digest of the bytes read.
+
+        Raises:
+            Damage: if they differ.
+        """
+        if self.rows.tobytes() != rows.tobytes():
+            raise Damage("the index does not match the chunks")
+        if digest is not None and self.digest != digest:
+            raise Damage("the bytes do not match their SHA-256")
+
     @classmethod
     def find(cls, source: ByteSource, size: int) -> Footer:
         """Read the footer of a seekable file of `size` bytes from its end.
 
         Raises:
-            Damage: if there is none, or anything in it is wrong.
+            Damage: if there is none or anything is wrong.
         """
         if size < FOOTER_BYTES:
             raise Damage("no index at its end: it was cut or is not finished")
@@ -217,7 +342,7 @@ class Footer:
 
 
 def make_rows(entries: Iterable[IndexEntry]) -> Rows:
-    """Rows of the index as they lie in the file."""
+    """Convert rows of an index to an array."""
     log = RowLog()
     for entry in entries:
         log.append(entry)
@@ -225,7 +350,7 @@ def make_rows(entries: Iterable[IndexEntry]) -> Rows:
 
 
 class RowLog:
-    """Rows of an index as they come up, in no more memory than they take in the file."""
+    """Growing index, in no more memory than it takes in the file."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()
@@ -234,20 +359,117 @@ class RowLog:
         return len(self._bytes) // ROW.itemsize
 
     def append(self, row: IndexEntry) -> None:
-        """Put a row behind the others."""
+        """Add a row."""
         self._bytes += _ROW.pack(*row)
 
     def rows(self) -> Rows:
-        """All of them so far."""
+        """Return all rows so far, `[n]` of `ROW`."""
         return np.frombuffer(bytes(self._bytes), ROW)
 
 
 def count_frames(rows: Rows) -> int:
-    """Frames that all these rows show."""
+    """Count the frames that these rows show."""
     if not len(rows):
         return 0
     last = IndexEntry(*rows[-1].tolist())
     return last.first_frame + (last.num_frames if last.num_steps else 0)
+
+
+class Place(NamedTuple):
+    """Position of a chunk in its segment, as a decoder needs it.
+
+    Attributes:
+        opens: for the first chunk of a segment, where a decoder starts with a fresh state, the
+            frames to drop at the start of the segment; None for other chunks.
+        skip: frames to drop of those that the chunk decodes to.
+    """
+
+    opens: int | None
+    skip: int
+
+
+class Order:
+    """Rules for the sequence of records, given those before.
+
+    Attributes:
+        num_frames: frames shown so far.
+    """
+
+    def __init__(self, layout: CodeFormat, version: tuple[int, int]) -> None:
+        self.num_frames = 0
+        self._layout = layout
+        self._plain = version == PLAIN
+        self._offset = -1  # of the last record
+        self._full = True  # the last chunk shows all frames that it covers
+        self._drop = 0  # frames that the segment drops at its start
+        self._covered = 0  # frames that the steps of the segment cover so far
+        self._opened = False  # a segment was opened and has no chunk yet
+
+    def why_not_open(self, row: IndexEntry) -> str | None:
+        """Return why a segment cannot be opened here; None if it can."""
+        return "opens a segment again" if self._opened else self._why_not_here(row)
+
+    def why_not_next(self, row: IndexEntry) -> str | None:
+        """Return why a chunk cannot follow; None if it can."""
+        if why := self._why_not_here(row):
+            return why
+        if not self._full:
+            return "follows a chunk that is not full, which only the last one may be"
+        if not 1 <= row.num_steps <= self._layout.chunk_steps:
+            return f"has t = {row.num_steps}, not 1..{self._layout.chunk_steps}"
+        most = self._most_frames(row)
+        least = min(1, most)
+        if self._plain:
+            least = max(1, most - self._layout.temporal_compression + 1)
+        if not least <= row.num_frames <= most:
+            covers = f"t = {row.num_steps} covers {least}..{most} here"
+            return f"has num_frames {row.num_frames}, but {covers}"
+        return None
+
+    def open(self, row: IndexEntry) -> None:
+        """Record an opened segment, checked with `why_not_open`."""
+        self._offset, self._full, self._opened = row.offset, True, True
+        self._drop, self._covered = row.num_frames, 0
+
+    def resume(self, row: IndexEntry) -> bool:
+        """Continue with a chunk or a segment after lost ones.
+
+        Returns:
+            True if a decoder has seen chunks of its segment, as far as known.
+        """
+        seen = self._covered > 0
+        self.num_frames, self._full, self._opened = row.first_frame, True, False
+        # Frames covered by lost chunks are unknown; past the dropped ones the number is irrelevant.
+        self._covered = max(1, self._covered, self._drop)
+        return seen
+
+    def place(self, row: IndexEntry) -> Place:
+        """Return the place of a chunk, checked with `why_not_next`."""
+        skip = min(max(0, self._drop - self._covered), self._end(row) - self._covered)
+        return Place(None if self._covered else self._drop, skip)
+
+    def add(self, row: IndexEntry) -> None:
+        """Record a chunk, checked with `why_not_next`."""
+        self._full = row.num_frames == self._most_frames(row)
+        self._covered = self._end(row)
+        self._offset, self._opened = row.offset, False
+        self.num_frames += row.num_frames
+
+    def _why_not_here(self, row: IndexEntry) -> str | None:
+        if row.first_frame != self.num_frames:
+            return f"begins at frame {row.first_frame}, not {self.num_frames}"
+        if row.offset <= self._offset:
+            return "lies before the chunk that it follows"
+        return None
+
+    def _end(self, row: IndexEntry) -> int:
+        """Frames that the segment covers with this chunk; its first frame is a step of its own."""
+        temporal = self._layout.temporal_compression
+        return row.num_steps * temporal + (self._covered or 1 - temporal)
+
+    def _most_frames(self, row: IndexEntry) -> int:
+        """Frames of this chunk that are not dropped."""
+        return max(0, self._end(row) - max(self._covered, self._drop))
 
 
 def _sealed(record: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Codes to bytes: a code file written chunk by chunk, front to back, so also into a pipe."""
+"""Write code files chunk by chunk, front to back, so also into a pipe."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy.typing as npt
 
 from vtok.codefile.header import Header
-from vtok.codefile.index import Order
-from vtok.codefile.parts import CodedPart, encode_parts
+from vtok.codefile.packing import CodedPart, encode_parts
 from vtok.codefile.records import (
     CODE,
     PLAIN,
@@ -20,6 +19,7 @@ from vtok.codefile.records import (
     ChunkHead,
     Footer,
     IndexEntry,
+    Order,
     Part,
     RowLog,
     preamble_to_bytes,
@@ -28,11 +28,11 @@ from vtok.errors import OutputError, ShapeError
 
 
 class CodeFileWriter:
-    """Writes a code file to a binary stream, which may be a pipe: it never seeks.
+    """Writes a code file to a binary stream without seeking.
 
-    Each chunk is flushed, so what was written before a crash can be salvaged. As a context
-    manager it writes the footer at the end, but not where an exception ends the block: a file
-    that is not whole must not look whole. The stream stays open.
+    Flushes each chunk, so that chunks written before a crash can be salvaged. As a context manager,
+    writes the footer at the end, but not if an exception ends the block: an incomplete file must
+    not look complete. Leaves the stream open.
 
         with CodeFileWriter(stream, header) as writer:
             for codes, num_frames in chunks:
@@ -52,7 +52,7 @@ class CodeFileWriter:
 
         Raises:
             CodeFileError: if the header is too long.
-            OSError: if the stream takes no more.
+            OSError: if writing to the stream fails.
         """
         self.header = header
         self._stream = stream
@@ -66,16 +66,16 @@ class CodeFileWriter:
         self._emit(preamble_to_bytes(header, version))
 
     def open_segment(self, drop: int = 0) -> None:
-        """Let the next chunk begin a segment: what a decoder makes of it with a fresh state.
+        """Start a segment with the next chunk: decoders start it with a fresh state.
 
-        The first chunk of a file needs none, unless frames are to be dropped.
+        The first chunk of a file needs no call, unless frames are dropped.
 
         Args:
-            drop: frames to drop at the start of the segment, for they were decoded only so that
-                those after them come out right.
+            drop: frames to drop at the start of the segment, which are decoded only for the frames
+                after them.
 
         Raises:
-            ShapeError: if no segment can begin here.
+            ShapeError: if no segment can start here.
             OutputError, OSError: as `write`.
         """
         row = IndexEntry(self._offset, self._order.num_frames, drop, 0)
@@ -96,16 +96,16 @@ class CodeFileWriter:
         Args:
             codes: integers `[num_stages, num_codebooks, t, h, w]`, 0 <= code < codebook_size,
                 1 <= t <= chunk_steps; in version 1.1 of 1 to num_stages stages.
-            num_frames: frames that these latent steps cover, without padding: of t steps
-                `t * temporal_compression`, in the first chunk `temporal_compression - 1` fewer,
-                and in the last chunk up to `temporal_compression - 1` fewer. In version 1.1,
-                those that are not dropped, and in the last chunk of a segment as few as 1.
+            num_frames: frames of these latent steps, without padding: `t * temporal_compression`,
+                less `temporal_compression - 1` in the first chunk, less up to
+                `temporal_compression - 1` in the last chunk. In version 1.1, without dropped
+                frames; at least 1 in the last chunk of a segment.
 
         Raises:
-            ShapeError: for codes or a number of frames that do not fit the header; nothing was
-                written then, and the writer can go on.
-            OutputError: after `close`, or after a write that failed.
-            OSError: if the stream takes no more.
+            ShapeError: for codes or a number of frames that do not fit the header; nothing is
+                written then, and the writer remains usable.
+            OutputError: after `close`, or after a failed write.
+            OSError: if writing to the stream fails.
         """
         layout = self.header.format
         expected = (layout.num_codebooks, *layout.grid)
@@ -116,11 +116,11 @@ class CodeFileWriter:
         self._write_parts(encode_parts(codes, layout), row)
 
     def write_parts(self, parts: Sequence[CodedPart], num_steps: int, num_frames: int) -> None:
-        """Write one chunk whose stages are coded already; raises as `write`.
+        """Write one chunk of coded stages; raises as `write`.
 
         Args:
-            parts: as `encode_parts` made them, or a reader of a file of the same layout gave them.
-            num_steps: latent steps t that they hold.
+            parts: from `encode_parts`, or from a reader of a file of the same layout.
+            num_steps: latent steps t.
             num_frames: as for `write`.
         """
         if not self._fits(len(parts)):
@@ -129,10 +129,10 @@ class CodeFileWriter:
         self._write_parts(parts, self._row(num_frames, num_steps))
 
     def close(self) -> None:
-        """Write the footer, once; after a write that failed there is none to write.
+        """Write the footer, unless it was written or a write failed.
 
         Raises:
-            OSError: if the stream takes no more.
+            OSError: if writing to the stream fails.
         """
         if self._open:
             self._emit(Footer(self._rows.rows(), self._hash.digest()).to_bytes())
@@ -175,12 +175,12 @@ class CodeFileWriter:
         self._num_chunks += 1
 
     def _emit(self, data: bytes) -> None:
-        """Write all of `data`; while it is not all written, the writer counts as closed."""
+        """Write all of `data`; until that is done, the writer counts as closed."""
         if not self._open:
-            raise OutputError("the code file is closed, or a write to it failed: start it anew")
+            raise OutputError("the code file is closed, or a write to it failed: write a new one")
         self._open = False
         rest = memoryview(data)
-        while rest:  # a raw stream may take a part only
+        while rest:  # a raw stream may take only a part
             taken = self._stream.write(rest)
             if not taken:
                 raise OutputError("the output takes no more bytes")

@@ -1,94 +1,78 @@
-"""The folder of a data set: what lies where in it, how it is made, and that one run works on it.
+"""The folder of a data set: its layout, its recipe, and its locks.
 
-    dataset.json            how the codes are made; all runs must agree
-    manifest.jsonl          a row for each clip, in order of ids
-    errors.jsonl            a row for each clip that failed
-    .vtok/PART/journal.jsonl    what became of each clip, as it happened
-    .vtok/PART/reports.json     of which journals the manifest and the errors were made
-    .vtok/PART/staged/      codes that wait for their shard
-    .vtok/PART/tmp/         half files
+    dataset.json                     recipe: how the codes are made; all runs must agree
+    manifest.jsonl                   one row per item, in order of ids
+    errors.jsonl                     one row per failed item
+    .vtok/lock                       held while a run starts
+    .vtok/PARTITION/lock             held while a run works on the partition
+    .vtok/PARTITION/journal.jsonl    results in the order in which they arrived
+    .vtok/PARTITION/reports.json     state of the journals that the reports were made from
+    .vtok/PARTITION/staged/          codes that wait for their shard
+    .vtok/PARTITION/tmp/             unfinished files
 
-A part is what one `--shard i/n` does, `all` where there is no such option.
+PARTITION is `all`, or such as `0003-of-0008` if the items are split between several runs.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from vtok._files import atomic_output
+from vtok.dataset.partition import Partition
 from vtok.errors import InputError, OutputError, UsageError
 
-FORMAT, VERSION = "vtok.dataset", 1
-STATE = ".vtok"
-
-
-@dataclass(frozen=True)
-class Part:
-    """The share of one of several runs: number `index` from 0 of `count`."""
-
-    index: int = 0
-    count: int = 1
-
-    def __str__(self) -> str:
-        return "all" if self.count == 1 else f"{self.index:04d}-of-{self.count:04d}"
-
-    def has(self, id_: str) -> bool:
-        """Whether a clip is in this share, whatever other clips there are."""
-        if self.count == 1:
-            return True
-        number = int.from_bytes(hashlib.sha256(id_.encode()).digest()[:8], "big")
-        return number % self.count == self.index
-
-
-WHOLE = Part()
+FORMAT, VERSION = "vtok.dataset", 2
+START_SECONDS = 60.0
+"""Longest wait for other runs that are starting in the same folder."""
 
 
 class DatasetFolder:
-    """The folder of a data set.
+    """Paths of a data set.
 
     Args:
-        root: need not exist yet.
+        root: the folder, which need not exist yet.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.about = root / "dataset.json"
-        self.state = root / STATE
+        self.state = root / ".vtok"
 
-    def journal(self, part: Part) -> Path:
-        """The journal of a part."""
-        return self.state / str(part) / "journal.jsonl"
+    def journal(self, partition: Partition) -> Path:
+        """Journal of a partition."""
+        return self.state / str(partition) / "journal.jsonl"
 
     def journals(self) -> list[Path]:
-        """Those of all parts that were begun."""
+        """Journals of all partitions that were started."""
         return sorted(self.state.glob("*/journal.jsonl"))
 
-    def staged(self, part: Part) -> Path:
-        """Where codes of a part wait for their shard."""
-        return self.state / str(part) / "staged"
+    def staged(self, partition: Partition) -> Path:
+        """Folder for codes that wait for their shard."""
+        return self.state / str(partition) / "staged"
 
-    def tmp(self, part: Part) -> Path:
-        """Where half files of a part lie."""
-        return self.state / str(part) / "tmp"
+    def tmp(self, partition: Partition) -> Path:
+        """Folder for unfinished files."""
+        return self.state / str(partition) / "tmp"
 
-    def report(self, name: str, part: Part) -> Path:
-        """`manifest.jsonl` or `errors.jsonl` of a part."""
-        return self.root / (f"{name}.jsonl" if part.count == 1 else f"{name}-{part}.jsonl")
+    def report(self, name: str, partition: Partition) -> Path:
+        """Path of the `manifest` or `errors` of a partition."""
+        suffix = "" if partition.count == 1 else f"-{partition}"
+        return self.root / f"{name}{suffix}.jsonl"
 
-    def read_about(self) -> dict[str, Any]:
-        """What dataset.json says.
+    def recipe(self) -> dict[str, Any]:
+        """Read how the codes are made.
 
         Raises:
-            InputError: there is none.
-            UsageError: it is not one of ours.
+            InputError: no data set.
+            UsageError: not made by this version of vtok.
         """
         try:
             about = json.loads(self.about.read_bytes())
@@ -97,78 +81,80 @@ class DatasetFolder:
         except (OSError, ValueError) as exc:
             raise InputError(f"{self.about}: cannot be read ({exc})") from exc
         if not isinstance(about, dict) or about.get("format") != FORMAT:
-            raise UsageError(f"{self.about}: was not written by vtok")
+            raise UsageError(f"{self.about}: not written by vtok")
         if about.get("version") != VERSION:
-            raise UsageError(f"{self.about}: of a later vtok: update this one")
-        return about
+            raise UsageError(
+                f"{self.about}: data set format {about.get('version')}, but this vtok reads and "
+                f"writes format {VERSION}: use another folder, or the vtok that made it"
+            )
+        recipe: dict[str, Any] = about["recipe"]
+        return recipe
 
     @contextmanager
-    def opened(self, part: Part, recipe: dict[str, Any], *, overwrite: bool) -> Iterator[None]:
-        """Make the folder, and keep other runs out of this part while the block runs.
+    def opened(
+        self, partition: Partition, recipe: dict[str, Any], *, overwrite: bool
+    ) -> Iterator[None]:
+        """Create the folder and lock the partition until the block ends.
 
-        The lock dies with its process, however that ends.
+        The operating system releases the lock if the process is killed.
 
         Args:
-            part: which part of the data set the run makes.
+            partition: partition of the run.
             recipe: how its codes are made.
-            overwrite: whether another recipe may take the place of the one that is there.
+            overwrite: allow another recipe to replace the existing one.
 
         Raises:
-            OutputError: it cannot be made, or another run works on it.
-            UsageError: its codes are made in another way.
+            OutputError: it cannot be created, or another run works on it.
+            UsageError: its codes are made with another recipe.
         """
         try:
-            for folder in (self.tmp(part), self.staged(part)):
+            for folder in (self.tmp(partition), self.staged(partition)):
                 folder.mkdir(parents=True, exist_ok=True)
-            whole = (self.state / "lock").open("a+")
-            own = (self.state / str(part) / "lock").open("a+")
+            with ExitStack() as stack:
+                with self._lock(self.state, START_SECONDS):
+                    self._check_others(partition)
+                    stack.enter_context(self._lock(self.state / str(partition)))
+                held = stack.pop_all()
+        except Timeout as exc:
+            raise OutputError(
+                f"{self.root}: another run works on it: wait, or give another folder"
+            ) from exc
         except OSError as exc:
-            raise OutputError(f"{exc.filename}: cannot be made ({exc.strerror})") from exc
-        with whole, own:
-            self._lock(whole, own, part)
-            shutil.rmtree(self.tmp(part), ignore_errors=True)
-            self.tmp(part).mkdir()
+            where = exc.filename or self.state
+            raise OutputError(f"{where}: cannot be created ({exc.strerror})") from exc
+        with held:
+            shutil.rmtree(self.tmp(partition), ignore_errors=True)
+            self.tmp(partition).mkdir()
             self._agree(recipe, overwrite=overwrite)
             yield
 
-    def _lock(self, whole: IO[str], own: IO[str], part: Part) -> None:
-        """Take a part; parts of one count may be worked on side by side."""
-        try:
-            fcntl.flock(whole, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            try:
-                fcntl.flock(whole, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                whole.seek(0)
-                alike = part.count > 1 and whole.read() == str(part.count)
-                if alike:
-                    fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                alike = False
-            if not alike:
-                raise OutputError(
-                    f"{self.root}: another run works on it: wait, or give another folder"
-                ) from None
-            return
-        whole.seek(0)
-        whole.truncate()
-        whole.write(str(part.count))
-        whole.flush()
-        if part.count > 1:
-            fcntl.flock(whole, fcntl.LOCK_SH)
-        fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def _check_others(self, partition: Partition) -> None:
+        """Raise Timeout if a run works on a partition of another count.
+
+        Runs of one count share no items, so only those may run at the same time.
+        """
+        for path in self.state.glob("*/lock"):
+            count = path.parent.name.rpartition("-of-")[2]
+            if count != str(partition).rpartition("-of-")[2]:
+                with self._lock(path.parent):
+                    pass
+
+    @staticmethod
+    def _lock(folder: Path, seconds: float = 0) -> FileLock:
+        return FileLock(folder / "lock", timeout=seconds)
 
     def _agree(self, recipe: dict[str, Any], *, overwrite: bool) -> None:
-        """Write down how the codes are made, or compare with what is written."""
+        """Write the recipe, or compare with the one that is there."""
         if self.about.exists():
-            there = self.read_about()["recipe"]
+            there = self.recipe()
             if there == recipe:
                 return
             keys = sorted(key for key in recipe | there if recipe.get(key) != there.get(key))
             shown = ", ".join(f"{key} {there.get(key)} -> {recipe.get(key)}" for key in keys)
             if not overwrite:
                 raise UsageError(
-                    f"{self.root}: its codes are made in another way ({shown[:200]}): give another "
-                    "folder, or --overwrite to make all of them anew"
+                    f"{self.root}: its codes are made with other options ({shown[:200]}): give "
+                    "another folder, or set `overwrite` to encode everything again"
                 )
         about = {"format": FORMAT, "version": VERSION, "recipe": recipe}
         with atomic_output(self.about, overwrite=True) as temporary:
@@ -176,5 +162,5 @@ class DatasetFolder:
 
 
 def recipe_digest(recipe: dict[str, Any]) -> str:
-    """A short name of a recipe."""
+    """Short digest that identifies a recipe in the journal."""
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]

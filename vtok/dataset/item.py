@@ -1,4 +1,4 @@
-"""One clip of a data set: its id, where it is, and the columns that travel with it."""
+"""One item of a data set: its id, its source, and the columns that travel with it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-MAX_NAME_BYTES = 200  # of a file name; file systems take 255, and suffixes come on top
+MAX_NAME_BYTES = 200  # of a file name; file systems take 255, and suffixes are appended
 MAX_SECONDS = 10**9  # 31 years, the most that a code file's header holds
 
 
 class Member(NamedTuple):
-    """A file inside a tar shard: its bytes are `size` from `offset` on."""
+    """A file inside a tar shard: `size` bytes from `offset` on."""
 
     name: str
     offset: int
@@ -22,17 +22,16 @@ class Member(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One clip to encode.
+class Item:
+    """One video, or part of a video, to encode.
 
     Attributes:
-        id: unique in the data set; valid text, whatever bytes its file is named with.
-        source: a path or a URL.
-        member: where inside a tar shard; None for a file of its own.
-        start: seconds into the source at which the clip begins, exact, such as "2.5"; None for
-            the beginning.
-        end: seconds at which it ends; None for the end.
-        columns: whatever else a list says of it, as JSON types.
+        id: unique in the data set; valid text even where the file name is not.
+        source: path or URL.
+        member: position inside a tar shard; None for a plain file.
+        start: start in seconds, as an exact decimal or fraction; None for the beginning.
+        end: end in seconds; None for the end of the source.
+        columns: other columns of the table that lists the item, as JSON types.
     """
 
     id: str
@@ -44,37 +43,37 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """The source as a person writes it."""
+        """The source as shown to a person."""
         return self.source if self.member is None else f"{self.source}!{self.member.name}"
 
     @property
     def start_seconds(self) -> float:
-        """Where the clip begins."""
+        """Start in seconds."""
         return float(Fraction(self.start or 0))
 
     @property
     def duration_seconds(self) -> float | None:
-        """How long the clip is; None up to the end of the source."""
+        """Duration in seconds; None up to the end of the source."""
         return None if self.end is None else float(Fraction(self.end) - Fraction(self.start or 0))
 
     @property
     def place(self) -> list[Any]:
-        """Where the clip is: two entries of one place are one clip."""
+        """Source, member and times; two entries with the same place are the same item."""
         return [self.source, self.member and self.member.name, self.start, self.end]
 
     def to_json(self) -> str:
-        """As ASCII JSON, which holds any file name."""
+        """Return ASCII JSON, which can hold any file name."""
         return json.dumps([self.id, self.source, self.member, self.start, self.end, self.columns])
 
     @classmethod
-    def from_json(cls, text: str) -> Entry:
-        """Back from `to_json`."""
+    def from_json(cls, text: str) -> Item:
+        """Parse the output of `to_json`."""
         name, source, member, start, end, columns = json.loads(text)
         return cls(name, source, member and Member(*member), start, end, columns)
 
 
 class Fault(NamedTuple):
-    """Something in a list that is no clip: which, where, what is wrong with it, and whose list."""
+    """An unusable row or duplicate id: its id, location, error message and the list it is in."""
 
     id: str
     source: str
@@ -83,18 +82,18 @@ class Fault(NamedTuple):
 
 
 def valid_text(text: str) -> str:
-    """Text that every program can store: bytes that are no UTF-8, and NULs, become %XX."""
+    """Replace bytes that are not UTF-8, and NULs, by %XX."""
     return re.sub("[\ud800-\udfff\0]", lambda match: f"%{ord(match[0]) & 0xFF:02X}", text)
 
 
 def parse_seconds(value: Any) -> str | None:
-    """A time in seconds, or as H:M:S, as an exact decimal; None for nothing.
+    """Parse a time in seconds or H:M:S to an exact number; None if the value is empty.
 
     Raises:
-        ValueError: for anything else, and for times that no video has.
+        ValueError: not a time, or longer than any video.
     """
     text = "" if value is None else str(value).strip()
-    if text in ("", "nan"):  # what an empty cell of a table of numbers becomes
+    if text in ("", "nan"):  # an empty cell in a column of numbers
         return None
     if not re.fullmatch(r"(\d{1,9}:){0,2}\d{1,10}(\.\d*)?(e[-+]?\d)?", text, re.ASCII):
         raise ValueError(f"time {text[:40]!r}: expected seconds such as 2.5, or 1:02:03.5")
@@ -102,11 +101,11 @@ def parse_seconds(value: Any) -> str | None:
     for part in text.split(":"):
         seconds = 60 * seconds + Fraction(part)
     if seconds > MAX_SECONDS:
-        raise ValueError(f"time {text[:40]!r}: no video is so long")
+        raise ValueError(f"time {text[:40]!r}: longer than any video")
     return str(seconds)
 
 
-def make_entry(
+def make_item(
     id_: str | None,
     source: str,
     *,
@@ -114,26 +113,26 @@ def make_entry(
     start: Any = None,
     end: Any = None,
     columns: dict[str, Any] | None = None,
-) -> Entry:
-    """An entry from what a list says.
+) -> Item:
+    """Make an item from the values in a list or table.
 
     Args:
         id_: its id; if None, made from `name` and the times.
         source: path or URL.
-        name: what to call it where it has no id, such as a path without suffix.
+        name: basis of the id if there is none, such as a path without its suffix.
         start: see `parse_seconds`.
         end: likewise.
-        columns: what else is said of it.
+        columns: other columns.
 
     Raises:
-        ValueError: for times that make no clip.
+        ValueError: invalid times.
     """
     begin, stop = parse_seconds(start), parse_seconds(end)
     if stop is not None and Fraction(stop) <= Fraction(begin or 0):
         raise ValueError(f"from {start} s to {end} s: the clip ends before it begins")
     if id_ is None and (begin is not None or stop is not None):
         name = f"{name}@{_decimal(begin or '0')}-{'' if stop is None else _decimal(stop)}"
-    return Entry(valid_text(name if id_ is None else id_), source, None, begin, stop, columns or {})
+    return Item(valid_text(name if id_ is None else id_), source, None, begin, stop, columns or {})
 
 
 def _decimal(seconds: str) -> str:
@@ -141,14 +140,14 @@ def _decimal(seconds: str) -> str:
 
 
 def file_name(id_: str, *, dots: bool = True) -> str:
-    """A relative path that an id stands for, below any folder, different for different ids.
+    """Map an id to a relative path, unique per id and always inside the folder it is joined to.
 
-    `/` makes folders. Characters that a file system or a shell may stumble over, and dots that
-    begin a name, become %XX; what is too long is cut and told apart by a digest.
+    `/` separates folders. Control characters, `%`, `\\` and leading dots become %XX; a component
+    that is too long is cut and a digest appended.
 
     Args:
         id_: any text.
-        dots: whether names may have dots in them: webdataset takes a suffix to begin at the first.
+        dots: allow dots inside names; webdataset starts the suffix at the first dot.
     """
     return "/".join(_component(part, dots) for part in id_.split("/"))
 

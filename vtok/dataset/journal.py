@@ -1,7 +1,7 @@
-"""What became of each clip, one line of JSON each, appended: it survives any end of the process.
+"""Append-only record of finished items, one line of JSON each, that survives crashes.
 
-There is one writer to a file. A line that was cut by a crash is dropped when the file is opened to
-write; one that cannot be read counts as not written, and its clip is encoded again.
+Each file has one writer. A line that a crash cut short is removed when the file is opened for
+writing; an unreadable line counts as missing, and its item is encoded again.
 """
 
 from __future__ import annotations
@@ -11,45 +11,46 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 from vtok.errors import OutputError
 
+Record = dict[str, Any]
+"""One line of a journal, as JSON types. Its `kind` is `item`, `dropped`, `shard` or `written`."""
+
 SYNC_SECONDS = 1.0
-"""How much of the journal a power cut may take; a killed process loses nothing."""
+"""Time between syncs to disk: what a power cut may lose. A killed process loses nothing."""
 
 
 class Journal:
-    """The journal of a run, opened for appending; a context manager.
+    """Journal of a run, opened for appending; a context manager.
 
     Args:
-        path: the file; made if it is not there.
+        path: the file; created if missing.
 
     Raises:
-        OutputError: if it cannot be written.
+        OutputError: it cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            self._file = path.open("ab+", buffering=0)
             self._end = _drop_half_line(self._file)
         except OSError as exc:
             raise OutputError(f"{path}: cannot be opened ({exc.strerror})") from exc
         self._synced = time.monotonic()
 
-    def append(self, record: dict[str, Any]) -> int:
-        """Write one record; returns where in the file it lies.
+    def append(self, record: Record) -> int:
+        """Write one record; returns its offset in the file.
 
         Raises:
-            OutputError: if it cannot be written; the file then ends where it did before.
+            OutputError: it cannot be written; the file is left as it was.
         """
         line = json.dumps(record).encode() + b"\n"
         try:
-            taken = os.write(self._file, line)
-            if taken < len(line):  # a full disk takes a part
-                os.ftruncate(self._file, self._end)
+            if self._file.write(line) < len(line):  # a full disk
+                self._file.truncate(self._end)
                 raise OutputError(f"{self.path}: cannot be written (no space left)")
             if time.monotonic() - self._synced > SYNC_SECONDS:
                 self.sync()
@@ -59,31 +60,19 @@ class Journal:
         return place
 
     def sync(self) -> None:
-        """Have the disk hold all that was written."""
-        os.fsync(self._file)
+        """Flush everything to disk."""
+        os.fsync(self._file.fileno())
         self._synced = time.monotonic()
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)
 
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
 
 
-def read_journal(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Every record of a journal with its place, front to back; of a missing one, nothing.
-
-    A journal that is being written may be read at any time.
-    """
+def read_journal(path: Path) -> Iterator[tuple[int, Record]]:
+    """Yield every record with its offset, also while a run appends to the file."""
     if not path.exists():
         return
     with path.open("rb") as file:
@@ -95,13 +84,13 @@ def read_journal(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             place += len(line)
 
 
-def read_record(journal: BinaryIO, place: int) -> dict[str, Any]:
-    """The record at a place that `append` or `read_journal` gave."""
+def read_record(journal: BinaryIO, place: int) -> Record:
+    """Read the record at an offset that `append` or `read_journal` returned."""
     journal.seek(place)
     return _parse(journal.readline()) or {}
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def _parse(line: bytes) -> Record | None:
     try:
         record = json.loads(line.decode("ascii")) if line.endswith(b"\n") else None
     except ValueError:
@@ -109,16 +98,17 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _drop_half_line(file: int) -> int:
-    """Cut off what does not end in a newline; returns the length of the rest."""
-    size = end = os.fstat(file).st_size
+def _drop_half_line(file: BinaryIO) -> int:
+    """Remove an incomplete last line; returns the length of the file."""
+    size = end = file.seek(0, os.SEEK_END)
     while end:
         begin = max(0, end - 65536)
-        at = os.pread(file, end - begin, begin).rfind(b"\n")
+        file.seek(begin)
+        at = file.read(end - begin).rfind(b"\n")
         if at >= 0:
             end = begin + at + 1
             break
         end = begin
-    if end != size:  # else its time of change stays
-        os.ftruncate(file, end)
+    if end != size:  # an unneeded truncation would change the modification time
+        file.truncate(end)
     return end

@@ -1,4 +1,4 @@
-"""The parts of a data set as one: of one folder, or brought together from several machines."""
+"""Status, verification and merging of a data set whose items may be split into partitions."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vtok._files import ScratchFolder, atomic_output
-from vtok.dataset.folder import WHOLE, DatasetFolder
-from vtok.dataset.item import Entry, Fault, Member
-from vtok.dataset.plan import SCRATCH, Plan, scratch_plan
+from vtok._files import atomic_output
+from vtok.dataset.fetch import file_sha256
+from vtok.dataset.folder import DatasetFolder
+from vtok.dataset.journal import Record
+from vtok.dataset.options import SHARD_FORMATS
+from vtok.dataset.partition import WHOLE
+from vtok.dataset.plan import Plan, opened_plan
 from vtok.dataset.reports import write_reports
-from vtok.dataset.shards import ShardFormat, file_sha256
-from vtok.dataset.worker import Record
-from vtok.dataset.writers import SHARDED, shard_format
+from vtok.dataset.writers import ShardFormat, shard_format
 from vtok.errors import OutputError, UsageError
 
 
@@ -28,13 +28,13 @@ class Status:
     """Counts of a data set.
 
     Attributes:
-        done, failed: clips.
-        waiting: of those done, how many are not in their shard yet.
-        shards: that are written.
-        frames, bytes: of the clips done.
-        worker_seconds: that all clips took together.
-        causes: how many clips failed, by stage and error.
-        parts: what runs there were, such as `all` or `0001-of-0008`.
+        done, failed: items.
+        waiting: items done that are not in their shard yet.
+        shards: written shards.
+        frames, bytes: of the items done.
+        worker_seconds: time spent on all items.
+        causes: failed items by phase and error.
+        partitions: partitions that were started, such as `all` or `0001-of-0008`.
         recipe: how the codes are made.
     """
 
@@ -46,175 +46,141 @@ class Status:
     bytes: int = 0
     worker_seconds: float = 0.0
     causes: Counter[str] = field(default_factory=Counter)
-    parts: list[str] = field(default_factory=list)
+    partitions: list[str] = field(default_factory=list)
     recipe: dict[str, Any] = field(default_factory=dict)
 
+    def add(self, record: Record) -> None:
+        """Count an item."""
+        self.worker_seconds += record.get("seconds", 0.0)
+        if record["status"] == "ok":
+            self.done += 1
+            self.frames += record["frames"]
+            self.bytes += record["bytes"]
+        else:
+            self.failed += 1
+            self.causes[f"{record.get('phase')}: {record.get('error')}"] += 1
+
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON types."""
+        """Return the attributes as JSON types."""
         return {**asdict(self), "causes": dict(self.causes)}
 
 
-@contextmanager
-def known_plan(folder: DatasetFolder) -> Iterator[Plan]:
-    """What all journals of a data set know, for as long as the block runs."""
-    with ScratchFolder(SCRATCH) as scratch, scratch_plan(scratch) as plan:
-        for journal in folder.journals():
-            plan.load(journal)
-        yield plan
-
-
 def dataset_status(root: str | Path) -> Status:
-    """Count what became of the clips of a data set.
+    """Count the items of a data set by result, also while runs work on it.
 
     Raises:
-        InputError: there is no data set.
+        InputError: no data set.
     """
     folder = DatasetFolder(Path(root))
-    status = Status(recipe=folder.read_about()["recipe"])
-    status.parts = [path.parent.name for path in folder.journals()]
-    with known_plan(folder) as plan:
+    status = Status(recipe=folder.recipe())
+    status.partitions = [path.parent.name for path in folder.journals()]
+    with opened_plan(folder.journals()) as plan:
         for record in plan.records():
-            _count(status, record)
-        (status.shards,) = plan.one("SELECT count(DISTINCT shard) FROM written") or (0,)
-        (status.waiting,) = plan.one(
-            "SELECT count(*) FROM known JOIN member USING (id) LEFT JOIN written USING (id) "
-            "WHERE status = 'ok' AND known.sha256 IS NOT written.sha256"
-        ) or (0,)
+            status.add(record)
+        status.shards, status.waiting = len(plan.written_shards()), plan.num_unwritten()
     status.worker_seconds = round(status.worker_seconds, 3)
     return status
 
 
-def failed_entries(folder: DatasetFolder) -> Iterator[Entry | Fault]:
-    """Clips that failed, as the journals know them; what no decoder could mend stays a fault."""
-    with known_plan(folder) as plan:
-        for record in plan.records():
-            if record["status"] == "ok":
-                continue
-            if record.get("stage") == "plan":
-                yield Fault(record["id"], record["input"], record["message"], record["origin"])
-                continue
-            member = record["member"] and Member(*record["member"])
-            yield Entry(record["id"], record["source"], member, record["start"], record["end"],
-                        record["columns"])  # fmt: skip
-
-
-def _count(status: Status, record: Record) -> None:
-    status.worker_seconds += record.get("seconds", 0.0)
-    if record["status"] == "ok":
-        status.done += 1
-        status.frames += record["frames"]
-        status.bytes += record["bytes"]
-    else:
-        status.failed += 1
-        status.causes[f"{record.get('stage')}: {record.get('error')}"] += 1
-
-
 Finding = tuple[str, str | None]
-"""An id, and what is wrong with its codes; None where nothing is."""
+"""Id of an item or name of a file, and the error; None if it is intact."""
 
 
 def verify_dataset(root: str | Path) -> Iterator[Finding]:
-    """Compare the SHA-256 of every clip's codes with what the journal says.
+    """Compare the SHA-256 of all codes with the journals.
 
     Yields:
-        A finding for each clip that was encoded, for each that is in a shard without reason, and
-        for each file that is damaged.
+        A finding for each encoded item, each unexpected item in a shard, and each damaged file.
 
     Raises:
-        InputError: there is no data set.
-        UsageError: a library that reads its shards is not installed.
+        InputError: no data set.
+        UsageError: a package that reads its shards is not installed.
     """
     folder = DatasetFolder(Path(root))
-    to = folder.read_about()["recipe"]["to"]
-    with known_plan(folder) as plan:
-        if to in SHARDED:
+    to = folder.recipe()["to"]
+    with opened_plan(folder.journals()) as plan:
+        if to in SHARD_FORMATS:
             yield from _verify_shards(folder, plan, shard_format(to))
-        else:
-            yield from _verify_files(folder, plan)
+            return
+        for record in plan.records():
+            if record["status"] == "ok":
+                yield record["id"], _file_error(folder.root / record["output"], record["sha256"])
 
 
-def _verify_files(folder: DatasetFolder, plan: Plan) -> Iterator[Finding]:
-    for record in plan.records():
-        if record["status"] == "ok":
-            yield record["id"], _file_fault(folder.root / record["output"], record["sha256"])
-
-
-def _file_fault(path: Path, sha256: str) -> str | None:
+def _file_error(path: Path, sha256: str) -> str | None:
     try:
         found = file_sha256(path)
     except FileNotFoundError:
         return f"{path}: is missing"
     except OSError as exc:
         return f"{path}: cannot be read ({exc.strerror})"
-    return None if found == sha256 else f"{path}: is not what was written"
+    return None if found == sha256 else f"{path}: differs from what was written"
 
 
 def _verify_shards(folder: DatasetFolder, plan: Plan, form: ShardFormat) -> Iterator[Finding]:
-    for (shard,) in plan.all("SELECT DISTINCT shard FROM written ORDER BY 1"):
-        for name, sha256 in plan.all("SELECT name, sha256 FROM file WHERE shard = ?", shard):
-            if fault := _file_fault(folder.root / name, sha256):
-                yield name, fault
-        wanted = dict(plan.all("SELECT id, sha256 FROM written WHERE shard = ?", shard))
-        yield from _verify_shard([folder.root / name for name in form.names(shard)], wanted, form)
-    for id_, shard in plan.all(
-        "SELECT id, member.shard FROM known JOIN member USING (id) LEFT JOIN written USING (id) "
-        "WHERE status = 'ok' AND written.id IS NULL"
-    ):
-        yield id_, f"{form.names(shard)[0]}: not written yet: run again"
+    for shard in plan.written_shards():
+        for name, sha256 in plan.shard_files(shard).items():
+            if error := _file_error(folder.root / name, sha256):
+                yield name, error
+        paths = [folder.root / name for name in form.names(shard)]
+        yield from _verify_shard(paths, plan.shard_items(shard), form)
+    for id_, shard in plan.unwritten():
+        yield id_, f"{form.names(shard)[0]}: the item is not in it yet: run again"
 
 
 def _verify_shard(
-    paths: list[Path], wanted: dict[str, str], form: ShardFormat
+    paths: list[Path], expected: dict[str, str], form: ShardFormat
 ) -> Iterator[Finding]:
-    """Compare the clips of a shard with those that should be in it."""
-    fault = f"{paths[0]}: the clip is missing"
+    error = f"{paths[0]}: the item is missing"
     try:
         for id_, data in form.read(paths):
-            sha256 = wanted.pop(id_, None)
+            sha256 = expected.pop(id_, None)
             if sha256 is None:
-                yield id_, f"{paths[0]}: holds a clip twice, or one that nobody put there"
+                yield id_, f"{paths[0]}: contains the item twice, or should not contain it"
             elif hashlib.sha256(data).hexdigest() != sha256:
-                yield id_, f"{paths[0]}: its codes are not what was written"
+                yield id_, f"{paths[0]}: the codes differ from what was written"
             else:
                 yield id_, None
     except (OSError, ValueError, KeyError) as exc:
         reason = getattr(exc, "strerror", None) or str(exc)
-        fault = f"{paths[0]}: cannot be read ({reason[:100]})"
-    for id_ in wanted:
-        yield id_, fault
+        error = f"{paths[0]}: cannot be read ({reason[:100]})"
+    for id_ in expected:
+        yield id_, error
 
 
 def merge_dataset(root: str | Path, others: Sequence[str | Path] = ()) -> Status:
-    """Write one manifest of all parts, after bringing in the parts that lie in other folders.
+    """Write one manifest for all partitions, after copying those that are in other folders.
 
-    Files are linked where they are on one disk, and copied elsewhere; what is there already is
-    left as it is. The other folders are not changed.
+    Files are linked if they are on one disk, and copied otherwise; existing ones are kept. The
+    other folders are not changed.
 
     Args:
-        root: of the data set.
-        others: data sets made in the same way, by runs with other shares of the clips.
+        root: folder of the data set.
+        others: folders of other partitions, made with the same recipe.
 
     Returns:
-        What is in the whole.
+        Counts of the whole data set.
 
     Raises:
-        InputError: there is no data set.
-        UsageError: they were made in different ways, or parts are missing.
-        OutputError: two of them have different files of one name.
+        InputError: no data set.
+        UsageError: different recipes, or a partition is missing.
+        OutputError: two folders have different files of one name.
     """
     folder = DatasetFolder(Path(root))
-    recipe = folder.read_about()["recipe"]
+    recipe = folder.recipe()
     for other in others:
-        _bring_in(DatasetFolder(Path(other)), folder, recipe)
-    _check_parts(folder)
-    with known_plan(folder) as plan:
+        _copy_in(DatasetFolder(Path(other)), folder, recipe)
+    _check_partitions(folder)
+    with opened_plan(folder.journals()) as plan:
         write_reports(folder, plan, WHOLE)
     return dataset_status(root)
 
 
-def _bring_in(other: DatasetFolder, folder: DatasetFolder, recipe: object) -> None:
-    if other.read_about()["recipe"] != recipe:
-        raise UsageError(f"{other.root}: made in another way than {folder.root}: see dataset.json")
+def _copy_in(other: DatasetFolder, folder: DatasetFolder, recipe: object) -> None:
+    if other.recipe() != recipe:
+        raise UsageError(
+            f"{other.root}: made with other options than {folder.root}: compare their dataset.json"
+        )
     reports = {other.about.name, "manifest.jsonl", "errors.jsonl"}
     for path in sorted(other.root.rglob("*")):
         inner = path.relative_to(other.root)
@@ -229,12 +195,11 @@ def _link(source: Path, target: Path) -> None:
         if target.samefile(source) or target.read_bytes() == source.read_bytes():
             return
         raise OutputError(
-            f"{target}: is not the same as {source}: runs on several machines each need their "
-            "own --shard i/n"
+            f"{target}: differs from {source}: each run needs its own `partition` of the items"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if target.name == "journal.jsonl":  # a run may go on in it
+        if target.name == "journal.jsonl":  # a later run may append to it
             raise OSError
         os.link(source, target)
     except OSError:  # another disk, or one without links
@@ -242,15 +207,10 @@ def _link(source: Path, target: Path) -> None:
             shutil.copyfile(source, temporary)
 
 
-def _check_parts(folder: DatasetFolder) -> None:
-    """Refuse a data set of which a part was never begun.
-
-    Raises:
-        UsageError: naming the missing parts.
-    """
+def _check_partitions(folder: DatasetFolder) -> None:
     names = {path.parent.name for path in folder.journals()} - {"all"}
     for count in {int(name.rpartition("-")[2]) for name in names}:
-        wanted = {f"{index:04d}-of-{count:04d}" for index in range(count)}
-        if missing := sorted(wanted - names):
+        expected = {f"{index:04d}-of-{count:04d}" for index in range(count)}
+        if missing := sorted(expected - names):
             shown = ", ".join(missing[:5])
-            raise UsageError(f"{folder.root}: parts are missing: {shown}: run them first")
+            raise UsageError(f"{folder.root}: partitions are missing: {shown}: run them first")

@@ -1,25 +1,27 @@
-"""All clips of a data set and what is known of each, on disk: a million take little memory.
+"""Database of all items of a data set and their state; the only file with SQL.
 
-It is a scratch file, made anew by each run from the inputs and the journals.
+It lives on disk, so a million items take little memory, and is rebuilt by each run from the inputs
+and the journals. Records stay in the journals; the database has their offsets.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vtok.dataset.item import Entry, Fault, valid_text
-from vtok.dataset.journal import read_journal, read_record
+from vtok._files import ScratchFolder
+from vtok.dataset.item import Fault, Item, valid_text
+from vtok.dataset.journal import Record, read_journal, read_record
 from vtok.errors import OutputError
 
 TABLES = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
-CREATE TABLE entry (id TEXT PRIMARY KEY, json TEXT) WITHOUT ROWID;
+CREATE TABLE item (id TEXT PRIMARY KEY, json TEXT) WITHOUT ROWID;
 CREATE TABLE fault (id TEXT PRIMARY KEY, source TEXT, message TEXT, origin TEXT) WITHOUT ROWID;
 CREATE TABLE known (id TEXT PRIMARY KEY, journal INTEGER, place INTEGER, at REAL, status TEXT,
     sha256 TEXT) WITHOUT ROWID;
@@ -35,74 +37,134 @@ INSERT INTO known VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET
     journal = excluded.journal, place = excluded.place, at = excluded.at,
     status = excluded.status, sha256 = excluded.sha256
 WHERE excluded.at >= known.at
-"""  # journals of several parts are read one after the other: what was written last counts
+"""  # journals of several partitions are read one after the other: the latest record counts
+UNWRITTEN = """
+SELECT id, member.shard FROM known JOIN member USING (id) LEFT JOIN written USING (id)
+WHERE status = 'ok' AND known.sha256 IS NOT written.sha256
+"""
 ROWS_AT_ONCE = 1000
-SCRATCH = "vtok-dataset-"  # prefix of the folders that hold one
+SCRATCH = "vtok-dataset-"
+"""Prefix of the temporary folders of runs."""
 
 
 @contextmanager
-def scratch_plan(folder: Path) -> Iterator[Plan]:
-    """An empty plan in a folder, for as long as the block runs.
+def opened_plan(journals: Iterable[Path] = ()) -> Iterator[Plan]:
+    """Give a plan in a temporary folder, which is removed when the block ends.
+
+    Args:
+        journals: to load.
 
     Raises:
-        OutputError: the folder's disk has no room for it.
+        OutputError: no room for it.
     """
-    database = sqlite3.connect(folder / "plan.sqlite", isolation_level=None)
-    plan = Plan(database)
-    try:
-        database.executescript(TABLES)
-        database.execute("BEGIN")  # one transaction for ever: nothing is kept
-        yield plan
-    except sqlite3.OperationalError as exc:
-        raise OutputError(
-            f"{folder.parent}: cannot hold the list of clips, some 2 kB each ({exc}): make room, "
-            "or set TMPDIR to another folder"
-        ) from exc
-    finally:
-        database.close()
-        plan.close()
+    with ScratchFolder(SCRATCH) as folder:
+        database = sqlite3.connect(folder / "plan.sqlite", isolation_level=None)
+        plan = Plan(database, folder)
+        try:
+            database.executescript(TABLES)
+            database.execute("BEGIN")  # a transaction that never ends: the file is temporary
+            for journal in journals:
+                plan.load(journal)
+            yield plan
+        except sqlite3.OperationalError as exc:
+            raise OutputError(
+                f"{folder.parent}: no room for the list of items, about 2 kB each ({exc}): free "
+                "some, or set TMPDIR to another folder"
+            ) from exc
+        finally:
+            plan.close()
 
 
 class Plan:
-    """Entries, faults, what the journals know, and what is to be done; by id."""
+    """Items and faults of the inputs, what the journals know of them, and what remains to do.
 
-    def __init__(self, database: sqlite3.Connection) -> None:
-        self._database = database
+    Attributes:
+        scratch: temporary folder, also for files that are fetched.
+        duplicates: how often an item was listed again.
+    """
+
+    def __init__(self, database: sqlite3.Connection, scratch: Path) -> None:
+        self._database, self.scratch = database, scratch
         self._journals: dict[Path, int] = {}
         self._files: list[BinaryIO] = []
-        self.repeated = 0
+        self.duplicates = 0
 
     def close(self) -> None:
-        """Close the journals that it reads from."""
+        """Close the database and the journals."""
+        self._database.close()
         for file in self._files:
             file.close()
 
-    def add(self, found: Entry | Fault) -> None:
-        """Take in what was found; two different clips of one id make one fault, and no clip."""
+    # From the inputs
+
+    def add(self, found: Item | Fault) -> None:
+        """Add an item or a fault; two different items with one id become one fault."""
         if isinstance(found, Fault):
-            self._fault(found)
+            self._add_fault(found)
             return
-        if self._run("INSERT OR IGNORE INTO entry VALUES (?, ?)", found.id, found.to_json()):
+        if self._run("INSERT OR IGNORE INTO item VALUES (?, ?)", found.id, found.to_json()):
             return
-        ((text,),) = self.all("SELECT json FROM entry WHERE id = ?", found.id)
-        other = Entry.from_json(text)
+        ((text,),) = self._all("SELECT json FROM item WHERE id = ?", found.id)
+        other = Item.from_json(text)
         if other.place == found.place:
-            self.repeated += 1
+            self.duplicates += 1
             return
         names = " and ".join(sorted((_described(other), _described(found))))
-        message = f"{found.id}: two clips have this id: {names}"
+        message = f"{found.id}: two items have this id: {names}"
         self._run("INSERT OR IGNORE INTO fault VALUES (?, ?, ?, '\"\"')",
                   found.id, json.dumps(found.name), json.dumps(message))  # fmt: skip
 
+    def _add_fault(self, fault: Fault) -> None:
+        id_, number = valid_text(fault.id), 1
+        while self._one("SELECT 1 FROM fault WHERE id = ?", id_):
+            number += 1
+            id_ = f"{valid_text(fault.id)} ({number})"
+        self._run("INSERT INTO fault VALUES (?, ?, ?, ?)", id_,
+                  *(json.dumps(text) for text in fault[1:]))  # fmt: skip
+
+    def items(self) -> Iterator[tuple[Item, Record | None]]:
+        """Yield all items without a fault, each with its latest record, in order of ids."""
+        query = """SELECT id, json, journal, place FROM item LEFT JOIN known USING (id)
+            WHERE id NOT IN (SELECT id FROM fault)"""
+        for _, text, journal, place in self._ordered(query):
+            known = None if journal is None else read_record(self._files[journal], place)
+            yield Item.from_json(text), known
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield all faults, in order of ids."""
+        for id_, *texts in self._ordered("SELECT * FROM fault WHERE 1"):
+            yield Fault(id_, *map(json.loads, texts))
+
+    def num_faults(self) -> int:
+        """Count the faults."""
+        return self._count("SELECT count(*) FROM fault")
+
+    # Items to do
+
+    def mark(self, id_: str) -> None:
+        """Mark an item as to be done."""
+        self._run("INSERT OR IGNORE INTO todo VALUES (?)", id_)
+
+    def unmark(self, id_: str) -> bool:
+        """Mark an item as done; returns False if it was not to be done."""
+        return bool(self._run("DELETE FROM todo WHERE id = ?", id_))
+
+    def todo(self) -> Iterator[Item]:
+        """Yield the marked items, in order of ids."""
+        query = "SELECT id, json FROM item WHERE id IN todo"
+        return (Item.from_json(text) for _, text in self._ordered(query))
+
+    # From the journals
+
     def load(self, journal: Path) -> None:
-        """Take in a journal; what it says of a clip last is what counts."""
+        """Read a journal; the latest record of an item counts."""
         for place, record in read_journal(journal):
             self.note(journal, place, record)
 
-    def note(self, journal: Path, place: int, record: dict[str, Any]) -> None:
-        """Take in one record of a journal."""
+    def note(self, journal: Path, place: int, record: Record) -> None:
+        """Read one record of a journal."""
         kind, at = record.get("kind"), record.get("at", 0.0)
-        if kind == "clip":
+        if kind == "item":
             self._run(UPSERT, record["id"], self._number(journal), place, at, record["status"],
                       record.get("sha256"))  # fmt: skip
         elif kind == "dropped":
@@ -111,99 +173,114 @@ class Plan:
             for id_ in record["ids"]:
                 self._run("INSERT OR REPLACE INTO member VALUES (?, ?)", id_, record["shard"])
         elif kind == "written":
-            self._note_written(record["shard"], at, record["clips"], record["files"])
+            self._note_written(record["shard"], at, record["items"], record["files"])
 
     def _note_written(
-        self, shard: int, at: float, clips: dict[str, str], files: dict[str, str]
+        self, shard: int, at: float, items: dict[str, str], files: dict[str, str]
     ) -> None:
-        if self.one("SELECT 1 FROM written WHERE shard = ? AND at > ?", shard, at):
+        if self._one("SELECT 1 FROM written WHERE shard = ? AND at > ?", shard, at):
             return
         self._run("DELETE FROM written WHERE shard = ?", shard)
-        for id_, sha256 in clips.items():
+        for id_, sha256 in items.items():
             self._run("INSERT OR REPLACE INTO written VALUES (?, ?, ?, ?)", id_, shard, at, sha256)
         for name, sha256 in files.items():
             self._run("INSERT OR REPLACE INTO file VALUES (?, ?, ?)", name, shard, sha256)
 
-    def entries(self, *, todo: bool = False) -> Iterator[Entry]:
-        """All clips, or those to be done, in order of ids; those with a fault left out."""
-        where = "AND id IN todo" if todo else ""
-        query = f"SELECT id, json FROM entry WHERE id NOT IN (SELECT id FROM fault) {where}"
-        return (Entry.from_json(text) for _, text in self._ordered(query))
-
-    def known_entries(self) -> Iterator[tuple[Entry, dict[str, Any] | None]]:
-        """All clips as `entries` gives them, each with its `record`."""
-        query = """SELECT id, json, journal, place FROM entry LEFT JOIN known USING (id)
-            WHERE id NOT IN (SELECT id FROM fault)"""
-        for _, text, journal, place in self._ordered(query):
-            known = None if journal is None else read_record(self._files[journal], place)
-            yield Entry.from_json(text), known
-
-    def faults(self) -> Iterator[Fault]:
-        """Everything that was found and is no clip, in order of ids."""
-        for id_, *texts in self._ordered("SELECT * FROM fault WHERE 1"):
-            yield Fault(id_, *map(json.loads, texts))
-
-    def record(self, id_: str) -> dict[str, Any] | None:
-        """What the journals say of a clip last; None where it is not in them."""
-        row = self.one("SELECT journal, place FROM known WHERE id = ?", id_)
+    def record(self, id_: str) -> Record | None:
+        """Return the latest record of an item; None if the journals do not have it."""
+        row = self._one("SELECT journal, place FROM known WHERE id = ?", id_)
         return None if row is None else read_record(self._files[row[0]], row[1])
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """What the journals say of each clip, in order of ids."""
+    def records(self) -> Iterator[Record]:
+        """Yield the latest record of each item, in order of ids."""
         for _, journal, place in self._ordered("SELECT id, journal, place FROM known WHERE 1"):
             yield read_record(self._files[journal], place)
 
-    def mark(self, id_: str) -> None:
-        """Put a clip down as one to be done."""
-        self._run("INSERT OR IGNORE INTO todo VALUES (?)", id_)
+    def failed_ids(self) -> list[str]:
+        """Return the ids of items that failed."""
+        return [id_ for (id_,) in self._all("SELECT id FROM known WHERE status = 'failed'")]
 
-    def unmark(self, id_: str) -> bool:
-        """Put down that a clip is done; whether it was marked."""
-        return bool(self._run("DELETE FROM todo WHERE id = ?", id_))
+    # Shards
 
-    def num(self, table: str) -> int:
-        """Rows of a table."""
-        (count,) = self.one(f"SELECT count(*) FROM {table}") or (0,)
-        return int(count)
+    def shard_of(self, id_: str) -> int | None:
+        """Return the shard that an item is assigned to."""
+        row = self._one("SELECT shard FROM member WHERE id = ?", id_)
+        return None if row is None else int(row[0])
 
-    def one(self, query: str, *values: Any) -> tuple[Any, ...] | None:
-        """The first row of a query."""
-        row: tuple[Any, ...] | None = self._database.execute(query, values).fetchone()
-        return row
+    def next_shard(self) -> int:
+        """Return the number after the highest shard."""
+        return self._count("SELECT ifnull(max(shard) + 1, 0) FROM member")
 
-    def all(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        """All rows of a query that has few."""
-        return self._database.execute(query, values).fetchall()
+    def open_shards(self) -> dict[int, int]:
+        """Return how many items are to be done in each shard that has any."""
+        query = "SELECT shard, count(*) FROM member JOIN todo USING (id) GROUP BY shard"
+        return dict(self._all(query))
 
-    def _fault(self, fault: Fault) -> None:
-        id_, number = valid_text(fault.id), 1
-        while self.one("SELECT 1 FROM fault WHERE id = ?", id_):
-            number += 1
-            id_ = f"{valid_text(fault.id)} ({number})"
-        self._run("INSERT INTO fault VALUES (?, ?, ?, ?)", id_,
-                  *(json.dumps(text) for text in fault[1:]))  # fmt: skip
+    def encoded_ids(self, shard: int) -> list[str]:
+        """Return the ids of a shard whose items are encoded, in order."""
+        query = """SELECT id FROM member JOIN known USING (id)
+            WHERE shard = ? AND status = 'ok' ORDER BY id"""
+        return [id_ for (id_,) in self._all(query, shard)]
 
-    def _ordered(self, query: str) -> Iterator[tuple[Any, ...]]:
-        """The rows of a query by id, fetched piece by piece, so that others may run meanwhile."""
-        last = ""
-        while True:
-            rows = self.all(f"{query} AND id > ? ORDER BY id LIMIT {ROWS_AT_ONCE}", last)
-            yield from rows
-            if len(rows) < ROWS_AT_ONCE:
-                return
-            last = rows[-1][0]
+    def unwritten(self) -> Iterator[tuple[str, int]]:
+        """Yield id and shard of items whose latest codes are not in their shard yet."""
+        yield from self._ordered(UNWRITTEN)
+
+    def num_unwritten(self) -> int:
+        """Count the items that `unwritten` yields."""
+        return self._count(f"SELECT count(*) FROM ({UNWRITTEN})")
+
+    def written_in(self, id_: str) -> tuple[int, str] | None:
+        """Return the shard that contains an item, and the SHA-256 of its codes there."""
+        row = self._one("SELECT shard, sha256 FROM written WHERE id = ?", id_)
+        return None if row is None else (row[0], row[1])
+
+    def written_shards(self) -> list[int]:
+        """Return the numbers of the written shards, in order."""
+        return [shard for (shard,) in self._all("SELECT DISTINCT shard FROM written ORDER BY 1")]
+
+    def shard_items(self, shard: int) -> dict[str, str]:
+        """Return the SHA-256 of the codes of each item in a written shard."""
+        return dict(self._all("SELECT id, sha256 FROM written WHERE shard = ?", shard))
+
+    def shard_files(self, shard: int) -> dict[str, str]:
+        """Return the SHA-256 of each file of a written shard."""
+        return dict(self._all("SELECT name, sha256 FROM file WHERE shard = ?", shard))
+
+    # SQL
 
     def _run(self, query: str, *values: Any) -> int:
         """Change rows; returns how many."""
         return self._database.execute(query, values).rowcount
 
+    def _one(self, query: str, *values: Any) -> tuple[Any, ...] | None:
+        row: tuple[Any, ...] | None = self._database.execute(query, values).fetchone()
+        return row
+
+    def _all(self, query: str, *values: Any) -> list[Any]:
+        return self._database.execute(query, values).fetchall()
+
+    def _count(self, query: str) -> int:
+        return int(self._all(query)[0][0])
+
+    def _ordered(self, query: str) -> Iterator[tuple[Any, ...]]:
+        """Rows of a query by id, fetched in batches, so that tables may change meanwhile."""
+        last = ""
+        while True:
+            rows = self._all(f"{query} AND id > ? ORDER BY id LIMIT {ROWS_AT_ONCE}", last)
+            yield from rows
+            if len(rows) < ROWS_AT_ONCE:
+                return
+            last = rows[-1][0]
+
     def _number(self, journal: Path) -> int:
+        """Index of a journal in the list of open files."""
         if journal not in self._journals:
             self._journals[journal] = len(self._files)
             self._files.append(journal.open("rb"))
         return self._journals[journal]
 
 
-def _described(entry: Entry) -> str:
-    part = "" if entry.start is entry.end is None else f" from {entry.start or 0} to {entry.end}"
-    return entry.name + part
+def _described(item: Item) -> str:
+    part = "" if item.start is item.end is None else f" from {item.start or 0} to {item.end}"
+    return item.name + part

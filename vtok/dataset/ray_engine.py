@@ -1,8 +1,8 @@
-"""Who encodes clips: actors of a Ray cluster, each with a model of its own.
+"""Encode items in actors of a Ray cluster, each with its own model.
 
-Plain actors, and not Ray Data: with its defaults a clip that kills its actor is tried for ever, and
-with errors allowed the other rows of its block vanish without a word. Here each task ends in
-exactly one record, and how often it may take an actor along is bounded.
+These are plain actors instead of Ray Data, which by default retries an item that kills its actor
+forever, and with errors allowed silently drops the other rows of its block. Here each task gives
+exactly one record, and the number of retries is limited.
 """
 
 from __future__ import annotations
@@ -20,132 +20,71 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtok.dataset.api import DatasetOptions, load
-from vtok.dataset.worker import ClipEncoder, DiskFailure, Record, Settings, Task, blank_record
-from vtok.errors import UsageError, VtokError
+from vtok.dataset.journal import Record
+from vtok.dataset.worker import GPU_BATCH, DiskFailure, Job, Task, Worker, worker_error
+from vtok.errors import OptionError, UsageError, VtokError
 
 LOCAL = "local"
 STORE_BYTES = 100 * 2**20
-"""Shared memory of a cluster of our own: clips do not go through it, and Ray would take a third."""
-
-
-def import_ray(address: str | None) -> Any:
-    """The library, which looks at its environment once, when it is imported.
-
-    Args:
-        address: of the cluster that is to be joined, see `joined_cluster`.
-
-    Raises:
-        UsageError: it is not installed.
-    """
-    if _target(address) == LOCAL:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told of its use
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # and kept in no file
-    if "RAY_AUTH_TOKEN" in os.environ or (Path.home() / ".ray" / "auth_token").is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # `ray start` goes by that, too
-    try:
-        import ray
-    except ImportError as exc:
-        raise UsageError("--engine ray needs Ray: pip install 'vtok[ray]'") from exc
-    return ray
-
-
-@contextmanager
-def joined_cluster(ray: Any, address: str | None) -> Iterator[None]:
-    """Be connected to a cluster while the block runs; one that is joined already stays so.
-
-    Args:
-        ray: the library.
-        address: of the cluster; if None, what RAY_ADDRESS says, else one is started on this
-            machine, whatever others run there, and ends with the block or this process.
-
-    Raises:
-        VtokError: it cannot be joined or started.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    address = _target(address)
-    with ExitStack() as stack:
-        try:
-            _join(ray, address, stack)
-        except Exception as exc:  # of many kinds, also the plain one
-            text = " ".join(str(exc).split())[:200]
-            raise VtokError(f"--ray-address {address}: no cluster can be joined ({text})") from exc
-        yield
-
-
-def _join(ray: Any, address: str, stack: ExitStack) -> None:
-    """Connect; what has to be removed in the end is put on the stack."""
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address == LOCAL:
-        # sockets lie in there, whose paths must be short: the usual folder may be too deep
-        folder = tempfile.mkdtemp(prefix="vtok-ray-", dir=os.environ.get("RAY_TMPDIR", "/tmp"))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES,
-                    "_temp_dir": folder}  # fmt: skip
-    stack.callback(ray.shutdown)
-    ray.init(address, **options)
-
-
-def _target(address: str | None) -> str:
-    return address or os.environ.get("RAY_ADDRESS") or LOCAL
-
-
-LIVES = 2
-"""How many actors may die over one clip; the last of them has it alone."""
-STARTS = 3
-"""How many actors in a row may die before any is ready."""
+"""Shared memory of a cluster started here. Videos do not use it; Ray would reserve a third."""
+MAX_DEATHS = 2
+"""Actor deaths after which an item fails; the last actor has it alone."""
+MAX_FAILED_STARTS = 3
+"""Actors in a row that may die before any is ready."""
 START_SECONDS = 900.0
-"""How long to wait for an actor where none is left: a cluster may have to bring up a machine."""
+"""Longest wait for an actor if there is none: a cluster may have to start a machine."""
 
 
-class _Job(NamedTuple):
+class _Attempt(NamedTuple):
     task: Task
-    lives: int = LIVES
+    deaths: int = 0
 
 
 class RayEngine:
-    """Encodes on a Ray cluster whose nodes see the sources and the folder of the output.
+    """Encodes on a Ray cluster whose nodes can read the sources and write to the output folder.
 
-    Clips are given to actors that have said that they are ready: one for which the cluster has no
-    room, or no more, since a machine is gone, waits for it and holds nothing up.
+    Items are only given to actors that are ready, so an actor that waits for room in the cluster,
+    or was lost with its machine, delays nothing.
 
     Args:
-        options: how; `workers` is the number of actors, as many as there are CPUs (or GPUs, where
-            there are any and the device is not the CPU) if None.
-        settings: how clips are encoded.
-        address: of a cluster, see `joined_cluster`.
+        job: settings of the run; by default there are as many actors as GPUs, or as CPUs if there
+            is no GPU or the device is the CPU.
 
     Raises:
+        OptionError: the model is not a name or path.
         UsageError: Ray is not installed.
     """
 
-    def __init__(self, options: DatasetOptions, settings: Settings, address: str | None) -> None:
-        self._ray = import_ray(address)
-        self._options, self._settings, self._address = options, settings, address
-        self._starting: dict[Any, Any] = {}  # what says that an actor is ready -> the actor
-        self._free: dict[Any, int] = {}  # actors that are ready -> clips that they could take
-        self._busy: dict[Any, tuple[Any, _Job]] = {}  # results to come -> of whom, of what
-        self._fresh: deque[_Job] = deque()
-        self._suspects: deque[_Job] = deque()  # were there when an actor died
-        self._stillborn = 0
+    def __init__(self, job: Job) -> None:
+        if not isinstance(job.model, (str, Path)):
+            raise OptionError("model", "a loaded tokenizer", "a name or path with `engine` ray")
+        self._ray = import_ray(job.options.ray_address)
+        self._job, self._options = job, job.options
+        self._starting: dict[Any, Any] = {}  # result of `ready` -> actor
+        self._free: dict[Any, int] = {}  # ready actor -> items that it can take
+        self._busy: dict[Any, tuple[Any, _Attempt]] = {}  # result of `encode` -> actor, attempt
+        self._new: deque[_Attempt] = deque()
+        self._suspects: deque[_Attempt] = deque()  # were running when an actor died
+        self._failed_starts = 0
 
     def run(self, tasks: Iterator[Task]) -> Generator[Record, None, None]:
-        """See `Engine`.
+        """See `vtok.dataset.scheduler.Engine`.
 
         Raises:
-            DiskFailure: the output's disk takes no more.
+            DiskFailure: the output disk is full or broken.
             VtokError: there is no cluster, or no actor starts in it.
         """
         first = next(tasks, None)
         if first is None:
             return
-        with joined_cluster(self._ray, self._address):
-            self._gpus = self._num_gpus()
-            self._places = 2 * (self._options.batch or 8) if self._gpus else 1
+        with joined_cluster(self._ray, self._options.ray_address):
+            resources = self._ray.cluster_resources()
+            self._gpus = int(resources.get("GPU", 0) >= 1 and self._options.device != "cpu")
+            # a batch that runs and one that waits; without a GPU, one item
+            self._capacity = 2 * (self._options.batch or GPU_BATCH) if self._gpus else 1
+            available = int(resources.get("GPU" if self._gpus else "CPU", 1))
             try:
-                for _ in range(self._num_actors()):
+                for _ in range(self._options.workers or max(1, available)):
                     self._start_actor()
                 yield from self._encode_all(chain([first], tasks))
             finally:
@@ -154,69 +93,68 @@ class RayEngine:
 
     def _encode_all(self, tasks: Iterator[Task]) -> Iterator[Record]:
         while True:
-            if not self._fresh and (task := next(tasks, None)) is not None:
-                self._fresh.append(_Job(task))
+            if not self._new and (task := next(tasks, None)) is not None:
+                self._new.append(_Attempt(task))
             if self._assign():
                 continue
-            if not self._busy and not self._fresh and not self._suspects:
+            if not self._busy and not self._new and not self._suspects:
                 return
             record = self._await_one()
             if record is not None:
                 yield record
 
     def _assign(self) -> bool:
-        """Give one actor one job that it may have, if there are such."""
+        """Give one attempt to one actor; returns False if that is not possible."""
         for actor, free in self._free.items():
-            whole = free == self._places
-            if self._suspects and whole:
-                job, takes = self._suspects.popleft(), free
-            elif self._fresh and free:
-                job, takes = self._fresh.popleft(), 1
+            if self._suspects and free == self._capacity:
+                attempt, taken = self._suspects.popleft(), free
+            elif self._new and free:
+                attempt, taken = self._new.popleft(), 1
             else:
                 continue
-            self._free[actor] -= takes
-            self._busy[actor.encode.remote(job.task)] = (actor, job)
+            self._free[actor] -= taken
+            self._busy[actor.encode.remote(attempt.task)] = (actor, attempt)
             return True
         return False
 
     def _await_one(self) -> Record | None:
-        """Wait until something has happened: a record, if a clip has ended.
+        """Wait for an event; returns a record if an item is finished.
 
         Raises:
-            DiskFailure: the output's disk takes no more.
-            VtokError: no actor comes up.
+            DiskFailure: the output disk is full or broken.
+            VtokError: no actor starts.
         """
-        patience = None if self._busy else START_SECONDS
-        done, _ = self._ray.wait([*self._busy, *self._starting], num_returns=1, timeout=patience)
+        timeout = None if self._busy else START_SECONDS
+        done, _ = self._ray.wait([*self._busy, *self._starting], num_returns=1, timeout=timeout)
         if not done:
             raise VtokError(
-                f"no worker has come up in the Ray cluster for {START_SECONDS:g} seconds: has it "
-                "CPUs to spare?"
+                f"no worker started in the Ray cluster within {START_SECONDS:g} seconds: does it "
+                "have free CPUs?"
             )
         if done[0] in self._starting:
-            self._welcome(done[0])
+            self._add_actor(done[0])
             return None
-        actor, job = self._busy.pop(done[0])
-        return self._result(done[0], actor, job)
+        actor, attempt = self._busy.pop(done[0])
+        return self._result(done[0], actor, attempt)
 
-    def _welcome(self, ready: Any) -> None:
-        """Take in an actor that has come up, or another for one that has not."""
+    def _add_actor(self, ready: Any) -> None:
+        """Add an actor that is ready, or start another if it failed to start."""
         actor = self._starting.pop(ready)
         try:
             self._ray.get(ready)
         except self._ray.exceptions.RayError as exc:
-            self._stillborn += 1
-            if self._stillborn >= STARTS and not self._free and not self._starting:
+            self._failed_starts += 1
+            if self._failed_starts >= MAX_FAILED_STARTS and not self._free and not self._starting:
                 reason = " ".join((str(exc).strip().splitlines() or [""])[-1].split())[:200]
                 raise VtokError(f"a worker cannot start in the Ray cluster: {reason}") from exc
-            if self._stillborn < STARTS:
+            if self._failed_starts < MAX_FAILED_STARTS:
                 self._start_actor()
             return
-        self._stillborn = 0
-        self._free[actor] = self._places
+        self._failed_starts = 0
+        self._free[actor] = self._capacity
 
-    def _result(self, done: Any, actor: Any, job: _Job) -> Record | None:
-        """What came of a job; no record for one to try again."""
+    def _result(self, done: Any, actor: Any, attempt: _Attempt) -> Record | None:
+        """The record of an attempt; None if it is repeated."""
         errors = self._ray.exceptions
         try:
             record: Record = self._ray.get(done)
@@ -224,73 +162,116 @@ class RayEngine:
             if isinstance(exc.cause, DiskFailure):
                 raise DiskFailure(str(exc.cause)) from exc
             text = " ".join(str(exc.cause).split())[:200]
-            record = _failed(job.task, f"internal error: {text}")
+            record = worker_error(attempt.task, f"internal error: {text}")
         except errors.RayError as exc:
-            if self._free.pop(actor, None) is not None:  # this is the first to tell of it
-                self._ray.kill(actor)  # it may be out of reach only, and must not stay for ever
+            if self._free.pop(actor, None) is not None:  # the first report of its death
+                self._ray.kill(actor)  # it may only be unreachable, and would stay
                 self._start_actor()
-            if job.lives > 1:
-                self._suspects.append(job._replace(lives=job.lives - 1))
+            deaths = attempt.deaths + 1
+            if deaths < MAX_DEATHS:
+                self._suspects.append(attempt._replace(deaths=deaths))
                 return None
-            return _failed(job.task, f"its worker died {LIVES} times ({type(exc).__name__})")
+            reason = f"its worker died {MAX_DEATHS} times ({type(exc).__name__})"
+            return worker_error(attempt.task, reason)
         if actor in self._free:
-            alone = job.lives < LIVES
-            self._free[actor] += self._places if alone else 1
+            self._free[actor] += self._capacity if attempt.deaths else 1
         return record
 
-    def _num_actors(self) -> int:
-        resources = self._ray.cluster_resources()
-        count = int(resources.get("GPU" if self._gpus else "CPU", 1))
-        return self._options.workers or max(1, count)
-
-    def _num_gpus(self) -> int:
-        has_gpu = self._ray.cluster_resources().get("GPU", 0) >= 1
-        return int(has_gpu and self._options.device != "cpu")
-
     def _start_actor(self) -> None:
-        """Ask for an actor that takes as many clips at once as a batch has, and as many that wait.
-
-        One that has no GPU takes one.
-        """
         kind = self._ray.remote(
-            num_cpus=1, num_gpus=self._gpus, max_restarts=0, max_concurrency=self._places
-        )(Worker)
-        actor = kind.remote(self._options, self._settings, str(Path.cwd()))
+            num_cpus=1, num_gpus=self._gpus, max_restarts=0, max_concurrency=self._capacity
+        )(RayActor)
+        actor = kind.remote(self._job, str(Path.cwd()))
         self._starting[actor.ready.remote()] = actor
 
 
-class Worker:
-    """What runs in an actor: a model, and a decoding process for each clip under way.
+class RayActor:
+    """Process in the cluster: a model, and a decoder process for each running item.
 
     Args:
-        options: how.
-        settings: how clips are encoded, but for the scratch folder, which is this machine's own.
+        job: settings of the run.
         folder: that relative paths start from.
     """
 
-    def __init__(self, options: DatasetOptions, settings: Settings, folder: str) -> None:
-        os.chdir(folder)
-        # nothing of it stays when this process is killed, but for a clip that is being fetched
-        self._settings = replace(settings, scratch=Path(tempfile.gettempdir()))
-        from vtok.pipeline._runtime import many_videos
+    def __init__(self, job: Job, folder: str) -> None:
+        from vtok.pipeline._runtime import many_videos  # imports torch
 
-        self._model = load(options)
-        many_videos(self._model.device).__enter__()  # the process ends with this actor
+        os.chdir(folder)
+        # the scratch folder is on another machine
+        self._job = replace(job, scratch=Path(tempfile.gettempdir()))
+        self._model = job.load()
+        many_videos(self._model.device).__enter__()  # until the process ends
         self._local = threading.local()
 
     def ready(self) -> None:
-        """Answer, which says that the model is loaded."""
+        """Return once the model is loaded."""
 
     def encode(self, task: Task) -> Record:
-        """Encode a clip; see `ClipEncoder`."""
-        if not hasattr(self._local, "encoder"):
-            self._local.encoder = ClipEncoder(self._model, self._settings)
-        encoder: ClipEncoder = self._local.encoder
-        return encoder.encode(task)
+        """Encode an item; see `Worker`."""
+        if not hasattr(self._local, "worker"):
+            self._local.worker = Worker(self._model, self._job)
+        worker: Worker = self._local.worker
+        return worker.encode(task)
 
 
-def _failed(task: Task, message: str) -> Record:
-    return {
-        **blank_record(task), "stage": "model", "error": "WorkerError", "seconds": 0.0,
-        "message": f"{task.entry.name}: {message}",
-    }  # fmt: skip
+def import_ray(address: str | None) -> Any:
+    """Import Ray, which reads its environment variables at that moment.
+
+    Args:
+        address: of the cluster, see `joined_cluster`.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    if _target(address) == LOCAL:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # not stored in a file
+    if "RAY_AUTH_TOKEN" in os.environ or (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # `ray start` does the same
+    try:
+        import ray
+    except ImportError as exc:
+        raise UsageError("`engine` ray needs Ray: pip install 'vtok[ray]'") from exc
+    return ray
+
+
+@contextmanager
+def joined_cluster(ray: Any, address: str | None) -> Iterator[None]:
+    """Connect to a cluster until the block ends; an existing connection is kept.
+
+    Args:
+        ray: the imported module.
+        address: of the cluster; if None, that of RAY_ADDRESS; without that, a separate cluster is
+            started on this machine and ends with the block or the process.
+
+    Raises:
+        VtokError: it cannot be joined or started.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = _target(address)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    with ExitStack() as stack:
+        try:
+            if address == LOCAL:
+                options |= _local_options(stack)
+            stack.callback(ray.shutdown)
+            ray.init(address, **options)
+        except Exception as exc:  # Ray raises many types, plain Exception among them
+            text = " ".join(str(exc).split())[:200]
+            raise VtokError(f"`ray_address` {address}: no cluster can be joined ({text})") from exc
+        yield
+
+
+def _local_options(stack: ExitStack) -> dict[str, Any]:
+    """Options of a cluster on this machine; its folder is removed by the stack."""
+    # it contains sockets, whose paths must be short: the default folder may be too deep
+    short = "/tmp" if os.name == "posix" else None
+    folder = tempfile.mkdtemp(prefix="vtok-ray-", dir=os.environ.get("RAY_TMPDIR", short))
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    return {"include_dashboard": False, "object_store_memory": STORE_BYTES, "_temp_dir": folder}
+
+
+def _target(address: str | None) -> str:
+    return address or os.environ.get("RAY_ADDRESS") or LOCAL

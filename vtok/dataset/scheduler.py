@@ -1,160 +1,163 @@
-"""One run over a data set: each clip exactly once, however often runs are stopped and resumed."""
+"""Scheduler of a run: encode each item exactly once, however often runs are stopped and resumed."""
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from vtok.dataset.engine import Engine
-from vtok.dataset.folder import WHOLE, DatasetFolder, Part, recipe_digest
-from vtok.dataset.item import Entry, Fault
-from vtok.dataset.journal import Journal
+from vtok.dataset.fetch import digest, fetched, signature
+from vtok.dataset.folder import DatasetFolder, recipe_digest
+from vtok.dataset.item import Item
+from vtok.dataset.journal import Journal, Record
+from vtok.dataset.options import DatasetOptions
 from vtok.dataset.plan import Plan
 from vtok.dataset.reports import update_reports
-from vtok.dataset.worker import Record, Task, blank_record, current_signature
-from vtok.dataset.writers import Sink
-from vtok.errors import PartialFailure, UsageError
+from vtok.dataset.worker import Task, worker_error
+from vtok.dataset.writers import Writer
+from vtok.errors import PartialFailure, VtokError
 
 
 @dataclass
 class Totals:
-    """How far a run has come.
+    """Progress of a run.
 
     Attributes:
-        clips: in the inputs, those that are none left out.
-        there: of these, done in earlier runs.
-        left_failed: of these, failed in earlier runs and not tried again.
-        todo: of these, to be done in this run.
-        done, failed: of these, in this run.
-        faults: what is no clip, such as one of two clips of one id.
-        repeated: clips that the inputs name again.
-        frames, bytes: of those done.
-        spent: seconds of all workers by stage.
-        seconds: of wall time.
+        items: in the inputs, without faults.
+        up_to_date: encoded in earlier runs.
+        failed_before: failed in earlier runs and not retried.
+        todo: to be encoded in this run.
+        done, failed: of these, finished so far.
+        faults: unusable rows and duplicate ids.
+        duplicates: items that were listed again.
+        frames, bytes: of the items done.
+        phase_seconds: worker time by phase.
+        seconds: wall time.
     """
 
-    clips: int = 0
-    there: int = 0
-    left_failed: int = 0
+    items: int = 0
+    up_to_date: int = 0
+    failed_before: int = 0
     todo: int = 0
     done: int = 0
     failed: int = 0
     faults: int = 0
-    repeated: int = 0
+    duplicates: int = 0
     frames: int = 0
     bytes: int = 0
-    spent: dict[str, float] = field(default_factory=dict)
+    phase_seconds: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
-    def ended(self) -> int:
-        """Clips of this run that have ended."""
+    def finished(self) -> int:
+        """Items finished in this run, successfully or not."""
         return self.done + self.failed
 
     @property
     def bad(self) -> int:
-        """What the inputs name and is not there."""
-        return self.failed + self.left_failed + self.faults
+        """Rows of the inputs without codes."""
+        return self.failed + self.failed_before + self.faults
 
     def add(self, record: Record) -> None:
-        """Count a clip that has ended."""
+        """Count a finished item."""
         if record["status"] == "ok":
             self.done += 1
             self.frames += record["frames"]
             self.bytes += record["bytes"]
         else:
             self.failed += 1
-        for name, seconds in record.get("spent", {}).items():
-            self.spent[name] = self.spent.get(name, 0.0) + seconds
+        for name, seconds in record.get("phase_seconds", {}).items():
+            self.phase_seconds[name] = self.phase_seconds.get(name, 0.0) + seconds
 
 
-@dataclass(frozen=True)
-class Limit:
-    """How many failures are too many: more than `number`, or than `percent` of all clips.
-
-    Attributes:
-        number: from 0.
-        percent: from 0; None where the number counts.
-    """
-
-    number: int = 0
-    percent: float | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Limit:
-        """From "10" or "5%".
-
-        Raises:
-            UsageError: for anything else.
-        """
-        match = re.fullmatch(r"(\d{1,12})|(\d{1,3}(?:\.\d{1,6})?)%", text.strip(), re.ASCII)
-        if match is None:
-            raise UsageError(f"--max-failures {text}: expected a number such as 10, or 5%")
-        return cls(int(match[1] or 0), None if match[2] is None else float(match[2]))
-
-    def is_passed(self, totals: Totals) -> bool:
-        """Whether too many have failed in this run."""
-        failed = totals.failed + totals.faults
-        if self.percent is None:
-            return failed > self.number
-        return failed > self.percent / 100 * (totals.clips + totals.faults)
-
-
-class Watcher(Protocol):
-    """Whoever wants to know how a run goes."""
+class RunObserver:
+    """Receives the progress of a run; the methods do nothing here."""
 
     def planned(self, totals: Totals) -> None:
-        """All inputs are known."""
+        """Handle the plan: all inputs are known."""
 
-    def ended(self, record: Record, totals: Totals) -> None:
-        """A clip has ended, well or not."""
+    def finished(self, record: Record, totals: Totals) -> None:
+        """Handle the record of a finished item."""
 
 
-@dataclass(frozen=True)
-class Manner:
-    """How a run treats what it finds.
+class Engine(Protocol):
+    """Encodes items."""
 
-    Attributes:
-        part: which share of the clips it does.
-        retry_failed: whether to try again what failed before.
-        overwrite: whether files that are there and not from this data set may be replaced.
-        max_failures: stop when more clips than that have failed.
+    def run(self, tasks: Iterator[Task]) -> Generator[Record, None, None]:
+        """Encode items; yields one record for each, in any order.
+
+        Tasks are taken from the iterator when a worker is free. Closing the generator stops the
+        running ones.
+
+        Raises:
+            DiskFailure: the output disk is full or broken.
+        """
+
+
+def plan_items(
+    plan: Plan, writer: Writer, recipe: str, *, retry_failed: bool
+) -> Iterator[tuple[Item, str, Record | None]]:
+    """Decide for each item what to do.
+
+    Args:
+        plan: with all items and journals.
+        writer: says which codes still exist.
+        recipe: digest of the recipe.
+        retry_failed: encode items again that failed before.
+
+    Yields:
+        An item; "todo", "up_to_date" or "failed_before"; and a new record if the source is the
+        same but its signature changed.
     """
-
-    part: Part = WHOLE
-    retry_failed: bool = False
-    overwrite: bool = False
-    max_failures: Limit | None = None
-
-
-def fill_plan(
-    plan: Plan, found: Iterable[Entry | Fault], folder: DatasetFolder, part: Part
-) -> None:
-    """Take in the inputs' clips of a part, and what all journals know."""
-    for item in found:
-        if part.has(item.id):
-            plan.add(item)
-    for journal in folder.journals():
-        plan.load(journal)
+    for item, record in plan.items():
+        if record is None:
+            yield item, "todo", None
+        elif record["status"] == "ok":
+            sign = _current_signature(item, record, recipe, plan.scratch)
+            if sign is None or not writer.has(record):
+                yield item, "todo", None
+            else:
+                is_same = sign == record.get("signature")
+                yield item, "up_to_date", None if is_same else {**record, "signature": sign}
+        else:
+            retry = retry_failed or record.get("phase") == "plan"
+            yield item, "todo" if retry else "failed_before", None
 
 
-class Run:
+def _current_signature(item: Item, record: Record, recipe: str, scratch: Path) -> str | None:
+    """The signature of a source whose codes are up to date; else None.
+
+    The bytes are hashed only if size or modification time changed. A missing source is up to date:
+    its codes cannot be made again.
+    """
+    known = str(record.get("signature"))
+    times = (record.get("start"), record.get("end"))
+    if record.get("recipe") != recipe or times != (item.start, item.end):
+        return None
+    try:
+        found = signature(item)
+        if found == known:
+            return found
+        with fetched(item, scratch) as path:
+            return found if digest(item, path) == record.get("digest") else None
+    except VtokError:
+        return known
+
+
+class Scheduler:
     """One run over a data set; everything but the encoding happens in one thread.
 
     Args:
-        folder: of the data set, opened.
-        plan: filled.
-        journal: of the part.
-        recipe: how they are made.
-        scratch: folder for what is fetched or unpacked.
-        manner: how to treat what is found.
-        watcher: is told how it goes.
-        origins: lists that were read: what was wrong with them before and is no more, is forgotten.
+        folder: of the data set, locked.
+        plan: with all items and journals.
+        journal: of the partition.
+        recipe: how the codes are made.
+        options: of the run.
+        observer: receives the progress.
+        origins: lists that were read: their earlier faults that are gone are dropped.
     """
 
     def __init__(
@@ -163,129 +166,110 @@ class Run:
         plan: Plan,
         journal: Journal,
         recipe: dict[str, Any],
-        scratch: Path,
-        manner: Manner,
-        watcher: Watcher,
+        options: DatasetOptions,
+        observer: RunObserver,
         origins: Sequence[str] = (),
     ) -> None:
         self._folder, self._plan, self._journal = folder, plan, journal
-        self._scratch, self._origins = scratch, origins
-        self._recipe, self._manner, self._watcher = recipe_digest(recipe), manner, watcher
-        self.totals = Totals(repeated=plan.repeated)
+        self._recipe, self._options = recipe_digest(recipe), options
+        self._observer, self._origins = observer, origins
+        self.totals = Totals(duplicates=plan.duplicates, faults=plan.num_faults())
 
-    def go(self, engine: Engine, sink: Sink) -> Totals:
-        """Do what is to be done.
-
-        Args:
-            engine: encodes.
-            sink: says where codes go.
+    def run(self, engine: Engine, writer: Writer) -> Totals:
+        """Encode what is not up to date.
 
         Raises:
-            PartialFailure: more clips failed than may.
-            DiskFailure: the output's disk takes no more.
+            PartialFailure: more items failed than `max_failures` allows.
+            DiskFailure: the output disk is full or broken.
         """
         begin = time.monotonic()
-        self._decide(sink)
-        self.totals.faults = self._plan.num("fault")
-        self._watcher.planned(self.totals)
+        self._decide(writer)
+        self._observer.planned(self.totals)
         self._report_faults()
-        sink.begin()
+        writer.start()
         too_many = None
         try:
-            with closing(engine.run(self._tasks(sink))) as records:
+            with closing(engine.run(self._tasks(writer))) as records:
                 for record in records:
-                    self._end(record, sink)
+                    self._finish(record, writer)
                     self._check_failures()
-            self._reconcile(sink)
-            sink.finish()
+            self._fail_missing(writer)
+            writer.close()
         except PartialFailure as error:
             too_many = error
         finally:
             self.totals.seconds = time.monotonic() - begin
             self._journal.sync()
-        update_reports(self._folder, self._plan, self._manner.part)
+        update_reports(self._folder, self._plan, self._options.partition)
         if too_many is not None:
             raise too_many
         return self.totals
 
-    def _decide(self, sink: Sink) -> None:
-        """Mark what is to be done."""
-        for entry, record in self._plan.known_entries():
-            self.totals.clips += 1
-            if record is not None and self._is_settled(entry, record, sink):
-                continue
-            self._plan.mark(entry.id)
-            self.totals.todo += 1
+    def note(self, record: Record) -> None:
+        """Add a record to journal and plan."""
+        record = {**record, "at": round(time.time(), 3)}
+        place = self._journal.append(record)
+        self._plan.note(self._journal.path, place, record)
 
-    def _is_settled(self, entry: Entry, record: Record, sink: Sink) -> bool:
-        """Whether nothing is to be done for a clip that the journal knows."""
-        if record["status"] == "ok":
-            sign = current_signature(entry, record, self._recipe, self._scratch)
-            if sign is None or not sink.is_there(record):
-                return False
-            if sign != record.get("signature"):  # so that the bytes are not read again next time
-                self.note({**record, "signature": sign})
-            self.totals.there += 1
-            return True
-        left = not self._manner.retry_failed and record.get("stage") != "plan"
-        self.totals.left_failed += left
-        return left
+    def _decide(self, writer: Writer) -> None:
+        """Mark the items to do."""
+        retry, totals = self._options.retry_failed, self.totals
+        for item, decision, record in plan_items(
+            self._plan, writer, self._recipe, retry_failed=retry
+        ):
+            totals.items += 1
+            setattr(totals, decision, getattr(totals, decision) + 1)
+            if decision == "todo":
+                self._plan.mark(item.id)
+            elif record is not None:
+                self.note(record)  # so that the next run need not hash the source again
 
     def _report_faults(self) -> None:
-        """Put down what is no clip as failed, and forget what was so before and is no more."""
+        """Record faults as failed, and drop those that a list no longer has."""
         faults = set()
         for fault in self._plan.faults():
             known = self._plan.record(fault.id)
             faults.add(fault.id)
             record = {
-                "kind": "clip", "id": fault.id, "status": "failed", "input": fault.source,
-                "stage": "plan", "error": "InputError", "message": fault.message, "columns": {},
+                "kind": "item", "id": fault.id, "status": "failed", "input": fault.source,
+                "phase": "plan", "error": "InputError", "message": fault.message, "columns": {},
                 "origin": fault.origin,
             }  # fmt: skip
             if known is None or known.get("message") != fault.message:
                 self.note(record)
-            self._watcher.ended(record, self.totals)
-        for (id_,) in self._plan.all("SELECT id FROM known WHERE status = 'failed'"):
+            self._observer.finished(record, self.totals)
+        for id_ in self._plan.failed_ids():
             known = self._plan.record(id_)
             if id_ not in faults and known and known.get("origin") in self._origins:
                 self.note({"kind": "dropped", "id": id_})
 
-    def _tasks(self, sink: Sink) -> Iterator[Task]:
-        """What is to be done, as the engine asks for it."""
-        for entry, target in sink.order(self._plan.entries(todo=True)):
-            known = self._plan.record(entry.id)
+    def _tasks(self, writer: Writer) -> Iterator[Task]:
+        for item, target in writer.assign(self._plan.todo()):
+            known = self._plan.record(item.id)
             attempts = (known or {}).get("attempts", 0)
-            ours = known is not None and known["status"] == "ok"
-            yield Task(entry, target, ours or self._manner.overwrite, attempts)
+            is_ours = known is not None and known["status"] == "ok"
+            yield Task(item, target, is_ours or self._options.overwrite, attempts)
 
-    def _end(self, record: Record, sink: Sink) -> None:
-        """Put down what became of a clip; what nobody waits for any more says nothing new."""
+    def _finish(self, record: Record, writer: Writer) -> None:
+        """Record a finished item; ignore duplicate results."""
         if not self._plan.unmark(record["id"]):
             return
-        record = sink.placed({**record, "recipe": self._recipe})
+        record = writer.located({**record, "recipe": self._recipe})
         self.note(record)
         self.totals.add(record)
-        sink.ended(record)
-        self._watcher.ended(record, self.totals)
+        writer.finished(record)
+        self._observer.finished(record, self.totals)
 
-    def _reconcile(self, sink: Sink) -> None:
-        """Put down as failed what no engine has said anything of: no clip may vanish."""
-        for task in self._tasks(sink):
-            self._end({
-                **blank_record(task), "stage": "model", "error": "WorkerError", "seconds": 0.0,
-                "message": f"{task.entry.name}: the run ended without a word of it",
-            }, sink)  # fmt: skip
-
-    def note(self, record: Record) -> None:
-        """Put a record into the journal and the plan."""
-        record = {**record, "at": round(time.time(), 3)}
-        place = self._journal.append(record)
-        self._plan.note(self._journal.path, place, record)
+    def _fail_missing(self, writer: Writer) -> None:
+        """Record items as failed that the engine gave no result for."""
+        for task in self._tasks(writer):
+            self._finish(worker_error(task, "no result was received from the worker"), writer)
 
     def _check_failures(self) -> None:
-        limit = self._manner.max_failures
-        if limit is not None and limit.is_passed(self.totals):
+        totals, limit = self.totals, self._options.max_failures
+        failed = totals.failed + totals.faults
+        if limit is not None and limit.is_exceeded(failed, totals.items + totals.faults):
             raise PartialFailure(
-                f"{self.totals.failed} clips failed, more than --max-failures allows: stopped; "
-                "the same command goes on"
+                f"{totals.failed} items failed, more than `max_failures` allows: stopped; the same "
+                "command continues"
             )

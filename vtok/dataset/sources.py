@@ -1,82 +1,232 @@
-"""Which clips there are: behind folders, globs, lists, tables, tar shards and URLs, one by one."""
+"""Find the items behind folders, globs, lists, tables, tar shards and URLs, one at a time."""
 
 from __future__ import annotations
 
+import csv
 import glob
+import io
 import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from vtok.dataset.item import Entry, Fault, Member, make_entry, valid_text
-from vtok.dataset.tables import TABLE_SUFFIXES, USUAL, Columns, read_table
-from vtok.dataset.urls import find_urls, is_url, open_url
-from vtok.errors import InputError
+from vtok.dataset.fetch import find_urls, is_url, open_file
+from vtok.dataset.item import Fault, Item, Member, make_item, valid_text
+from vtok.errors import InputError, OptionError, UsageError
 from vtok.video.frames import VIDEO_SUFFIXES
 
 SHARD_SUFFIX = ".tar"
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+TABLE_SUFFIXES = frozenset((*SEPARATORS, ".jsonl", ".ndjson", ".parquet"))
+INPUT_NAMES = ("input", "path", "video", "file", "filename", "filepath", "url")
 TEXT_SUFFIXES = (".txt", ".cls", ".text", ".caption")
-MAX_COMPANION = 1 << 16  # bytes of a file whose content is carried along
+MAX_COMPANION = 1 << 16  # bytes of a file beside a video that becomes a column
+ROWS_AT_ONCE = 1024
+MAX_LINE = 1 << 24  # bytes of a line of JSON; a file without line ends must not fill memory
+
+Found = Iterator[Item | Fault]
 
 
-def read_shard(name: str) -> Iterator[Entry | Fault]:
-    """The videos in a shard, with the JSON and the text of the same key as columns.
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns of a table; all others are copied to the manifest.
 
-    An id is the name of the shard and the key. Of a shard that is cut, those before the cut.
+    Attributes:
+        input: column of paths or URLs; the first of `INPUT_NAMES` that exists if None.
+        id: column of ids; if None, `id` if it exists, else ids are made from paths and times.
+        start, end: columns of seconds; if None, `start` and `end` if they exist.
+    """
 
-    Args:
-        name: path or URL of the shard.
+    input: str | None = None
+    id: str | None = None
+    start: str | None = None
+    end: str | None = None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Sources of a data set.
+
+    Attributes:
+        names: folders, files, globs, tables (CSV, TSV, JSONL, parquet), tar shards, URLs.
+        lists: files with one path per line; an open stream for standard input.
+        zero: paths in lists end with NUL, as `find -print0` writes them.
+        columns: names of the columns of tables.
+        skip: folder to leave out: the output.
+    """
+
+    names: Sequence[str] = ()
+    lists: Sequence[str | BinaryIO] = ()
+    zero: bool = False
+    columns: Columns = Columns()
+    skip: Path | None = None
+
+
+def find_items(inputs: Inputs) -> Found:
+    """Yield every item and every faulty row behind the inputs, in no particular order.
 
     Raises:
-        InputError: it is no tar file.
+        InputError: an input is missing, unreadable, or a folder or glob contains no video.
+        UsageError: a table lacks a column, or a package is not installed.
+    """
+    for name in inputs.names:
+        empty = True
+        for found in _expand(name, inputs):
+            empty = False
+            yield found
+        if empty:
+            raise InputError(f"{name}: no video in it (files count by suffix, such as .mp4)")
+    for source in inputs.lists:
+        yield from _read_list(source, inputs.zero)
+
+
+def _expand(name: str, inputs: Inputs) -> Found:
+    if is_url(name):
+        base, urls = find_urls(name, VIDEO_SUFFIXES | TABLE_SUFFIXES | {SHARD_SUFFIX})
+        for url in urls:
+            yield from _from_file(url, inputs.columns, base)
+    elif Path(name).is_dir():
+        yield from _from_folder(Path(name), inputs.skip)
+    elif Path(name).exists():
+        yield from _from_file(name, inputs.columns)
+    elif glob.has_magic(name):
+        # the function: Path.glob takes no absolute pattern
+        for match in glob.iglob(name, recursive=True):  # noqa: PTH207
+            if not os.path.isdir(match):  # noqa: PTH112
+                yield from _from_file(match, inputs.columns)
+    else:
+        raise InputError(f"{name}: no such file or folder")
+
+
+def _from_file(name: str, columns: Columns, base: str = "") -> Found:
+    """The items of one file or URL: a video, a table or a shard; ids are relative to `base`."""
+    suffix = _suffix(name).lower()
+    if suffix in TABLE_SUFFIXES:
+        yield from _read_table(name, columns)
+    elif suffix == SHARD_SUFFIX:
+        yield from _read_shard(name)
+    else:
+        inside = name[len(base) :].lstrip("/") if base and name.startswith(base) else name
+        yield make_item(None, name, name=_stem(inside))
+
+
+# Folders
+
+
+def _from_folder(folder: Path, skip: Path | None) -> Found:
+    """Videos in a folder and its subfolders; hidden files are skipped, links followed once."""
+    skipped = None if skip is None else os.path.realpath(skip)
+    base = os.path.join(folder, "")  # noqa: PTH118 - with a trailing slash
+    for path in _walk(os.fspath(folder), skipped, ()):
+        yield make_item(None, path, name=_stem(path[len(base) :]))
+
+
+def _walk(folder: str, skip: str | None, parents: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    try:
+        status = Path(folder).stat()
+        key = (status.st_dev, status.st_ino)
+        if key in parents or os.path.realpath(folder) == skip:
+            return
+        with os.scandir(folder) as files:
+            found = sorted((file.name, _is_folder(file)) for file in files)
+    except OSError as exc:
+        raise InputError(f"{folder}: cannot be searched ({exc.strerror})") from exc
+    for name, is_folder in found:
+        path = os.path.join(folder, name)  # noqa: PTH118 - called a million times, and Path is slow
+        if name.startswith("."):
+            continue
+        if is_folder:
+            yield from _walk(path, skip, (*parents, key))
+        elif _suffix(name).lower() in VIDEO_SUFFIXES:
+            yield path
+
+
+def _is_folder(file: os.DirEntry[str]) -> bool:
+    try:
+        return file.is_dir()
+    except OSError:  # a link to itself: opening it reports the error
+        return False
+
+
+def _stem(path: str) -> str:
+    """A path as an id: without scheme, leading `./` or `/`, and suffix."""
+    plain = re.sub(r"^[a-z0-9+.-]+://", "", path)
+    plain = re.sub(r"^(\.?/+)+", "", plain)
+    return plain.removesuffix(_suffix(plain))
+
+
+def _suffix(path: str) -> str:
+    """The suffix as pathlib defines it; pathlib is slow for a million paths."""
+    name = path.rpartition("/")[2]
+    at = name.rfind(".")
+    return name[at:] if 0 < at < len(name) - 1 else ""
+
+
+# Lists
+
+
+def _read_list(source: str | BinaryIO, zero: bool) -> Found:
+    """The paths of a list; empty lines are skipped."""
+    if not isinstance(source, str):
+        yield from _from_lines(source, zero)
+        return
+    try:
+        with open_file(source) as file:
+            yield from _from_lines(file, zero)
+    except OSError as exc:
+        raise InputError(f"{source}: cannot be read ({exc.strerror or exc})") from exc
+
+
+def _from_lines(file: BinaryIO, zero: bool) -> Found:
+    for line in _split(file, b"\0" if zero else b"\n"):
+        path = os.fsdecode(line if zero else line.rstrip(b"\r"))
+        if "\0" in path:
+            yield Fault(
+                path, path, f"{path}: contains NUL bytes: do NULs end the names of this list?"
+            )
+        elif path:
+            yield make_item(None, path, name=_stem(path))
+
+
+def _split(file: BinaryIO, end: bytes) -> Iterator[bytes]:
+    rest = b""
+    while data := file.read(65536):
+        *whole, rest = (rest + data).split(end)
+        yield from whole
+    yield rest
+
+
+# Tar shards
+
+
+def _read_shard(name: str) -> Found:
+    """Videos in a tar shard, with the JSON and text of the same key as columns.
+
+    Ids are shard name and key. A truncated shard gives the items before the cut, and a fault.
     """
     stem = PurePosixPath(name).stem
     count = 0
     try:
-        with (
-            open_url(name) if is_url(name) else Path(name).open("rb") as file,
-            tarfile.open(fileobj=file, mode="r:") as shard,
-        ):
+        with open_file(name) as file, tarfile.open(fileobj=file, mode="r:") as shard:
             for group in _groups(shard):
                 count += 1
-                yield from _to_entries(shard, group, name, stem)
+                yield from _from_group(shard, group, name, stem)
     except (tarfile.TarError, OSError, EOFError, ValueError) as exc:
         reason = " ".join(str(exc).split())[:100]
         if not count:
-            raise InputError(f"{name}: not a tar file that can be read ({reason})") from exc
+            raise InputError(f"{name}: not a readable tar file ({reason})") from exc
         yield Fault(stem, name, f"{name}: damaged after {count} samples ({reason})", name)
 
 
-def copy_member(file: BinaryIO, member: Member, out: BinaryIO) -> None:
-    """Copy the bytes of a member.
-
-    Args:
-        file: the shard.
-        member: where in it.
-        out: where to.
-
-    Raises:
-        InputError: the shard ends before.
-    """
-    file.seek(member.offset)
-    left = member.size
-    while left:
-        data = file.read(min(left, 1 << 20))
-        if not data:
-            raise InputError(f"{member.name}: its shard is cut")
-        out.write(data)
-        left -= len(data)
-
-
 def _groups(shard: tarfile.TarFile) -> Iterator[list[tarfile.TarInfo]]:
-    """Files that lie side by side and have the same name up to the first dot."""
+    """Consecutive files that have the same name up to the first dot."""
     group: list[tarfile.TarInfo] = []
     while (info := shard.next()) is not None:
-        shard.members = []  # type: ignore[attr-defined]  # which tarfile would keep for ever
+        shard.members = []  # type: ignore[attr-defined]  # tarfile would keep all of them
         if not info.isfile() or PurePosixPath(info.name).name.startswith("."):
             continue
         if group and _key(info.name) != _key(group[0].name):
@@ -92,9 +242,9 @@ def _key(name: str) -> str:
     return folder + slash + base.partition(".")[0]
 
 
-def _to_entries(
+def _from_group(
     shard: tarfile.TarFile, group: list[tarfile.TarInfo], name: str, stem: str
-) -> Iterator[Entry | Fault]:
+) -> Found:
     videos = [info for info in group if PurePosixPath(info.name).suffix.lower() in VIDEO_SUFFIXES]
     columns: dict[str, Any] = {}
     for info in group if videos else ():
@@ -102,16 +252,15 @@ def _to_entries(
     for info in videos:
         suffix = PurePosixPath(info.name).suffix if len(videos) > 1 else ""
         id_ = valid_text(f"{stem}/{_key(info.name)}{suffix}")
-        if info.issparse():  # a few bytes that would fill the disk
-            yield Fault(
-                id_, f"{name}!{info.name}", f"{name}!{info.name}: not stored as it is", name
-            )
+        if info.issparse():  # a few bytes that could expand to fill the disk
+            where = f"{name}!{info.name}"
+            yield Fault(id_, where, f"{where}: is a sparse file, which is not supported", name)
             continue
-        yield Entry(id_, name, Member(info.name, info.offset_data, info.size), columns=columns)
+        yield Item(id_, name, Member(info.name, info.offset_data, info.size), columns=columns)
 
 
 def _companion(shard: tarfile.TarFile, info: tarfile.TarInfo) -> dict[str, Any]:
-    """What a small file beside a video says of it."""
+    """Columns from a small JSON or text file with the key of a video."""
     suffix = PurePosixPath(info.name).suffix.lower()
     if suffix not in (".json", *TEXT_SUFFIXES) or info.size > MAX_COMPANION or info.issparse():
         return {}
@@ -126,164 +275,135 @@ def _companion(shard: tarfile.TarFile, info: tarfile.TarInfo) -> dict[str, Any]:
     return found if isinstance(found, dict) else {"json": found}
 
 
-Found = Iterator[Entry | Fault]
+# Tables
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What a data set is made of.
-
-    Attributes:
-        names: folders, files, quoted globs, tables (CSV, TSV, JSONL, parquet), tar shards, URLs.
-        lists: files of paths, one a line; an open stream for standard input.
-        zero: whether NULs end the paths in lists, as `find -print0` writes them.
-        columns: what the columns of tables are called.
-        skip: a folder that is not looked into: that of the output.
-    """
-
-    names: Sequence[str] = ()
-    lists: Sequence[str | BinaryIO] = ()
-    zero: bool = False
-    columns: Columns = USUAL
-    skip: Path | None = None
+Rows = Iterator[tuple[int, Mapping[str, Any] | None]]
+"""Line numbers and rows; None for a malformed row."""
 
 
-def find_entries(inputs: Inputs) -> Found:
-    """Every clip behind the inputs, and everything in lists that is none; in no order.
+def _read_table(name: str, columns: Columns) -> Found:
+    """The items of a table; paths in it are relative to its folder."""
+    suffix = PurePosixPath(name).suffix.lower()
+    try:
+        with open_file(name) as file:
+            if suffix == ".parquet":
+                rows = _parquet_rows(file, name)
+            elif suffix in SEPARATORS:
+                rows = _csv_rows(file, SEPARATORS[suffix])
+            else:
+                rows = _json_rows(file)
+            yield from _from_rows(rows, name, columns, suffix not in (".jsonl", ".ndjson"))
+    except (OSError, csv.Error, UnicodeDecodeError) as exc:
+        raise InputError(f"{name}: cannot be read as a table ({exc})") from exc
+
+
+def _csv_rows(file: BinaryIO, separator: str) -> Rows:
+    with io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="") as text:
+        reader = csv.DictReader(text, delimiter=separator, restkey="")
+        if reader.fieldnames is not None:
+            yield 1, dict.fromkeys(reader.fieldnames)
+        for row in reader:
+            yield reader.line_num, None if "" in row else row
+
+
+def _json_rows(file: BinaryIO) -> Rows:
+    number = 0
+    while line := file.readline(MAX_LINE):
+        number += 1
+        try:
+            row = json.loads(line) if line.strip() else {}
+        except (ValueError, RecursionError):
+            row = None
+        if row != {}:
+            yield number, row if isinstance(row, dict) else None
+
+
+def _parquet_rows(file: BinaryIO, name: str) -> Rows:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as exc:
+        raise UsageError(f"{name}: needs pyarrow: pip install 'vtok[parquet]'") from exc
+    try:
+        table = parquet.ParquetFile(file)
+        yield 1, dict.fromkeys(table.schema_arrow.names)
+        number = 1
+        for batch in table.iter_batches(ROWS_AT_ONCE):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+    except ArrowException as exc:
+        reason = " ".join(str(exc).split())[:150]
+        raise InputError(f"{name}: not a readable parquet file ({reason})") from exc
+
+
+def _from_rows(rows: Rows, name: str, columns: Columns, has_header: bool) -> Found:
+    """Convert rows to items. The first row of a table with a header has names and no values."""
+    chosen: Columns | None = None
+    for number, row in rows:
+        if row is not None and (chosen is None or not has_header):
+            chosen = _choose(columns, row, name)
+            if has_header:
+                continue
+        where = f"{name}:{number}"
+        if row is None or chosen is None:
+            yield Fault(where, where, f"{where}: not a row of the table", name)
+            continue
+        yield _from_row(row, chosen, name, where)
+
+
+def _choose(columns: Columns, row: Mapping[str, Any], name: str) -> Columns:
+    """The names of the columns of this table.
 
     Raises:
-        InputError: an input is missing, or a folder or glob holds nothing.
-        UsageError: a table has not the columns that it should have.
+        OptionError: a column that was asked for is missing.
+        UsageError: no column for the input.
     """
-    for name in inputs.names:
-        empty = True
-        for found in _expand(name, inputs):
-            empty = False
-            yield found
-        if empty:
-            raise InputError(f"{name}: no video in it (files count by suffix, such as .mp4)")
-    for source in inputs.lists:
-        yield from _read_list(source, inputs)
+    names = list(row)
+    shown = (", ".join(names[:8]) or "no column") + (" ..." if len(names) > 8 else "")
+    for field, wanted in vars(columns).items():
+        if wanted is not None and wanted not in row:
+            raise OptionError(f"{field}_column", wanted, f"a column of {name}, which has {shown}")
+    source = columns.input or next((key for key in INPUT_NAMES if key in row), None)
+    if source is None:
+        wanted = ", ".join(INPUT_NAMES[:3])
+        raise UsageError(f"{name}: has no column {wanted} ..., but {shown}: give `input_column`")
+    others = {
+        key: getattr(columns, key) or (key if key in row else None)
+        for key in ("id", "start", "end")
+    }
+    return Columns(source, others["id"], others["start"], others["end"])
 
 
-def _expand(name: str, inputs: Inputs) -> Found:
-    if is_url(name):
-        return _from_urls(name, inputs)
-    path = Path(name)
-    if path.is_dir():
-        return _from_folder(path, inputs.skip)
-    if path.exists():
-        return _from_file(name, inputs)
-    if not glob.has_magic(name):
-        raise InputError(f"{name}: no such file or folder")
-    return _from_glob(name, inputs)
-
-
-def _from_file(name: str, inputs: Inputs, *, base: str | None = None) -> Found:
-    """The clips of one file or URL, which may hold many."""
-    suffix = _suffix(name).lower()
-    if suffix in TABLE_SUFFIXES:
-        yield from read_table(name, inputs.columns)
-    elif suffix == SHARD_SUFFIX:
-        yield from read_shard(name)
-    else:
-        yield make_entry(None, name, name=_stem(name if base is None else _below(name, base)))
-
-
-def _from_folder(folder: Path, skip: Path | None) -> Found:
-    """The videos in a folder and those below it, by suffix; names with a leading dot do not count.
-
-    Links to folders are followed, but not in circles.
-    """
-    skipped = None if skip is None else os.path.realpath(skip)
-    base = os.path.join(folder, "")  # noqa: PTH118 - with a slash at its end
-    for path in _walk(os.fspath(folder), skipped, ()):
-        yield make_entry(None, path, name=_stem(path[len(base) :]))
-
-
-def _walk(folder: str, skip: str | None, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+def _from_row(row: Mapping[str, Any], columns: Columns, name: str, where: str) -> Item | Fault:
+    values = dict(row)
+    source = values.pop(str(columns.input), None)
+    given = values.pop(columns.id, None) if columns.id else None
+    start = values.pop(columns.start, None) if columns.start else None
+    end = values.pop(columns.end, None) if columns.end else None
+    label = where if given in (None, "") else str(given)
+    if not isinstance(source, str) or not source or "\0" in source:
+        return Fault(label, where, f"{where}: has no input", name)
+    if columns.id is not None and given in (None, ""):
+        return Fault(label, where, f"{where}: has no id", name)
+    path = source
+    if not is_url(source) and not os.path.isabs(source) and "/" in name:  # noqa: PTH117
+        path = f"{name.rpartition('/')[0]}/{source}"
     try:
-        status = Path(folder).stat()
-        key = (status.st_dev, status.st_ino)
-        if key in above or os.path.realpath(folder) == skip:
-            return
-        with os.scandir(folder) as items:
-            found = sorted((item.name, _is_folder(item)) for item in items)
-    except OSError as exc:
-        raise InputError(f"{folder}: cannot be searched ({exc.strerror})") from exc
-    for name, is_folder in found:
-        path = os.path.join(folder, name)  # noqa: PTH118 - a million times, where Path is slow
-        if name.startswith("."):
-            continue
-        if is_folder:
-            yield from _walk(path, skip, (*above, key))
-        elif _suffix(name).lower() in VIDEO_SUFFIXES:
-            yield path
+        return make_item(
+            None if given is None else str(given),
+            path,
+            name=os.path.splitext(source.lstrip("/"))[0],  # noqa: PTH122
+            start=start,
+            end=end,
+            columns={str(key): _json_value(value) for key, value in values.items()},
+        )
+    except ValueError as exc:
+        return Fault(label, path, f"{where}: {exc}", name)
 
 
-def _is_folder(item: os.DirEntry[str]) -> bool:
+def _json_value(value: Any) -> Any:
     try:
-        return item.is_dir()
-    except OSError:  # a link to itself: whoever opens it will say so
-        return False
-
-
-def _from_glob(pattern: str, inputs: Inputs) -> Found:
-    # the function, not Path.glob: that one takes no absolute pattern
-    for match in glob.iglob(pattern, recursive=True):  # noqa: PTH207
-        if not os.path.isdir(match):  # noqa: PTH112
-            yield from _from_file(match, inputs)
-
-
-def _from_urls(name: str, inputs: Inputs) -> Found:
-    base, urls = find_urls(name, VIDEO_SUFFIXES | TABLE_SUFFIXES | {SHARD_SUFFIX})
-    for url in urls:
-        yield from _from_file(url, inputs, base=base)
-
-
-def _read_list(source: str | BinaryIO, inputs: Inputs) -> Found:
-    """The paths of a list, as they stand there; empty lines do not count."""
-    if not isinstance(source, str):
-        yield from _from_lines(source, inputs.zero)
-        return
-    try:
-        with open_url(source) if is_url(source) else Path(source).open("rb") as file:
-            yield from _from_lines(file, inputs.zero)
-    except OSError as exc:
-        raise InputError(f"{source}: cannot be read ({exc.strerror or exc})") from exc
-
-
-def _from_lines(file: BinaryIO, zero: bool) -> Found:
-    for line in _split(file, b"\0" if zero else b"\n"):
-        path = os.fsdecode(line if zero else line.rstrip(b"\r"))
-        if "\0" in path:
-            yield Fault(path, path, f"{path}: holds NUL bytes: is it a list for -0?")
-        elif path:
-            yield make_entry(None, path, name=_stem(path))
-
-
-def _split(file: BinaryIO, end: bytes) -> Iterator[bytes]:
-    """The pieces of a stream between `end`s, whatever its reads give."""
-    rest = b""
-    while data := file.read(65536):
-        *whole, rest = (rest + data).split(end)
-        yield from whole
-    yield rest
-
-
-def _below(url: str, base: str) -> str:
-    return url[len(base) :].lstrip("/") if url.startswith(base) else url
-
-
-def _stem(path: str) -> str:
-    """A path as an id: without suffix, scheme, and what only says where it begins."""
-    plain = re.sub(r"^[a-z0-9+.-]+://", "", path)
-    plain = re.sub(r"^(\.?/+)+", "", plain)
-    return plain.removesuffix(_suffix(plain))
-
-
-def _suffix(path: str) -> str:
-    """As pathlib has it, which is slow where there are a million paths."""
-    name = path.rpartition("/")[2]
-    at = name.rfind(".")
-    return name[at:] if 0 < at < len(name) - 1 else ""
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError):
+        return str(value)

@@ -1,4 +1,4 @@
-"""One clip from its source to its codes: whatever goes wrong becomes a record, and nothing more."""
+"""Encode single items, each failure becoming a record; and the threads that do so."""
 
 from __future__ import annotations
 
@@ -6,48 +6,118 @@ import errno
 import filecmp
 import hashlib
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 from vtok._files import atomic_output
 from vtok.dataset.fetch import digest, fetched, signature
-from vtok.dataset.item import Entry
-from vtok.errors import OutputError, VideoError, VtokError
+from vtok.dataset.item import Item
+from vtok.dataset.journal import Record
+from vtok.dataset.options import DatasetOptions
+from vtok.errors import InputError, OutputError, VideoError, VtokError
 from vtok.pipeline.files import CountingStream, open_reader
+from vtok.pipeline.options import EncodeOptions
 from vtok.pipeline.result import CodeChunk, Observer, Result, make_result
 from vtok.video.decoder_process import Decoder
 from vtok.video.frames import Frames
 
 if TYPE_CHECKING:
-    from vtok.models.load import LoadedTokenizer
-    from vtok.pipeline.options import EncodeOptions
+    from vtok.models.load import LoadedTokenizer, ModelLike
 
 T = TypeVar("T")
 
-STAGES = ("fetch", "decode", "model", "write")
+PHASES = ("fetch", "decode", "model", "write")
+FATAL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO))
+"""Disk errors that would make every other item fail as well."""
+GPU_BATCH = 8
+AHEAD = 2
+"""Tasks per worker that are running or whose result was not read yet."""
 
 
-class Clock(Observer):
-    """Seconds by stage: the innermost stage that is entered is the one that runs.
+class DiskFailure(OutputError):
+    """The output disk is full or broken: the run stops, and can be resumed."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """An item to encode.
 
     Attributes:
-        seconds: so far, by stage.
-        failed: the innermost stage that an exception came out of.
+        item: the item.
+        target: file for its codes.
+        replace: allow a different existing file to be replaced.
+        attempts: earlier attempts.
+    """
+
+    item: Item
+    target: Path
+    replace: bool
+    attempts: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """Settings that the workers of a run share.
+
+    Attributes:
+        model: as in `encode_dataset`.
+        options: of the data set, with the number type that all workers use.
+        root: folder outside which nothing may be written.
+        tmp: folder for unfinished files, on the disk of the output.
+        scratch: folder for files that are fetched or unpacked.
+    """
+
+    model: ModelLike
+    options: DatasetOptions
+    root: Path
+    tmp: Path
+    scratch: Path
+
+    def load(self) -> LoadedTokenizer:
+        """Load the model, for all threads of this process to share."""
+        from vtok.models.load import resolve
+        from vtok.pipeline._runtime import batched
+
+        options = self.options
+        model = resolve(self.model, device=options.device, dtype=options.dtype)
+        return batched(model, options.batch or (1 if model.device.type == "cpu" else GPU_BATCH))
+
+    def encode_options(self, item: Item) -> EncodeOptions:
+        """Options for one item."""
+        return replace(
+            self.options.encode,
+            to=self.options.file_format,
+            start_seconds=item.start_seconds,
+            duration_seconds=item.duration_seconds,
+        )
+
+
+class PhaseTimer(Observer):
+    """Time spent in each phase; of nested phases, only the innermost runs.
+
+    As an observer of an `Encoder`, it times reading frames and model calls.
+
+    Attributes:
+        seconds: by phase.
+        failed: innermost phase that raised an exception.
     """
 
     def __init__(self) -> None:
-        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.seconds = dict.fromkeys(PHASES, 0.0)
         self.failed: str | None = None
         self._stack: list[str] = []
         self._since = time.perf_counter()
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count the time in the block for a stage, and not for the one around it."""
+    def phase(self, name: str) -> Iterator[None]:
+        """Time the block as a phase."""
         self._switch()
         self._stack.append(name)
         try:
@@ -60,22 +130,21 @@ class Clock(Observer):
             self._stack.pop()
 
     def frames(self, batches: Iterator[Frames]) -> Iterator[Frames]:
-        """Forward frames; the time to produce them counts for the stage `decode`."""
-        return self.follow("decode", batches)
+        """Forward frames; reading them is the decode phase."""
+        return self._follow("decode", batches)
 
     def chunks(self, chunks: Iterator[CodeChunk]) -> Iterator[CodeChunk]:
-        """Forward chunks; the time to produce them counts for the stage `model`."""
-        return self.follow("model", chunks)
+        """Forward chunks; making them is the model phase."""
+        return self._follow("model", chunks)
 
-    def follow(self, name: str, items: Iterator[T]) -> Iterator[T]:
-        """Pass items on; the time that it takes to make them counts for a stage."""
+    def _follow(self, name: str, values: Iterator[T]) -> Iterator[T]:
         while True:
-            with self.stage(name):
+            with self.phase(name):
                 try:
-                    item = next(items)
+                    value = next(values)
                 except StopIteration:
                     return
-            yield item
+            yield value
 
     def _switch(self) -> None:
         now = time.perf_counter()
@@ -84,194 +153,12 @@ class Clock(Observer):
         self._since = now
 
 
-def current_signature(entry: Entry, record: Record, recipe: str, scratch: Path) -> str | None:
-    """The signature of a clip's source, if its codes are what they would become now; else None.
-
-    The bytes are read only where size or time of change say that they may be others. A source
-    that is gone cannot become anything else: its codes stay.
-
-    Args:
-        entry: the clip as it is now.
-        record: what the journal says of it.
-        recipe: digest of how codes are made now.
-        scratch: folder for what is fetched or unpacked.
-    """
-    known = str(record.get("signature"))
-    part = (record.get("start"), record.get("end"))
-    if record.get("recipe") != recipe or part != (entry.start, entry.end):
-        return None
-    try:
-        found = signature(entry)
-        if found == known:
-            return found
-        with fetched(entry, scratch) as path:
-            return found if digest(entry, path) == record.get("digest") else None
-    except VtokError:
-        return known
-
-
-Record = dict[str, Any]
-"""What became of a clip, as plain JSON types: a line of the journal."""
-
-FATAL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO))
-"""Errors of a disk that every other clip would meet as well."""
-
-
-class DiskFailure(OutputError):
-    """The disk of the output takes no more: the run has to stop, and can be resumed."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """A clip to encode.
-
-    Attributes:
-        entry: the clip.
-        target: file for its codes.
-        replace: whether a file that is there may be replaced by another.
-        attempts: how often it was tried before.
-    """
-
-    entry: Entry
-    target: Path
-    replace: bool
-    attempts: int = 0
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How clips are encoded.
-
-    Attributes:
-        options: of the codec; the part of the source comes from each entry.
-        root: folder that nothing may be written out of.
-        tmp: folder for half files, on the disk of the output.
-        scratch: folder for what is fetched or unpacked.
-        measure: whether to decode the codes again and measure the PSNR.
-        memory_limit: most bytes of a decoding process; None sets no limit.
-        clip_seconds: most seconds for one clip; None sets no limit.
-    """
-
-    options: EncodeOptions
-    root: Path
-    tmp: Path
-    scratch: Path
-    measure: bool = False
-    memory_limit: int | None = None
-    clip_seconds: float | None = None
-
-
-class ClipEncoder:
-    """Encodes one clip after another, with a decoding process of its own.
-
-    Args:
-        model: encodes.
-        settings: how.
-    """
-
-    def __init__(self, model: LoadedTokenizer, settings: Settings) -> None:
-        self._model, self._settings = model, settings
-        self._decoder = Decoder(settings.memory_limit)
-
-    def encode(self, task: Task) -> Record:
-        """Encode a clip; returns what became of it.
-
-        Raises:
-            DiskFailure: the output's disk takes no more.
-        """
-        entry, clock, begin = task.entry, Clock(), time.perf_counter()
-        record = blank_record(task)
-        try:
-            record |= self._encode(task, clock)
-            record["status"] = "ok"
-        except MemoryError:
-            record |= {"error": "MemoryError", "message": f"{entry.name}: out of memory"}
-        except Exception as error:  # whatever a clip brings about, the others are still encoded
-            if _errno(error) in FATAL and clock.failed in ("write", "fetch"):
-                raise DiskFailure(str(error)) from error
-            record |= describe(error, entry.name)
-        if record["status"] == "failed":
-            record["stage"] = clock.failed
-        record["seconds"] = round(time.perf_counter() - begin, 4)
-        record["spent"] = {name: round(value, 4) for name, value in clock.seconds.items()}
-        return record
-
-    def close(self) -> None:
-        """End the decoding process, also from another thread; a clip under way fails."""
-        self._decoder.close()
-
-    def _encode(self, task: Task, clock: Clock) -> Record:
-        settings, entry = self._settings, task.entry
-        with clock.stage("fetch"):
-            sign = signature(entry)
-            source = fetched(entry, settings.scratch)
-            path = source.__enter__()
-        try:
-            with clock.stage("fetch"):
-                content = digest(entry, path)
-            with clock.stage("write"):
-                result, sha256 = self._write(task, path, clock)
-        except VtokError as error:
-            raise type(error)(str(error).replace(str(path), entry.name)) from error
-        finally:
-            source.__exit__(None, None, None)
-        return {**facts(result), "signature": sign, "digest": content, "sha256": sha256}
-
-    def _write(self, task: Task, path: Path, clock: Clock) -> tuple[Result, str]:
-        """Encode a file of this machine into the target, which appears whole or not at all."""
-        _check_inside(task.target, self._settings.root)
-        with atomic_output(task.target, True, self._settings.tmp) as temporary:
-            try:
-                file = temporary.open("wb")
-            except OSError as exc:
-                raise OutputError(f"{task.target}: cannot be written ({exc.strerror})") from exc
-            with file:
-                hashing = _Hashing(file)
-                stream = CountingStream(cast(BinaryIO, hashing), str(task.target))
-                result = self._encode_into(stream, task, path, clock)
-                stream.flush()
-            if not task.replace and _differs(task.target, temporary):
-                raise OutputError(
-                    f"{task.target}: is there already, and not from this data set: move it, "
-                    "or --overwrite"
-                )
-        return result, hashing.sha256
-
-    def _encode_into(self, stream: Any, task: Task, path: Path, clock: Clock) -> Result:
-        from vtok.pipeline.encode import encode_reader
-        from vtok.pipeline.rate import PsnrMeter
-
-        settings, entry = self._settings, task.entry
-        options = replace(
-            settings.options,
-            start_seconds=entry.start_seconds,
-            duration_seconds=entry.duration_seconds,
-        )
-        with clock.stage("decode"):
-            reader = open_reader(path, options, self._decoder)
-        with reader:
-            name = os.fspath(path) if entry.member is None else entry.member.name
-            width, height = reader.output_size
-            meter = PsnrMeter(self._model, (height, width)) if settings.measure else None
-            header, counts = encode_reader(
-                reader, stream, name=name, model=self._model, options=options,
-                observers=[
-                    *([meter] if meter else []),
-                    TimeLimit(entry.name, settings.clip_seconds),
-                    clock,
-                ],
-            )  # fmt: skip
-        if meter is not None:
-            counts.psnr = meter.psnr
-        return make_result((entry.name, str(task.target)), header, counts, 0.0)
-
-
 class TimeLimit(Observer):
-    """Observer that fails a video which takes too long.
+    """Observer that fails a video that takes too long.
 
     Args:
         name: name of the video, for the error.
-        seconds: most seconds from the start; None sets no limit.
+        seconds: time limit from now; None for no limit.
     """
 
     def __init__(self, name: str, seconds: float | None) -> None:
@@ -279,26 +166,190 @@ class TimeLimit(Observer):
 
     def frames(self, batches: Iterator[Frames]) -> Iterator[Frames]:
         """Forward frames, and check the time after each batch."""
+        limit = self._seconds
         for batch in batches:
             yield batch
-            if self._seconds is not None and time.monotonic() - self._begin > self._seconds:
-                raise VideoError(
-                    f"{self._name}: took longer than --clip-timeout {self._seconds:g} s"
+            if limit is not None and time.monotonic() - self._begin > limit:
+                raise VideoError(f"{self._name}: took longer than `clip_timeout_seconds` {limit:g}")
+
+
+class Worker:
+    """Encodes one item after another, with its own decoder process.
+
+    Args:
+        model: encodes.
+        job: settings of the run.
+    """
+
+    def __init__(self, model: LoadedTokenizer, job: Job) -> None:
+        self._model, self._job = model, job
+        memory = job.options.memory_mb
+        self._decoder = Decoder(None if memory is None else memory << 20)
+
+    def encode(self, task: Task) -> Record:
+        """Encode an item; returns its record, also of a failure.
+
+        Raises:
+            DiskFailure: the output disk is full or broken.
+        """
+        item, timer, begin = task.item, PhaseTimer(), time.perf_counter()
+        record = blank_record(task)
+        try:
+            record |= self._encode(task, timer)
+            record["status"] = "ok"
+        except Exception as error:  # whatever it is, the other items are still encoded
+            if timer.failed in ("write", "fetch") and _is_fatal(error):
+                raise DiskFailure(str(error)) from error
+            record |= {**_describe(error, item.name), "phase": timer.failed}
+        record["seconds"] = round(time.perf_counter() - begin, 4)
+        record["phase_seconds"] = {key: round(value, 4) for key, value in timer.seconds.items()}
+        return record
+
+    def close(self) -> None:
+        """End the decoder process, also from another thread; a running item fails."""
+        self._decoder.close()
+
+    def _encode(self, task: Task, timer: PhaseTimer) -> Record:
+        item = task.item
+        with timer.phase("fetch"):
+            sign = signature(item)
+            source = fetched(item, self._job.scratch)
+            path = source.__enter__()
+        try:
+            with timer.phase("fetch"):
+                content = digest(item, path)
+            with timer.phase("write"):
+                result, sha256 = self._write(task, path, timer)
+        except VtokError as error:
+            error.args = (str(error).replace(str(path), item.name),)
+            raise
+        finally:
+            source.__exit__(None, None, None)
+        return {**_facts(result), "signature": sign, "digest": content, "sha256": sha256}
+
+    def _write(self, task: Task, path: Path, timer: PhaseTimer) -> tuple[Result, str]:
+        """Encode a local file into the target, which appears complete or not at all."""
+        _check_inside(task.target, self._job.root)
+        with atomic_output(task.target, True, self._job.tmp) as temporary:
+            try:
+                file = temporary.open("wb")
+            except OSError as exc:
+                raise OutputError(f"{task.target}: cannot be written ({exc.strerror})") from exc
+            with file:
+                hashing = _Hashing(file)
+                stream = CountingStream(cast(BinaryIO, hashing), str(task.target))
+                result = self._encode_into(stream, task, path, timer)
+                stream.flush()
+            # a killed run may have left the same bytes
+            if not task.replace and _differs(task.target, temporary):
+                raise OutputError(
+                    f"{task.target}: exists already and is not from this data set: move it, or "
+                    "set `overwrite`"
                 )
+        return result, hashing.sha256
+
+    def _encode_into(
+        self, stream: CountingStream, task: Task, path: Path, timer: PhaseTimer
+    ) -> Result:
+        from vtok.pipeline.encode import encode_reader
+        from vtok.pipeline.rate import PsnrMeter
+
+        item, options = task.item, self._job.encode_options(task.item)
+        with timer.phase("decode"):
+            reader = open_reader(path, options, self._decoder)
+        with reader:
+            width, height = reader.output_size
+            meter = PsnrMeter(self._model, (height, width)) if self._job.options.psnr else None
+            limit = TimeLimit(item.name, self._job.options.clip_timeout_seconds)
+            header, counts = encode_reader(
+                reader,
+                stream,
+                name=os.fspath(path) if item.member is None else item.member.name,
+                model=self._model,
+                options=options,
+                observers=[*([meter] if meter else []), limit, timer],
+            )
+        if meter is not None:
+            counts.psnr = meter.psnr
+        return make_result((item.name, str(task.target)), header, counts, 0.0)
+
+
+class LocalEngine:
+    """Encodes in threads of this process.
+
+    Numeric libraries release the interpreter lock while they compute, and decoding happens in
+    child processes, so threads keep as many cores busy.
+
+    Args:
+        job: settings of the run; the model is loaded when there is something to do.
+        workers: number of threads.
+    """
+
+    def __init__(self, job: Job, workers: int) -> None:
+        self._job, self._num_workers = job, workers
+        self._local = threading.local()
+        self._workers: list[Worker] = []
+        self._stopped = False
+
+    def run(self, tasks: Iterator[Task]) -> Generator[Record, None, None]:
+        """See `vtok.dataset.scheduler.Engine`."""
+        first = next(tasks, None)
+        if first is None:
+            return
+        from vtok.pipeline._runtime import many_videos  # imports torch
+
+        self._model = self._job.load()
+        with many_videos(self._model.device):
+            yield from self._run_in_threads(chain([first], tasks))
+
+    def _run_in_threads(self, tasks: Iterator[Task]) -> Generator[Record, None, None]:
+        pool = ThreadPoolExecutor(self._num_workers, thread_name_prefix="vtok-dataset")
+        running: set[Future[Record]] = set()
+        try:
+            for task in tasks:
+                running.add(pool.submit(self._encode, task))
+                if len(running) >= AHEAD * self._num_workers:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        finally:
+            self._stopped = True
+            for worker in self._workers:
+                worker.close()  # running items fail
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _encode(self, task: Task) -> Record:
+        if not hasattr(self._local, "worker"):
+            self._local.worker = Worker(self._model, self._job)
+            self._workers.append(self._local.worker)
+        if self._stopped:
+            raise RuntimeError("the run has ended")
+        worker: Worker = self._local.worker
+        return worker.encode(task)
 
 
 def blank_record(task: Task) -> Record:
-    """The record of a clip of which no more is known than that it was tried."""
-    entry = task.entry
+    """Make the record of an item that failed for an unknown reason."""
+    item = task.item
     return {
-        "kind": "clip", "id": entry.id, "status": "failed", "input": entry.name,
-        "source": entry.source, "member": entry.member, "start": entry.start, "end": entry.end,
-        "columns": entry.columns, "attempts": task.attempts + 1,
+        "kind": "item", "id": item.id, "status": "failed", "input": item.name,
+        "source": item.source, "member": item.member, "start": item.start, "end": item.end,
+        "columns": item.columns, "attempts": task.attempts + 1,
     }  # fmt: skip
 
 
-def facts(result: Result) -> Record:
-    """What a manifest says of an encoded clip."""
+def worker_error(task: Task, message: str) -> Record:
+    """Make the record of an item whose worker gave no result."""
+    return {
+        **blank_record(task), "phase": "model", "error": "WorkerError", "seconds": 0.0,
+        "message": f"{task.item.name}: {message}",
+    }  # fmt: skip
+
+
+def _facts(result: Result) -> Record:
+    """The columns of the manifest that describe the codes."""
     return {
         "frames": result.frames,
         "width": result.width,
@@ -312,43 +363,40 @@ def facts(result: Result) -> Record:
     }
 
 
-def describe(error: Exception, name: str) -> Record:
-    """An error in the words of a manifest."""
-    if isinstance(error, VtokError):
-        return {"error": type(error).__name__, "message": str(error)}
+def _describe(error: Exception, name: str) -> Record:
+    """The columns of the manifest that describe an error."""
     kind = type(error).__name__
+    if isinstance(error, VtokError):
+        return {"error": kind, "message": str(error)}
+    if isinstance(error, MemoryError):
+        return {"error": "MemoryError", "message": f"{name}: out of memory"}
     if kind == "OutOfMemoryError":
         return {"error": "MemoryError", "message": f"{name}: the device is out of memory"}
     text = " ".join(f"{kind}: {error}".split())[:200]
     return {"error": kind, "message": f"{name}: internal error: {text}"}
 
 
-def _errno(error: BaseException | None) -> int | None:
-    """The number of the system's error that an error comes from."""
-    while error is not None:
+def _is_fatal(error: BaseException | None) -> bool:
+    """True for an error of the output disk, not of a source."""
+    while error is not None and not isinstance(error, InputError):
         if isinstance(error, OSError):
-            return error.errno
+            return error.errno in FATAL
         error = error.__cause__
-    return None
+    return False
 
 
 def _check_inside(target: Path, root: Path) -> None:
-    """Make the folder of a target; a link must not lead out of the data set.
-
-    Raises:
-        OutputError: it cannot be made, or is elsewhere.
-    """
+    """Create the folder of a target, and refuse links that lead outside the data set."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
-        raise OutputError(f"{target}: its folder cannot be made ({exc.strerror})") from exc
+        raise OutputError(f"{target}: its folder cannot be created ({exc.strerror})") from exc
     inside = target.parent.resolve().is_relative_to(root.resolve())
     if not inside or target.is_symlink():
-        raise OutputError(f"{target}: a link leads out of {root}: nothing is written there")
+        raise OutputError(f"{target}: a link leads outside {root}: nothing is written there")
 
 
 def _differs(target: Path, made: Path) -> bool:
-    """Whether there is another file; one with the same bytes was left by a run that was killed."""
     return target.exists() and not filecmp.cmp(target, made, shallow=False)
 
 

@@ -1,124 +1,302 @@
-"""How codes lie in shards: tar as webdataset reads it, flat memory maps, and parquet."""
+"""Output of a data set: one file per item, or shards (tar for webdataset, memory maps, parquet).
+
+The items of a shard are chosen before any of them is encoded, and lie in it in order of ids, so its
+bytes depend neither on the order of encoding nor on interruptions. Codes wait in a staging folder
+until all items of their shard are finished. If an item that failed is encoded later, its shard is
+written again.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from vtok.dataset.item import Entry, file_name
-from vtok.dataset.shards import Clips, ShardFormat, about_clip, as_line
-from vtok.dataset.worker import Record
+from vtok._files import atomic_output
+from vtok.dataset.fetch import file_sha256
+from vtok.dataset.folder import DatasetFolder
+from vtok.dataset.item import Item, file_name
+from vtok.dataset.journal import Record
+from vtok.dataset.partition import Partition
+from vtok.dataset.plan import Plan
 from vtok.errors import UsageError
 
-TREE = {"vtok": ".vtok", "npy": ".npy", "safetensors": ".safetensors"}
-"""Suffixes of files of one clip, by format."""
+Codes = npt.NDArray[np.unsignedinteger]
+Contents = Iterator[tuple[Record, bytes]]
+"""Records of the items of a shard, each with the content of its staged file."""
 
 
-class Sink(Protocol):
-    """What a run asks of the place where codes go. Only one thread calls it."""
+class Writer(Protocol):
+    """Output of a run; called from one thread."""
 
-    codec_format: str
-    """What `EncodeOptions.to` is for each clip."""
+    def has(self, record: Record) -> bool:
+        """Return True if the codes of an encoded item still exist."""
 
-    def is_there(self, record: Record) -> bool:
-        """Whether the codes of a clip that was encoded are still where they were put."""
+    def start(self) -> None:
+        """Prepare, once the plan knows what to do."""
 
-    def begin(self) -> None:
-        """Get ready, now that the plan says what is to be done."""
+    def assign(self, items: Iterator[Item]) -> Iterator[tuple[Item, Path]]:
+        """Yield the items, which come in order of ids, each with the file for its codes."""
 
-    def order(self, entries: Iterator[Entry]) -> Iterator[tuple[Entry, Path]]:
-        """Say for each clip to be done, in order of ids, which file to write its codes to."""
+    def located(self, record: Record) -> Record:
+        """Return a record completed by the location of the codes."""
 
-    def placed(self, record: Record) -> Record:
-        """Complete the record of a clip that is done, before it goes into the journal."""
+    def finished(self, record: Record) -> None:
+        """Handle an item whose record is in the journal."""
 
-    def ended(self, record: Record) -> None:
-        """Do what is to be done once the record of a clip is in the journal."""
-
-    def finish(self) -> None:
-        """Bring everything to its end; nothing more will come."""
+    def close(self) -> None:
+        """Clean up when all items are finished."""
 
 
-class Tree:
-    """A file for each clip.
+class FileWriter:
+    """One file per item.
 
     Args:
         root: folder of the data set.
-        to: format, a key of `TREE`.
+        to: vtok, npy or safetensors.
     """
 
     def __init__(self, root: Path, to: str) -> None:
-        self._root, self.codec_format = root, to
+        self._root, self._to = root, to
 
-    def is_there(self, record: Record) -> bool:
-        """See `Sink`."""
+    def has(self, record: Record) -> bool:
+        """See `Writer`."""
         try:
             status = os.stat(f"{self._root}/{record['output']}")  # noqa: PTH116 - Path is slow
             return bool(status.st_size == record["bytes"])
         except OSError:
             return False
 
-    def begin(self) -> None:
-        """See `Sink`."""
+    def start(self) -> None:
+        """See `Writer`."""
 
-    def order(self, entries: Iterator[Entry]) -> Iterator[tuple[Entry, Path]]:
-        """See `Sink`."""
-        for entry in entries:
-            yield entry, self._root / self._name(entry.id)
+    def assign(self, items: Iterator[Item]) -> Iterator[tuple[Item, Path]]:
+        """See `Writer`."""
+        for item in items:
+            yield item, self._root / self._name(item.id)
 
-    def placed(self, record: Record) -> Record:
-        """See `Sink`."""
+    def located(self, record: Record) -> Record:
+        """See `Writer`."""
         output = self._name(record["id"]) if record["status"] == "ok" else None
         return {**record, "output": output}
 
-    def ended(self, record: Record) -> None:
-        """See `Sink`."""
+    def finished(self, record: Record) -> None:
+        """See `Writer`."""
 
-    def finish(self) -> None:
-        """See `Sink`."""
+    def close(self) -> None:
+        """See `Writer`."""
 
     def _name(self, id_: str) -> str:
-        return file_name(id_) + TREE[self.codec_format]
+        return f"{file_name(id_)}.{self._to}"
 
 
-Codes = npt.NDArray[np.unsignedinteger]
+class ShardFormat(Protocol):
+    """Layout of the items in the files of a shard."""
+
+    def names(self, number: int) -> list[str]:
+        """Return the file names of a shard; the shard is complete when the last exists."""
+
+    def write(self, paths: list[Path], contents: Contents) -> None:
+        """Write a shard, with the same bytes for the same items."""
+
+    def read(self, paths: list[Path]) -> Iterator[tuple[str, bytes]]:
+        """Yield ids and staged contents, in order."""
 
 
-class TarForm:
-    """A tar file with two members for each clip: `KEY.npy` or `KEY.vtok`, and `KEY.json`.
+class ShardWriter:
+    """Shards with a fixed number of items.
 
     Args:
-        codec_format: npy or vtok.
+        folder: of the data set.
+        partition: of the run.
+        plan: with all items and journals.
+        form: layout of a shard.
+        size: items per shard.
+        note: adds a record to journal and plan.
     """
 
-    def __init__(self, codec_format: str) -> None:
-        self.codec_format = codec_format
+    def __init__(
+        self,
+        folder: DatasetFolder,
+        partition: Partition,
+        plan: Plan,
+        form: ShardFormat,
+        size: int,
+        note: Callable[[Record], None],
+    ) -> None:
+        self._folder, self._partition, self._plan = folder, partition, plan
+        self._form, self._size, self._note = form, size, note
+        self._open: dict[int, int] = {}  # shard -> items to come
+        self._exists: dict[int, bool] = {}
+
+    def has(self, record: Record) -> bool:
+        """See `Writer`."""
+        written = self._plan.written_in(record["id"])
+        if written is not None and written[1] == record["sha256"] and self._is_there(written[0]):
+            return True
+        path = self._folder.root / str(record.get("staged"))
+        return path.is_file() and path.stat().st_size == record["bytes"]
+
+    def start(self) -> None:
+        """See `Writer`; also writes shards that were complete when an earlier run stopped."""
+        self._open = self._plan.open_shards()
+        self._remove_leftovers()
+        for shard in sorted({shard for _, shard in self._plan.unwritten()}):
+            is_own = shard % self._partition.count == self._partition.index
+            if is_own and shard not in self._open:
+                self._write(shard)
+
+    def assign(self, items: Iterator[Item]) -> Iterator[tuple[Item, Path]]:
+        """See `Writer`; items without a shard fill new ones."""
+        new: list[Item] = []
+        for item in items:
+            if self._plan.shard_of(item.id) is not None:
+                yield item, self._staged(item.id)
+                continue
+            new.append(item)
+            if len(new) == self._size:
+                yield from self._new_shard(new)
+                new = []
+        if new:
+            yield from self._new_shard(new)
+
+    def located(self, record: Record) -> Record:
+        """See `Writer`."""
+        if record["status"] != "ok":
+            return {**record, "output": None}
+        shard = self._plan.shard_of(record["id"])
+        assert shard is not None
+        staged = self._staged(record["id"]).relative_to(self._folder.root).as_posix()
+        return {**record, "output": self._form.names(shard)[0], "staged": staged}
+
+    def finished(self, record: Record) -> None:
+        """See `Writer`."""
+        shard = self._plan.shard_of(record["id"])
+        if shard is None:
+            return
+        self._open[shard] -= 1
+        if not self._open[shard]:
+            del self._open[shard]
+            self._write(shard)
+
+    def close(self) -> None:
+        """See `Writer`."""
+        self._remove_leftovers()
+
+    def _new_shard(self, items: list[Item]) -> Iterator[tuple[Item, Path]]:
+        number, count = self._plan.next_shard(), self._partition.count
+        number += (self._partition.index - number) % count  # no other partition uses this number
+        self._note({"kind": "shard", "shard": number, "ids": [item.id for item in items]})
+        self._open[number] = len(items)
+        for item in items:
+            yield item, self._staged(item.id)
+
+    def _write(self, shard: int) -> None:
+        """Write a shard with all its items that are encoded."""
+        ids = self._plan.encoded_ids(shard)
+        found: dict[str, str] = {}
+        files: dict[str, str] = {}
+        if ids:
+            paths = self._paths(shard)[::-1]  # the last file appears last
+            with ExitStack() as stack:
+                tmp = self._folder.tmp(self._partition)
+                made = [stack.enter_context(atomic_output(path, True, tmp)) for path in paths]
+                self._form.write(made[::-1], self._contents(shard, ids, found))
+                files = {
+                    path.name: file_sha256(half) for path, half in zip(paths, made, strict=True)
+                }
+        self._note({"kind": "written", "shard": shard, "items": found, "files": files})
+        self._exists[shard] = bool(ids)
+        for id_ in found:
+            self._staged(id_).unlink(missing_ok=True)
+
+    def _contents(self, shard: int, ids: list[str], found: dict[str, str]) -> Contents:
+        """Records and codes, from the staging folder or the existing shard; fills `found`."""
+        old = self._read_old(shard)
+        held = next(old, None)
+        for id_ in ids:
+            record = self._plan.record(id_) or {}
+            while held is not None and held[0] < id_:
+                held = next(old, None)
+            data = self._read_staged(record)
+            if data is None and held is not None and held[0] == id_:
+                data = held[1] if _sha256(held[1]) == record["sha256"] else None
+            if data is None:
+                reason = f"{record['input']}: its codes vanished before their shard was written"
+                self._note({
+                    **record, "status": "failed", "phase": "plan", "output": None,
+                    "error": "OutputError", "message": f"{reason}: run again",
+                })  # fmt: skip
+                continue
+            found[id_] = record["sha256"]
+            yield record, data
+
+    def _read_old(self, shard: int) -> Iterator[tuple[str, bytes]]:
+        """Contents of an existing shard, up to the first damage."""
+        if self._is_there(shard):
+            with suppress(OSError, ValueError, KeyError):
+                yield from self._form.read(self._paths(shard))
+
+    def _read_staged(self, record: Record) -> bytes | None:
+        try:
+            data = (self._folder.root / record["staged"]).read_bytes()
+        except (OSError, KeyError):
+            return None
+        return data if _sha256(data) == record["sha256"] else None
+
+    def _is_there(self, shard: int) -> bool:
+        if shard not in self._exists:
+            self._exists[shard] = all(path.is_file() for path in self._paths(shard))
+        return self._exists[shard]
+
+    def _paths(self, shard: int) -> list[Path]:
+        return [self._folder.root / name for name in self._form.names(shard)]
+
+    def _staged(self, id_: str) -> Path:
+        name = _sha256(id_.encode())
+        return self._folder.staged(self._partition) / name[:2] / f"{name}.part"
+
+    def _remove_leftovers(self) -> None:
+        """Remove staged codes that are in their shard, or whose item is to be encoded again."""
+        needed = {_sha256(id_.encode()) for id_, _ in self._plan.unwritten()}
+        for path in self._folder.staged(self._partition).glob("*/*.part"):
+            if path.stem not in needed:
+                path.unlink(missing_ok=True)
+
+
+class TarFormat:
+    """A tar file with two members per item: `KEY.npy` or `KEY.vtok`, and `KEY.json`.
+
+    Args:
+        file_format: npy or vtok.
+    """
+
+    def __init__(self, file_format: str) -> None:
+        self.file_format = file_format
 
     def names(self, number: int) -> list[str]:
         """See `ShardFormat`."""
         return [f"{number:06d}.tar"]
 
-    def write(self, paths: list[Path], clips: Clips) -> None:
+    def write(self, paths: list[Path], contents: Contents) -> None:
         """See `ShardFormat`."""
         with tarfile.open(paths[0], "w", format=tarfile.PAX_FORMAT) as shard:
-            for record, data in clips:
+            for record, data in contents:
                 key = file_name(record["id"], dots=False)
-                for suffix, content in (
-                    (self.codec_format, data),
-                    ("json", as_line(about_clip(record))),
-                ):
-                    info = tarfile.TarInfo(f"{key}.{suffix}")  # whose times and owners are 0
+                for suffix, content in ((self.file_format, data), ("json", _json_line(record))):
+                    info = tarfile.TarInfo(f"{key}.{suffix}")  # times and owners are 0
                     info.size, info.mode = len(content), 0o644
                     shard.addfile(info, io.BytesIO(content))
-                shard.members = []  # type: ignore[attr-defined]  # kept for ever otherwise
+                shard.members = []  # type: ignore[attr-defined]  # tarfile would keep all of them
 
     def read(self, paths: list[Path]) -> Iterator[tuple[str, bytes]]:
         """See `ShardFormat`."""
@@ -136,78 +314,74 @@ class TarForm:
             raise ValueError(str(exc)) from exc
 
 
-class MemmapForm:
-    """Three files that world models are trained from, as the 1X challenge has them.
+class MemmapFormat:
+    """Three files in the layout of the 1X World Model challenge.
 
-    `video_N.bin` is uint32 [steps, K, h, w], `segment_ids_N.bin` is int32 [steps], the number of
-    the clip in the shard that a step belongs to, and `metadata_N.json` says the shape, and for each
-    clip its id, first step and number of steps.
+    `video_N.bin` is uint32 [steps, K, h, w], `segment_ids_N.bin` is int32 [steps], the index of
+    the item in the shard that a step belongs to, and `metadata_N.json` has the shape, and for each
+    item its id, first step and number of steps.
     """
-
-    codec_format = "npy"
 
     def names(self, number: int) -> list[str]:
         """See `ShardFormat`."""
         return [f"video_{number}.bin", f"segment_ids_{number}.bin", f"metadata_{number}.json"]
 
-    def write(self, paths: list[Path], clips: Clips) -> None:
+    def write(self, paths: list[Path], contents: Contents) -> None:
         """See `ShardFormat`."""
-        video, segments, metadata = paths
         first = 0
         listed: list[dict[str, Any]] = []
-        with video.open("wb") as pixels, segments.open("wb") as numbers:
-            for record, data in clips:
+        with paths[0].open("wb") as video, paths[1].open("wb") as segments:
+            for record, data in contents:
                 codes = read_npy(data)
-                steps = np.ascontiguousarray(_stepwise(codes), "<u4")
-                pixels.write(steps.tobytes())
-                numbers.write(np.full(len(steps), len(listed), "<i4").tobytes())
+                stacked = codes if codes.ndim == 4 else codes[None]
+                steps = np.ascontiguousarray(np.moveaxis(stacked, 0, 1), "<u4")  # [t, K, h, w]
+                video.write(steps.tobytes())
+                segments.write(np.full(len(steps), len(listed), "<i4").tobytes())
                 place = {"first": first, "steps": len(steps)}
                 kind = {"dtype": codes.dtype.str, "ndim": codes.ndim}
-                listed.append(about_clip(record) | place | kind)
+                listed.append(_about(record) | place | kind)
                 first += len(steps)
+        num_codebooks, _, height, width = listed[0]["code_shape"] if listed else (0, 0, 0, 0)
         about = {
             "token_dtype": "uint32",
             "segment_dtype": "int32",
             "num_images": first,
-            "shape": [first, *(_shape(listed[0]) if listed else (0, 0, 0))],
+            "shape": [first, num_codebooks, height, width],
             "vocab_size": 2 ** listed[0]["bits_per_code"] if listed else 0,
             "segments": listed,
         }
-        metadata.write_bytes(as_line(about))
+        paths[2].write_bytes(json.dumps(about, sort_keys=True).encode() + b"\n")
 
     def read(self, paths: list[Path]) -> Iterator[tuple[str, bytes]]:
         """See `ShardFormat`."""
         about = json.loads(paths[2].read_bytes())
         steps = np.memmap(paths[0], "<u4", "r").reshape(about["shape"])
-        for clip in about["segments"]:
-            codes = np.moveaxis(steps[clip["first"] : clip["first"] + clip["steps"]], 0, 1)
-            if clip["ndim"] == 3:
+        for item in about["segments"]:
+            codes = np.moveaxis(steps[item["first"] : item["first"] + item["steps"]], 0, 1)
+            if item["ndim"] == 3:
                 codes = codes[0]
-            yield clip["id"], write_npy(codes.astype(clip["dtype"]))
+            yield item["id"], write_npy(codes.astype(item["dtype"]))
 
 
-class ParquetForm:
-    """A row for each clip: its id, what is known of it, and its codes as bytes with their shape."""
+class ParquetFormat:
+    """A row per item: its id, its codes as bytes with their shape, and its columns.
 
-    codec_format = "npy"
+    Raises:
+        UsageError: pyarrow is not installed.
+    """
 
     def __init__(self) -> None:
-        """Find the library.
-
-        Raises:
-            UsageError: it is not installed.
-        """
         try:
             import pyarrow.parquet
         except ImportError as exc:
-            raise UsageError("--to parquet needs pyarrow: pip install 'vtok[parquet]'") from exc
+            raise UsageError("`to` parquet needs pyarrow: pip install 'vtok[parquet]'") from exc
         self._arrow: Any = pyarrow
 
     def names(self, number: int) -> list[str]:
         """See `ShardFormat`."""
         return [f"{number:06d}.parquet"]
 
-    def write(self, paths: list[Path], clips: Clips) -> None:
+    def write(self, paths: list[Path], contents: Contents) -> None:
         """See `ShardFormat`."""
         arrow = self._arrow
         schema = arrow.schema(
@@ -220,7 +394,7 @@ class ParquetForm:
             ]
         )  # fmt: skip
         with arrow.parquet.ParquetWriter(paths[0], schema, compression="zstd") as writer:
-            for record, data in clips:
+            for record, data in contents:
                 codes = read_npy(data)
                 row = {name: record.get(name) for name in schema.names}
                 row |= {"codes": codes.tobytes(), "dtype": codes.dtype.str, "shape": codes.shape}
@@ -241,39 +415,39 @@ class ParquetForm:
 
 
 def shard_format(to: str) -> ShardFormat:
-    """The form of a name in `SHARDED`.
+    """Return the shard layout of an output format.
 
     Raises:
-        UsageError: it needs a library that is not installed.
+        UsageError: it needs a package that is not installed.
     """
     if to == "parquet":
-        return ParquetForm()
-    return MemmapForm() if to == "memmap" else TarForm("vtok" if to == "tar-vtok" else "npy")
-
-
-SHARDED = ("tar", "tar-vtok", "memmap", "parquet")
-"""Formats of many clips in one file."""
+        return ParquetFormat()
+    return MemmapFormat() if to == "memmap" else TarFormat("vtok" if to == "tar-vtok" else "npy")
 
 
 def read_npy(data: bytes) -> Codes:
-    """An array from the bytes of a .npy file."""
+    """Parse the content of a .npy file."""
     codes: Codes = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     return codes
 
 
 def write_npy(codes: npt.NDArray[Any]) -> bytes:
-    """The bytes of a .npy file."""
+    """Return the content of a .npy file."""
     stream = io.BytesIO()
     np.lib.format.write_array(stream, np.ascontiguousarray(codes), allow_pickle=False)
     return stream.getvalue()
 
 
-def _stepwise(codes: Codes) -> Codes:
-    """[t, h, w] or [K, t, h, w] -> [t, K, h, w]."""
-    return np.moveaxis(codes[None] if codes.ndim == 3 else codes, 0, 1)
+def _about(record: Record) -> Record:
+    """The part of a record that is the same in every run."""
+    keys = ("id", "input", "start", "end", "frames", "width", "height", "fps", "code_shape",
+            "bits_per_code", "columns")  # fmt: skip
+    return {key: record.get(key) for key in keys}
 
 
-def _shape(about: dict[str, Any]) -> list[int]:
-    """[K, h, w] of a clip."""
-    most, _, height, width = about["code_shape"]
-    return [most, height, width]
+def _json_line(record: Record) -> bytes:
+    return json.dumps(_about(record), sort_keys=True).encode() + b"\n"
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -22,8 +22,8 @@ from vtok.errors import VtokError
 from vtok.video.ffmpeg import ffmpeg_path
 
 NEEDED = ("torch", "numpy", "decord2", "imageio", "imageio-ffmpeg", "pillow", "safetensors")
-EXTRAS = {"matplotlib": "plot", "accelerate": "train", "tensorboard": "train", "numba": "fast"}
-FRAMES, WIDTH, HEIGHT = 13, 96, 64  # of the generated video
+EXTRAS = {"matplotlib": "plot", "accelerate": "train", "tensorboard": "train"}
+FRAMES, WIDTH, HEIGHT = 13, 96, 64  # of the video that is made
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from vtok.codefile.header import Header
-from vtok.codefile.ranges import expected_frames, find_pieces, frames_between
+from vtok.codefile.index import expected_frames, find_ranges, frames_between
 from vtok.codefile.reader import CodeFileReader
 from vtok.errors import CodeFileError, InputError, OptionError
 from vtok.models.checkpoint import CheckpointInfo
@@ -131,23 +131,23 @@ def read_frames(
     header, lookback = reader.header, model.tokenizer.decoder_lookback
     grain = steps_per_call(model, (header.transform.height, header.transform.width))
     first, fresh = frames[0], False  # fresh: the decoder must be restarted at the next chunk
-    for piece in find_pieces(reader.index, header.format, frames, lookback, grain):
-        fresh, end = fresh or piece.opens is not None, first + piece.num_frames
+    for wanted in find_ranges(reader.index, header.format, frames, lookback, grain):
+        fresh, end = fresh or wanted.opens is not None, first + wanted.num_frames
         try:
-            codes = reader.read_chunk(piece.chunk).codes
+            codes = reader.read_chunk(wanted.chunk).codes
         except CodeFileError as exc:
             if not reader.salvage:
                 raise
             reader.lost = reader.lost or str(exc.__cause__ or exc)
             reader.gaps.append((first, end))
         else:
-            # if the opening piece is lost, the first step of the next decodes to one frame only
-            early = header.format.temporal_compression - 1 if fresh and piece.opens is None else 0
-            missing = min(piece.num_frames, max(0, early - piece.skip))
+            # if the opening range is lost, the first step of the next decodes to one frame only
+            early = header.format.temporal_compression - 1 if fresh and wanted.opens is None else 0
+            missing = min(wanted.num_frames, max(0, early - wanted.skip))
             if missing:
                 reader.gaps.append((first, first + missing))
-            part = codes[:, :, slice(*piece.steps)]
-            frames_left, skip = piece.num_frames - missing, max(0, piece.skip - early)
+            part = codes[:, :, slice(*wanted.steps)]
+            frames_left, skip = wanted.num_frames - missing, max(0, wanted.skip - early)
             yield CodeChunk(part, frames_left, fresh, skip)
             fresh = False
         first = end

@@ -12,7 +12,7 @@ from typing import BinaryIO, cast
 from vtok.codefile.dump import DumpReader, dump
 from vtok.codefile.edit import Copied, check_alike, cut, join
 from vtok.codefile.header import Header
-from vtok.codefile.ranges import frames_between
+from vtok.codefile.index import frames_between
 from vtok.codefile.reader import CodeFileReader
 from vtok.pipeline.files import STANDARD_INPUT, name_of, open_input, open_output
 from vtok.pipeline.options import CutOptions, DumpOptions, stages_of_file

@@ -14,10 +14,10 @@ from vtok.codefile.header import (
     ModelIdentity,
     SourceVideo,
     Transform,
+    rational,
     source_name,
 )
-from vtok.codefile.parts import CodedPart, encode_parts
-from vtok.codefile.ranges import rational
+from vtok.codefile.packing import CodedPart, encode_parts
 from vtok.codefile.records import PLAIN, VERSION
 from vtok.codefile.writer import CodeFileWriter
 from vtok.models.load import LoadedTokenizer, ModelLike, resolve

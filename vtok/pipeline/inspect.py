@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from vtok.codefile.header import Header, source_name
-from vtok.codefile.ranges import frames_between, rational
+from vtok.codefile.header import Header, rational, source_name
+from vtok.codefile.index import frames_between
 from vtok.codefile.reader import CodeFileReader
 from vtok.codefile.records import MAGIC
 from vtok.errors import CodeFileError, InputError, VtokError

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vtok.codefile.entropy import steps_to_code
+from vtok.codefile.packing import steps_to_code
 from vtok.models.load import LoadedTokenizer
 from vtok.video.frames import Frames
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vtok.codefile.header import Header
-from vtok.codefile.parts import encode_parts
+from vtok.codefile.packing import encode_parts
 from vtok.codefile.records import FOOTER_BYTES, ROW, ChunkHead, preamble_to_bytes
 from vtok.errors import OptionError, ShapeError
 from vtok.models.load import LoadedTokenizer

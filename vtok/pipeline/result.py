@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vtok.codefile.header import Header
-from vtok.codefile.parts import CodedPart
+from vtok.codefile.packing import CodedPart
 from vtok.video.frames import Frames
 
 Codes = npt.NDArray[np.int64]

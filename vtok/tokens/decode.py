@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import torch
 
-from vtok.codefile.ranges import frames_between
+from vtok.codefile.index import frames_between
 from vtok.errors import CodeFileError, InputError, OptionError, UsageError
 from vtok.models.load import ModelCache, ModelLike
 from vtok.nn.config import BASELINES

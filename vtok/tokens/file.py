@@ -18,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from vtok.codefile import canonical
-from vtok.codefile.header import Header
+from vtok.codefile.header import Header, dump_json, load_json
 from vtok.errors import CodeFileError
 from vtok.nn.config import MOST_TOKENS
 from vtok.pipeline.files import open_input
@@ -225,22 +224,22 @@ def _to_json(info: TokenFileInfo) -> str:
     about = {
         "format": FORMAT,
         "version": VERSION,
-        "header": canonical.loads(info.header.to_json()),
+        "header": load_json(info.header.to_json()),
         "tokens": asdict(info.origin),
         "num_frames": info.num_frames,
         "shape": list(info.shape),
     }
-    return canonical.dumps(about).decode()
+    return dump_json(about).decode()
 
 
 def _read_info(metadata: dict[str, str] | None, name: str) -> TokenFileInfo:
     try:
-        about = canonical.loads((metadata or {})["vtok"].encode())
+        about = load_json((metadata or {})["vtok"].encode())
         if about["format"] != FORMAT:
             raise CodeFileError(f"{name}: a safetensors file, but not of learned tokens")
         if about["version"] != VERSION:
             raise CodeFileError(f"{name}: of a later version of vtok: update vtok")
-        header = Header.from_json(canonical.dumps(about["header"]))
+        header = Header.from_json(dump_json(about["header"]))
         origin = TokenOrigin(**about["tokens"])
         info = TokenFileInfo(header, origin, about["num_frames"], tuple(about["shape"]))
         _check_info(info, name)

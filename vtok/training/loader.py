@@ -8,7 +8,8 @@ import signal
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby, islice
+from contextlib import closing
+from itertools import groupby, islice, pairwise
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,40 +109,43 @@ class ClipLoader:
             InputError: if no source can be read.
             VtokError: if workers die repeatedly.
         """
-        flat = [index for part in indices for index in part]
-        clips = self._fetch(steps, flat)
-        try:
+        sizes, shape = [len(part) for part in indices], self._spec.shape
+        shares = self._shares([index for part in indices for index in part])
+        groups = self._fetch(steps, shares)
+        with closing(groups):
             for turn in self._turns(steps):
-                groups = [self._wait(clips) for _ in flat]
+                begin = time.perf_counter()
+                loaded = [next(groups).view(len(turn), -1, *shape) for _ in shares]
+                self.waited_seconds += time.perf_counter() - begin
                 for number in range(len(turn)):
-                    position = 0
-                    for part in indices:
-                        batch = torch.empty(len(part), *self._spec.shape)
-                        for target in batch:
-                            target.copy_(groups[position][number])
-                            position += 1
-                        yield batch
-        finally:
-            clips.close()
+                    empty = torch.empty(0, *shape)
+                    clips = torch.cat([empty, *(group[number] for group in loaded)])
+                    yield from torch.split(clips, sizes)
 
     def _turns(self, steps: Sequence[int]) -> Iterator[list[int]]:
         """Steps grouped by the parts that their clips come from."""
         for _, turn in groupby(steps, lambda step: step // self._steps_per_part):
             yield list(turn)
 
-    def _wait(self, clips: Iterator[Tensor]) -> Tensor:
-        begin = time.perf_counter()
-        group = next(clips)
-        self.waited_seconds += time.perf_counter() - begin
-        return group
+    def _shares(self, indices: Sequence[int]) -> list[Sequence[int]]:
+        """Indices of a step, split between workers; each worker gets the same ones again."""
+        count = min(self._workers, len(indices))
+        ends = [len(indices) * n // count for n in range(count + 1)] if count else []
+        return [indices[begin:end] for begin, end in pairwise(ends)]
 
-    def _fetch(self, steps: Sequence[int], indices: Sequence[int]) -> Generator[Tensor, None, None]:
-        """Load groups of clips of one part each, float32 [n, 3, T, H, W], surviving deaths."""
+    def _fetch(
+        self, steps: Sequence[int], shares: Sequence[Sequence[int]]
+    ) -> Generator[Tensor, None, None]:
+        """Load the clips of each turn and share, float32 [n, 3, T, H, W], surviving deaths."""
         done = deaths = 0
         while True:
-            groups = ([(s, i) for s in turn] for turn in self._turns(steps) for i in indices)
+            keys = (
+                [(step, index) for step in turn for index in share]
+                for turn in self._turns(steps)
+                for share in shares
+            )
             try:
-                for answer in self._data_loader(islice(groups, done, None), len(indices)):
+                for answer in self._data_loader(islice(keys, done, None)):
                     for name, reason in answer.skipped.items():
                         note_skipped(self.skipped, name, reason)
                     if answer.error is not None:
@@ -157,17 +161,16 @@ class ClipLoader:
                         f"({_first_line(exc)}): if memory is short, use fewer workers"
                     ) from exc
 
-    def _data_loader(self, groups: Iterable[list[Key]], per_step: int) -> DataLoader[_Answer]:
+    def _data_loader(self, keys: Iterable[list[Key]]) -> DataLoader[_Answer]:
         scratch = self._scratch.path if self._scratch else Path()
         store = PartStore(self._spec, max_parts(self._sources), self._cache, scratch)
         clips = ClipDataset(self._sources, self._spec, store, dict(self.skipped))
-        ahead = per_step * -(-2 // self._steps_per_part)  # groups of two steps or more
         return DataLoader(
             _AnswerDataset(clips),
-            batch_size=None,  # a group of clips at a time, so that workers share a step
-            sampler=groups,
+            batch_size=None,  # a key of this dataset is a list of keys
+            sampler=keys,
             num_workers=self._workers,
-            prefetch_factor=1 + -(-ahead // self._workers),
+            prefetch_factor=2 if self._steps_per_part == 1 else 1,
             collate_fn=_unchanged,
             worker_init_fn=_init_worker,
             multiprocessing_context=_worker_context(),

@@ -1,4 +1,4 @@
-"""A run over a data set: each clip once, whatever stops it and whatever changes in between."""
+"""Runs over data sets: each item is encoded once, across kills, failures and changed inputs."""
 
 import json
 import os
@@ -10,33 +10,35 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
-from datasets import FakeEngine, entries, fake_run, journal_lines, manifest, outputs
+from datasets import FakeEngine, fake_run, items, journal_lines, manifest, outputs
 
 import vtok as package
-from vtok.dataset.folder import DatasetFolder, Part
-from vtok.dataset.item import Entry, Fault
-from vtok.dataset.maintenance import dataset_status, failed_entries, merge_dataset, verify_dataset
-from vtok.dataset.scheduler import Limit
-from vtok.dataset.worker import Record, Task
-from vtok.dataset.writers import SHARDED
+from vtok.dataset.api import failed_items
+from vtok.dataset.folder import DatasetFolder
+from vtok.dataset.item import Fault, Item
+from vtok.dataset.journal import Record
+from vtok.dataset.maintenance import dataset_status, merge_dataset, verify_dataset
+from vtok.dataset.options import SHARD_FORMATS, FailureLimit
+from vtok.dataset.partition import Partition
+from vtok.dataset.worker import Task
 from vtok.errors import OutputError, PartialFailure, UsageError
 
 IDS = [f"deep/{number:02d}" for number in range(30)]
-FORMATS = ("npy", *SHARDED)
+FORMATS = ("npy", *SHARD_FORMATS)
 
 
 class Killed(BaseException):
-    """The end of a process, as far as a test can have it inside its own."""
+    """Stands for the end of the process."""
 
 
 def dies_after(count: int) -> FakeEngine:
-    """An engine at which everything ends when `count` clips were encoded."""
+    """An engine that ends the run after `count` items."""
 
-    def on_clip(id_: str) -> None:
+    def on_item(id_: str) -> None:
         if len(engine.encoded) > count:
             raise Killed
 
-    engine = FakeEngine(on_clip=on_clip, ahead=3)
+    engine = FakeEngine(on_item=on_item, ahead=3)
     return engine
 
 
@@ -45,13 +47,13 @@ def faults(root: Path) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("to", FORMATS)
-def test_a_run_that_dies_again_and_again_ends_with_the_same_bytes(tmp_path: Path, to: str) -> None:
-    fake_run(tmp_path / "whole", entries(IDS), to=to)
+def test_repeatedly_killed_run_gives_the_same_bytes(tmp_path: Path, to: str) -> None:
+    fake_run(tmp_path / "whole", items(IDS), to=to)
     encoded: list[str] = []
     for _ in range(100):
         engine = dies_after(4)
         try:
-            shuffled = entries(random.Random(len(encoded)).sample(IDS, len(IDS)))
+            shuffled = items(random.Random(len(encoded)).sample(IDS, len(IDS)))
             fake_run(tmp_path / "cut", shuffled, engine, to=to)
         except Killed:
             encoded += engine.encoded
@@ -61,7 +63,7 @@ def test_a_run_that_dies_again_and_again_ends_with_the_same_bytes(tmp_path: Path
     assert len(engine.encoded) <= 5 < len(encoded)
     assert outputs(tmp_path / "cut") == outputs(tmp_path / "whole")
     assert [row["id"] for row in manifest(tmp_path / "cut")] == IDS
-    # each death takes along no more than what was under way
+    # each kill repeats only the items that were running
     assert sorted(set(encoded)) == IDS
     assert len(encoded) <= len(IDS) + 3 * (len(encoded) // 4)
     assert faults(tmp_path / "cut") == []
@@ -69,72 +71,72 @@ def test_a_run_that_dies_again_and_again_ends_with_the_same_bytes(tmp_path: Path
 
 
 @pytest.mark.parametrize("to", FORMATS)
-def test_a_finished_run_does_nothing_again(tmp_path: Path, to: str) -> None:
-    fake_run(tmp_path, entries(IDS), to=to)
+def test_finished_run_encodes_nothing_again(tmp_path: Path, to: str) -> None:
+    fake_run(tmp_path, items(IDS), to=to)
     before, lines = outputs(tmp_path), len(journal_lines(tmp_path))
     engine = FakeEngine()
-    totals = fake_run(tmp_path, entries(reversed(IDS)), engine, to=to, shard_size=7)
-    assert (engine.encoded, totals.there, totals.todo) == ([], 30, 0)
+    totals = fake_run(tmp_path, items(reversed(IDS)), engine, to=to, shard_size=7)
+    assert (engine.encoded, totals.up_to_date, totals.todo) == ([], 30, 0)
     assert outputs(tmp_path) == before
     assert len(journal_lines(tmp_path)) == lines
 
 
 class Forgetful(FakeEngine):
-    """Says nothing of some clips, and too much of others."""
+    """Gives no record for some items, and two for others."""
 
     def run(self, tasks: Iterator[Task]) -> Generator[Record, None, None]:
         for record in super().run(tasks):
             if not record["id"].endswith("7"):
                 yield record
             if record["id"].endswith("5"):
-                yield {**record, "status": "failed", "message": "once more"}
+                yield {**record, "status": "failed", "message": "duplicate"}
 
 
 @pytest.mark.parametrize("to", FORMATS)
-def test_no_clip_vanishes_or_ends_twice_whatever_an_engine_says(tmp_path: Path, to: str) -> None:
-    totals = fake_run(tmp_path / "out", entries(IDS), Forgetful(), to=to)
+def test_missing_and_duplicate_records_of_an_engine(tmp_path: Path, to: str) -> None:
+    totals = fake_run(tmp_path / "out", items(IDS), Forgetful(), to=to)
     assert (totals.done, totals.failed) == (27, 3)
     assert [row["id"] for row in manifest(tmp_path / "out")] == IDS
     missing = manifest(tmp_path / "out", "errors")
     assert [row["id"] for row in missing] == [id_ for id_ in IDS if id_.endswith("7")]
     assert {row["error"] for row in missing} == {"WorkerError"}
-    fake_run(tmp_path / "out", entries(IDS), to=to, retry_failed=True)
-    fake_run(tmp_path / "whole", entries(IDS), to=to)
+    fake_run(tmp_path / "out", items(IDS), to=to, retry_failed=True)
+    fake_run(tmp_path / "whole", items(IDS), to=to)
     assert outputs(tmp_path / "out") == outputs(tmp_path / "whole")
 
 
-def test_reports_are_written_anew_where_they_would_differ(tmp_path: Path) -> None:
+def test_reports_are_rewritten_only_if_outdated(tmp_path: Path) -> None:
     def written() -> tuple[int, list[str]]:
         path = tmp_path / "manifest.jsonl"
         return path.stat().st_mtime_ns, [row["id"] for row in manifest(tmp_path)]
 
-    fake_run(tmp_path, entries(IDS[:3]))
+    fake_run(tmp_path, items(IDS[:3]))
     first = written()
-    fake_run(tmp_path, entries(IDS[:3]))
+    fake_run(tmp_path, items(IDS[:3]))
     assert written() == first
     (tmp_path / "manifest.jsonl").write_text("")
-    fake_run(tmp_path, entries(IDS[:3]))
+    fake_run(tmp_path, items(IDS[:3]))
     assert written()[1] == first[1]
     (tmp_path / "errors.jsonl").unlink()
-    fake_run(tmp_path, entries(IDS[:3]))
+    fake_run(tmp_path, items(IDS[:3]))
     assert (tmp_path / "errors.jsonl").exists()
-    fake_run(tmp_path, entries(IDS[3:6]), part=Part(0, 1))
+    fake_run(tmp_path, items(IDS[3:6]), partition=Partition(0, 1))
     assert written()[1] == IDS[:6]
 
 
 @pytest.mark.parametrize("to", FORMATS)
-def test_what_failed_is_done_later_in_its_place(tmp_path: Path, to: str) -> None:
+def test_retried_items_get_their_place_in_the_shard(tmp_path: Path, to: str) -> None:
     bad = {IDS[0], IDS[5], IDS[29]}
-    fake_run(tmp_path / "whole", entries(IDS), to=to)
+    fake_run(tmp_path / "whole", items(IDS), to=to)
     root = tmp_path / "holes"
-    totals = fake_run(root, entries(IDS), FakeEngine(bad.__contains__), to=to)
+    totals = fake_run(root, items(IDS), FakeEngine(bad.__contains__), to=to)
     assert (totals.done, totals.failed) == (27, 3)
     assert {row["id"] for row in manifest(root, "errors")} == bad
     assert faults(root) == []
     engine = FakeEngine()
-    assert fake_run(root, entries(IDS), engine, to=to).left_failed == 3
+    assert fake_run(root, items(IDS), engine, to=to).failed_before == 3
     assert engine.encoded == []
-    fake_run(root, entries(IDS), engine, to=to, retry_failed=True)
+    fake_run(root, items(IDS), engine, to=to, retry_failed=True)
     assert set(engine.encoded) == bad
     assert outputs(root) == outputs(tmp_path / "whole")
     assert manifest(root, "errors") == []
@@ -142,110 +144,124 @@ def test_what_failed_is_done_later_in_its_place(tmp_path: Path, to: str) -> None
 
 
 @pytest.mark.parametrize("to", FORMATS)
-def test_what_is_deleted_or_damaged_is_found_and_mended(tmp_path: Path, to: str) -> None:
-    fake_run(tmp_path, entries(IDS), to=to)
+def test_missing_and_damaged_files_are_found_and_restored(tmp_path: Path, to: str) -> None:
+    fake_run(tmp_path, items(IDS), to=to)
     before = outputs(tmp_path)
     name = next(iter(before))
     (tmp_path / name).unlink()
     assert faults(tmp_path)
-    fake_run(tmp_path, entries(IDS), to=to)
+    fake_run(tmp_path, items(IDS), to=to)
     assert outputs(tmp_path) == before
     data = bytearray(before[name])
     data[len(data) // 2] ^= 1
     (tmp_path / name).write_bytes(data)
     assert faults(tmp_path)
     (tmp_path / name).unlink()  # as the command says
-    fake_run(tmp_path, entries(IDS), to=to)
+    fake_run(tmp_path, items(IDS), to=to)
     assert outputs(tmp_path) == before
 
 
-def test_a_data_set_that_grows_keeps_its_shards(tmp_path: Path) -> None:
-    fake_run(tmp_path, entries(IDS[::2]), to="tar", shard_size=5)
+def test_growing_data_set_keeps_its_shards(tmp_path: Path) -> None:
+    fake_run(tmp_path, items(IDS[::2]), to="tar", shard_size=5)
     before = outputs(tmp_path)
-    fake_run(tmp_path, entries(IDS), to="tar", shard_size=6)
+    fake_run(tmp_path, items(IDS), to="tar", shard_size=6)
     after = outputs(tmp_path)
     assert before.items() <= after.items()
     assert len(after) == 3 + 3
     assert [row["id"] for row in manifest(tmp_path)] == IDS
 
 
-def test_two_clips_of_one_id_are_no_clip_until_the_list_is_mended(tmp_path: Path) -> None:
-    twice = [*entries(IDS[:3]), Entry(IDS[1], "/nowhere/else.mp4"), *entries([IDS[2]])]
+def test_duplicate_id_is_a_fault_until_the_list_is_corrected(tmp_path: Path) -> None:
+    twice = [*items(IDS[:3]), Item(IDS[1], "/nowhere/else.mp4"), *items([IDS[2]])]
     for _ in range(2):
         totals = fake_run(tmp_path, twice)
-        assert (totals.clips, totals.faults, totals.repeated) == (2, 1, 1)
+        assert (totals.items, totals.faults, totals.duplicates) == (2, 1, 1)
     (row,) = manifest(tmp_path, "errors")
-    assert (row["id"], row["stage"]) == (IDS[1], "plan")
+    assert (row["id"], row["phase"]) == (IDS[1], "plan")
     assert row["message"].endswith(f"/nowhere/{IDS[1]}.mp4 and /nowhere/else.mp4")
     engine = FakeEngine()
-    fake_run(tmp_path, entries(IDS[:3]), engine)
+    fake_run(tmp_path, items(IDS[:3]), engine)
     assert engine.encoded == [IDS[1]]
     assert manifest(tmp_path, "errors") == []
 
 
-def test_what_was_wrong_with_a_list_is_forgotten_when_it_is_read_without(tmp_path: Path) -> None:
-    wrong = Fault("a.csv:3", "a.csv:3", "a.csv:3: names no input", "a.csv")
-    fake_run(tmp_path, [*entries(IDS[:1]), wrong], origins=("a.csv",))
+def test_fault_is_dropped_when_its_list_no_longer_has_it(tmp_path: Path) -> None:
+    wrong = Fault("a.csv:3", "a.csv:3", "a.csv:3: has no input", "a.csv")
+    fake_run(tmp_path, [*items(IDS[:1]), wrong], origins=("a.csv",))
     assert [row["id"] for row in manifest(tmp_path)] == ["a.csv:3", IDS[0]]
-    fake_run(tmp_path, entries(IDS[1:2]), origins=("b.csv",))
+    fake_run(tmp_path, items(IDS[1:2]), origins=("b.csv",))
     assert len(manifest(tmp_path)) == 3
-    fake_run(tmp_path, entries(IDS[:1]), origins=("a.csv",))
+    fake_run(tmp_path, items(IDS[:1]), origins=("a.csv",))
     assert [row["id"] for row in manifest(tmp_path)] == IDS[:2]
 
 
-def test_codes_made_in_another_way_are_refused_or_made_anew(tmp_path: Path) -> None:
-    fake_run(tmp_path, entries(IDS))
+def test_other_recipe_is_refused_or_encodes_everything_again(tmp_path: Path) -> None:
+    fake_run(tmp_path, items(IDS))
     other = {"to": "npy", "stages": 3}
-    with pytest.raises(UsageError, match=r"another way \(stages 2 -> 3\): give another folder"):
-        fake_run(tmp_path, entries(IDS), recipe=other)
+    with pytest.raises(UsageError, match=r"other options \(stages 2 -> 3\): give another folder"):
+        fake_run(tmp_path, items(IDS), recipe=other)
     engine = FakeEngine()
-    fake_run(tmp_path, entries(IDS), engine, recipe=other, overwrite=True)
+    fake_run(tmp_path, items(IDS), engine, recipe=other, overwrite=True)
     assert engine.encoded == IDS
 
 
-def test_two_runs_on_one_folder_are_refused(tmp_path: Path) -> None:
+def test_data_set_of_another_version_is_refused(tmp_path: Path) -> None:
+    fake_run(tmp_path, items(IDS[:1]))
+    path = tmp_path / "dataset.json"
+    path.write_text(path.read_text().replace('"version": 2', '"version": 1'))
+    with pytest.raises(UsageError, match="data set format 1, but this vtok reads and writes"):
+        fake_run(tmp_path, items(IDS[:1]))
+
+
+def test_second_run_on_one_folder_is_refused(tmp_path: Path) -> None:
     def second(id_: str) -> None:
         with pytest.raises(OutputError, match="another run works on it"):
-            fake_run(tmp_path, entries(IDS))
+            fake_run(tmp_path, items(IDS))
         with pytest.raises(OutputError, match="another run works on it"):
-            fake_run(tmp_path, entries(IDS), part=Part(0, 2))
+            fake_run(tmp_path, items(IDS), partition=Partition(0, 2))
 
-    fake_run(tmp_path, entries(IDS[:2]), FakeEngine(on_clip=second))
+    fake_run(tmp_path, items(IDS[:2]), FakeEngine(on_item=second))
     assert len(manifest(tmp_path)) == 2
 
 
-def test_shares_work_side_by_side_and_make_one_whole(tmp_path: Path) -> None:
+def test_partitions_run_at_the_same_time_and_can_be_merged(tmp_path: Path) -> None:
     def second(id_: str) -> None:
-        fake_run(tmp_path / "many", entries(IDS), to="tar", part=Part(1, 3))
+        fake_run(tmp_path / "many", items(IDS), to="tar", partition=Partition(1, 3))
         with pytest.raises(OutputError, match="another run works on it"):
-            fake_run(tmp_path / "many", entries(IDS), to="tar", part=Part(0, 3))
+            fake_run(tmp_path / "many", items(IDS), to="tar", partition=Partition(0, 3))
         with pytest.raises(OutputError, match="another run works on it"):
-            fake_run(tmp_path / "many", entries(IDS), to="tar", part=Part(0, 2))
+            fake_run(tmp_path / "many", items(IDS), to="tar", partition=Partition(0, 2))
 
-    fake_run(tmp_path / "many", entries(IDS), FakeEngine(on_clip=second), to="tar", part=Part(0, 3))
-    with pytest.raises(UsageError, match="parts are missing: 0002-of-0003"):
+    fake_run(
+        tmp_path / "many",
+        items(IDS),
+        FakeEngine(on_item=second),
+        to="tar",
+        partition=Partition(0, 3),
+    )
+    with pytest.raises(UsageError, match="partitions are missing: 0002-of-0003"):
         merge_dataset(tmp_path / "many")
-    fake_run(tmp_path / "many", entries(IDS), to="tar", part=Part(2, 3))
+    fake_run(tmp_path / "many", items(IDS), to="tar", partition=Partition(2, 3))
     assert merge_dataset(tmp_path / "many").done == len(IDS)
     assert [row["id"] for row in manifest(tmp_path / "many")] == IDS
     assert faults(tmp_path / "many") == []
-    engine = FakeEngine()  # a run over everything finds everything there
-    assert fake_run(tmp_path / "many", entries(IDS), engine, to="tar").there == len(IDS)
+    engine = FakeEngine()  # a run without partitions finds everything up to date
+    assert fake_run(tmp_path / "many", items(IDS), engine, to="tar").up_to_date == len(IDS)
     assert engine.encoded == []
 
 
 @pytest.mark.parametrize("to", ["npy", "memmap"])
-def test_parts_of_several_machines_are_brought_together(tmp_path: Path, to: str) -> None:
+def test_merge_copies_partitions_from_other_folders(tmp_path: Path, to: str) -> None:
     for index in range(2):
-        fake_run(tmp_path / f"m{index}", entries(IDS), to=to, part=Part(index, 2))
+        fake_run(tmp_path / f"m{index}", items(IDS), to=to, partition=Partition(index, 2))
     assert merge_dataset(tmp_path / "m0", [tmp_path / "m1"]).done == len(IDS)
-    assert merge_dataset(tmp_path / "m0", [tmp_path / "m1"]).done == len(IDS)  # again is fine
+    assert merge_dataset(tmp_path / "m0", [tmp_path / "m1"]).done == len(IDS)
     assert faults(tmp_path / "m0") == []
     engine = FakeEngine()
-    fake_run(tmp_path / "m0", entries(IDS), engine, to=to)
+    fake_run(tmp_path / "m0", items(IDS), engine, to=to)
     assert engine.encoded == []
-    fake_run(tmp_path / "other", entries(IDS), to=to, recipe={"to": to, "stages": 9})
-    with pytest.raises(UsageError, match="made in another way"):
+    fake_run(tmp_path / "other", items(IDS), to=to, recipe={"to": to, "stages": 9})
+    with pytest.raises(UsageError, match="made with other options"):
         merge_dataset(tmp_path / "m0", [tmp_path / "other"])
 
 
@@ -253,10 +269,10 @@ def test_parts_of_several_machines_are_brought_together(tmp_path: Path, to: str)
 def test_too_many_failures_stop_the_run(tmp_path: Path, limit: str, done: int) -> None:
     engine = FakeEngine(lambda id_: True, ahead=1)
     run = lambda: fake_run(  # noqa: E731
-        tmp_path, entries(IDS), engine, max_failures=Limit.parse(limit)
+        tmp_path, items(IDS), engine, max_failures=FailureLimit.parse(limit)
     )
     if done < 30:
-        with pytest.raises(PartialFailure, match=f"{done} clips failed, more than --max-failures"):
+        with pytest.raises(PartialFailure, match=f"{done} items failed, more than `max_failures`"):
             run()
     else:
         run()
@@ -264,62 +280,77 @@ def test_too_many_failures_stop_the_run(tmp_path: Path, limit: str, done: int) -
 
 
 @pytest.mark.parametrize("text", ["x", "-1", "5 %%", "1e3", "%"])
-def test_limits_that_say_nothing_are_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="--max-failures"):
-        Limit.parse(text)
+def test_invalid_failure_limits_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="max_failures"):
+        FailureLimit.parse(text)
 
 
-def test_status_counts_while_a_run_is_under_way(tmp_path: Path) -> None:
+def test_status_can_be_read_during_a_run(tmp_path: Path) -> None:
     seen = []
 
     def look(id_: str) -> None:
         seen.append(dataset_status(tmp_path))
 
     bad = IDS[3].__eq__
-    fake_run(tmp_path, entries(IDS), FakeEngine(bad, on_clip=look), to="tar")
+    fake_run(tmp_path, items(IDS), FakeEngine(bad, on_item=look), to="tar")
     assert [status.done + status.failed for status in seen][::10] == [0, 8, 20]
     status = dataset_status(tmp_path)
     assert (status.done, status.failed, status.waiting, status.shards) == (29, 1, 0, 8)
     assert status.causes == {"decode: VideoError": 1}
-    assert [entry.id for entry in failed_entries(DatasetFolder(tmp_path))] == [IDS[3]]
+    assert [item.id for item in failed_items(DatasetFolder(tmp_path))] == [IDS[3]]
 
 
-def test_a_damaged_journal_costs_its_clips_and_no_more(tmp_path: Path) -> None:
-    fake_run(tmp_path, entries(IDS))
+def test_damaged_journal_lines_repeat_only_their_items(tmp_path: Path) -> None:
+    fake_run(tmp_path, items(IDS))
     path = DatasetFolder(tmp_path).journals()[0]
     lines = path.read_bytes().splitlines(keepends=True)
     lines[4] = b"\0" * (len(lines[4]) - 1) + b"\n"
     lines[7] = b"[1]\n"
     path.write_bytes(b"".join(lines)[:-9])
     engine = FakeEngine()
-    fake_run(tmp_path, entries(IDS), engine)
+    fake_run(tmp_path, items(IDS), engine)
     assert len(engine.encoded) == 3
     assert [row["id"] for row in manifest(tmp_path)] == IDS
 
 
-def test_ten_thousand_finished_clips_are_nothing_to_do(tmp_path: Path) -> None:
+def test_ten_thousand_finished_items_are_up_to_date(tmp_path: Path) -> None:
     ids = [f"c{number:05d}" for number in range(10_000)]
     folder = DatasetFolder(tmp_path)
-    fake_run(tmp_path, entries(ids[:1]), to="tar")
+    fake_run(tmp_path, items(ids[:1]), to="tar")
     first = journal_lines(tmp_path)[1]
-    clips = dict.fromkeys(ids, first["sha256"])
-    written = {"kind": "written", "shard": 0, "clips": clips, "files": {}}
+    hashes = dict.fromkeys(ids, first["sha256"])
+    written = {"kind": "written", "shard": 0, "items": hashes, "files": {}}
     with folder.journals()[0].open("a") as file:
         for id_ in ids:
             file.write(json.dumps({**first, "id": id_}) + "\n")
         file.write(json.dumps({"kind": "shard", "shard": 0, "ids": ids}) + "\n")
         file.write(json.dumps({**written, "at": time.time()}) + "\n")
     engine = FakeEngine()
-    assert fake_run(tmp_path, entries(ids), engine, to="tar").there == 10_000
+    assert fake_run(tmp_path, items(ids), engine, to="tar").up_to_date == 10_000
     assert engine.encoded == []
     assert len(manifest(tmp_path)) == 10_000
 
 
+def test_lock_is_released_when_the_process_is_killed(tmp_path: Path) -> None:
+    script = Path(__file__).parent / "datasets.py"
+    command = [sys.executable, str(script), str(tmp_path / "set"), "npy", "1000000"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(package.__file__).parent.parent)}
+    log = tmp_path / "log"
+    with subprocess.Popen([*command, str(log)], env=environment) as process:
+        while not (log.exists() and log.read_text()):
+            assert process.poll() is None
+            time.sleep(0.05)
+        with pytest.raises(OutputError, match="another run works on it"):
+            fake_run(tmp_path / "set", items(IDS[:1]))
+        process.kill()
+    assert fake_run(tmp_path / "set", items(IDS[:1])).done == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("to", ["npy", "tar"])
-def test_killed_processes_lose_and_double_nothing(tmp_path: Path, to: str) -> None:
+def test_killed_processes_lose_and_repeat_nothing(tmp_path: Path, to: str) -> None:
     kills = int(os.environ.get("VTOK_KILLS", "8"))
-    count = 50 * kills  # so that there is something left for the last life to do
+    count = 50 * kills  # so that the last run has something to do
     log = tmp_path / "log"
     root = tmp_path / "killed"
     command = [sys.executable, str(Path(__file__).parent / "datasets.py"), root, to, count, log]
@@ -330,17 +361,17 @@ def test_killed_processes_lose_and_double_nothing(tmp_path: Path, to: str) -> No
             [str(word) for word in command], env=environment, stdout=subprocess.PIPE
         )
 
-    moments = random.Random(to)
+    delays = random.Random(to)
     for _ in range(kills):
         with start() as process:
             assert process.stdout is not None
             process.stdout.readline()
-            time.sleep(moments.uniform(0, 0.3))
+            time.sleep(delays.uniform(0, 0.3))
             process.kill()
     with start() as process:
         assert process.wait() == 0
     ids = [f"c{number:04d}" for number in range(count)]
-    fake_run(tmp_path / "whole", entries(ids), to=to)
+    fake_run(tmp_path / "whole", items(ids), to=to)
     assert outputs(root) == outputs(tmp_path / "whole")
     assert [row["id"] for row in manifest(root)] == ids
     encoded = log.read_text().split()

@@ -1,4 +1,4 @@
-"""Everything that is wrong with files, names, lists and disks, in one data set each."""
+"""Data sets with hostile files, ids, names and disks."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_every_file_of_the_world(checkpoint: Path, tmp_path: Path) -> None:
+def test_all_kinds_of_video_files(checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     build_broken(folder)
@@ -38,7 +38,7 @@ def test_every_file_of_the_world(checkpoint: Path, tmp_path: Path) -> None:
     )
     (folder / "damaged.mp4").write_bytes(data)
     for number, (name, case) in enumerate(CASES.items()):
-        made = tmp_path / str(number)  # some leave other files beside their own
+        made = tmp_path / str(number)  # some leave other files
         made.mkdir()
         case.build(made / name)
         (made / name).rename(folder / name)
@@ -61,9 +61,7 @@ def test_every_file_of_the_world(checkpoint: Path, tmp_path: Path) -> None:
     assert all(row["message"].count("\n") == 0 for row in by_name.values())
 
 
-def test_ids_make_names_inside_the_folder_and_nowhere_else(
-    checkpoint: Path, tmp_path: Path
-) -> None:
+def test_ids_cannot_name_files_outside_the_folder(checkpoint: Path, tmp_path: Path) -> None:
     make_video(tmp_path / "v.mp4", 1)
     table = tmp_path / "clips.jsonl"
     table.write_text("".join(json.dumps({"id": id_, "path": "v.mp4"}) + "\n" for id_ in IDS))
@@ -84,7 +82,7 @@ def test_ids_make_names_inside_the_folder_and_nowhere_else(
     )
 
 
-def test_bytes_that_are_no_text_keep_their_file(checkpoint: Path, tmp_path: Path) -> None:
+def test_file_names_that_are_not_utf8(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     video = make_video(tmp_path / "v.mp4", 1)
     names = [os.fsdecode(name) for name in (b"\xff.mp4", b"\xc3\xa9.mp4", b"a\xfe\nb.mp4")]
@@ -103,7 +101,7 @@ def test_bytes_that_are_no_text_keep_their_file(checkpoint: Path, tmp_path: Path
 def on_small_disk(
     size: str, disk: Path, script: str, *arguments: str | Path
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a shell script where `disk` holds no more than so much, as nobody else sees it."""
+    """Run a shell script with a file system of this size at `disk`, in a private namespace."""
     setup = 'mount -t tmpfs -o size="$0" tmpfs "$1" || exit 99; '
     command: Sequence[str | Path] = ["unshare", "-Urm", "sh", "-c", setup + script, size, disk]
     if shutil.which("unshare") is None:
@@ -116,8 +114,8 @@ def on_small_disk(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("to", ["npy", "tar"])
-def test_disks_that_are_full_or_read_only(checkpoint: Path, tmp_path: Path, to: str) -> None:
-    """The run stops with one line, keeps what it has, and goes on once there is room."""
+def test_full_and_read_only_disks(checkpoint: Path, tmp_path: Path, to: str) -> None:
+    """The run stops with one line, keeps its results, and continues once there is room."""
     (tmp_path / "in").mkdir()
     video = make_video(tmp_path / "in" / "00.mp4", 40, width=128, height=96)
     for number in range(1, 30):
@@ -141,7 +139,7 @@ def test_disks_that_are_full_or_read_only(checkpoint: Path, tmp_path: Path, to: 
 
 
 @pytest.mark.slow
-def test_a_full_disk_for_temporary_files(checkpoint: Path, tmp_path: Path) -> None:
+def test_full_disk_for_temporary_files(checkpoint: Path, tmp_path: Path) -> None:
     make_video(tmp_path / "v.mp4", 1)
     (tmp_path / "disk").mkdir()
     table = tmp_path / "clips.jsonl"
@@ -155,4 +153,4 @@ def test_a_full_disk_for_temporary_files(checkpoint: Path, tmp_path: Path) -> No
     done = on_small_disk("128k", tmp_path / "disk", script, table, checkpoint, tmp_path / "out")
     assert done.stdout == "code 1\n", done
     assert done.stderr.count("\n") == 1
-    assert f"{tmp_path / 'disk'}: cannot hold the list of clips" in done.stderr
+    assert f"{tmp_path / 'disk'}: no room for the list of items" in done.stderr

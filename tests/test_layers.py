@@ -1,4 +1,7 @@
-"""Memory layout in the fast layers: channels last, no copies; and the pointwise convolution."""
+"""Memory layout of the fast layers, patch embedding, and pointwise convolutions.
+
+Convolutions are slow if channels are not innermost in memory, so the tests check strides.
+"""
 
 from collections.abc import Iterator
 
@@ -35,8 +38,8 @@ def innermost(x: Tensor) -> Tensor:
     return channels_first(x.movedim(1, -1).contiguous())
 
 
-class Convolved(TorchDispatchMode):
-    """Records shapes and strides of the inputs of all convolutions while it is active."""
+class RecordInputs(TorchDispatchMode):
+    """Mode that records shapes and strides of the inputs of convolutions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +51,7 @@ class Convolved(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_layout_changes_are_views() -> None:
+def test_frames_and_clips_are_views() -> None:
     clip = innermost(torch.randn(2, 8, 3, 4, 5))
     frames = as_frames(clip)
     assert frames.data_ptr() == clip.data_ptr()
@@ -57,11 +60,11 @@ def test_layout_changes_are_views() -> None:
     assert torch.equal(as_clip(frames, 2), clip)
 
 
-@pytest.mark.parametrize("frames", [5, 9])  # of one small frame torch chooses otherwise
+@pytest.mark.parametrize("frames", [5, 9])
 @torch.no_grad()
-def test_convolutions_of_fast_layers_get_channels_last(frames: int) -> None:
+def test_inputs_of_convolutions_have_channels_innermost(frames: int) -> None:
     tokenizer = make_tokenizer("fast")
-    with Convolved() as seen:
+    with RecordInputs() as seen:
         tokenizer.decode(tokenizer.encode(make_clip(frames, 32, 48), quantize=True))
     assert len(seen.given) > 15
     for (_, channels, _, width), stride in seen.given:
@@ -69,30 +72,30 @@ def test_convolutions_of_fast_layers_get_channels_last(frames: int) -> None:
         assert stride[2:] == [width * channels, channels], "rows are not dense"
 
 
-def test_fold_and_unfold_are_matrix_products_of_pixel_blocks() -> None:
-    fold, unfold = SpaceTimePatchEmbed(3, 5), SpaceTimePatchUnembed(5, 3)
+def test_patch_embedding_is_a_matrix_per_block() -> None:
+    embed, unembed = SpaceTimePatchEmbed(3, 5), SpaceTimePatchUnembed(5, 3)
     clip = innermost(torch.randn(1, 3, 5, 4, 6))
-    folded = fold(clip, Context())
+    patches = embed(clip, Context())
     block = (
         clip[0, :, 1:5, 2:4, 4:6].permute(1, 2, 3, 0).flatten()
     )  # frames, rows, columns, channels
-    expected = F.linear(block, fold.project.weight[:, :, 0, 0], fold.project.bias)
-    torch.testing.assert_close(folded[0, :, 1, 1, 2], expected)
+    expected = F.linear(block, embed.project.weight[:, :, 0, 0], embed.project.bias)
+    torch.testing.assert_close(patches[0, :, 1, 1, 2], expected)
     first = clip[0, :, [0, 0, 0, 0], :2, :2].permute(1, 2, 3, 0).flatten()
-    expected = F.linear(first, fold.project.weight[:, :, 0, 0], fold.project.bias)
-    torch.testing.assert_close(folded[0, :, 0, 0, 0], expected)
+    expected = F.linear(first, embed.project.weight[:, :, 0, 0], embed.project.bias)
+    torch.testing.assert_close(patches[0, :, 0, 0, 0], expected)
 
-    unfolded = unfold(folded, Context())
+    pixels = unembed(patches, Context())
     expected = F.linear(
-        folded[0, :, 1, 1, 2], unfold.project.weight[:, :, 0, 0], unfold.project.bias
+        patches[0, :, 1, 1, 2], unembed.project.weight[:, :, 0, 0], unembed.project.bias
     )
-    found = unfolded[0, :, 4:8, 2:4, 4:6].permute(1, 2, 3, 0).flatten()
+    found = pixels[0, :, 4:8, 2:4, 4:6].permute(1, 2, 3, 0).flatten()
     torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("lie", [innermost, Tensor.contiguous])
-def test_pointwise_equals_matrix_product(dtype: torch.dtype, lie) -> None:
+def test_pointwise_is_a_matrix_per_position(dtype: torch.dtype, lie) -> None:
     conv = nn.Conv2d(32, 48, 1).to(dtype)
     frames = lie(torch.randn(3, 32, 20, 24, dtype=dtype))
     rows = frames.movedim(1, -1) @ conv.weight[:, :, 0, 0].T + conv.bias
@@ -105,7 +108,7 @@ def test_pointwise_gradients() -> None:
     conv = nn.Conv2d(4, 6, 1).double()
     frames = torch.randn(2, 4, 3, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(pointwise, (frames, conv.weight, conv.bias))
-    weight = conv.weight.detach().float().requires_grad_()  # and in the type that goes to oneDNN
+    weight = conv.weight.detach().float().requires_grad_()  # float32 is computed by oneDNN
     pointwise(frames.detach().float(), weight, None).square().sum().backward()
     plain = weight.detach().clone().requires_grad_()
     F.conv2d(frames.detach().float(), plain).square().sum().backward()
@@ -113,7 +116,7 @@ def test_pointwise_gradients() -> None:
 
 
 @ON_ONEDNN
-def test_pointwise_is_independent_of_threads() -> None:
+def test_pointwise_does_not_depend_on_the_number_of_threads() -> None:
     conv = nn.Conv2d(256, 96, 1).requires_grad_(False)
     frames = innermost(torch.randn(2, 256, 32, 32))
     found = []

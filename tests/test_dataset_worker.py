@@ -1,0 +1,76 @@
+"""LocalEngine: one record per task, and no change to the process that it runs in."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from vtok.dataset import worker
+from vtok.dataset.worker import LocalEngine
+from vtok.pipeline._runtime import SWITCH_SECONDS
+
+SEEN: list[tuple[float, int]] = []
+MODEL = SimpleNamespace(device=torch.device("cpu"))
+
+
+class FakeWorker:
+    def __init__(self, model: Any, job: Any) -> None:
+        assert model is MODEL
+
+    def encode(self, task: Any) -> dict[str, Any]:
+        SEEN.append((sys.getswitchinterval(), torch.get_num_threads()))
+        if task == Path("bad"):
+            raise OSError("the disk is full")
+        return {"id": str(task)}
+
+    def close(self) -> None:
+        pass
+
+
+class FakeJob:
+    def load(self) -> Any:
+        return MODEL
+
+
+@pytest.fixture
+def local(monkeypatch: pytest.MonkeyPatch) -> LocalEngine:
+    SEEN.clear()
+    monkeypatch.setattr(worker, "Worker", FakeWorker)
+    return LocalEngine(FakeJob(), 2)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def same_settings() -> Any:
+    before = sys.getswitchinterval(), torch.get_num_threads()
+    yield
+    assert (sys.getswitchinterval(), torch.get_num_threads()) == before
+
+
+def test_each_task_has_one_record(local: LocalEngine) -> None:
+    tasks: Any = (Path(str(number)) for number in range(20))
+    records = list(local.run(tasks))
+    assert sorted(int(record["id"]) for record in records) == list(range(20))
+    assert all(seen == (pytest.approx(SWITCH_SECONDS), 1) for seen in SEEN)
+
+
+def test_disk_failure_stops_the_engine(local: LocalEngine) -> None:
+    tasks: Any = iter([Path("0"), Path("bad")])
+    with pytest.raises(OSError, match="the disk is full"):
+        list(local.run(tasks))
+
+
+def test_engine_can_be_closed_early(local: LocalEngine) -> None:
+    tasks: Any = (Path(str(number)) for number in range(20))
+    records = local.run(tasks)
+    next(records)
+    records.close()
+
+
+def test_model_is_not_loaded_without_tasks(
+    local: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeJob, "load", lambda self: pytest.fail("loaded"))
+    assert list(local.run(iter(()))) == []

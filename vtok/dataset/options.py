@@ -1,0 +1,166 @@
+"""Options of a data set, and its recipe: the options and the model that determine the codes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any
+
+from vtok.dataset.partition import WHOLE, Partition
+from vtok.errors import OptionError
+from vtok.models.checkpoint import CheckpointInfo
+from vtok.pipeline.options import EncodeOptions, choose_stages
+
+FILE_FORMATS = ("vtok", "npy", "safetensors")
+"""One file per item."""
+SHARD_FORMATS = ("tar", "tar-vtok", "memmap", "parquet")
+"""Many items per file."""
+FORMATS = (*FILE_FORMATS, *SHARD_FORMATS)
+ENGINES = ("local", "ray")
+MIN_MEMORY_MB = 256
+
+
+@dataclass(frozen=True)
+class FailureLimit:
+    """Highest tolerated number of failures.
+
+    Attributes:
+        number: of items; ignored if `percent` is set.
+        percent: of all items.
+    """
+
+    number: int = 0
+    percent: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> FailureLimit:
+        """Parse "10" or "5%".
+
+        Raises:
+            OptionError: anything else.
+        """
+        match = re.fullmatch(r"(\d{1,12})|(\d{1,3}(?:\.\d{1,6})?)%", text.strip(), re.ASCII)
+        if match is None:
+            raise OptionError("max_failures", text, "a number such as 10, or 5%")
+        return cls(int(match[1] or 0), None if match[2] is None else float(match[2]))
+
+    def is_exceeded(self, failed: int, items: int) -> bool:
+        """Compare the number of failures with the limit.
+
+        Args:
+            failed: items that failed.
+            items: all items.
+        """
+        limit = self.number if self.percent is None else self.percent / 100 * items
+        return failed > limit
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """Options of `encode_dataset`.
+
+    Attributes:
+        to: output format: vtok, npy or safetensors for one file per item; tar, tar-vtok, memmap
+            or parquet for shards.
+        encode: options for each item; its format, start, duration and overwriting are ignored.
+        shard_size: items per shard.
+        psnr: decode the codes again and measure the PSNR.
+        workers: items encoded at the same time; by default the number of cores, but at least
+            `batch`. With Ray, the number of actors.
+        batch: items per model call; by default 1 on a CPU and 8 elsewhere.
+        memory_mb: memory limit of a decoder process in MB; None for no limit.
+        clip_timeout_seconds: time limit per item; None for no limit.
+        device, dtype: as for `vtok.load`; ignored for a tokenizer that is loaded already.
+        engine: local, or ray.
+        ray_address: address of a Ray cluster, such as auto; if None, RAY_ADDRESS, or else a
+            cluster is started on this machine.
+        partition: items that this run encodes.
+        retry_failed: encode items again that failed in earlier runs.
+        overwrite: replace files that are not from this data set, and codes of another recipe.
+        max_failures: stop if more items fail.
+
+    Raises:
+        OptionError: an unusable value.
+    """
+
+    to: str = "vtok"
+    encode: EncodeOptions = field(default_factory=EncodeOptions)
+    shard_size: int = 1000
+    psnr: bool = False
+    workers: int | None = None
+    batch: int | None = None
+    memory_mb: int | None = 4096
+    clip_timeout_seconds: float | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    engine: str = "local"
+    ray_address: str | None = None
+    partition: Partition = WHOLE
+    retry_failed: bool = False
+    overwrite: bool = False
+    max_failures: FailureLimit | None = None
+
+    def __post_init__(self) -> None:
+        for name, known in (("engine", ENGINES), ("to", FORMATS)):
+            if getattr(self, name) not in known:
+                raise OptionError(name, getattr(self, name), f"one of {', '.join(known)}")
+        for name, least in (
+            ("shard_size", 1), ("workers", 1), ("batch", 1), ("memory_mb", MIN_MEMORY_MB),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise OptionError(name, value, f"{least} or more")
+        seconds = self.clip_timeout_seconds
+        if seconds is not None and not seconds > 0:
+            raise OptionError("clip_timeout_seconds", f"{seconds:g}", "more than 0 seconds")
+        if self.to == "memmap" and "x" not in (self.encode.size or ""):
+            raise OptionError("to", "memmap", "`size` WIDTHxHEIGHT, since all items need one size")
+
+        replace(self.encode, to=self.file_format)  # refuses a rate that it cannot have
+
+    @property
+    def file_format(self) -> str:
+        """Format of the file of each item, in the data set or before it goes into a shard."""
+        if self.to in FILE_FORMATS:
+            return self.to
+        return "vtok" if self.to == "tar-vtok" else "npy"
+
+    @property
+    def is_sharded(self) -> bool:
+        """True if the codes of many items go into one file."""
+        return self.to in SHARD_FORMATS
+
+
+def make_recipe(options: DatasetOptions, info: CheckpointInfo, dtype: str) -> dict[str, Any]:
+    """Collect everything that determines the codes of an item, as JSON types."""
+    encode, config = options.encode, info.config
+    bits = config.num_codebooks * (config.codebook_size.bit_length() - 1)
+    return {
+        "to": options.to,
+        "size": encode.size,
+        "fps": None if encode.fps is None else str(encode.fps),
+        "stages": choose_stages(encode.num_stages, encode.num_bits, config.num_stages, bits),
+        "min_psnr": encode.min_psnr,
+        "max_bpp": encode.max_bpp,
+        "compress": encode.compress and options.file_format == "vtok",
+        "model": info.name,
+        "config_sha256": info.config_sha256,
+        "weights_sha256": info.weights_sha256,
+        "dtype": dtype,
+    }
+
+
+def with_recipe(options: DatasetOptions, recipe: dict[str, Any]) -> DatasetOptions:
+    """Replace the options that determine the codes by those that a data set was made with."""
+    encode = replace(
+        options.encode,
+        size=recipe["size"],
+        fps=None if recipe["fps"] is None else Fraction(recipe["fps"]),
+        num_stages=recipe["stages"],
+        num_bits=None,
+        min_psnr=recipe["min_psnr"],
+        max_bpp=recipe["max_bpp"],
+        compress=recipe["compress"],
+    )
+    return replace(options, to=recipe["to"], encode=encode, dtype=recipe["dtype"])
