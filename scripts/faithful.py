@@ -23,8 +23,7 @@ from torch import Tensor
 from vtok.evaluation.metrics import Frames, psnr
 from vtok.models.load import LoadedTokenizer, load
 from vtok.nn.streaming import StreamState
-from vtok.pipeline.codec import Encoder
-from vtok.pipeline.model_calls import clip_to_frames, frames_to_clip
+from vtok.pipeline.codec import Encoder, clip_to_frames, frames_to_clip
 from vtok.video.reader import VideoReader
 
 BEE = Path(__file__).resolve().parent.parent / "examples" / "bee.mp4"

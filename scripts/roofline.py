@@ -30,8 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vtok.models.load import DTYPES, LoadedTokenizer, load
 from vtok.nn.streaming import StreamState
-from vtok.pipeline.codec import Decoder, Encoder
-from vtok.pipeline.model_calls import frames_to_clip, steps_per_call
+from vtok.pipeline.codec import Decoder, Encoder, frames_to_clip, steps_per_call
 
 Work = Callable[[], Any]
 CONVOLUTIONS = ((64, 64, 16), (256, 32, 8), (512, 16, 8))  # channels, side, images

@@ -21,8 +21,7 @@ from vtok.evaluation.clips import CARD, open_clip
 from vtok.evaluation.metrics import Frames, psnr
 from vtok.models.load import LoadedTokenizer, load
 from vtok.nn.config import LEARNERS
-from vtok.pipeline.codec import Encoder
-from vtok.pipeline.model_calls import clip_to_frames
+from vtok.pipeline.codec import Encoder, clip_to_frames
 from vtok.tokens.model import TokenModel, load_token_model
 
 COUNTS = (4, 8, 16, 32, 64)

@@ -17,9 +17,8 @@ from vtok.evaluation.evaluate import EvalOptions, evaluate_file, stages_of
 from vtok.evaluation.metrics import psnr
 from vtok.evaluation.results import ClipResult, CodeUsage, Point, mean_points, total_usage
 from vtok.models.load import LoadedTokenizer, load
-from vtok.pipeline.codec import Decoder, Encoder
+from vtok.pipeline.codec import CHUNK_STEPS, Decoder, Encoder
 from vtok.pipeline.decode import read_codes
-from vtok.pipeline.model_calls import CHUNK_STEPS
 from vtok.pipeline.result import ChunkObserver, CodeChunk
 from vtok.video.frames import Frames
 from vtok.video.reader import VideoReader

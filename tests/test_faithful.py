@@ -13,8 +13,7 @@ from vtok.models.load import LoadedTokenizer, load
 from vtok.nn.quantize import LFQ
 from vtok.nn.streaming import StreamState
 from vtok.nn.tokenizer import VideoTokenizer
-from vtok.pipeline.codec import Encoder
-from vtok.pipeline.model_calls import clip_to_frames
+from vtok.pipeline.codec import Encoder, clip_to_frames
 from vtok.pipeline.result import CodeChunk
 
 CLOSE = 1e-4  # how far latents of two ways to compute them may be apart; measured: 1e-5

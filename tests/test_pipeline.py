@@ -22,10 +22,9 @@ import vtok as package
 from vtok.codefile import CodeFileReader, CodeFileWriter, Header
 from vtok.errors import CodeFileError, InputError, OutputError, UsageError, VideoError, VtokError
 from vtok.models.load import LoadedTokenizer, ModelCache
-from vtok.pipeline.codec import Decoder
+from vtok.pipeline.codec import CHUNK_STEPS, Decoder, clip_to_frames, frames_to_clip
 from vtok.pipeline.decode import check_model, decode_file
 from vtok.pipeline.encode import encode_file
-from vtok.pipeline.model_calls import CHUNK_STEPS, clip_to_frames, frames_to_clip
 from vtok.pipeline.options import DecodeOptions, EncodeOptions, choose_stages
 from vtok.video.reader import VideoReader, probe
 

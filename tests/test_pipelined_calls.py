@@ -16,8 +16,7 @@ from torch import nn
 from vtok.models.load import LoadedTokenizer, load
 from vtok.nn.streaming import StreamState
 from vtok.pipeline._runtime import MOST_WORKERS, CallState, pipelined_calls
-from vtok.pipeline.codec import Decoder, Encoder
-from vtok.pipeline.model_calls import clip_to_frames
+from vtok.pipeline.codec import Decoder, Encoder, clip_to_frames
 
 
 class Part(NamedTuple):

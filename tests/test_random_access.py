@@ -14,7 +14,7 @@ from vtok.codefile import CodeFileReader, CodeFileWriter
 from vtok.codefile.index import frames_between
 from vtok.errors import UsageError
 from vtok.models.load import LoadedTokenizer, ModelCache
-from vtok.pipeline import model_calls as passes
+from vtok.pipeline import codec as passes
 from vtok.pipeline.codec import Decoder
 from vtok.pipeline.decode import decode_file, read_frames
 from vtok.pipeline.options import DecodeOptions

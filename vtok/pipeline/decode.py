@@ -16,9 +16,8 @@ from vtok.models.checkpoint import CheckpointInfo
 from vtok.models.load import LoadedTokenizer, ModelCache, ModelLike
 from vtok.pipeline import extension_of
 from vtok.pipeline._runtime import prefetch
-from vtok.pipeline.codec import Decoder, codes_of_grid
+from vtok.pipeline.codec import Decoder, Unpack, codes_of_grid, steps_per_call
 from vtok.pipeline.files import STANDARD_INPUT, name_of, open_input
-from vtok.pipeline.model_calls import Unpack, steps_per_call
 from vtok.pipeline.options import DecodeOptions, stages_of_file
 from vtok.pipeline.result import CodeChunk, Counts, Progress, Result, make_result
 from vtok.video.frames import Frames

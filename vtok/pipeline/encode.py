@@ -22,7 +22,7 @@ from vtok.codefile.records import PLAIN, VERSION
 from vtok.codefile.writer import CodeFileWriter
 from vtok.models.load import LoadedTokenizer, ModelLike, resolve
 from vtok.pipeline._runtime import map_in_background
-from vtok.pipeline.codec import Encoder
+from vtok.pipeline.codec import Encoder, chunk_steps, steps_per_call
 from vtok.pipeline.files import (
     TENSOR_WRITERS,
     CountingStream,
@@ -32,7 +32,6 @@ from vtok.pipeline.files import (
     open_output,
     open_reader,
 )
-from vtok.pipeline.model_calls import chunk_steps, steps_per_call
 from vtok.pipeline.options import EncodeOptions, choose_stages
 from vtok.pipeline.rate import RateControl
 from vtok.pipeline.result import CodeChunk, Counts, Observer, Progress, Result, make_result

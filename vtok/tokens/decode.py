@@ -13,10 +13,9 @@ from vtok.codefile.index import frames_between
 from vtok.errors import CodeFileError, InputError, OptionError, UsageError
 from vtok.models.load import ModelCache, ModelLike
 from vtok.nn.config import BASELINES
-from vtok.pipeline.codec import Decoder
+from vtok.pipeline.codec import Decoder, plan_decoding, steps_per_call
 from vtok.pipeline.decode import check_fingerprint, write_video
 from vtok.pipeline.files import STANDARD_INPUT, name_of, on_disk
-from vtok.pipeline.model_calls import plan_decoding, steps_per_call
 from vtok.pipeline.options import DecodeOptions
 from vtok.pipeline.result import Observer, Progress
 from vtok.tokens.encode import TokenResult, token_result

@@ -24,7 +24,7 @@ from vtok.models.checkpoint import WEIGHT_TYPES, CheckpointInfo, canonical_json,
 from vtok.models.load import LoadedTokenizer, ModelLike, resolve
 from vtok.nn.config import LEARNERS, TokenConfig
 from vtok.nn.token_pipeline import CODEBOOK_SIZE, TokenPipeline
-from vtok.pipeline.model_calls import Unpack
+from vtok.pipeline.codec import Unpack
 from vtok.tokens.file import CHECKPOINT_FORMAT, TokenOrigin, token_origin
 
 VERSION = 1
