@@ -11,8 +11,8 @@ import torch
 from commands import tiny_model
 from videos import make_video
 
-from vtok.dataset.api import DatasetOptions, encode_dataset
-from vtok.dataset.worker import ClipEncoder, DiskFailure
+from vtok.dataset.api import encode_dataset
+from vtok.dataset.worker import DiskFailure, Worker
 from vtok.errors import InputError, VtokError
 from vtok.models.load import LoadedTokenizer
 from vtok.pipeline._runtime import many_videos
@@ -72,14 +72,13 @@ def test_encode_dataset_restores_settings(
     videos = tmp_path / "videos"
     videos.mkdir()
     make_video(videos / "a.mp4", 10)
-    options = DatasetOptions(model=str(model.info.path))
-    unchanged(lambda: encode_dataset([videos], tmp_path / "out", options=options))
+    unchanged(lambda: encode_dataset([videos], tmp_path / "out", model=model))
 
-    def fail(self: ClipEncoder, task: object) -> None:
+    def fail(self: Worker, task: object) -> None:
         raise DiskFailure("no room")
 
-    monkeypatch.setattr(ClipEncoder, "encode", fail)
-    unchanged(lambda: encode_dataset([videos], tmp_path / "full", options=options), DiskFailure)
+    monkeypatch.setattr(Worker, "encode", fail)
+    unchanged(lambda: encode_dataset([videos], tmp_path / "full", model=model), DiskFailure)
 
 
 def test_many_videos_restores_settings_after_errors() -> None:
