@@ -27,7 +27,7 @@ def settings() -> tuple[Any, ...]:
         torch.is_inference_mode_enabled(),
         sys.getswitchinterval(),
         dict(os.environ),
-        os.getcwd(),
+        Path.cwd(),
     )
 
 
