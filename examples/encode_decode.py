@@ -70,7 +70,7 @@ def tensors(tokenizer: VideoTokenizer, clip: Tensor) -> Tensor:
 def stream(tokenizer: VideoTokenizer, clip: Tensor, expected: Tensor) -> None:
     """Encode the clip chunk by chunk, in memory that does not depend on its length."""
     state, step = StreamState(), tokenizer.temporal_compression
-    first = 1 + step  # the first frame of a video is a latent step of its own
+    first = 1 + step  # the first latent step holds only the first frame
     chunks = [clip[:, :, :first], *clip[:, :, first:].split(2 * step, dim=2)]
     codes = [tokenizer.encode(chunk, quantize=True, state=state) for chunk in chunks]
     equal = (torch.cat(codes, dim=2) == expected).float().mean()

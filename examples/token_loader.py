@@ -1,4 +1,4 @@
-"""Windows of codes for training: PyTorch data sets over what `vtok dataset encode` writes.
+"""PyTorch data sets that give windows of codes from the output of `vtok dataset encode`.
 
     vtok dataset encode videos/ -o codes --to npy --size 128x128
     python examples/token_loader.py codes --window 4 --batch 8 --workers 2
@@ -7,17 +7,17 @@
     loader = DataLoader(open_windows("codes", window=4), batch_size=8, num_workers=2, shuffle=True)
     for codes in loader: ...  # int64 [8, K, 4, h, w], what VideoTokenizer.decode takes
 
-A window is so many latent steps of one clip, never of two; clips that are shorter are left out.
-For batches all clips must have one size: `--size WIDTHxHEIGHT` makes them so.
+A window is a number of consecutive latent steps of one item; shorter items are skipped. Batches
+need items of one size: encode with `--size WIDTHxHEIGHT`.
 
 | `--to` | class | shuffled by |
 |---|---|---|
-| npy, vtok | `ClipFiles`: one window of each clip, at random | `DataLoader(shuffle=True)` |
+| npy, vtok | `ClipFiles`: one random window per item | `DataLoader(shuffle=True)` |
 | memmap | `MemoryMap`: every window | `DataLoader(shuffle=True)` |
-| tar, tar-vtok | `TarShards`: one window of each clip, at random | itself, with a buffer |
+| tar, tar-vtok | `TarShards`: one random window per item | itself, with a buffer |
 
-Where a window begins is drawn from torch's generator, which `DataLoader` seeds anew in each worker
-and each epoch: `torch.manual_seed` makes a run repeatable, and no two workers draw alike.
+First steps are drawn from torch's generator, which `DataLoader` seeds differently for each worker
+and epoch: `torch.manual_seed` makes a run repeatable.
 """
 
 import argparse
@@ -39,15 +39,15 @@ from vtok.codefile import CodeFileReader
 from vtok.dataset.folder import DatasetFolder
 from vtok.errors import InputError, UsageError, VtokError
 
-BUFFER = 256  # windows that wait to be drawn from, in each worker
+BUFFER = 256  # windows of each worker to draw the next one from
 
 
 class ClipFiles(Dataset[Tensor]):
-    """One random window of each clip of a tree of `.npy` or `.vtok` files.
+    """One random window of each `.npy` or `.vtok` file.
 
     Args:
-        folder: of the data set.
-        window: latent steps.
+        folder: folder of the data set.
+        window: latent steps per window.
 
     Items:
         int64 [K, window, h, w].
@@ -56,7 +56,7 @@ class ClipFiles(Dataset[Tensor]):
     def __init__(self, folder: Path, window: int) -> None:
         self.folder, self.window = folder, window
         rows = [row for row in read_rows(folder / "manifest.jsonl") if row["status"] == "ok"]
-        # paths as one array of bytes: workers share it, where a list of rows would be copied
+        # one array of bytes is shared between workers; a list would be copied
         self.names = np.array(
             [row["output"].encode() for row in rows if row["code_shape"][-3] >= window]
         )
@@ -73,11 +73,11 @@ class ClipFiles(Dataset[Tensor]):
 
 
 class MemoryMap(Dataset[Tensor]):
-    """Every window of the files `video_N.bin`; of each only its own bytes are read.
+    """Every window of the files `video_N.bin`; only the bytes of the window are read.
 
     Args:
-        folder: of the data set.
-        window: latent steps.
+        folder: folder of the data set.
+        window: latent steps per window.
 
     Items:
         int64 [K, window, h, w].
@@ -91,7 +91,7 @@ class MemoryMap(Dataset[Tensor]):
             self.names.append(name)
             self.shapes.append(json.loads(path.read_text())["shape"])  # [steps, K, h, w]
             segments = np.fromfile(folder / f"segment_ids_{name}.bin", "<i4")
-            # segments are numbered in order: where both ends are of one, so is all between them
+            # segments are in order: if both ends of a window are of one item, all of it is
             inside = segments[: max(len(segments) - window + 1, 0)] == segments[window - 1 :]
             begin = np.flatnonzero(inside)
             starts.append(np.stack([np.full_like(begin, shard), begin], axis=1))
@@ -103,20 +103,20 @@ class MemoryMap(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         shard, begin = map(int, self.starts[index])
         shape = [self.window, *self.shapes[shard][1:]]
-        # no open map is kept: workers that are spawned would get a copy of all that it maps
+        # an open memory map would be copied to spawned workers
         path, step = self.folder / f"video_{self.names[shard]}.bin", math.prod(shape[1:])
         codes = np.fromfile(path, "<u4", count=self.window * step, offset=4 * begin * step)
         return torch.from_numpy(np.moveaxis(codes.reshape(shape), 0, 1).astype(np.int64))
 
 
 class TarShards(IterableDataset[Tensor]):
-    """One random window of each clip of tar shards, read front to back.
+    """One random window of each item in tar shards, read sequentially.
 
-    Shards are dealt out to the workers anew in each epoch, so give no more workers than shards.
+    Each epoch distributes the shards over the workers, so use at most as many workers as shards.
 
     Args:
-        folder: of the data set.
-        window: latent steps.
+        folder: folder of the data set.
+        window: latent steps per window.
         buffer: windows to draw the next one from.
 
     Items:
@@ -130,11 +130,11 @@ class TarShards(IterableDataset[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         worker = get_worker_info()
         index, count = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        # one order for all workers, whose seeds differ by their numbers, and another each epoch
+        # the order is the same for all workers, whose seeds differ by their index
         seed = int(torch.randint(2**31, ())) if worker is None else torch.initial_seed() - index
         generator = torch.Generator().manual_seed(seed + self.epoch)
         order = torch.randperm(len(self.paths), generator=generator)
-        self.epoch += 1  # of workers that persist, which keep their seed
+        self.epoch += 1  # persistent workers keep their seed
         held: list[Tensor] = []
         for number in order[index::count].tolist():
             for window in self._windows(self.paths[number]):
@@ -161,21 +161,22 @@ class TarShards(IterableDataset[Tensor]):
 
 
 def open_windows(folder: str | Path, window: int) -> Dataset[Tensor]:
-    """The windows of a data set, whatever it was written as.
+    """Open a data set of any supported format.
 
     Args:
-        folder: that `vtok dataset encode` made.
-        window: latent steps.
+        folder: output of `vtok dataset encode`.
+        window: latent steps per window.
 
     Raises:
-        InputError: there is none, or it is of a kind that is not read here.
+        InputError: no data set, or an unsupported format.
+        UsageError: the window is shorter than one step.
     """
     folder = Path(folder)
-    to = DatasetFolder(folder).read_about()["recipe"]["to"]
+    to = DatasetFolder(folder).recipe()["to"]
     kinds = {"memmap": MemoryMap, "tar": TarShards, "tar-vtok": TarShards}
     kinds |= {"npy": ClipFiles, "vtok": ClipFiles}
     if to not in kinds:
-        raise InputError(f"{folder}: of --to {to}: expected one of {', '.join(kinds)}")
+        raise InputError(f"{folder}: made with --to {to}: expected one of {', '.join(kinds)}")
     if window < 1:
         raise UsageError(f"--window {window}: expected 1 or more latent steps")
     made: Dataset[Tensor] = kinds[to](folder, window)
@@ -183,16 +184,16 @@ def open_windows(folder: str | Path, window: int) -> Dataset[Tensor]:
 
 
 def read_rows(manifest: Path) -> list[dict[str, Any]]:
-    """The rows of a manifest."""
+    """Read the rows of a manifest."""
     with manifest.open() as file:
         return [json.loads(line) for line in file]
 
 
 def shards(folder: Path, pattern: str) -> list[Path]:
-    """The files of a pattern, in order.
+    """List the files that match a pattern, in order.
 
     Raises:
-        InputError: there are none.
+        InputError: no file matches.
     """
     found = sorted(folder.glob(pattern))
     if not found:
@@ -201,14 +202,14 @@ def shards(folder: Path, pattern: str) -> list[Path]:
 
 
 def window_of_array(codes: np.ndarray, window: int) -> Tensor:
-    """A random window of codes [K, t, h, w], or [t, h, w] where K is 1."""
+    """Draw a window of codes [K, t, h, w], or [t, h, w] if K is 1."""
     codes = codes if codes.ndim == 4 else codes[None]
     begin = int(torch.randint(codes.shape[1] - window + 1, ()))
     return torch.from_numpy(codes[:, begin : begin + window].astype(np.int64))
 
 
 def window_of_code_file(file: BinaryIO, window: int) -> Tensor:
-    """A random window of a `.vtok` file, of which only the chunks that it needs are read."""
+    """Draw a window of a `.vtok` file, and read only the chunks that it needs."""
     reader = CodeFileReader(file)
     ends = np.cumsum([0, *(chunk.num_steps for chunk in reader.chunks)])
     begin = int(torch.randint(int(ends[-1]) - window + 1, ()))
@@ -219,27 +220,27 @@ def window_of_code_file(file: BinaryIO, window: int) -> Tensor:
 
 
 def whole_code_file(file: BinaryIO) -> np.ndarray:
-    """The codes of a `.vtok` file, int64 [K, t, h, w]."""
+    """Read all codes of a `.vtok` file, int64 [K, t, h, w]."""
     return join(chunk.codes for chunk in CodeFileReader(file))
 
 
 def join(chunks: Iterator[np.ndarray]) -> np.ndarray:
-    """Codes [stages, codebooks, t, h, w] of chunks to [K, t, h, w]."""
+    """Join codes [stages, codebooks, t, h, w] of chunks to [K, t, h, w]."""
     codes = np.concatenate(list(chunks), axis=2)
     return codes.reshape(-1, *codes.shape[2:])
 
 
 def main() -> None:
-    """Go through a data set once, and say what came."""
+    """Read a data set once and print a summary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="that vtok dataset encode made")
+    parser.add_argument("folder", type=Path, help="output of vtok dataset encode")
     parser.add_argument("--window", type=int, default=4, metavar="T", help="latent steps")
     parser.add_argument("--batch", type=int, default=8, metavar="N")
     parser.add_argument("--workers", type=int, default=2, metavar="N")
     args = parser.parse_args()
     try:
         windows = open_windows(args.folder, args.window)
-        # whoever iterates shuffles alone, and must not be asked to
+        # an IterableDataset shuffles by itself
         shuffle = None if isinstance(windows, IterableDataset) else True
         loader = DataLoader(windows, args.batch, shuffle=shuffle, num_workers=args.workers)
         shapes, count = [], 0

@@ -3,10 +3,9 @@
 
 scripts/benchmark_dataset.py [VIDEO ...] [--clips 500] [--workers N] [--json]
 
-Also memory for one and four times the clips, and how long it takes to find that 10,000 clips are
-done. Some six minutes on two cores that have nothing else to do; with anything beside it the
-ratios say nothing. With NUMBA_DISABLE_JIT=1 numpy alone codes files. How runs that are killed end
-is tested: VTOK_KILLS=50 scripts/test -m slow -k killed.
+It also measures memory for different numbers of videos, and the time of a run in which 10,000 items
+are up to date. It takes about six minutes on two idle cores; on a busy machine the ratios are
+meaningless.
 """
 
 from __future__ import annotations
@@ -28,8 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from vtok.dataset.folder import WHOLE, DatasetFolder
+from vtok.dataset.folder import DatasetFolder
 from vtok.dataset.journal import read_journal
+from vtok.dataset.partition import WHOLE
 from vtok.evaluation.metrics import Frames
 from vtok.models.load import load
 from vtok.pipeline._runtime import many_videos
@@ -41,22 +41,22 @@ from vtok.video.writer import VideoWriter
 BEE = Path(__file__).resolve().parent.parent / "examples" / "bee.mp4"
 DISTINCT = 16
 MODEL_CLIPS = 96
-"""Clips for the speed of the model alone, which does not depend on how many there are."""
+"""Videos for the speed of the model alone, which does not depend on their number."""
 RUN = """
 import json, re, sys, time
 from pathlib import Path
 begin = time.perf_counter()
-from vtok.dataset.api import DatasetOptions, encode_dataset
+from vtok import DatasetOptions, encode_dataset
 folder, output, to, workers = sys.argv[1:]
 totals = encode_dataset([folder], output, options=DatasetOptions(to=to, workers=int(workers)))
 most = re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())
-peak = int(most[1]) / 1024  # getrusage would count what the parent had, too
+peak = int(most[1]) / 1024  # getrusage includes the memory of the parent
 print(json.dumps([totals.frames / (time.perf_counter() - begin), peak]))
 """
 
 
 def make_clips(folder: Path, videos: Sequence[Path], clips: int, frames: int, side: int) -> None:
-    """Short clips of the centre of videos, in turn; a few distinct ones under many names."""
+    """Cut short square videos, a few distinct ones under many names."""
     folder.mkdir()
     for number in range(min(DISTINCT, clips)):
         with VideoReader(videos[number % len(videos)], size=str(side)) as reader:
@@ -72,7 +72,7 @@ def make_clips(folder: Path, videos: Sequence[Path], clips: int, frames: int, si
 
 
 def rate(work: Callable[[Path], int], paths: Sequence[Path], workers: int) -> float:
-    """Frames a second of `work` on every path, in so many threads."""
+    """Measure frames per second of `work` on every path, with a number of threads."""
     begin = time.perf_counter()
     with ThreadPoolExecutor(workers) as pool:
         frames = sum(pool.map(work, paths))
@@ -80,9 +80,9 @@ def rate(work: Callable[[Path], int], paths: Sequence[Path], workers: int) -> fl
 
 
 def decode_rate(paths: Sequence[Path], workers: int) -> float:
-    """Frames a second of decoding alone, by as many decoding processes."""
+    """Measure frames per second of decoding alone, with one decoder process per worker."""
     idle = [Decoder() for _ in range(workers)]
-    for decoder in idle:  # their start is paid once in a long run
+    for decoder in idle:  # start-up does not count: it happens once per run
         with VideoReader(paths[0], decoder=decoder) as reader:
             list(reader)
 
@@ -101,7 +101,7 @@ def decode_rate(paths: Sequence[Path], workers: int) -> float:
 
 
 def model_rate(paths: Sequence[Path], workers: int) -> float:
-    """Frames a second of the model alone, on frames that are in memory."""
+    """Measure frames per second of the model alone, on frames in memory."""
     model = load()
     held: dict[str, Frames] = {}
     for path in paths[:DISTINCT]:
@@ -119,11 +119,11 @@ def model_rate(paths: Sequence[Path], workers: int) -> float:
 
 
 def whole_run(folder: Path, output: Path, workers: int, to: str) -> tuple[float, float]:
-    """A process of its own that encodes all clips.
+    """Encode all videos in a separate process.
 
     Returns:
-        Frames a second, from before the libraries are imported to the manifest; and the peak of
-        its memory in MB, that of its decoders not counted.
+        Frames per second, including imports and the manifest; and peak memory in MB, without that
+        of the decoder processes.
     """
     command = [sys.executable, "-c", RUN, folder, output, to, workers]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
@@ -134,7 +134,7 @@ def whole_run(folder: Path, output: Path, workers: int, to: str) -> tuple[float,
 
 
 def resume_seconds(folder: Path, output: Path, clips: int) -> tuple[float, float]:
-    """Seconds, of wall time and of a core, of the command where everything is done already."""
+    """Measure wall and CPU seconds of the command if everything is up to date."""
     video = next(iter(sorted(folder.glob("*.mp4"))))
     many, done = output / "in", output / "out"
     many.mkdir(parents=True)
@@ -142,14 +142,14 @@ def resume_seconds(folder: Path, output: Path, clips: int) -> tuple[float, float
     command = [sys.executable, "-m", "vtok", "dataset", "encode", many, "-o", done, "-q"]
     subprocess.run(map(str, command), check=True)
     path = DatasetFolder(done).journal(WHOLE)
-    record = next(record for _, record in read_journal(path) if record["kind"] == "clip")
+    record = next(record for _, record in read_journal(path) if record["kind"] == "item")
     with path.open("a") as file:
         for number in range(1, clips):
             id_ = f"{number:05d}"
             os.link(video, many / f"{id_}.mp4")
             os.link(done / "00000.vtok", done / f"{id_}.vtok")
             file.write(json.dumps({**record, "id": id_, "output": f"{id_}.vtok"}) + "\n")
-    subprocess.run(map(str, command), check=True)  # which finds that the manifest has grown
+    subprocess.run(map(str, command), check=True)  # writes the manifest
     begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(map(str, command), check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -176,7 +176,7 @@ def main() -> None:
         figures["decoding alone (frames/s)"] = decode_rate(paths, args.workers)
         figures["model alone (frames/s)"] = model_rate(paths[:MODEL_CLIPS], args.workers)
         slower = min(figures.values())
-        for to in ("tar", "vtok"):  # arrays, and entropy-coded files: coding takes its time too
+        for to in ("tar", "vtok"):  # arrays, and entropy-coded files
             whole, peak = whole_run(folder / "in", folder / to, args.workers, to)
             figures[f"end to end, --to {to} (frames/s)"] = whole
             figures[f"end to end, --to {to} / slower of the two"] = whole / slower

@@ -46,7 +46,7 @@ OWNERS = {
     "accelerate": {"training"},
     "tensorboard": {"training"},
     "matplotlib": {"evaluation"},
-    "torch": {"nn", "models", "pipeline", "tokens", "evaluation", "training"},
+    "torch": {"nn", "models", "pipeline", "evaluation", "tokens", "training"},
     "einops": {"nn", "pipeline", "tokens"},
 }
 READING_DISTANCE = {"pipeline/encode.py": 32, "pipeline/decode.py": 34}

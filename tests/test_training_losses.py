@@ -8,10 +8,10 @@ import torch
 from models import make_clip
 from training import tiny_config
 
-from vtok.nn.discriminator import PatchDiscriminator
 from vtok.nn.quantize import LFQ
 from vtok.training.losses import (
     SCALE_WEIGHTS,
+    PatchDiscriminator,
     adversarial_weight,
     draw_stages,
     entropy_weight,

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from vtok.training.config import TrainingConfig
     from vtok.training.trainer import train
 
-importlib.import_module("vtok.tokens")  # registers its files; imports no torch
+from vtok import tokens as _tokens  # noqa: F401 - registers its files; imports no torch
 
 __version__ = "0.1.0"
 

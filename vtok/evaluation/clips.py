@@ -1,4 +1,4 @@
-"""The part of a video that is measured: read as it would be to encode it, limited and cropped."""
+"""Selection of the frames and pixels of a video to measure."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ from pathlib import Path
 
 import numpy as np
 
-from vtok.errors import UsageError, VideoError
+from vtok.errors import OptionError, VideoError
 from vtok.evaluation.metrics import Frames
 from vtok.video.frames import parse_size
 from vtok.video.reader import VideoReader, probe
 
-CROP_STEP = 16  # a crop is made to a multiple of so many pixels
+CROP_STEP = 16
+"""Crops have sides that are multiples of this, in pixels."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Which frames of a video, and which pixels of them.
+    """Frames of a video to measure, and their size.
 
     Attributes:
-        frames: the first so many; all if None.
-        size: short side "256" or "WIDTHxHEIGHT"; the source's own if None.
-        only_shrink: leave a source as it is whose short side is no longer than `size`, which is
-            then a short side.
-        crop: cut out the centre, so many pixels wide and high, or the largest multiple of 16 that
-            fits; nothing is cut if None.
-        start_seconds: where to begin.
-        timeout_seconds: how long the reader may go without giving frames.
+        frames: number of frames from the start; all if None.
+        size: short side "256" or "WIDTHxHEIGHT"; the source size if None.
+        only_shrink: keep the size of sources whose short side is at most `size`, which must be a
+            short side.
+        crop: width and height in pixels of a centre crop, reduced to the largest multiple of 16
+            that fits; no crop if None.
+        start_seconds: start time in the source.
+        timeout_seconds: longest wait for the next frames.
 
     Raises:
-        UsageError: for numbers that are not above 0.
+        OptionError: for numbers out of range.
     """
 
     frames: int | None = None
@@ -45,27 +46,27 @@ class Part:
 
     def __post_init__(self) -> None:
         if self.frames is not None and self.frames < 1:
-            raise UsageError(f"--frames {self.frames}: expected 1 or more")
+            raise OptionError("frames", self.frames, "1 or more")
         if not 0 <= self.start_seconds < 1e9:
-            raise UsageError(f"--start {self.start_seconds:g}: expected 0 or more seconds")
+            raise OptionError("start_seconds", f"{self.start_seconds:g}", "0 or more seconds")
         if not 0 < self.timeout_seconds < 1e9:
-            raise UsageError(f"--timeout {self.timeout_seconds:g}: expected more than 0 seconds")
+            raise OptionError("timeout_seconds", f"{self.timeout_seconds:g}", "more than 0 seconds")
         if self.size is not None:
-            parse_size(self.size, 16, 9)  # of no source in particular
+            parse_size(self.size, 16, 9)  # checks the syntax
 
 
 WHOLE = Part()
 CARD = Part(frames=33, size="384", only_shrink=True, crop=256)
-"""What the figures of the model cards are measured on."""
+"""Selection that the figures of the model cards are measured on."""
 
 
 class Clip:
-    """The frames of one part of a video, in order, once.
+    """Iterate once over the selected frames of a video.
 
     Attributes:
-        width, height: of the frames, in pixels.
-        fps: exact; the mean where it varies.
-        expected: about how many frames there will be; None where nobody knows.
+        width, height: frame size in pixels.
+        fps: exact frame rate; the mean of a variable one.
+        expected: approximate number of frames; None if unknown.
     """
 
     def __init__(self, reader: VideoReader, path: Path, part: Part) -> None:
@@ -81,7 +82,7 @@ class Clip:
 
     @property
     def expected(self) -> int | None:
-        """See the class."""
+        """Approximate number of frames; None if unknown."""
         info, part = self.reader.info, self._part
         known = None
         if info.num_frames is not None:
@@ -89,7 +90,7 @@ class Clip:
         return min((n for n in (known, part.frames) if n is not None), default=None)
 
     def __iter__(self) -> Iterator[Frames]:
-        """Batches uint8 [n, H, W, 3]."""
+        """Yield batches uint8 [n, H, W, 3]."""
         left = self._part.frames
         for batch in self.reader:
             shown = batch if left is None else batch[:left]
@@ -110,10 +111,10 @@ class Clip:
 
 @contextmanager
 def open_clip(path: Path, part: Part) -> Iterator[Clip]:
-    """Open the part of a video that is to be measured.
+    """Open the selected frames of a video.
 
     Raises:
-        InputError: the file is missing, or no readable video.
+        InputError: if the file is missing or is not a readable video.
     """
     size = part.size
     if size is not None and part.only_shrink:
@@ -129,6 +130,6 @@ def open_clip(path: Path, part: Part) -> Iterator[Clip]:
 
 
 def each_frame(batches: Iterable[Frames]) -> Iterator[Frames]:
-    """Batches uint8 [n, H, W, 3] as frames [H, W, 3]."""
+    """Split batches uint8 [n, H, W, 3] into frames [H, W, 3]."""
     for batch in batches:
         yield from batch

@@ -1,4 +1,4 @@
-"""compare_file: classic codecs given the same frames and as many bytes as the tokenizer takes."""
+"""`compare_file`: compare a tokenizer with classic codecs at the same number of bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vtok.codefile import CodeFileReader
-from vtok.errors import UsageError
+from vtok.errors import OptionError
 from vtok.evaluation.classic import (
     Codec,
     Master,
@@ -31,7 +31,7 @@ from vtok.evaluation.metrics import Frames
 from vtok.evaluation.pictures import labelled_tiles
 from vtok.evaluation.quality import METRICS, Quality, QualityMeter
 from vtok.evaluation.results import VTOK, ClipResult, Point
-from vtok.models.load import LoadedTokenizer
+from vtok.models.load import LoadedTokenizer, ModelLike, resolve
 from vtok.pipeline.codec import Decoder
 from vtok.pipeline.decode import read_codes
 from vtok.video.writer import VideoWriter
@@ -49,23 +49,23 @@ def write_side_by_side(
     bits: int,
     overwrite: bool = False,
 ) -> None:
-    """Write what one rate of a comparison looks like; the file appears whole or not at all.
+    """Write a side-by-side video of one rate; the file appears complete or not at all.
 
     Args:
         output: video to write.
-        comparison: with its streams still there.
-        source, part: what was compared.
-        model: that was compared.
-        bits: bits a position to show, one of those that were measured.
+        comparison: an open comparison, whose streams exist.
+        source, part: video that was compared, and the frames of it.
+        model: tokenizer that was compared.
+        bits: bits per position to show; one of the rates measured.
         overwrite: whether an existing file may be replaced.
 
     Raises:
-        UsageError: for bits that were not measured.
-        OutputError: the file cannot be written.
+        OptionError: for bits that were not measured.
+        OutputError: if the file cannot be written.
     """
     points = [point for point in comparison.result.points if point.bits == bits]
     if not points:
-        raise UsageError(f"--show {bits}: is none of the rates that are compared")
+        raise OptionError("show", bits, "one of the rates that are compared")
     labels = [ORIGINAL, *(label(point) for point in points)]
     with open_clip(source, part) as clip:
         streams = [each_frame(clip), *(coded_frames(comparison, point, model) for point in points)]
@@ -74,14 +74,14 @@ def write_side_by_side(
 
 
 def label(point: Point) -> str:
-    """As it stands under a picture, such as `vtok 18 bits 0.0801 bpp 25.74 dB`."""
+    """Format the caption of a picture, such as `vtok 18 bits 0.0801 bpp 25.74 dB`."""
     psnr = point.quality.get("psnr")
     name = f"{point.coder} {point.bits} bits" if point.coder == VTOK else point.coder
     return f"{name}  {point.bpp:.3f} bpp" + ("" if psnr is None else f"  {psnr:.2f} dB")
 
 
 def coded_frames(comparison: Comparison, point: Point, model: LoadedTokenizer) -> Iterator[Frames]:
-    """The frames of one coding, uint8 [H, W, 3] each."""
+    """Decode the frames of one coder at one rate, uint8 [H, W, 3] each."""
     if point.coder != VTOK:
         stream = comparison.streams[point.coder][point.bits]
         yield from each_frame(decode_stream(comparison.master, stream))
@@ -104,19 +104,19 @@ def _write(output: Path, sheets: Iterator[Frames], fps: Fraction, overwrite: boo
 
 
 Notify = Callable[[str, int, "int | None"], None]
-"""Called with what is being done, how far it is, and how far it goes where that is known."""
+"""Called with the current task, the progress, and its end if that is known."""
 
 
 @dataclass(frozen=True)
 class Delta:
-    """How the tokenizer's curve of one metric lies to a codec's.
+    """Bjontegaard deltas of the tokenizer against a codec for one metric.
 
     Attributes:
-        codec: the anchor.
-        metric: name in `METRICS`.
-        quality: Bjontegaard delta of the metric at the same bytes; above 0 the tokenizer's is more.
-        rate: Bjontegaard delta of the bytes at the same quality, in percent; below 0 the
-            tokenizer takes fewer. None where the two share no quality.
+        codec: codec that the tokenizer is compared with.
+        metric: name from `METRICS`.
+        quality: difference of the metric at the same bytes; positive if the tokenizer is higher.
+        rate: difference of bytes at the same quality in percent; negative if the tokenizer takes
+            fewer. None if the two curves share no quality.
     """
 
     codec: str
@@ -125,7 +125,7 @@ class Delta:
     rate: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON types."""
+        """Convert to plain JSON types."""
         shown = {"bd_quality": self.quality, "bd_rate": self.rate}
         rounded = {key: None if x is None else round(x, 4) for key, x in shown.items()}
         return {"codec": self.codec, "metric": self.metric, **rounded}
@@ -133,13 +133,13 @@ class Delta:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One clip coded by the tokenizer and by codecs, and where its streams lie meanwhile.
+    """One clip coded by the tokenizer and by codecs, with the files of all streams.
 
     Attributes:
-        result: the tokenizer's points, then each codec's, matched to them.
-        master: the frames that the codecs were given.
-        streams: of each codec, by the bits a position that they match.
-        folder: where the tokenizer's code files lie, as `18.vtok`.
+        result: points of the tokenizer, then those of each codec at the same bytes.
+        master: lossless file of the frames given to the codecs.
+        streams: files of each codec, by the bits per position that they match.
+        folder: folder of the tokenizer's code files, named such as `18.vtok`.
     """
 
     result: ClipResult
@@ -152,34 +152,35 @@ class Comparison:
 def compare_file(
     source: Path,
     *,
-    model: LoadedTokenizer,
+    model: ModelLike | None = None,
     codecs: Sequence[str],
     options: EvalOptions | None = None,
     notify: Notify | None = None,
     watch: Watch | None = None,
 ) -> Iterator[Comparison]:
-    """Measure a model and codecs on one video; the files made are there until the block ends.
+    """Measure a tokenizer and codecs on one video; the files exist until the block ends.
 
     Args:
-        source: the video.
-        model: codes it once, and each rate is matched.
+        source: path of the video.
+        model: tokenizer; each of its rates is matched by every codec.
         codecs: names from `vtok.evaluation.classic.CODECS`.
-        options: part, rates and metrics.
-        notify: called as it goes.
-        watch: sees the frames of the model.
+        options: frames to measure, rates and metrics.
+        notify: receives the progress.
+        watch: receives the frames decoded by the tokenizer.
 
     Raises:
-        UsageError: for a codec that is not known, or that this ffmpeg does not have.
-        InputError, ShapeError: as `evaluate_file`.
-        VtokError: ffmpeg has failed.
+        OptionError: for a codec that is unknown or that the ffmpeg program lacks.
+        InputError, ShapeError: as in `evaluate_file`.
+        VtokError: if ffmpeg fails.
     """
-    options, tell = options or EvalOptions(), notify or _say_nothing
+    options, tell = options or EvalOptions(), notify or _ignore
+    loaded = resolve(model)
     found = {name: find_codec(name) for name in dict.fromkeys(codecs)}
     with tempfile.TemporaryDirectory(prefix="vtok-") as name:
         folder = Path(name)
         result = evaluate_file(
             source,
-            model=model,
+            model=loaded,
             options=options,
             progress=partial(tell, VTOK),
             keep=folder,
@@ -197,7 +198,7 @@ def compare_file(
 
 
 def deltas(points: Sequence[Point]) -> list[Delta]:
-    """Of the tokenizer to every codec, by every metric of which more is better."""
+    """Compute the deltas to every codec for every metric of which higher is better."""
     ours = [point for point in points if point.coder == VTOK]
     codecs = dict.fromkeys(point.coder for point in points if point.coder != VTOK)
     result = []
@@ -217,7 +218,7 @@ def _curve(points: Sequence[Point], metric: str) -> list[tuple[float, float]]:
 
 @dataclass(frozen=True)
 class _Coded:
-    """One codec at work on one master."""
+    """Streams of one codec, made from one master."""
 
     name: str
     codec: Codec
@@ -234,7 +235,7 @@ class _Coded:
 def _follow(
     result: ClipResult, coded: _Coded, source: Path, options: EvalOptions, tell: Notify
 ) -> tuple[dict[int, Path], list[Point]]:
-    """Match one codec to every point of the tokenizer; its streams by bits, and its points."""
+    """Match one codec to every point of the tokenizer; returns streams by bits, and points."""
     matcher = RateMatcher(coded.codec, coded.bytes_at)
     ours, streams, points = result.of(VTOK), {}, []
     for number, point in enumerate(ours):
@@ -259,7 +260,7 @@ def _follow(
 
 
 def _measure(coded: _Coded, stream: Path, source: Path, options: EvalOptions) -> Quality:
-    """How good a stream is: compared with the frames themselves, not with their 4:2:0 copy."""
+    """Measure a stream against the original RGB frames, not against the 4:2:0 master."""
     master = coded.master
     decoded = decode_stream(master, stream)
     with (
@@ -271,5 +272,5 @@ def _measure(coded: _Coded, stream: Path, source: Path, options: EvalOptions) ->
         return meter.finish()
 
 
-def _say_nothing(what: str, done: int, total: int | None) -> None:
+def _ignore(what: str, done: int, total: int | None) -> None:
     pass

@@ -1,6 +1,6 @@
-"""evaluate_file: a video encoded once, decoded at each of several rates, and measured.
+"""`evaluate_file`: encode a video once, decode it at several rates and measure each.
 
-Everything streams: what is held is one chunk's frames, and of each rate the decoder's memory.
+Everything streams: memory holds the frames of one chunk, and the decoder state of each rate.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from vtok.codefile import CodedPart, CodeFileWriter, Header, encode_parts
-from vtok.errors import ShapeError, UsageError
+from vtok.errors import OptionError, ShapeError
 from vtok.evaluation.clips import WHOLE, Clip, Part, open_clip
 from vtok.evaluation.metrics import Frames
 from vtok.evaluation.quality import QualityMeter, check_metrics
@@ -29,22 +29,22 @@ from vtok.pipeline.options import EncodeOptions
 from vtok.pipeline.result import ChunkObserver, CodeChunk, Observer, Progress
 
 Watch = Callable[[int, Frames, Frames], None]
-"""Called for each rate, front to back, with its bits a position, decoded frames and originals."""
+"""Called for each rate in order of frames: bits per position, decoded frames, original frames."""
 
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """What to measure.
+    """Options of `evaluate_file`.
 
     Attributes:
-        part: of each video.
-        bits: bits a position, each what some number of the model's stages takes; by default one
-            stage, two, four, eight ... and all.
-        metrics: names from `vtok.evaluation.quality.METRICS`; all that can be had if None.
-        compress: entropy-code as `vtok encode` does, and count those bytes.
+        part: frames to measure and their size.
+        bits: bits per position, each a multiple of the bits of a stage; by default those of 1, 2,
+            4, 8 ... and all stages.
+        metrics: names from `vtok.evaluation.quality.METRICS`; all available ones if None.
+        compress: whether to count entropy-coded bytes, as `vtok encode` writes them.
 
     Raises:
-        UsageError: for metrics that are not known.
+        OptionError: for unknown metrics.
     """
 
     part: Part = WHOLE
@@ -58,10 +58,10 @@ class EvalOptions:
 
 
 def stages_of(model: LoadedTokenizer, bits: Sequence[int] | None) -> dict[int, int]:
-    """Numbers of stages by bits a position, rising.
+    """Map bits per position to numbers of stages, in rising order.
 
     Raises:
-        UsageError: for bits that no number of the model's stages takes.
+        OptionError: for bits that no number of stages takes.
     """
     quantizer = model.tokenizer.quantizer
     stages, each = quantizer.num_stages, quantizer.bits_per_stage
@@ -71,9 +71,9 @@ def stages_of(model: LoadedTokenizer, bits: Sequence[int] | None) -> dict[int, i
     for wanted in bits:
         if wanted % each or not each <= wanted <= each * stages:
             have = ", ".join(str(each * k) for k in range(1, stages + 1))
-            raise UsageError(f"--bits {wanted}: {model.info.name} has {have}")
+            raise OptionError("bits", wanted, f"one of {have}, the rates of {model.info.name}")
     if not bits:
-        raise UsageError("--bits: give one number or more")
+        raise OptionError("bits", "none", "one number or more")
     return {wanted: wanted // each for wanted in sorted(set(bits))}
 
 
@@ -86,20 +86,20 @@ def evaluate_file(
     keep: Path | None = None,
     watch: Watch | None = None,
 ) -> ClipResult:
-    """Measure what a model makes of one video.
+    """Measure the size and quality of one video at several rates.
 
     Args:
-        source: the video, or a picture.
-        model: encodes it once, and decodes each rate from the first stages.
+        source: path of a video or an image.
+        model: tokenizer; it encodes once, and each rate is decoded from the first stages.
         options: part, rates and metrics.
-        progress: called as it goes.
-        keep: folder in which to leave the code file of each rate, as `18.vtok`.
-        watch: sees the frames that are measured.
+        progress: receives the number of frames done.
+        keep: folder for the code file of each rate, named such as `18.vtok`.
+        watch: receives the frames that are measured.
 
     Raises:
-        InputError: if the source is missing or no readable video.
-        ShapeError: if its frames are smaller than a metric's window.
-        UsageError: for rates that the model does not have.
+        InputError: if the source is missing or is not a readable video.
+        ShapeError: if the frames are smaller than the window of a metric.
+        OptionError: for rates that the model does not have.
     """
     loaded, options = resolve(model), options or EvalOptions()
     rates = stages_of(loaded, options.bits)
@@ -114,7 +114,9 @@ def evaluate_file(
                 for bits, stages in rates.items()
             ]
         except ShapeError as exc:
-            raise ShapeError(f"{source}: {exc}: leave it out (--metrics), or enlarge") from exc
+            raise ShapeError(
+                f"{source}: {exc}: leave it out of `metrics`, or use a larger `size`"
+            ) from exc
         most, timer = max(rates.values()), _Timer()
         codebooks = most * loaded.tokenizer.quantizer.num_codebooks
         usage = [CodeUsage(header.format.codebook_size) for _ in range(codebooks)]
@@ -137,7 +139,7 @@ def evaluate_file(
 
 
 def _header(source: Path, clip: Clip, model: LoadedTokenizer, stages: int) -> Header:
-    """Of a code file of the clip: that of the whole picture, made as small as the crop."""
+    """Make the header of a code file of the clip, with the size of the crop."""
     header = make_header(str(source), clip.reader, model, stages, EncodeOptions())
     space = header.format.spatial_compression
     grid = (-(-clip.height // space), -(-clip.width // space))
@@ -149,7 +151,7 @@ def _header(source: Path, clip: Clip, model: LoadedTokenizer, stages: int) -> He
 
 
 def _each_codebook(chunk: CodeChunk) -> Iterator[np.ndarray]:
-    """The codes of each codebook of each stage, stages outermost."""
+    """Iterate over the codes of each codebook of each stage, stages outermost."""
     return (codes for stage in chunk.codes for codes in stage)
 
 
@@ -198,7 +200,7 @@ class _Measured(ChunkObserver):
 
 
 class _Rate:
-    """The decoder of one rate: its code file, its frames, and how good they are."""
+    """One rate: writes its code file, decodes it and measures the frames."""
 
     def __init__(
         self,
@@ -243,7 +245,7 @@ class _Rate:
         self._frames += chunk.num_frames
 
     def finish(self) -> Point:
-        """What came of it."""
+        """Finish the code file and return the measurements."""
         self._writer.close()
         shape = self._header.transform
         pixels = self._frames * shape.width * shape.height

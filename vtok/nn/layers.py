@@ -219,7 +219,7 @@ def _init_as_repeat(conv: nn.Conv3d, times: int) -> None:
 class SpaceTimePatchEmbed(CausalLayer):
     """Patch embedding: each block of 4 frames of 2x2 pixels becomes one position.
 
-    The first frame of a video becomes a step of its own by repeating it four times.
+    The first frame of a video is repeated four times to fill a whole step.
     """
 
     def __init__(self, dim: int, dim_out: int) -> None:

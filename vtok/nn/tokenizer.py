@@ -282,7 +282,7 @@ class VideoTokenizer(nn.Module):
         return_loss: bool = False,
         return_codes: bool = False,
     ) -> Tensor | tuple[Tensor, LossBreakdown]:
-        """Call `reconstruct`, or `loss` or `encode` where a flag asks for it.
+        """Call `reconstruct`, or `loss` or `encode` if the matching flag is set.
 
         Args:
             video: [B, C, T, H, W] in -1..1, or images [B, C, H, W].

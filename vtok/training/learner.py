@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from vtok.errors import CheckpointError
 from vtok.models.checkpoint import load_checkpoint
 from vtok.models.load import has_fast_bfloat16
-from vtok.nn.discriminator import PatchDiscriminator
 from vtok.nn.tokenizer import VideoTokenizer
 from vtok.training.config import TrainingConfig
 from vtok.training.losses import (
+    PatchDiscriminator,
     hinge_loss,
     loss_parts,
     rate_share,

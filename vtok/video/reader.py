@@ -34,7 +34,7 @@ class VideoReader:
     """
 
     info: VideoInfo  # what the file holds, before `start_seconds`, `fps` and `size`
-    output_fps: Fraction  # rate of the frames that are given; the mean where it varies
+    output_fps: Fraction  # rate of the returned frames; the mean if it varies
     output_size: tuple[int, int]  # width and height in pixels of the frames that are given
     frames_read: int  # frames given so far
 

@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from queue import Queue
 from types import TracebackType
-from typing import IO, BinaryIO, NoReturn, Protocol
+from typing import IO, BinaryIO, NoReturn
 
 import numpy as np
 
@@ -270,7 +270,7 @@ class VideoWriter:
         self._shape = (height, width, 3)
         self._closed = False
         self.frames_written = 0
-        self._sink: _Sink
+        self._sink: Encoder | _FileSink | _PictureSink
         if isinstance(output, Path) and suffix in PICTURE_SUFFIXES:
             self._sink = _PictureSink(output, overwrite)
             return
@@ -337,26 +337,12 @@ class VideoWriter:
 
 
 def _find_format(name: str, suffix: str, fps: Fraction) -> tuple[str, str]:
-    """Look up container and encoder for a suffix."""
     if suffix not in FORMATS:
         known = ", ".join([*FORMATS, *PICTURE_SUFFIXES])
         raise UsageError(f"{name}: unknown video format {suffix or 'without suffix'} (use {known})")
     if suffix == ".gif" and fps > GIF_FPS:
         raise UsageError(f"{name}: a GIF holds at most {GIF_FPS} frames/s, not {float(fps):g}")
     return FORMATS[suffix]
-
-
-class _Sink(Protocol):
-    """Destination of frames."""
-
-    def write(self, frames: Frames) -> None:
-        """Write frames."""
-
-    def finish(self) -> None:
-        """Complete the output."""
-
-    def abort(self) -> None:
-        """Stop and remove the output; also allowed after `finish`, and twice."""
 
 
 class _FileSink:
@@ -370,23 +356,19 @@ class _FileSink:
         self._encoder = Encoder(encoding, str(path), self._temporary)
 
     def write(self, frames: Frames) -> None:
-        """Encode frames."""
         self._encoder.write(frames)
         self._num_frames += len(frames)
 
     def finish(self) -> None:
-        """Complete, check and rename the file."""
         self._encoder.finish()
         self._check()
         self._stack.close()
 
     def abort(self) -> None:
-        """Stop ffmpeg and remove the temporary file."""
         self._encoder.abort()
         self._stack.__exit__(OutputError, OutputError("abandoned"), None)
 
     def _check(self) -> None:
-        """Open the written file and compare it with the frames given."""
         try:
             index = read_index(self._temporary)
         except VideoError as exc:
@@ -409,17 +391,14 @@ class _PictureSink:
         self._frame: Frames | None = None
 
     def write(self, frames: Frames) -> None:
-        """Keep the one frame."""
         if len(frames) > 1 or (self._frame is not None and len(frames)):
             raise OutputError(f"{self._path}: a picture holds one frame, this video has more")
         if len(frames):
             self._frame = frames[0].copy()
 
     def finish(self) -> None:
-        """Write the picture."""
         assert self._frame is not None
         save_picture(self._path, self._frame, self._overwrite)
 
     def abort(self) -> None:
-        """Forget the frame."""
         self._frame = None
