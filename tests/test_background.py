@@ -1,4 +1,4 @@
-"""Work in a thread: the same items in the same order, errors in place, nothing left behind."""
+"""Background threads: items in order, errors in order, no thread left running."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ def failing(count: int) -> Iterator[int]:
     raise ValueError("spam")
 
 
-def test_items_come_in_order_with_what_was_made_of_them() -> None:
+def test_items_and_results_keep_their_order() -> None:
     def slowly(number: int) -> int:
         time.sleep(0.002 * (number % 3))
         return number * number
@@ -32,7 +32,7 @@ def test_items_come_in_order_with_what_was_made_of_them() -> None:
     assert not threads()
 
 
-def test_work_is_done_in_another_thread_and_not_too_far_ahead() -> None:
+def test_prefetch_is_bounded_and_in_another_thread() -> None:
     found: list[int] = []
 
     def find() -> Iterator[int]:
@@ -47,7 +47,7 @@ def test_work_is_done_in_another_thread_and_not_too_far_ahead() -> None:
     assert pair[1] is False
 
 
-def test_errors_come_where_they_belong() -> None:
+def test_errors_keep_their_order() -> None:
     items = prefetch(failing(5))
     assert [next(items) for _ in range(5)] == list(range(5))
     with pytest.raises(ValueError, match="spam"):
@@ -59,7 +59,7 @@ def test_errors_come_where_they_belong() -> None:
     assert not threads()
 
 
-def test_who_stops_early_leaves_no_thread() -> None:
+def test_closing_early_ends_thread() -> None:
     items = prefetch(iter(int, 1))  # endless
     assert next(items) == 0
     items.close()
@@ -70,7 +70,7 @@ def test_who_stops_early_leaves_no_thread() -> None:
     assert not threads()
 
 
-def test_parts_that_a_thread_codes_are_the_same_bytes() -> None:
+def test_parts_coded_in_background_are_equal() -> None:
     codes = make_codes("still", (2, 1, 4, 10, 12), 9)
     layout = CodeFormat(
         codebook_size=512, num_codebooks=1, num_stages=2, temporal_compression=4,

@@ -1,4 +1,4 @@
-"""One model for many threads: what a clip becomes does not depend on the clips beside it."""
+"""Batched model calls of several threads: codes do not depend on the other clips of a batch."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -30,7 +30,7 @@ def codes(frames: np.ndarray, model: LoadedTokenizer) -> np.ndarray:
     return np.concatenate([chunk.codes for chunk in Encoder(model).encode(chunks)], axis=2)
 
 
-def test_codes_do_not_depend_on_neighbours(
+def test_codes_do_not_depend_on_batch(
     model: LoadedTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_runtime, "WAIT_SECONDS", 0.2)
@@ -46,7 +46,7 @@ def test_codes_do_not_depend_on_neighbours(
     assert np.mean([(a == b).mean() for a, b in zip(plain, alone, strict=True)]) > 0.99
 
 
-def test_a_clip_that_fails_takes_no_other_along(
+def test_failing_clip_does_not_fail_others(
     model: LoadedTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_runtime, "WAIT_SECONDS", 0.2)
@@ -69,7 +69,7 @@ def test_a_clip_that_fails_takes_no_other_along(
         assert good.result(timeout=60).shape == fine.result(timeout=60).shape
 
 
-def test_models_that_remember_everything_run_alone(model: LoadedTokenizer) -> None:
+def test_models_with_growing_memory_are_not_batched(model: LoadedTokenizer) -> None:
     assert batched(model, 1) is model
     classic = LoadedTokenizer(
         make_tokenizer("classic"), model.info, torch.device("cpu"), torch.float32
@@ -77,7 +77,7 @@ def test_models_that_remember_everything_run_alone(model: LoadedTokenizer) -> No
     assert batched(classic, 4) is classic
 
 
-def test_psnr_is_that_of_what_is_decoded(model: LoadedTokenizer) -> None:
+def test_psnr_meter_equals_decoded_psnr(model: LoadedTokenizer) -> None:
     frames = some_frames(0, 45)
     meter = PsnrMeter(model, (16, 16))
     chunks = list(Encoder(model, observers=[meter]).encode([frames[:20], frames[20:]]))

@@ -1,4 +1,4 @@
-"""dump and pack: other programs read the codes, and the same file comes back byte for byte."""
+"""dump and pack: documented formats, and a round trip to the same bytes."""
 
 import io
 import json
@@ -41,7 +41,7 @@ def codes(data: bytes) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("data", [GOLDEN, SEGMENTS], ids=["1.0", "1.1"])
-def test_the_same_bytes_come_back(kind: str, data: bytes) -> None:
+def test_round_trip(kind: str, data: bytes) -> None:
     assert pack(dump(data, kind)) == data
 
 
@@ -53,7 +53,7 @@ def test_the_same_bytes_come_back(kind: str, data: bytes) -> None:
     steps=st.lists(st.integers(1, 3), max_size=3),
     kind=st.sampled_from(FORMATS),
 )
-def test_the_same_bytes_come_back_whatever_the_layout(
+def test_round_trip_of_any_layout(
     stages: int, codebooks: int, bits: int, steps: list[int], kind: str
 ) -> None:
     header = make_header(stages, codebooks, bits, steps=3)
@@ -70,7 +70,7 @@ def test_fewer_stages(kind: str, data: bytes) -> None:
     assert CodeFileReader(io.BytesIO(fewer)).header.format.num_stages == 2
 
 
-def test_jsonl_holds_lists_in_the_order_time_row_column() -> None:
+def test_jsonl_order_is_time_row_column() -> None:
     first, *rows, last = map(json.loads, dump(GOLDEN, "jsonl").splitlines())
     assert (first["dump"], first["version"]) == ("jsonl", [1, 0])
     assert first["header"]["format"]["grid"] == [3, 4]
@@ -83,7 +83,7 @@ def test_jsonl_holds_lists_in_the_order_time_row_column() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_text_is_a_line_of_numbers_a_step() -> None:
+def test_text_has_one_line_per_step() -> None:
     read = np.loadtxt(io.BytesIO(dump(GOLDEN, "text")), dtype=int)  # passes over lines with '#'
     expected = np.concatenate([chunk.reshape(-1, 3 * 4) for chunk in codes(GOLDEN)])
     np.testing.assert_array_equal(read, expected)
@@ -142,20 +142,20 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("data", "message"), WRONG)
-def test_what_is_wrong_is_named_by_its_line(data: bytes, message: str) -> None:
+def test_errors_name_the_line(data: bytes, message: str) -> None:
     with pytest.raises(CodeFileError, match=f"^standard input: .*{message}"):
         pack(data)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_every_cut_is_noticed(kind: str) -> None:
+def test_truncation_is_refused(kind: str) -> None:
     data = dump(GOLDEN, kind)
     for length in range(0, len(data), 7):
         with pytest.raises(CodeFileError, match=r"^standard input: line \d"):
             pack(data[:length])
 
 
-def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a.vtok").write_bytes(GOLDEN)
     dumped = vtok("dump", "a.vtok")

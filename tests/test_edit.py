@@ -1,4 +1,4 @@
-"""cut and cat: bytes are copied, and what they decode to is what the whole decodes to."""
+"""cut and cat: chunks are copied, and decode to the frames of the sources."""
 
 import io
 from fractions import Fraction
@@ -74,14 +74,14 @@ def read(data: bytes) -> CodeFileReader:
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 129), st.integers(1, 130))
-def test_a_part_decodes_to_the_frames_of_the_whole(
+def test_cut_decodes_to_part_of_whole(
     model: LoadedTokenizer, data: bytes, whole: np.ndarray, first: int, count: int
 ) -> None:
     part = cut(data, start_seconds=first / 25, duration_seconds=count / 25)
     np.testing.assert_array_equal(all_frames(part, model), whole[first : first + count])
 
 
-def test_a_part_of_a_part_is_a_part(model: LoadedTokenizer, data: bytes, whole: np.ndarray) -> None:
+def test_cut_of_cut(model: LoadedTokenizer, data: bytes, whole: np.ndarray) -> None:
     part = cut(data, start_seconds=1.6, duration_seconds=2.4)  # frames 40 to 99
     again = cut(part, start_seconds=1, duration_seconds=0.8)  # 65 to 84
     np.testing.assert_array_equal(all_frames(again, model), whole[65:85])
@@ -91,7 +91,7 @@ def test_a_part_of_a_part_is_a_part(model: LoadedTokenizer, data: bytes, whole: 
     assert read(again).version == (1, 1)
 
 
-def test_what_needs_nothing_new_is_of_version_1_0(data: bytes) -> None:
+def test_version_is_the_lowest_possible(data: bytes) -> None:
     for options in ({}, {"num_stages": 2}, {"duration_seconds": 29 / 25}, {"max_bytes": 10**6}):
         assert read(cut(data, **options)).version == (1, 0)
     assert cut(data) == data
@@ -99,7 +99,9 @@ def test_what_needs_nothing_new_is_of_version_1_0(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("stages", [1, 2])
-def test_fewer_stages_are_the_first_ones(model: LoadedTokenizer, data: bytes, stages: int) -> None:
+def test_num_stages_keeps_the_first_stages(
+    model: LoadedTokenizer, data: bytes, stages: int
+) -> None:
     some = cut(data, num_stages=stages)
     for ours, theirs in zip(read(some), read(data), strict=True):
         np.testing.assert_array_equal(ours.codes, theirs.codes[:stages])
@@ -107,7 +109,7 @@ def test_fewer_stages_are_the_first_ones(model: LoadedTokenizer, data: bytes, st
     assert cut(some) == some
 
 
-def test_a_file_of_at_most_so_many_bytes(model: LoadedTokenizer, data: bytes) -> None:
+def test_max_bytes(model: LoadedTokenizer, data: bytes) -> None:
     least = len(cut(data, num_stages=1))
     for most in (least, least + 300, len(cut(data, num_stages=2)) + 100, len(data) - 1, len(data)):
         small = cut(data, max_bytes=most)
@@ -125,7 +127,7 @@ def test_a_file_of_at_most_so_many_bytes(model: LoadedTokenizer, data: bytes) ->
 
 
 @given(st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=4), min_size=1), st.data())
-def test_stages_that_fit_use_the_room(lengths: list[list[int]], draw: Any) -> None:
+def test_fit_stages_uses_available_bytes(lengths: list[list[int]], draw: Any) -> None:
     least, most = sum(parts[0] for parts in lengths), sum(map(sum, lengths))
     room = draw.draw(st.integers(least, most))
     counts = fit_stages(lengths, room, room)
@@ -136,7 +138,7 @@ def test_stages_that_fit_use_the_room(lengths: list[list[int]], draw: Any) -> No
         assert used + max(missing) > room
 
 
-def test_joined_files_show_one_after_the_other(model: LoadedTokenizer, data: bytes) -> None:
+def test_join_keeps_order(model: LoadedTokenizer, data: bytes) -> None:
     parts = [data, random_file(model, 31, seed=2), random_file(model, 1, seed=3)]
     both = join(*parts)
     np.testing.assert_array_equal(
@@ -149,9 +151,7 @@ def test_joined_files_show_one_after_the_other(model: LoadedTokenizer, data: byt
     assert join(both) == both
 
 
-def test_cuts_are_joined_to_the_whole_again(
-    model: LoadedTokenizer, data: bytes, whole: np.ndarray
-) -> None:
+def test_joined_cuts_equal_whole(model: LoadedTokenizer, data: bytes, whole: np.ndarray) -> None:
     first = cut(data, duration_seconds=2)
     second = cut(data, start_seconds=2, duration_seconds=1)
     third = cut(data, start_seconds=3)
@@ -162,7 +162,7 @@ def test_cuts_are_joined_to_the_whole_again(
     assert read(middle).index.num_segments == 3
 
 
-def test_joined_files_may_have_different_stages(model: LoadedTokenizer, data: bytes) -> None:
+def test_join_of_different_stages(model: LoadedTokenizer, data: bytes) -> None:
     one = cut(data, num_stages=1)
     both = join(one, data)
     assert read(both).header.format.num_stages == 3
@@ -171,9 +171,7 @@ def test_joined_files_may_have_different_stages(model: LoadedTokenizer, data: by
     assert {len(chunk.codes) for chunk in read(cut(both, num_stages=2))} == {1, 2}
 
 
-def test_files_that_do_not_fit_are_refused_by_what_differs(
-    tmp_path: Path, model: LoadedTokenizer, data: bytes
-) -> None:
+def test_join_refuses_different_files(tmp_path: Path, model: LoadedTokenizer, data: bytes) -> None:
     other = random_file(load_tiny(tmp_path, "classic"), 9)
     with pytest.raises(CodeFileError, match=r"^standard input: weights [0-9a-f]{12}, but standard"):
         join(data, other)
@@ -186,7 +184,7 @@ def here(tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_cut_and_cat_from_the_command_line(here: Path, data: bytes) -> None:
+def test_cut_and_cat_commands(here: Path, data: bytes) -> None:
     (row,) = rows(vtok("cut", "a.vtok", "--start", 2, "--json"))
     assert (row["frames"], row["output"], row["status"]) == (80, "a.cut.vtok", "ok")
     assert row["bytes"] == (here / "a.cut.vtok").stat().st_size
@@ -220,9 +218,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("arguments", BAD)
-def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
-    here: Path, data: bytes, arguments: str
-) -> None:
+def test_errors_are_one_line_and_leave_no_files(here: Path, data: bytes, arguments: str) -> None:
     (here / "text.vtok").write_text("hello")
     broken = bytearray(data)
     broken[read(data).chunks[4].offset + 70] ^= 1

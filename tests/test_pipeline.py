@@ -1,4 +1,4 @@
-"""encode_file and decode_file from end to end: exact, the same every time, in bounded memory."""
+"""encode_file and decode_file end to end: exact, deterministic, in bounded memory."""
 
 import errno
 import io
@@ -76,7 +76,7 @@ def decode(source: Path, output: Path, model: LoadedTokenizer, **options: Any) -
         (33, 50, 38, "24000/1001", FULL_COLOUR),
     ],
 )
-def test_size_rate_and_number_of_frames_come_back_exactly(
+def test_decoding_restores_size_rate_and_frame_count(
     tmp_path: Path,
     model: LoadedTokenizer,
     frames: int,
@@ -97,7 +97,7 @@ def test_size_rate_and_number_of_frames_come_back_exactly(
         assert after.fps == Fraction(fps)
 
 
-def test_chunks_hold_the_codes_of_the_whole_clip(
+def test_chunk_codes_equal_whole_clip_codes(
     tmp_path: Path, model: LoadedTokenizer, video: Path
 ) -> None:
     path = encode(video, tmp_path / "a.vtok", model)
@@ -111,7 +111,7 @@ def test_chunks_hold_the_codes_of_the_whole_clip(
     np.testing.assert_array_equal(read_codes(path)[:, 0], whole[0].numpy())
 
 
-def test_chunks_decode_to_the_frames_of_the_whole_clip(
+def test_chunk_frames_equal_whole_clip_frames(
     tmp_path: Path, model: LoadedTokenizer, video: Path
 ) -> None:
     path = encode(video, tmp_path / "a.vtok", model)
@@ -126,7 +126,7 @@ def test_chunks_decode_to_the_frames_of_the_whole_clip(
     assert (difference != 0).mean() < 1e-3
 
 
-def test_frames_and_clips_are_two_ways_to_write_the_same(model: LoadedTokenizer) -> None:
+def test_frames_to_clip_round_trip(model: LoadedTokenizer) -> None:
     frames = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
     clip = frames_to_clip(frames, model)
     assert clip.shape == (1, 3, 1, 16, 16)
@@ -135,7 +135,7 @@ def test_frames_and_clips_are_two_ways_to_write_the_same(model: LoadedTokenizer)
 
 
 @pytest.mark.parametrize("stages", [1, 2])
-def test_fewer_stages_are_the_first_ones(
+def test_num_stages_keeps_the_first_stages(
     tmp_path: Path, model: LoadedTokenizer, video: Path, stages: int
 ) -> None:
     every = read_codes(encode(video, tmp_path / "all.vtok", model))
@@ -145,7 +145,7 @@ def test_fewer_stages_are_the_first_ones(
     np.testing.assert_array_equal(bits, some)
 
 
-def test_stages_cut_at_encoding_or_at_decoding_are_the_same_video(
+def test_dropping_stages_before_or_after_gives_equal_video(
     tmp_path: Path, model: LoadedTokenizer, video: Path
 ) -> None:
     every = encode(video, tmp_path / "all.vtok", model)
@@ -155,9 +155,7 @@ def test_stages_cut_at_encoding_or_at_decoding_are_the_same_video(
     np.testing.assert_array_equal(read_frames(cut), read_frames(whole))
 
 
-def test_arrays_hold_the_codes_of_the_code_file(
-    tmp_path: Path, model: LoadedTokenizer, video: Path
-) -> None:
+def test_arrays_equal_code_file(tmp_path: Path, model: LoadedTokenizer, video: Path) -> None:
     codes = read_codes(encode(video, tmp_path / "a.vtok", model))[:, 0]
     array = np.load(encode(video, tmp_path / "a.npy", model, to="npy"))
     assert array.dtype == np.uint16
@@ -172,7 +170,7 @@ def test_arrays_hold_the_codes_of_the_code_file(
 
 
 @pytest.mark.parametrize("to", ["vtok", "npy", "safetensors"])
-def test_the_same_input_gives_the_same_bytes(
+def test_output_bytes_are_deterministic(
     tmp_path: Path, model: LoadedTokenizer, video: Path, to: str
 ) -> None:
     first = encode(video, tmp_path / "first", model, to=to)
@@ -180,9 +178,7 @@ def test_the_same_input_gives_the_same_bytes(
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_size_rate_and_part_are_those_of_the_reader(
-    tmp_path: Path, model: LoadedTokenizer, video: Path
-) -> None:
+def test_size_rate_and_part_options(tmp_path: Path, model: LoadedTokenizer, video: Path) -> None:
     path = encode(
         video,
         *(tmp_path / "a.vtok", model),
@@ -198,7 +194,7 @@ def test_size_rate_and_part_are_those_of_the_reader(
     assert (info.width, info.height, info.fps, info.num_frames) == (32, 20, 10, 12)
 
 
-def test_progress_and_result_count_the_frames(
+def test_progress_and_result_count_frames(
     tmp_path: Path, model: LoadedTokenizer, video: Path
 ) -> None:
     seen: list[tuple[int, int | None]] = []
@@ -218,9 +214,7 @@ def test_progress_and_result_count_the_frames(
     assert (back.frames, back.code_shape, back.bytes) == (70, (3, 19, 12, 16), result.bytes)
 
 
-def test_other_weights_are_refused_by_name(
-    tmp_path: Path, model: LoadedTokenizer, video: Path
-) -> None:
+def test_other_weights_are_refused(tmp_path: Path, model: LoadedTokenizer, video: Path) -> None:
     path = encode(video, tmp_path / "a.vtok", model, duration_seconds=0.1)
     other = ModelCache(tiny_checkpoint(tmp_path, "other", seed=1))
     with pytest.raises(
@@ -236,7 +230,7 @@ def test_other_weights_are_refused_by_name(
     "change",
     [{"codebook_size": 128}, {"num_codebooks": 2}, {"temporal_compression": 8}, {"num_stages": 4}],
 )
-def test_a_layout_that_does_not_fit_the_model_is_refused(
+def test_other_code_layout_is_refused(
     tmp_path: Path, model: LoadedTokenizer, video: Path, change: dict[str, int]
 ) -> None:
     header = read_header(encode(video, tmp_path / "a.vtok", model, duration_seconds=0.1))
@@ -249,7 +243,7 @@ def test_a_layout_that_does_not_fit_the_model_is_refused(
         check_model(weights, model, "a.vtok")
 
 
-def test_a_cut_file_is_refused_or_salvaged(
+def test_truncated_file_is_refused_or_salvaged(
     tmp_path: Path, model: LoadedTokenizer, video: Path
 ) -> None:
     path = encode(video, tmp_path / "a.vtok", model)
@@ -270,9 +264,7 @@ def test_a_cut_file_is_refused_or_salvaged(
     assert probe(tmp_path / "b.mp4").num_frames == 61
 
 
-def test_a_file_without_frames_is_refused(
-    tmp_path: Path, model: LoadedTokenizer, video: Path
-) -> None:
+def test_empty_file_is_refused(tmp_path: Path, model: LoadedTokenizer, video: Path) -> None:
     header = read_header(encode(video, tmp_path / "a.vtok", model, duration_seconds=0.1))
     empty = io.BytesIO()
     with CodeFileWriter(empty, header):
@@ -283,7 +275,7 @@ def test_a_file_without_frames_is_refused(
     assert not (tmp_path / "b.mp4").exists()
 
 
-def test_streams_go_in_and_out(tmp_path: Path, model: LoadedTokenizer, video: Path) -> None:
+def test_binary_streams(tmp_path: Path, model: LoadedTokenizer, video: Path) -> None:
     out = io.BytesIO()
     encode_file(io.BytesIO(video.read_bytes()), out, model=model)
     out.seek(0)
@@ -306,16 +298,14 @@ class ClosedPipe(io.BytesIO):
         raise BrokenPipeError
 
 
-def test_a_stream_that_fails_says_why(model: LoadedTokenizer, video: Path) -> None:
+def test_failing_stream_gives_reason(model: LoadedTokenizer, video: Path) -> None:
     with pytest.raises(OutputError, match=r"^standard output: cannot be written \(No space left"):
         encode_file(video, FullDisk(), model=model)
     with pytest.raises(BrokenPipeError):
         encode_file(video, ClosedPipe(), model=model)
 
 
-def test_a_failure_leaves_nothing_behind(
-    tmp_path: Path, model: LoadedTokenizer, video: Path
-) -> None:
+def test_failure_leaves_no_files(tmp_path: Path, model: LoadedTokenizer, video: Path) -> None:
     arguments = (*FULL_COLOUR, "-movflags", "+faststart")  # the index lies before the frames
     cut = make_video(tmp_path / "cut.mp4", 100, arguments=arguments)
     os.truncate(cut, cut.stat().st_size * 3 // 4)
@@ -357,7 +347,7 @@ def test_choose_stages(stages: int | None, bits: int | None, expected: int) -> N
         (1, 6, "^`num_stages` and `num_bits` set the same thing"),
     ],
 )
-def test_stages_that_cannot_be_had(stages: int | None, bits: int | None, message: str) -> None:
+def test_unavailable_stages_are_refused(stages: int | None, bits: int | None, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         choose_stages(stages, bits, available=3, bits_per_stage=6)
 

@@ -1,4 +1,4 @@
-"""Passes of one video at the same time: the same bits, in order, errors in their place."""
+"""Pipelined model calls: equal results in order, errors in order."""
 
 import threading
 import time
@@ -53,7 +53,7 @@ def parts_of(*lengths: int) -> list[Part]:
     kind=st.sampled_from(["fast", "classic", "vtok-base"]),
     threads=st.integers(2, 6),
 )
-def test_the_same_bits_with_any_number_of_passes_at_once(
+def test_results_do_not_depend_on_number_of_workers(
     data: st.DataObject, kind: str, threads: int, models: dict[str, LoadedTokenizer]
 ) -> None:
     model, size = models[kind], (16, 24)
@@ -72,7 +72,7 @@ def test_the_same_bits_with_any_number_of_passes_at_once(
     assert len(np.concatenate(shown_beside)) == len(frames)
 
 
-def test_passes_are_under_way_at_once_and_come_in_order(models: dict[str, LoadedTokenizer]) -> None:
+def test_calls_run_at_once_and_results_keep_order(models: dict[str, LoadedTokenizer]) -> None:
     torch.set_num_threads(3)
     together = threading.Barrier(3)
 
@@ -85,7 +85,7 @@ def test_passes_are_under_way_at_once_and_come_in_order(models: dict[str, Loaded
     assert list(pipelined_calls(parts_of(7), work, models["fast"])) == list(range(7))
 
 
-def test_no_more_are_asked_for_than_there_are_workers_and_one(
+def test_prefetch_is_bounded_by_workers(
     models: dict[str, LoadedTokenizer],
 ) -> None:
     torch.set_num_threads(2)
@@ -103,7 +103,7 @@ def test_no_more_are_asked_for_than_there_are_workers_and_one(
     results.close()
 
 
-def test_what_is_timed_begins_when_it_is_asked_for(models: dict[str, LoadedTokenizer]) -> None:
+def test_disabled_pipelining_starts_on_request(models: dict[str, LoadedTokenizer]) -> None:
     torch.set_num_threads(4)
     begun = []
 
@@ -116,9 +116,7 @@ def test_what_is_timed_begins_when_it_is_asked_for(models: dict[str, LoadedToken
 
 
 @pytest.mark.parametrize("threads", [1, 2, 9])
-def test_each_part_sees_what_the_one_before_left(
-    threads: int, models: dict[str, LoadedTokenizer]
-) -> None:
+def test_each_call_gets_previous_state(threads: int, models: dict[str, LoadedTokenizer]) -> None:
     torch.set_num_threads(threads)
     layer = nn.Identity()
 
@@ -135,7 +133,7 @@ def test_each_part_sees_what_the_one_before_left(
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_an_error_comes_in_its_place_and_ends_it(
+def test_error_of_call_keeps_order_and_ends(
     threads: int, models: dict[str, LoadedTokenizer]
 ) -> None:
     torch.set_num_threads(threads)
@@ -158,7 +156,7 @@ def test_an_error_comes_in_its_place_and_ends_it(
     assert not [one for one in threading.enumerate() if one.name.startswith("vtok-model")]
 
 
-def test_an_error_of_the_parts_is_raised_after_those_before_it(
+def test_error_of_input_keeps_order(
     models: dict[str, LoadedTokenizer],
 ) -> None:
     torch.set_num_threads(2)
@@ -171,7 +169,7 @@ def test_an_error_of_the_parts_is_raised_after_those_before_it(
         list(pipelined_calls(parts(), lambda part, _: part.number, models["fast"]))
 
 
-def test_closing_early_leaves_no_thread_behind(models: dict[str, LoadedTokenizer]) -> None:
+def test_closing_early_ends_threads(models: dict[str, LoadedTokenizer]) -> None:
     torch.set_num_threads(2)
     results = pipelined_calls(parts_of(100), lambda part, _: part.number, models["fast"])
     assert next(results) == 0
@@ -180,7 +178,7 @@ def test_closing_early_leaves_no_thread_behind(models: dict[str, LoadedTokenizer
 
 
 @pytest.mark.parametrize("threads", [2, 5, 9])
-def test_threads_are_shared_out_and_then_as_before(
+def test_torch_threads_are_divided_and_restored(
     threads: int, models: dict[str, LoadedTokenizer]
 ) -> None:
     torch.set_num_threads(threads)
@@ -198,7 +196,7 @@ def _in_new_thread() -> int:
     return found[0]
 
 
-def test_a_pass_that_ended_without_a_layer_is_not_waited_for() -> None:
+def test_ended_call_is_not_waited_for() -> None:
     layer, first = nn.Identity(), CallState(None)
     first.end()
     assert CallState(first).past(layer) is None

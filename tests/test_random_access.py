@@ -1,4 +1,4 @@
-"""Seeking: the frames of a part are those of the whole, and no more is read than they need."""
+"""Random access: a part has the frames of the whole file, and only its chunks are read."""
 
 import io
 from pathlib import Path
@@ -61,7 +61,7 @@ def part(data: bytes, model: LoadedTokenizer, first: int, end: int) -> np.ndarra
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 129), st.integers(1, 60))
-def test_frames_are_those_of_the_whole_bit_for_bit(
+def test_part_equals_whole(
     model: LoadedTokenizer, data: bytes, whole: np.ndarray, first: int, count: int
 ) -> None:
     end = min(130, first + count)
@@ -69,7 +69,7 @@ def test_frames_are_those_of_the_whole_bit_for_bit(
 
 
 @pytest.mark.parametrize("pass_steps", [1, 2, 4])
-def test_frames_are_those_of_the_whole_for_any_number_of_steps_a_pass(
+def test_part_equals_whole_for_any_call_length(
     monkeypatch: pytest.MonkeyPatch, model: LoadedTokenizer, data: bytes, pass_steps: int
 ) -> None:
     monkeypatch.setattr(passes, "CALL_PIXELS", pass_steps * 4 * WIDTH * HEIGHT)
@@ -80,7 +80,7 @@ def test_frames_are_those_of_the_whole_for_any_number_of_steps_a_pass(
             np.testing.assert_array_equal(shown, whole[first:end])
 
 
-def test_segments_are_met_on_the_way(model: LoadedTokenizer) -> None:
+def test_part_across_segments(model: LoadedTokenizer) -> None:
     data = segments(model)
     whole = all_frames(data, model)
     assert len(whole) == 45 + 30 + 9
@@ -104,7 +104,7 @@ class CountingFile(io.BytesIO):
         return data
 
 
-def test_no_more_is_read_and_decoded_than_is_needed(
+def test_only_needed_chunks_are_read_and_decoded(
     monkeypatch: pytest.MonkeyPatch, model: LoadedTokenizer
 ) -> None:
     """Of 4,000 frames in 126 chunks, the two that show 20 frames at the border between them."""
@@ -132,7 +132,7 @@ def test_no_more_is_read_and_decoded_than_is_needed(
     assert before < 1000 + 68 + 16 + 4 + 24 * len(chunks)
 
 
-def test_a_model_without_bound_decodes_from_the_start_and_says_so(tmp_path: Path) -> None:
+def test_unbounded_lookback_decodes_from_start(tmp_path: Path) -> None:
     model = load_tiny(tmp_path, "classic")
     assert model.tokenizer.decoder_lookback is None
     data = random_file(model, 70)
@@ -150,7 +150,7 @@ def test_a_model_without_bound_decodes_from_the_start_and_says_so(tmp_path: Path
 
 
 @pytest.mark.parametrize("piped", [False, True])
-def test_decode_file_gives_the_part(
+def test_decode_file_part(
     tmp_path: Path, model: LoadedTokenizer, data: bytes, whole: np.ndarray, piped: bool
 ) -> None:
     source: Any = io.BytesIO(data)
@@ -204,7 +204,7 @@ def test_seconds_to_frames(
         (0.0, 0.0, "^duration_seconds=0: expected more than 0 seconds$"),
     ],
 )
-def test_parts_that_are_not_there(
+def test_missing_parts_are_refused(
     data: bytes, start: float, duration: float | None, message: str
 ) -> None:
     header = CodeFileReader(io.BytesIO(data)).header

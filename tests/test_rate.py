@@ -1,4 +1,4 @@
-"""Stages chosen chunk by chunk: what was promised is kept, and static scenes cost least."""
+"""Rate control: limits are kept, and static scenes take the fewest stages."""
 
 import io
 from pathlib import Path
@@ -63,9 +63,7 @@ def by_chunk(values: list[float]) -> list[float]:
     return [float(np.mean(values[a:b])) for a, b in ((0, 29), (29, 61), (61, 70))]
 
 
-def test_each_chunk_has_the_fewest_stages_that_are_good_enough(
-    video: Path, model: LoadedTokenizer
-) -> None:
+def test_min_psnr_uses_fewest_stages(video: Path, model: LoadedTokenizer) -> None:
     """Against decodes of whole files with every choice for one chunk, the others fixed."""
     every, _ = encode(video, model)
     alone = [by_chunk(quality(encode(video, model, num_stages=k)[0], video, model)) for k in (1, 2)]
@@ -87,7 +85,7 @@ def test_each_chunk_has_the_fewest_stages_that_are_good_enough(
 
 
 @pytest.mark.parametrize(("target", "expected"), [(0.1, [1, 1, 1]), (99, [3, 3, 3])])
-def test_targets_that_are_always_or_never_met(
+def test_min_psnr_always_or_never_reached(
     video: Path, model: LoadedTokenizer, target: float, expected: list[int]
 ) -> None:
     data, row = encode(video, model, min_psnr=target)
@@ -99,7 +97,7 @@ def test_targets_that_are_always_or_never_met(
             np.testing.assert_array_equal(ours.codes, theirs.codes)
 
 
-def test_a_file_of_at_most_so_many_bits_a_pixel(video: Path, model: LoadedTokenizer) -> None:
+def test_max_bpp(video: Path, model: LoadedTokenizer) -> None:
     sizes = [8 * len(encode(video, model, num_stages=k)[0]) / (FRAMES * 48 * 32) for k in (1, 3)]
     for share in (0.5, 0.8, 3):
         limit = sizes[0] + share * (sizes[1] - sizes[0])
@@ -115,7 +113,7 @@ def test_a_file_of_at_most_so_many_bits_a_pixel(video: Path, model: LoadedTokeni
         encode(video, model, max_bpp=0.01)
 
 
-def test_a_cut_keeps_the_stages_that_there_are(video: Path, model: LoadedTokenizer) -> None:
+def test_cut_keeps_stages_of_chunks(video: Path, model: LoadedTokenizer) -> None:
     sizes = [8 * len(encode(video, model, num_stages=k)[0]) / (FRAMES * 48 * 32) for k in (1, 3)]
     data, _ = encode(video, model, max_bpp=sum(sizes) / 2)
     out = io.BytesIO()
@@ -123,7 +121,7 @@ def test_a_cut_keeps_the_stages_that_there_are(video: Path, model: LoadedTokeniz
     assert stages(out.getvalue()) == [min(2, count) for count in stages(data)]
 
 
-def test_the_options_of_the_command(tmp_path: Path, video: Path, model: LoadedTokenizer) -> None:
+def test_command_options(tmp_path: Path, video: Path, model: LoadedTokenizer) -> None:
     out, checkpoint = tmp_path / "a.vtok", model.info.path
     arguments = ["encode", video, "-o", out, "--model", checkpoint, "--json"]
     (row,) = rows(vtok(*arguments, "--min-psnr", 0.1, "--bits", 12))
@@ -148,9 +146,7 @@ def test_the_options_of_the_command(tmp_path: Path, video: Path, model: LoadedTo
         assert result.stderr.startswith(message)
 
 
-def test_compressed_files_hold_the_same_codes_in_fewer_bytes(
-    video: Path, model: LoadedTokenizer
-) -> None:
+def test_compression_keeps_codes(video: Path, model: LoadedTokenizer) -> None:
     packed, _ = encode(video, model, compress=False)
     coded, row = encode(video, model)
     assert len(coded) < 0.9 * len(packed)

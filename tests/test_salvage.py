@@ -1,4 +1,4 @@
-"""What is whole of a damaged file is read, after the damage too, and what was lost is told."""
+"""Salvage: undamaged chunks are read, also after the damage, and lost frames are reported."""
 
 import io
 from collections.abc import Callable
@@ -68,7 +68,7 @@ def bounds_of(data: bytes) -> list[int]:
 @pytest.mark.parametrize("harm", [flip_codes, flip_head, flip_type, delete, insert])
 @pytest.mark.parametrize("number", range(1, 5))
 @pytest.mark.parametrize("cut", [False, True])
-def test_all_other_chunks_are_read(data: bytes, harm: Damage, number: int, cut: bool) -> None:
+def test_undamaged_chunks_are_read(data: bytes, harm: Damage, number: int, cut: bool) -> None:
     bounds, damaged = bounds_of(data), bytearray(data)
     if cut:
         del damaged[bounds[-1] + 9 :]
@@ -85,7 +85,7 @@ def test_all_other_chunks_are_read(data: bytes, harm: Damage, number: int, cut: 
     assert reader.gaps == ([(STARTS[number], STARTS[number + 1])] if number < 4 else [])
 
 
-def test_without_the_first_chunk_the_decoder_starts_with_the_second(data: bytes) -> None:
+def test_missing_first_chunk(data: bytes) -> None:
     bounds, damaged = bounds_of(data), bytearray(data)
     flip_codes(damaged, bounds[0], bounds[1])
     flip_codes(damaged, bounds[1], bounds[2])
@@ -98,7 +98,7 @@ def test_without_the_first_chunk_the_decoder_starts_with_the_second(data: bytes)
     assert reader.gaps == [(0, 29), (29, 61), (61, 64)]
 
 
-def test_segments_are_found_again(folder: Path, model: LoadedTokenizer, data: bytes) -> None:
+def test_segments_after_damage_are_found(folder: Path, model: LoadedTokenizer, data: bytes) -> None:
     (folder / "one.vtok").write_bytes(data)
     join_files([str(folder / "one.vtok")] * 2, folder / "two.vtok")
     two = (folder / "two.vtok").read_bytes()
@@ -112,7 +112,7 @@ def test_segments_are_found_again(folder: Path, model: LoadedTokenizer, data: by
     assert np.array_equal(all_frames(two, model)[132:], shown)
 
 
-def test_a_pipe_ends_where_it_is_damaged(data: bytes) -> None:
+def test_pipe_ends_at_damage(data: bytes) -> None:
     class Pipe(io.BytesIO):
         def seekable(self) -> bool:
             return False
@@ -124,13 +124,13 @@ def test_a_pipe_ends_where_it_is_damaged(data: bytes) -> None:
     assert reader.lost
 
 
-def test_a_file_made_of_beginnings_takes_no_time(data: bytes) -> None:
+def test_many_false_heads_are_fast(data: bytes) -> None:
     hostile = data[: bounds_of(data)[0]] + b"CODE" * 200_000
     assert salvage(hostile)[1] == []
     assert len(list(find_heads(ByteSource(io.BytesIO(data)), 0))) == 5
 
 
-def test_the_command_says_which_frames_were_lost(
+def test_command_reports_lost_frames(
     folder: Path, data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)

@@ -1,4 +1,4 @@
-"""Checkpoints of token pipelines: whole, of one model, and refused by name otherwise."""
+"""Checkpoints of token pipelines: round trip, binding to one tokenizer, damage."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from vtok.models.load import load
 from vtok.tokens.model import load_tokens, resolve_tokens, save_tokens
 
 
-def test_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_round_trip(tmp_path: Path) -> None:
     model, path = tiny_tokens(tmp_path)
     info = load(model).info
     pipeline, about = load_tokens(path, info)
@@ -24,7 +24,7 @@ def test_comes_back_as_it_was(tmp_path: Path) -> None:
     assert path.read_bytes() == first
 
 
-def test_belongs_to_one_tokenizer(tmp_path: Path) -> None:
+def test_checkpoint_belongs_to_one_tokenizer(tmp_path: Path) -> None:
     _, path = tiny_tokens(tmp_path)
     other = load(_other(tmp_path)).info
     with pytest.raises(CheckpointError, match=r"learned on the model tiny .* not on other"):
@@ -51,7 +51,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
         load_tokens(path, info)
 
 
-def test_missing_weights_say_how_to_get_them(tmp_path: Path) -> None:
+def test_missing_weights_tell_how_to_train_them(tmp_path: Path) -> None:
     info = load(tiny_tokens(tmp_path)[0]).info
     with pytest.raises(InputError, match=r"vtok tokens train VIDEOS --learner v10"):
         resolve_tokens("v10", info)

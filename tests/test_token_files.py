@@ -1,4 +1,4 @@
-"""Videos to learned tokens and back: the file, its bytes, its parts, and what is wrong with it."""
+"""Files of learned tokens: round trip, deterministic bytes, parts, and damaged files."""
 
 import json
 from fractions import Fraction
@@ -48,9 +48,7 @@ def ways(model: TokenModel) -> dict[str, object]:
     return {"model": models, "tokens": TokenModels(model.info.path)}
 
 
-def test_file_holds_the_tokens_and_when_they_are(
-    made: Path, video: Path, model: TokenModel
-) -> None:
+def test_file_holds_tokens_and_times(made: Path, video: Path, model: TokenModel) -> None:
     held = load_file(made)
     assert held["tokens"].shape == (11, 8, 16)  # 1 + ceil(37 / 4) steps
     assert held["tokens"].dtype == np.float16
@@ -73,7 +71,7 @@ def test_file_holds_the_tokens_and_when_they_are(
     assert about["header"]["model"]["weights_sha256"] == model.model.info.weights_sha256
 
 
-def test_same_input_gives_the_same_bytes(
+def test_output_bytes_are_deterministic(
     made: Path, video: Path, model: TokenModel, tmp_path: Path
 ) -> None:
     again = tmp_path / "again.safetensors"
@@ -84,13 +82,13 @@ def test_same_input_gives_the_same_bytes(
     assert result.bytes == made.stat().st_size
 
 
-def test_times_begin_where_the_part_does(video: Path, model: TokenModel, tmp_path: Path) -> None:
+def test_times_of_part(video: Path, model: TokenModel, tmp_path: Path) -> None:
     how = EncodeOptions(start_seconds=0.5, duration_seconds=0.3, fps=Fraction(10))
     encode_tokens_file(video, tmp_path / "x", model=model, options=how)
     np.testing.assert_allclose(load_file(tmp_path / "x")["times"][0], (0.5, 0.6))
 
 
-def test_decodes_to_what_the_pipeline_gives(made: Path, model: TokenModel, tmp_path: Path) -> None:
+def test_decoding_equals_pipeline(made: Path, model: TokenModel, tmp_path: Path) -> None:
     result = decode_tokens_file(made, tmp_path / "clip.mp4", **ways(model))
     info = probe(tmp_path / "clip.mp4")
     assert (info.width, info.height, info.num_frames) == (64, 48, 38)
@@ -106,7 +104,7 @@ def test_decodes_to_what_the_pipeline_gives(made: Path, model: TokenModel, tmp_p
 
 
 @pytest.mark.parametrize("part", [(0, 5), (1, 2), (7, 20), (30, 38), (37, 38)])
-def test_a_part_is_that_of_the_whole(made: Path, model: TokenModel, part: tuple[int, int]) -> None:
+def test_part_equals_whole(made: Path, model: TokenModel, part: tuple[int, int]) -> None:
     file = TokenFile(made, "x")
     whole = np.concatenate(list(decode_tokens(file, model, (0, 38))))
     some = np.concatenate(list(decode_tokens(file, model, part)))
@@ -114,7 +112,7 @@ def test_a_part_is_that_of_the_whole(made: Path, model: TokenModel, part: tuple[
     assert np.abs(some.astype(int) - whole[slice(*part)]).max() <= 1
 
 
-def test_fewer_tokens_are_those_of_a_smaller_file(
+def test_num_tokens_keeps_the_first_tokens(
     made: Path, video: Path, model: TokenModel, tmp_path: Path
 ) -> None:
     few = tmp_path / "few.safetensors"
@@ -126,7 +124,7 @@ def test_fewer_tokens_are_those_of_a_smaller_file(
     np.testing.assert_array_equal(shown, expected)
 
 
-def test_streams_at_both_ends(made: Path, video: Path, model: TokenModel, tmp_path: Path) -> None:
+def test_binary_streams(made: Path, video: Path, model: TokenModel, tmp_path: Path) -> None:
     with video.open("rb") as source, (tmp_path / "out").open("wb") as target:
         encode_tokens_file(source, target, model=model)
     assert load_file(tmp_path / "out")["tokens"].shape == (11, 8, 16)
@@ -136,14 +134,14 @@ def test_streams_at_both_ends(made: Path, video: Path, model: TokenModel, tmp_pa
     assert probe(tmp_path / "clip.mp4").num_frames == 38
 
 
-def test_reads_no_more_than_is_asked_for(made: Path) -> None:
+def test_reads_only_requested_steps(made: Path) -> None:
     file = TokenFile(made, "x")
     assert file.read(2, 4).shape == (2, 8, 16)
     parts = [tokens for tokens, _ in file.chunks(range(1, 11), 4)]
     np.testing.assert_array_equal(np.concatenate(parts), load_file(made)["tokens"][1:])
 
 
-def test_damage_is_one_clear_line(made: Path, model: TokenModel, tmp_path: Path) -> None:
+def test_damage_is_one_line(made: Path, model: TokenModel, tmp_path: Path) -> None:
     bad, out = tmp_path / "bad.tokens.safetensors", tmp_path / "clip.mp4"
     whole = made.read_bytes()
     for cut in (0, 5, 100, len(whole) - 1):
@@ -178,13 +176,13 @@ def test_false_metadata_is_refused(made: Path, tmp_path: Path, key: str, value: 
         TokenFile(tmp_path / "x", "bad")
 
 
-def test_other_weights_are_refused_by_name(made: Path, model: TokenModel, tmp_path: Path) -> None:
+def test_other_weights_are_refused(made: Path, model: TokenModel, tmp_path: Path) -> None:
     other = tiny_token_model(tmp_path, seed=5)
     with pytest.raises(CodeFileError, match=r"made with the token learner tiny-v11 .*, not with"):
         decode_tokens_file(made, tmp_path / "x.mp4", **ways(other))
 
 
-def test_more_tokens_than_places_or_than_there_are(
+def test_unavailable_token_counts_are_refused(
     made: Path, video: Path, model: TokenModel, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="at most 48, the positions of frames of 64x48"):
@@ -199,7 +197,7 @@ def test_more_tokens_than_places_or_than_there_are(
     assert not list(tmp_path.iterdir())
 
 
-def test_tells_its_files_from_others(made: Path, video: Path, tmp_path: Path) -> None:
+def test_is_token_file(made: Path, video: Path, tmp_path: Path) -> None:
     assert is_token_file(made)
     assert seems_tokens(made)
     for other in (video, tmp_path / "missing"):
@@ -216,7 +214,7 @@ def coded(tmp_path_factory: pytest.TempPathFactory, video: Path, model: TokenMod
     return path
 
 
-def test_codes_are_those_of_the_tokens(coded: Path, made: Path, model: TokenModel) -> None:
+def test_codes_equal_tokens(coded: Path, made: Path, model: TokenModel) -> None:
     with coded.open("rb") as stream:
         reader = CodeFileReader(stream)
         codes = np.concatenate([chunk.codes for chunk in reader], axis=2)
@@ -227,7 +225,7 @@ def test_codes_are_those_of_the_tokens(coded: Path, made: Path, model: TokenMode
     assert (codes[..., 0, 0] == expected).mean() > 0.95
 
 
-def test_decodes_whole_cut_and_in_part(coded: Path, model: TokenModel, tmp_path: Path) -> None:
+def test_decode_whole_cut_and_part(coded: Path, model: TokenModel, tmp_path: Path) -> None:
     from vtok.pipeline.edit import cut_file
     from vtok.pipeline.options import CutOptions
 
@@ -243,13 +241,13 @@ def test_decodes_whole_cut_and_in_part(coded: Path, model: TokenModel, tmp_path:
     assert result.frames == 6
 
 
-def test_names_the_token_learner(coded: Path, model: TokenModel, tmp_path: Path) -> None:
+def test_header_names_token_learner(coded: Path, model: TokenModel, tmp_path: Path) -> None:
     other = tiny_token_model(tmp_path, seed=5)
     with pytest.raises(CodeFileError, match="made with the token learner tiny-v11"):
         decode_file(coded, tmp_path / "x.mp4", **ways(other))
 
 
-def test_codes_of_a_grid_have_no_tokens(video: Path, model: TokenModel, tmp_path: Path) -> None:
+def test_num_tokens_needs_a_file_of_tokens(video: Path, model: TokenModel, tmp_path: Path) -> None:
     from vtok.pipeline.encode import encode_file
 
     encode_file(video, tmp_path / "x.vtok", model=model.model)

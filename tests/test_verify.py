@@ -1,4 +1,4 @@
-"""`vtok verify`: what is whole passes, whatever is not is named, with the documented exit code."""
+"""`vtok verify`: whole files pass, errors are named with the documented exit code."""
 
 import io
 from pathlib import Path
@@ -45,7 +45,7 @@ def _here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 @pytest.mark.parametrize("deep", [[], ["--deep"]])
-def test_what_is_whole(
+def test_whole_files_pass(
     name: str, version: str, frames: int, chunks: int, segments: int, deep: list[str]
 ) -> None:
     (row,) = rows(vtok("verify", name, "--json", "--model", "fast.safetensors", *deep))
@@ -67,7 +67,7 @@ def test_what_is_whole(
     assert rows(piped) == [{**row, "name": "-"}]
 
 
-def test_a_model_that_is_not_at_hand_is_no_failure_but_where_it_is_needed() -> None:
+def test_missing_model_fails_only_if_needed() -> None:
     result = vtok("verify", "whole.vtok")
     size = Path("whole.vtok").stat().st_size
     assert (result.exit_code, result.stderr) == (0, "")
@@ -92,7 +92,7 @@ BAD = {
 
 @pytest.mark.parametrize("arguments", BAD)
 @pytest.mark.parametrize("deep", [False, True])
-def test_what_is_wrong_is_one_line(arguments: str, deep: bool) -> None:
+def test_errors_are_one_line(arguments: str, deep: bool) -> None:
     code, message = BAD[arguments]
     model = [] if "--model" in arguments else ["--model", "fast.safetensors"]
     result = vtok("verify", *arguments.split(), *model, *(["--deep"] if deep else []))
@@ -101,7 +101,7 @@ def test_what_is_wrong_is_one_line(arguments: str, deep: bool) -> None:
     assert result.stderr.count("\n") == 1
 
 
-def test_of_a_folder_the_good_ones_pass() -> None:
+def test_folder_with_damaged_files() -> None:
     result = vtok("verify", ".", "--json")
     assert result.exit_code == 3
     status = {row["name"]: row["status"] for row in rows(result)}
@@ -114,7 +114,7 @@ def test_of_a_folder_the_good_ones_pass() -> None:
     assert vtok("verify", "cut.vtok", "text.vtok").exit_code == 4
 
 
-def test_salvage_says_how_many_frames_were_lost(folder: Path) -> None:
+def test_salvage_reports_number_of_lost_frames(folder: Path) -> None:
     data = Path("whole.vtok").read_bytes()
     offsets = [entry.offset for entry in CodeFileReader(io.BytesIO(data)).chunks]
     Path("short.vtok").write_bytes(data[: offsets[2] + 40])

@@ -1,4 +1,4 @@
-"""Choosing what a checkpoint runs on."""
+"""Loading tokenizers: choice of device and type, and values of `model=`."""
 
 import pytest
 import torch
@@ -12,13 +12,13 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("cuda", "expected"), [(True, "cuda"), (False, "cpu")])
-def test_auto_takes_cuda_where_there_is_one(monkeypatch, cuda: bool, expected: str) -> None:
+def test_auto_device_prefers_cuda(monkeypatch, cuda: bool, expected: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     assert pick_device("auto").type == expected
 
 
 @pytest.mark.parametrize(("fast", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_auto_computes_in_bfloat16_where_the_hardware_does(
+def test_auto_dtype_is_bfloat16_if_supported(
     monkeypatch, fast: bool, expected: torch.dtype
 ) -> None:
     for name in loading._BFLOAT16_PROBES:
@@ -38,12 +38,12 @@ def test_unknown_dtype_is_refused() -> None:
         pick_dtype("float8", CPU)
 
 
-def test_a_file_cannot_name_a_path() -> None:
+def test_code_files_cannot_name_paths() -> None:
     with pytest.raises(InputError, match=r"the model \.\./evil is not shipped"):
         ModelCache().get("../evil")
 
 
-def test_each_model_is_loaded_once() -> None:
+def test_model_cache_loads_once() -> None:
     models = ModelCache(dtype="float32")
     assert models.get("vtok-base") is models.get("vtok-base")
 

@@ -69,7 +69,7 @@ def check_same(tokenizer: VideoTokenizer, found: torch.Tensor, expected: torch.T
 
 @settings(max_examples=8, deadline=None)
 @given(data=st.data(), kind=st.sampled_from(KINDS[:2]))
-def test_codes_do_not_depend_on_how_frames_arrive(
+def test_codes_do_not_depend_on_batches_of_frames(
     data: st.DataObject, kind: str, models: dict[str, LoadedTokenizer]
 ) -> None:
     frames = frames_of(data.draw(st.integers(1, 80)), 16)
@@ -88,7 +88,7 @@ def test_codes_do_not_depend_on_how_frames_arrive(
     threads=st.sampled_from((1, 2, 3)),
     beside=st.sampled_from((0, 1, 3)),
 )
-def test_codes_hardly_depend_on_passes_threads_and_batches(
+def test_codes_nearly_equal_for_other_calls_threads_and_batches(
     kind: str, passes: list[int], threads: int, beside: int, models: dict[str, LoadedTokenizer]
 ) -> None:
     tokenizer = models[kind].tokenizer
@@ -105,7 +105,7 @@ def test_codes_hardly_depend_on_passes_threads_and_batches(
     check_same(tokenizer, torch.cat(parts, dim=2)[:1], expected)
 
 
-def test_the_same_passes_on_the_same_threads_give_the_same_bits(
+def test_equal_calls_and_threads_give_equal_bits(
     models: dict[str, LoadedTokenizer],
 ) -> None:
     frames = frames_of(21, 48)
@@ -126,7 +126,7 @@ def test_the_same_passes_on_the_same_threads_give_the_same_bits(
         assert all(torch.equal(run, runs[0]) for run in runs)
 
 
-def test_a_flip_would_be_found(models: dict[str, LoadedTokenizer]) -> None:
+def test_differing_codes_are_detected(models: dict[str, LoadedTokenizer]) -> None:
     tokenizer = models["fast"].tokenizer
     with torch.inference_mode():
         expected = tokenizer.encode(make_clip(5))
