@@ -7,8 +7,8 @@
     loader = DataLoader(open_windows("codes", window=4), batch_size=8, num_workers=2, shuffle=True)
     for codes in loader: ...  # int64 [8, K, 4, h, w], what VideoTokenizer.decode takes
 
-A window is a number of consecutive latent steps of one item; shorter items are skipped. Batches need
-items of one size: encode with `--size WIDTHxHEIGHT`.
+A window is a number of consecutive latent steps of one item; shorter items are skipped. Batches
+need items of one size: encode with `--size WIDTHxHEIGHT`.
 
 | `--to` | class | shuffled by |
 |---|---|---|
@@ -16,8 +16,8 @@ items of one size: encode with `--size WIDTHxHEIGHT`.
 | memmap | `MemoryMap`: every window | `DataLoader(shuffle=True)` |
 | tar, tar-vtok | `TarShards`: one random window per item | itself, with a buffer |
 
-First steps are drawn from torch's generator, which `DataLoader` seeds differently for each worker and
-epoch: `torch.manual_seed` makes a run repeatable.
+First steps are drawn from torch's generator, which `DataLoader` seeds differently for each worker
+and epoch: `torch.manual_seed` makes a run repeatable.
 """
 
 import argparse

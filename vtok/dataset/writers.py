@@ -266,7 +266,7 @@ class ShardWriter:
         return self._folder.staged(self._partition) / name[:2] / f"{name}.part"
 
     def _remove_leftovers(self) -> None:
-        """Remove staged codes that are in their shard, or whose item is to be encoded again."""
+        """Remove staged codes that are in their shard, or whose item is encoded again."""
         needed = {_sha256(id_.encode()) for id_, _ in self._plan.unwritten()}
         for path in self._folder.staged(self._partition).glob("*/*.part"):
             if path.stem not in needed:
