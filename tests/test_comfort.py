@@ -195,7 +195,7 @@ def test_completion_of_lists() -> None:
 
 
 def test_completed_names_are_valid() -> None:
-    from vtok.dataset.api import FORMATS
+    from vtok.dataset.options import FORMATS
     from vtok.evaluation.classic import CODECS
     from vtok.evaluation.quality import METRICS
     from vtok.nn.config import BASELINES, LEARNERS

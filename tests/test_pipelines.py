@@ -1,4 +1,4 @@
-"""Every shell pipeline and the makefile of docs/pipelines.md, on small videos with a tiny model."""
+"""Run every shell pipeline and the makefile of docs/pipelines.md with a tiny model."""
 
 import os
 import re
@@ -31,7 +31,7 @@ Shell = Callable[[str], "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
-    """Runs commands in a folder with videos in it, and a `vtok` whose model is tiny."""
+    """Run commands in a folder of videos, with a `vtok` that uses a tiny model."""
     (tmp_path / "videos").mkdir()
     for number, name in enumerate(("a", "b c", "new\nline")):
         make_video(tmp_path / "videos" / f"{name}.mp4", 5 + 4 * number)
@@ -61,12 +61,12 @@ def shell(tmp_path: Path) -> Shell:
     return run
 
 
-def test_the_page_is_covered() -> None:
+def test_every_pipeline_is_tested() -> None:
     assert len(SHELL) == 6
 
 
 @pytest.mark.slow
-def test_names_from_find_and_results_to_jq(shell: Shell, tmp_path: Path) -> None:
+def test_find_and_jq(shell: Shell, tmp_path: Path) -> None:
     lines = shell(SHELL[0]).stdout.splitlines()
     assert {line.split("\t")[1] for line in lines} == {"5", "9", "13"}
     assert sorted(path.stem for path in (tmp_path / "videos").glob("*.vtok")) == [
@@ -77,21 +77,21 @@ def test_names_from_find_and_results_to_jq(shell: Shell, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_data_set_of_names_from_find(shell: Shell, tmp_path: Path) -> None:
+def test_data_set_from_find(shell: Shell, tmp_path: Path) -> None:
     (line,) = shell(SHELL[2]).stdout.splitlines()
     assert line.startswith("decode\tvideos/broken\tvideos/broken.mkv: not a")
-    assert len(list((tmp_path / "set").rglob("*.vtok"))) - 1 == 3  # its state is called .vtok
+    assert len(list((tmp_path / "set").rglob("*.vtok"))) - 1 == 3  # the state folder is named .vtok
 
 
 @pytest.mark.slow
-def test_codes_through_pipes(shell: Shell, tmp_path: Path) -> None:
+def test_codes_in_pipes(shell: Shell, tmp_path: Path) -> None:
     shell(SHELL[3])
     assert (tmp_path / "a.decoded.mp4").stat().st_size > 100
     assert (tmp_path / "lengths").read_text().strip()
 
 
 @pytest.mark.slow
-def test_processes_side_by_side(shell: Shell, tmp_path: Path) -> None:
+def test_parallel_processes(shell: Shell, tmp_path: Path) -> None:
     shell(SHELL[4])
     assert len(list((tmp_path / "videos").glob("*.npy"))) == 3
     (tmp_path / "videos" / "broken.mkv").unlink()
@@ -100,9 +100,9 @@ def test_processes_side_by_side(shell: Shell, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_make_makes_what_is_missing(shell: Shell, tmp_path: Path) -> None:
+def test_make_encodes_what_is_missing(shell: Shell, tmp_path: Path) -> None:
     for path in (tmp_path / "videos").iterdir():
-        if path.name != "a.mp4":  # make knows no names with spaces
+        if path.name != "a.mp4":  # make does not support names with spaces
             path.unlink()
     make_video(tmp_path / "videos" / "z.mp4", 5)
     (tmp_path / "Makefile").write_text(MAKEFILE)
@@ -112,7 +112,7 @@ def test_make_makes_what_is_missing(shell: Shell, tmp_path: Path) -> None:
     assert "vtok encode videos/z.mp4 -o made/z.vtok" in shell("make -j2").stdout
 
 
-def test_names_in_lists(tmp_path: Path) -> None:
+def test_lists_of_names(tmp_path: Path) -> None:
     from vtok.cli.inputs import with_listed
     from vtok.errors import InputError, UsageError
 

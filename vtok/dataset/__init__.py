@@ -1,1 +1,1 @@
-"""Many clips: where they come from, what became of each, and where their codes go."""
+"""Encode many videos: find items, encode each exactly once, and write files or shards."""

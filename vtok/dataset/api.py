@@ -254,7 +254,7 @@ def _complete(
 def _choose_dtype(options: DatasetOptions, folder: DatasetFolder) -> str:
     """The number type; `auto` is the one that the data set was started with.
 
-    So machines of several kinds can share one; and if nothing is to be done, torch, which takes
+    So machines of several kinds can share one; and if everything is up to date, torch, which takes
     seconds to import, is not needed.
     """
     started = folder.recipe()["dtype"] if folder.about.exists() else None

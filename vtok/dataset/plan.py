@@ -142,11 +142,11 @@ class Plan:
     # Items to do
 
     def mark(self, id_: str) -> None:
-        """Mark an item as to be done."""
+        """Mark an item to be encoded."""
         self._run("INSERT OR IGNORE INTO todo VALUES (?)", id_)
 
     def unmark(self, id_: str) -> bool:
-        """Mark an item as done; returns False if it was not to be done."""
+        """Remove the mark of an item; returns False if it had none."""
         return bool(self._run("DELETE FROM todo WHERE id = ?", id_))
 
     def todo(self) -> Iterator[Item]:
@@ -212,7 +212,7 @@ class Plan:
         return self._count("SELECT ifnull(max(shard) + 1, 0) FROM member")
 
     def open_shards(self) -> dict[int, int]:
-        """Return how many items are to be done in each shard that has any."""
+        """Return the number of marked items in each shard that has any."""
         query = "SELECT shard, count(*) FROM member JOIN todo USING (id) GROUP BY shard"
         return dict(self._all(query))
 

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import tarfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -35,18 +36,21 @@ Contents = Iterator[tuple[Record, bytes]]
 """Records of the items of a shard, each with the content of its staged file."""
 
 
-class Writer(Protocol):
+class Writer(ABC):
     """Output of a run; called from one thread."""
 
+    @abstractmethod
     def has(self, record: Record) -> bool:
         """Return True if the codes of an encoded item still exist."""
 
     def start(self) -> None:
         """Prepare, once the plan knows what to do."""
 
+    @abstractmethod
     def assign(self, items: Iterator[Item]) -> Iterator[tuple[Item, Path]]:
         """Yield the items, which come in order of ids, each with the file for its codes."""
 
+    @abstractmethod
     def located(self, record: Record) -> Record:
         """Return a record completed by the location of the codes."""
 
@@ -57,7 +61,7 @@ class Writer(Protocol):
         """Clean up when all items are finished."""
 
 
-class FileWriter:
+class FileWriter(Writer):
     """One file per item.
 
     Args:
@@ -76,9 +80,6 @@ class FileWriter:
         except OSError:
             return False
 
-    def start(self) -> None:
-        """See `Writer`."""
-
     def assign(self, items: Iterator[Item]) -> Iterator[tuple[Item, Path]]:
         """See `Writer`."""
         for item in items:
@@ -88,12 +89,6 @@ class FileWriter:
         """See `Writer`."""
         output = self._name(record["id"]) if record["status"] == "ok" else None
         return {**record, "output": output}
-
-    def finished(self, record: Record) -> None:
-        """See `Writer`."""
-
-    def close(self) -> None:
-        """See `Writer`."""
 
     def _name(self, id_: str) -> str:
         return f"{file_name(id_)}.{self._to}"
@@ -112,7 +107,7 @@ class ShardFormat(Protocol):
         """Yield ids and staged contents, in order."""
 
 
-class ShardWriter:
+class ShardWriter(Writer):
     """Shards with a fixed number of items.
 
     Args:
@@ -266,7 +261,7 @@ class ShardWriter:
         return self._folder.staged(self._partition) / name[:2] / f"{name}.part"
 
     def _remove_leftovers(self) -> None:
-        """Remove staged codes that are in their shard, or whose item is to be encoded again."""
+        """Remove staged codes that are in their shard, or whose item is encoded again."""
         needed = {_sha256(id_.encode()) for id_, _ in self._plan.unwritten()}
         for path in self._folder.staged(self._partition).glob("*/*.part"):
             if path.stem not in needed:
