@@ -82,7 +82,7 @@ def test_failed_clips_do_not_stop_the_others() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--bits", "7"), "--bits 7: tiny has 6, 12, 18"),
+        (("--bits", "7"), "--bits 7: expected one of 6, 12, 18, the rates of tiny"),
         (("--bits", "6,x"), "--bits 6,x: expected numbers such as 9,18"),
         (("--bits", ""), "expected numbers"),
         (("--metrics", "lpips"), "--metrics 'lpips': expected some of psnr, ssim"),
