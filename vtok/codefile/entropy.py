@@ -166,7 +166,7 @@ def _read_varint(data: bytes, place: int) -> tuple[int, int]:
 
 def _encode_bytes(runs: list[bytes]) -> bytes:
     """Code the bytes of each bin, from the last to the first, since a decoder reverses them."""
-    state, mask, words = _LOW, _MASK, []
+    state, mask, words = _LOW, _MASK, list[int]()
     put = words.append
     for number, run in reversed(list(enumerate(runs))):
         for limit, share, rest, start in map(table(number).steps.__getitem__, reversed(run)):
