@@ -126,7 +126,7 @@ def test_rates_that_a_model_has(model: LoadedTokenizer) -> None:
     assert stages_of(model, None) == {6: 1, 12: 2, 18: 3}
     assert stages_of(model, (18, 6, 6)) == {6: 1, 18: 3}
     for bits in ((7,), (24,), (0,)):
-        with pytest.raises(UsageError, match=f"--bits {bits[0]}: tiny has 6, 12, 18"):
+        with pytest.raises(UsageError, match=f"bits={bits[0]}: expected one of 6, 12, 18"):
             stages_of(model, bits)
 
 
@@ -220,7 +220,7 @@ def test_codecs_are_matched_to_the_bytes(
         write_side_by_side(
             tmp_path / "s.mp4", comparison, source=source, part=options.part, model=model, bits=18
         )
-        with pytest.raises(UsageError, match="--show 6"):
+        with pytest.raises(UsageError, match="show=6"):
             write_side_by_side(
                 tmp_path / "t.mp4",
                 comparison,

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 from vtok import tokens as _tokens  # noqa: F401 - registers its files; imports no torch
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CheckpointError",

@@ -43,7 +43,7 @@ class Writer(ABC):
     def has(self, record: Record) -> bool:
         """Return True if the codes of an encoded item still exist."""
 
-    def start(self) -> None:
+    def start(self) -> None:  # noqa: B027 - optional to override
         """Prepare, once the plan knows what to do."""
 
     @abstractmethod
@@ -54,10 +54,10 @@ class Writer(ABC):
     def located(self, record: Record) -> Record:
         """Return a record completed by the location of the codes."""
 
-    def finished(self, record: Record) -> None:
+    def finished(self, record: Record) -> None:  # noqa: B027 - optional to override
         """Handle an item whose record is in the journal."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - optional to override
         """Clean up when all items are finished."""
 
 

@@ -67,7 +67,8 @@ def similarities_per_frame(
     weights = SCALE_WEIGHTS if multi_scale else SCALE_WEIGHTS[:1]
     with torch.inference_mode():
         for number, pair in enumerate(zip(frames, reference, strict=True)):
-            x, y = (torch.from_numpy(frame).permute(2, 0, 1).float() for frame in pair)
+            # a copy: frames decoded from a pipe are read-only, which torch warns about
+            x, y = (torch.from_numpy(frame.copy()).permute(2, 0, 1).float() for frame in pair)
             values = similarities(x.contiguous(), y.contiguous(), 255.0, weights)
             single[number] = values[0].double().mean()
             if multi_scale:
