@@ -130,7 +130,7 @@ def classic_row(folder: Path, clip: Path, codec: Codec, crf: float) -> Row:
     """ffmpeg with one codec."""
     coded = folder / f"{codec.encoder}.mkv"
     return Row(
-        f"ffmpeg, {codec.described}",
+        f"ffmpeg, {codec.description}",
         by_command(*encoding(clip, coded, codec, crf)),
         by_command(
             *(ffmpeg_path(), *QUIET, "-i", coded, "-pix_fmt", "rgb24", "-f", "rawvideo", os.devnull)
@@ -205,7 +205,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, list[dict[str, 
             for codec in codecs():
                 quick = args.quick
                 factors[codec] = float(FIRST_CRF) if quick else matched(folder, clip, codec, target)
-                say(f"{codec.described}: crf {factors[codec]:g}")
+                say(f"{codec.description}: crf {factors[codec]:g}")
         classic = [classic_row(folder, clip, codec, crf) for codec, crf in factors.items()]
         found[str(len(seen))] = take([*ours, *classic], seen, args.runs if times == 1 else 1)
     return found

@@ -102,7 +102,7 @@ def page(
 ) -> str:
     """The whole page."""
     mean = mean_points(clips)
-    encoders = ", ".join(find_codec(name).described for name in codecs)
+    encoders = ", ".join(find_codec(name).description for name in codecs)
     each = "\n\n".join(
         f"### {Path(clip.name).name}, {clip.frames} frames {clip.width}x{clip.height}\n\n"
         f"{table(clip.points)}"

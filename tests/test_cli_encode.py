@@ -173,7 +173,7 @@ def test_unavailable_device_is_named(here: Path, checkpoint: Path) -> None:
     result = vtok("encode", "a.mp4", "--model", checkpoint, "--device", "cuda:99")
     assert result.exit_code == 2
     assert result.stderr.startswith("error: --device cuda:99: expected one that is usable here (")
-    assert result.stderr.endswith("); try --device cpu\n")
+    assert result.stderr.endswith("); try cpu\n")
 
 
 BAD_INPUTS = {
