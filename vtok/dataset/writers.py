@@ -13,7 +13,6 @@ import io
 import json
 import os
 import tarfile
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -36,23 +35,23 @@ Contents = Iterator[tuple[Record, bytes]]
 """Records of the items of a shard, each with the content of its staged file."""
 
 
-class Writer(ABC):
-    """Output of a run; called from one thread."""
+class Writer:
+    """Base class of the outputs of a run; called from one thread."""
 
-    @abstractmethod
     def has(self, record: Record) -> bool:
         """Return True if the codes of an encoded item still exist."""
+        raise NotImplementedError
 
     def start(self) -> None:  # noqa: B027 - optional to override
         """Prepare, once the plan knows what to do."""
 
-    @abstractmethod
     def assign(self, items: Iterator[Item]) -> Iterator[tuple[Item, Path]]:
         """Yield the items, which come in order of ids, each with the file for its codes."""
+        raise NotImplementedError
 
-    @abstractmethod
     def located(self, record: Record) -> Record:
         """Return a record completed by the location of the codes."""
+        raise NotImplementedError
 
     def finished(self, record: Record) -> None:  # noqa: B027 - optional to override
         """Handle an item whose record is in the journal."""
