@@ -42,7 +42,7 @@ class Writer:
         """Return True if the codes of an encoded item still exist."""
         raise NotImplementedError
 
-    def start(self) -> None:  # noqa: B027 - optional to override
+    def start(self) -> None:
         """Prepare, once the plan knows what to do."""
 
     def assign(self, items: Iterator[Item]) -> Iterator[tuple[Item, Path]]:
@@ -53,10 +53,10 @@ class Writer:
         """Return a record completed by the location of the codes."""
         raise NotImplementedError
 
-    def finished(self, record: Record) -> None:  # noqa: B027 - optional to override
+    def finished(self, record: Record) -> None:
         """Handle an item whose record is in the journal."""
 
-    def close(self) -> None:  # noqa: B027 - optional to override
+    def close(self) -> None:
         """Clean up when all items are finished."""
 
 
