@@ -1,7 +1,6 @@
-"""Labelled windows for `token_probe.py`: parts of real clips, and patches that slide.
+"""Labelled windows for `token_probe.py`: parts of real clips, and sliding patches.
 
-A window is a few frames that the tokenizer encodes alone, uint8 [T, side, side, 3], so nothing of
-one gets into another.
+A window is a few frames uint8 [T, side, side, 3] that the tokenizer encodes on their own.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from vtok.video.images import read_picture
 from vtok.video.reader import VideoReader
 
 CLIP_FRAMES, MOTION_FRAMES = 9, 13  # 3 and 4 latent steps
-READ, CROP = 144, 128  # short side that clips are read at, and side of the windows cut out of them
+READ, CROP = 144, 128  # short side at which clips are read, and side of the windows
 MOTION_SIDE, PATCH = 96, 36
-EARLY, LATE = 0.4, 0.6  # train windows end, test windows begin; between them is the gap
+EARLY, LATE = 0.4, 0.6  # end of the training part and begin of the test part of a clip
 DIRECTIONS = [(x, y) for y, x in itertools.product((-1, 0, 1), repeat=2) if (x, y) != (0, 0)]
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Frames to train and to test a probe on, with their labels.
+    """Frames for training and testing a probe, with their labels.
 
     Attributes:
         train, test: uint8 [N, T, side, side, 3].
@@ -42,24 +41,24 @@ class Windows:
 
 
 def read_start(path: Path, seconds: float) -> Frames:
-    """The first so many seconds of a video, its short side `READ` pixels."""
+    """Read the first seconds of a video, scaled to a short side of `READ` pixels."""
     with VideoReader(path, size=str(READ), duration_seconds=seconds) as reader:
         return np.concatenate(list(reader))
 
 
 def has_windows(frames: Frames) -> bool:
-    """Whether a clip is long enough for windows before and after the gap."""
+    """Check that a clip is long and large enough for training and test windows."""
     return len(frames) * EARLY >= CLIP_FRAMES and min(frames.shape[1:3]) >= CROP
 
 
 def clip_windows(frames: Frames, label: int, count: int, seed: int) -> Windows:
-    """Windows early and late in one clip, each cut out somewhere.
+    """Cut windows from the early and the late part of a clip, at random times and places.
 
     Args:
-        frames: of the clip, uint8 [T, H, W, 3], for which `has_windows`.
-        label: of the clip.
-        count: windows to train on, and to test on.
-        seed: of time and place.
+        frames: frames of the clip, uint8 [T, H, W, 3], for which `has_windows` is true.
+        label: label of the clip.
+        count: number of training windows and of test windows.
+        seed: random seed.
     """
     rng = np.random.default_rng([seed, label])
     length = len(frames)
@@ -79,18 +78,16 @@ def _cut(frames: Frames, begin: int, rng: np.random.Generator) -> Frames:
 
 
 def sliding_windows(photos: list[Path], train: int, test: int, seed: int) -> Windows:
-    """A bright patch that slides over a dark still background in one of 8 directions, the label.
+    """Make windows of a bright patch that slides over a dark background; the label is its direction.
 
-    Brightness tells it from the background, whatever is on it: where it is must be something that
-    a linear map can see, or nothing could be told of where it goes.
-
-    Textures are parts of photos, a third of them for testing alone; noise where there are fewer
-    than three.
+    The patch is brighter than the background whatever their textures, so that a linear map can
+    locate it. Textures are parts of photos, a third of them reserved for testing, or noise if
+    there are fewer than three photos.
 
     Args:
-        photos: any pictures.
-        train, test: how many windows.
-        seed: of all that is random.
+        photos: image files.
+        train, test: number of windows.
+        seed: random seed.
     """
     rng = np.random.default_rng([seed, 1 << 20])
     order = rng.permutation(len(photos))
@@ -124,7 +121,7 @@ def _slide(direction: int, pictures: list[Frames], rng: np.random.Generator) -> 
 
 
 def _texture(side: int, pictures: list[Frames], rng: np.random.Generator) -> Frames:
-    """A square of a photo, or of smooth noise where there are none."""
+    """Square part of a random photo; smooth noise if there are no photos."""
     if not pictures:
         coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, 7, 7)).astype(np.float32))
         smooth = torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear")
@@ -135,7 +132,7 @@ def _texture(side: int, pictures: list[Frames], rng: np.random.Generator) -> Fra
 
 
 def _small(path: Path) -> Frames:
-    """A photo, its short side a few times that of a window."""
+    """Read a photo scaled to twice the size of a window."""
     picture = torch.from_numpy(read_picture(path)).permute(2, 0, 1).unsqueeze(0).float()
     scale = 2 * MOTION_SIDE / min(picture.shape[2:])
     size = [max(MOTION_SIDE, round(side * scale)) for side in picture.shape[2:]]

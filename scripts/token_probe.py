@@ -1,18 +1,18 @@
 #!/usr/bin/env python
-"""What do learned tokens know of a video? Linear probes and nearest neighbours, against pooling.
+"""Compare learned tokens with pooled latents by linear probes and nearest neighbours.
 
-Two questions about a window of frames: which clip is it from (trained on windows early in each
-clip, tested on windows late in it, cut out at other places), and in which of 8 directions does a
-patch slide (over backgrounds and with textures that training has not). Answered from
+Two questions are asked about a window of frames. Clip: which clip is it from? Probes are trained on
+windows early in each clip and tested on windows late in it, at other places of the frame.
+Direction: in which of 8 directions does a patch slide? Backgrounds and textures are not those of
+training. The features, all steps of a window concatenated, are
 
 - the tokens of a learner, S of `dim` numbers for each latent step;
-- the tokens of the same learner with fresh weights;
-- means of the latents over a grid of cells, as many as fit into as many numbers;
-- the latents at random positions, likewise the same for all windows;
-- means over 8 cells, 2x4, which are fewer numbers.
+- the tokens of the same learner with random weights;
+- means of the latents over as many grid cells as give the same count of numbers;
+- the latents at random positions, as many numbers again;
+- means over 2x4 cells, which are fewer numbers.
 
-The numbers of all steps of a window stand side by side, standardized by the windows trained on.
-Every seed draws windows, fresh weights and positions anew.
+Each seed draws other windows, random weights and positions.
 
     scripts/token_probe.py videos/*.mp4 --learners v11 --photos photos/
 """
@@ -23,13 +23,14 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from probe_features import Features, learned, pooled, scattered, untrained, widest_grid
 from probe_sets import (
     DIRECTIONS,
     MOTION_SIDE,
@@ -40,22 +41,90 @@ from probe_sets import (
     sliding_windows,
     to_clips,
 )
-from probes import PROBES, Array, accuracies
 from torch import Tensor
+from torch.nn import functional
 
-from vtok._files import atomic_output
 from vtok.errors import InputError, UsageError, VtokError
 from vtok.models.load import LoadedTokenizer, load
+from vtok.nn.token_pipeline import TokenPipeline
 from vtok.tokens.model import load_token_model
 from vtok.video.images import is_picture
 
+Array = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int64]
 TASKS = ("clip", "direction")
 BATCH = 16
-BEGIN, END = "<!-- probe: made by scripts/token_probe.py -->", "<!-- end of probe -->"
+RIDGES = 10.0 ** np.arange(-4, 3)
+
+
+@dataclass(frozen=True)
+class Features:
+    """A function from latents to features.
+
+    Attributes:
+        name: name in the table.
+        make: (latents [N, D, t, h, w], seed) -> features [N, t, numbers].
+    """
+
+    name: str
+    make: Callable[[Tensor, int], Tensor]
+
+
+def learned(name: str, pipeline: TokenPipeline, count: int) -> Features:
+    """Tokens of a trained learner."""
+    return Features(name, lambda latents, _: pipeline.encode(latents, count).flatten(2))
+
+
+def untrained(name: str, pipeline: TokenPipeline, count: int) -> Features:
+    """Tokens of a learner of the same configuration with random weights for each seed."""
+
+    def make(latents: Tensor, seed: int) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            fresh = TokenPipeline(pipeline.config).eval()
+        return fresh.to(latents).encode(latents, count).flatten(2)
+
+    return Features(f"{name}, fresh weights", make)
+
+
+def pooled(name: str, choose: Callable[[tuple[int, int], int], tuple[int, int]]) -> Features:
+    """Means over the cells of a grid; `choose` maps (size, channels) to (rows, columns)."""
+
+    def make(latents: Tensor, _: int) -> Tensor:
+        grid = choose((latents.shape[3], latents.shape[4]), latents.shape[1])
+        frames = latents.transpose(1, 2).flatten(0, 1)
+        means = functional.adaptive_avg_pool2d(frames, grid)
+        return means.unflatten(0, (len(latents), -1)).flatten(2)
+
+    return Features(name, make)
+
+
+def scattered(numbers: int) -> Features:
+    """Latents at random positions, the same for all windows of a seed."""
+
+    def make(latents: Tensor, seed: int) -> Tensor:
+        places = latents.flatten(3)  # [N, D, t, h * w]
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(places.shape[3], generator=generator)
+        kept = places[..., chosen[: max(1, numbers // latents.shape[1])]]
+        return kept.permute(0, 2, 1, 3).flatten(2)
+
+    return Features("latents at random positions", make)
+
+
+def widest_grid(size: tuple[int, int], most: int) -> tuple[int, int]:
+    """Grid of at most `most` cells with as many cells as possible and no side over twice another."""
+    grids = [
+        (rows, columns)
+        for rows in range(1, min(size[0], most) + 1)
+        for columns in range(1, min(size[1], most // rows) + 1)
+        if max(rows, columns) <= 2 * min(rows, columns)
+    ]
+    return max(grids, key=lambda grid: (grid[0] * grid[1], -abs(grid[0] - grid[1])))
 
 
 def all_features(model: LoadedTokenizer, learners: list[str], counts: list[int]) -> list[Features]:
-    """What is compared, in the order of the table."""
+    """All features, in the order of the table."""
     found: list[Features] = []
     for count in counts:
         budgets = set()
@@ -79,9 +148,64 @@ def all_features(model: LoadedTokenizer, learners: list[str], counts: list[int])
     return [*found, pooled("means of 2x4 cells", lambda size, dim: (2, 4))]
 
 
+def standardized(train: Array, test: Array) -> tuple[Array, Array]:
+    """Both arrays, scaled by the mean and standard deviation of `train`."""
+    mean, scale = train.mean(axis=0), train.std(axis=0)
+    scale[scale < 1e-9 * max(1.0, float(scale.max()))] = 1.0
+    return (train - mean) / scale, (test - mean) / scale
+
+
+def linear_probe(train: Array, labels: Labels, test: Array) -> Labels:
+    """Classes of `test` by ridge regression on one-hot labels.
+
+    The ridge is the one with the smallest leave-one-out error on `train`, in closed form.
+
+    Args:
+        train, test: standardized features [N, D].
+        labels: labels of `train`, 0..C-1.
+    """
+    targets = np.eye(int(labels.max()) + 1)[labels]
+    centre = targets.mean(axis=0)
+    targets = targets - centre
+    kernel = train @ train.T / train.shape[1]
+    values, vectors = np.linalg.eigh(kernel)
+    values, projected = values.clip(min=0), vectors.T @ targets
+    best: tuple[float, Array] | None = None
+    for ridge in RIDGES:
+        kept = values / (values + ridge)
+        fitted = vectors @ (kept[:, None] * projected)
+        leverage = np.einsum("ij,j,ij->i", vectors, kept, vectors)[:, None]
+        error = float((((targets - fitted) / (1 - leverage).clip(min=1e-6)) ** 2).mean())
+        if best is None or error < best[0]:
+            best = error, vectors @ (projected / (values + ridge)[:, None])
+    assert best is not None
+    scores = test @ train.T / train.shape[1] @ best[1] + centre
+    return np.asarray(scores.argmax(axis=1))
+
+
+def nearest_neighbour(train: Array, labels: Labels, test: Array) -> Labels:
+    """Classes of `test` by the window of `train` with the smallest angle."""
+    train, test = (x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12) for x in (train, test))
+    return np.asarray(labels[(test @ train.T).argmax(axis=1)])
+
+
+PROBES = {"linear": linear_probe, "nearest": nearest_neighbour}
+
+
+def accuracies(
+    train: Array, train_labels: Labels, test: Array, test_labels: Labels
+) -> dict[str, float]:
+    """Accuracy of each probe, 0..1."""
+    train, test = standardized(train, test)
+    return {
+        name: float((probe(train, train_labels, test) == test_labels).mean())
+        for name, probe in PROBES.items()
+    }
+
+
 @dataclass(frozen=True)
 class Encoded:
-    """Windows as latents [N, D, t, h, w], with their labels; see `Windows`."""
+    """Latents [N, D, t, h, w] and labels of `Windows`."""
 
     train: Tensor
     train_labels: np.ndarray
@@ -90,7 +214,7 @@ class Encoded:
 
 
 def encode(model: LoadedTokenizer, windows: Windows) -> Encoded:
-    """Windows to latents, each encoded alone."""
+    """Encode each window on its own."""
     with torch.inference_mode():
         train, test = (
             torch.cat([model.tokenizer.encode_latents(clip.to(model.device)) for clip in clips])
@@ -100,7 +224,7 @@ def encode(model: LoadedTokenizer, windows: Windows) -> Encoded:
 
 
 def join(parts: list[Encoded]) -> Encoded:
-    """Windows of several clips as one set."""
+    """Concatenate the windows of several clips."""
     return Encoded(
         torch.cat([part.train for part in parts]),
         np.concatenate([part.train_labels for part in parts]),
@@ -110,37 +234,37 @@ def join(parts: list[Encoded]) -> Encoded:
 
 
 def numbers_of(features: Features, latents: Tensor, seed: int) -> tuple[Array, int]:
-    """Features [N, t * numbers], and how many numbers a step has."""
+    """Return features [N, t * numbers] and the numbers per step."""
     with torch.inference_mode():
         made = torch.cat([features.make(part, seed) for part in latents.split(BATCH)])
     return made.flatten(1).double().cpu().numpy(), made.shape[2]
 
 
 def read_clips(args: argparse.Namespace, model: LoadedTokenizer) -> list[Encoded]:
-    """For each seed the windows of all clips; a clip is read once, and its frames are not kept."""
+    """Windows of all clips for each seed; each clip is read once."""
     sets: list[list[Encoded]] = [[] for _ in range(args.seeds)]
     label = 0
     for path in args.videos:
         frames = read_start(path, args.seconds)
         if not has_windows(frames):
-            print(f"{path}: too short or too narrow, left out", file=sys.stderr)
+            print(f"{path}: too short or too small, skipped", file=sys.stderr)
             continue
         for seed, parts in enumerate(sets):
             parts.append(encode(model, clip_windows(frames, label, args.windows, seed)))
         label += 1
         print(f"clip {label} of at most {len(args.videos)}", file=sys.stderr)
     if label < 2:
-        raise InputError("token_probe: expected two videos or more that are long enough")
+        raise InputError("token_probe: expected two or more videos that are long enough")
     return [join(parts) for parts in sets]
 
 
 def find_files(folder: Path | None) -> list[Path]:
-    """All files below a folder, in order."""
+    """All files below a folder, sorted."""
     return [] if folder is None else sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def probe(args: argparse.Namespace) -> dict[str, Any]:
-    """All accuracies, in shares, by task, features and probe: one for each seed."""
+    """Accuracies 0..1 by features, task and probe, one for each seed."""
     model = load(args.model, dtype="float32")
     features = all_features(model, args.learners, args.tokens)
     photos = [path for path in find_files(args.photos) if is_picture(path)]
@@ -167,7 +291,7 @@ def probe(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """The table: mean and standard deviation over the seeds, in percent."""
+    """Markdown table of means and standard deviations over the seeds, in percent."""
     columns = [f"{task} {name}" for task in TASKS for name in PROBES]
     lines = ["| features | numbers a step | " + " | ".join(columns) + " |"]
     lines.append("|---|---|" + "---|" * len(columns))
@@ -184,33 +308,24 @@ def markdown(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_page(page: Path, table: str) -> None:
-    """Put a table between the markers of a page.
-
-    Raises:
-        InputError: the page has no markers.
-    """
-    before, begin, rest = page.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise InputError(f"{page}: has no lines {BEGIN} and {END} to write between")
-    with atomic_output(page, overwrite=True) as temporary:
-        temporary.write_text(f"{before}{begin}\n{table}\n{end}{after}")
-
-
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("videos", nargs="+", type=Path)
     parser.add_argument("--learners", nargs="+", default=["v11"], help="names or files")
-    parser.add_argument("--photos", type=Path, help="folder of textures; noise without it")
+    parser.add_argument(
+        "--photos", type=Path, help="folder of photos for textures; noise if not given"
+    )
     parser.add_argument("--model", default="vtok-base")
     parser.add_argument("--tokens", nargs="+", type=int, default=[1, 8], metavar="S")
     parser.add_argument("--seeds", type=int, default=5, metavar="N")
-    parser.add_argument("--seconds", type=float, default=10, help="of each video, at most")
-    parser.add_argument("--windows", type=int, default=4, help="of each clip, and as many to test")
-    parser.add_argument("--slides", type=int, default=400, help="to train on; half as many to test")
-    parser.add_argument("--page", type=Path, help="write the table between this page's markers")
+    parser.add_argument("--seconds", type=float, default=10, help="limit for each video")
+    parser.add_argument(
+        "--windows", type=int, default=4, help="of each clip for training, and as many for testing"
+    )
+    parser.add_argument(
+        "--slides", type=int, default=400, help="windows for training; half as many for testing"
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     for name, least in (("seeds", 1), ("windows", 1), ("slides", 2 * len(DIRECTIONS))):
@@ -220,12 +335,10 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Probe, and print or write the table."""
+    """Print a Markdown table, or JSON."""
     try:
         args = parse()
         found = probe(args)
-        if args.page:
-            write_page(args.page, markdown(found))
     except VtokError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
