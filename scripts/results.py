@@ -112,11 +112,11 @@ def page(
 
 Written by `scripts/results.py`, with `{model.info.name}` of weights
 `{model.info.weights_sha256[:12]}` and {encoders}.
-The clips are for measuring alone, none was trained on. Of each the model is given 33 frames, the
-short side scaled down to at most 384, the centre 256x256 or the largest multiple of 16 that fits;
-so are the codecs, whose constant rate factor is searched for until their stream takes as many bytes
-as the model's code file. [evaluation.md](evaluation.md) defines the metrics and
-says what favours whom.
+This page is for developers and reviewers. The clips were not used in training. Model and codecs get
+the same 33 frames of each: short side scaled down to at most 384, then the centre 256x256 or the
+largest multiple of 16 that fits. The constant rate factor of each codec is searched until its stream
+takes as many bytes as the model's code file. [evaluation.md](evaluation.md) defines the metrics and
+lists what favours which side.
 
 ## At the same bytes
 
@@ -134,15 +134,14 @@ Bjontegaard deltas of vtok on these means:
 
 {distances(mean)}
 
-What the numbers do not show: a codec's stream is for players, and to take one frame out of it, or
-half of its bits away, is to decode or to encode it anew. The codes are integers on a fixed grid, a
-known number for each frame, which another model can read and write one by one, and their first
-stages are a video by themselves.
+The figures do not show what codes are for: they are integers on a fixed grid, a known number for each
+frame, which another model can read and write one by one, and their first stages are a video of lower
+quality. Taking one frame, or half of the bits, from a codec's stream requires decoding or encoding it.
 
 ## Published figures of other tokenizers
 
-On other clips than those above, with other frames and sizes: they say what is possible, not who is
-ahead by how much.
+These were measured on other clips, with other frames and sizes. They show what is possible, not how
+far one tokenizer is ahead of another.
 
 {published()}
 
