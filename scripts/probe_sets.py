@@ -78,7 +78,7 @@ def _cut(frames: Frames, begin: int, rng: np.random.Generator) -> Frames:
 
 
 def sliding_windows(photos: list[Path], train: int, test: int, seed: int) -> Windows:
-    """Make windows of a bright patch that slides over a dark background; the label is its direction.
+    """Make windows of a bright patch that slides over a dark background, labelled by direction.
 
     The patch is brighter than the background whatever their textures, so that a linear map can
     locate it. Textures are parts of photos, a third of them reserved for testing, or noise if

@@ -113,7 +113,7 @@ def scattered(numbers: int) -> Features:
 
 
 def widest_grid(size: tuple[int, int], most: int) -> tuple[int, int]:
-    """Grid of at most `most` cells with as many cells as possible and no side over twice another."""
+    """Largest grid of at most `most` cells, with no side longer than twice the other."""
     grids = [
         (rows, columns)
         for rows in range(1, min(size[0], most) + 1)
