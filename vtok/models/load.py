@@ -168,7 +168,8 @@ class ModelCache:
 
     Args:
         model: used for every file; if None, the shipped model that each file names.
-        device, dtype: as in `load`; used for names and paths only.
+        device: as in `load`; used for names and paths only.
+        dtype: likewise.
     """
 
     def __init__(
