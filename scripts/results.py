@@ -114,9 +114,9 @@ Written by `scripts/results.py`, with `{model.info.name}` of weights
 `{model.info.weights_sha256[:12]}` and {encoders}.
 This page is for developers and reviewers. The clips were not used in training. Model and codecs get
 the same 33 frames of each: short side scaled down to at most 384, then the centre 256x256 or the
-largest multiple of 16 that fits. The constant rate factor of each codec is searched until its stream
-takes as many bytes as the model's code file. [evaluation.md](evaluation.md) defines the metrics and
-lists what favours which side.
+largest multiple of 16 that fits. The constant rate factor of each codec is searched until its
+stream takes as many bytes as the model's code file. [evaluation.md](evaluation.md) defines the
+metrics and lists what favours which side.
 
 ## At the same bytes
 
@@ -134,9 +134,10 @@ Bjontegaard deltas of vtok on these means:
 
 {distances(mean)}
 
-The figures do not show what codes are for: they are integers on a fixed grid, a known number for each
-frame, which another model can read and write one by one, and their first stages are a video of lower
-quality. Taking one frame, or half of the bits, from a codec's stream requires decoding or encoding it.
+The figures do not show what codes are for: they are integers on a fixed grid, a known number for
+each frame, which another model can read and write one by one, and their first stages are a video of
+lower quality. Taking one frame, or half of the bits, from a codec's stream requires decoding or
+encoding it.
 
 ## Published figures of other tokenizers
 

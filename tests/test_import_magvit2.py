@@ -85,7 +85,7 @@ def test_command_output(tmp_path: Path) -> None:
     assert vtok(*arguments, "--overwrite", "-q").exit_code == 0
     assert load_checkpoint(output)[1].name == "made"
     shown = vtok(*arguments, "--overwrite").stderr
-    assert "4x2x2, 12 bits a position" in shown
+    assert "4x2x2, 12 bits per position" in shown
 
 
 def changed_golden(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
@@ -179,7 +179,7 @@ BAD_CONFIGS = {
     "codebook_size = 64\nlayers = [['compress_space', -1]]": "expected a number",
     "codebook_size = 64\nlayers = ['consecutive_residual']": "expected (kind, units)",
     "codebook_size = 64\nlayers = ['cond_residual']": "dim_cond=None",
-    "codebook_size = 64\nlayers = ['cond_residual']\ndim_cond = 4": "no place for their stem",
+    "codebook_size = 64\nlayers = ['cond_residual']\ndim_cond = 4": "cannot hold their stem",
     "codebook_size = 64\ndim_cond_expansion_factor = inf": "too wide",
     "codebook_size = 64\nmax_dim = nan": "max_dim=nan",
     "codebook_size = 64\ninit_dim = '8'": "init_dim='8'",
