@@ -22,7 +22,7 @@ from torch import Tensor
 
 from vtok.evaluation.metrics import Frames, psnr
 from vtok.models.load import LoadedTokenizer, load
-from vtok.nn.streaming import StreamState
+from vtok.nn.layers import StreamState
 from vtok.pipeline.codec import Encoder, clip_to_frames, frames_to_clip
 from vtok.video.reader import VideoReader
 

@@ -29,7 +29,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from vtok.models.load import DTYPES, LoadedTokenizer, load
-from vtok.nn.streaming import StreamState
+from vtok.nn.layers import StreamState
 from vtok.pipeline.codec import Decoder, Encoder, frames_to_clip, steps_per_call
 
 Work = Callable[[], Any]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vtok.nn.layers import (
+    Context,
     SpaceTimePatchEmbed,
     SpaceTimePatchUnembed,
     as_clip,
@@ -20,7 +21,6 @@ from vtok.nn.layers import (
     channels_first,
     pointwise,
 )
-from vtok.nn.streaming import Context
 
 ON_ONEDNN = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN"

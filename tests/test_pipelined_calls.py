@@ -14,7 +14,7 @@ from models import make_clip, make_tokenizer
 from torch import nn
 
 from vtok.models.load import LoadedTokenizer, load
-from vtok.nn.streaming import StreamState
+from vtok.nn.layers import StreamState
 from vtok.pipeline._runtime import MOST_WORKERS, CallState, pipelined_calls
 from vtok.pipeline.codec import Decoder, Encoder, clip_to_frames
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from models import make_clip, make_tokenizer
 
 from vtok.models.load import LoadedTokenizer, load
+from vtok.nn.layers import StreamState
 from vtok.nn.quantize import LFQ
-from vtok.nn.streaming import StreamState
 from vtok.nn.tokenizer import VideoTokenizer
 from vtok.pipeline.codec import Encoder, clip_to_frames
 from vtok.pipeline.result import CodeChunk

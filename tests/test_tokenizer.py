@@ -12,7 +12,7 @@ from vtok import StreamState, VideoTokenizer
 from vtok.errors import ShapeError, UsageError
 from vtok.models.checkpoint import config_digest, read_info
 from vtok.nn.config import LAYER_KINDS, PRESETS, TokenizerConfig
-from vtok.nn.streaming import Context
+from vtok.nn.layers import Context
 
 KINDS = sorted(ARCHITECTURES)
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}  # float32; convolutions may sum in another order

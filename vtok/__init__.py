@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from vtok.models.checkpoint import CheckpointInfo, list_models, save_checkpoint
     from vtok.models.load import LoadedTokenizer, ModelCache, load
     from vtok.nn.config import TokenizerConfig
-    from vtok.nn.streaming import StreamState
+    from vtok.nn.layers import StreamState
     from vtok.nn.token_learner import TokenFuser, TokenLearner, TokenLearnerV10, TokenLearnerV11
     from vtok.nn.tokenizer import LossBreakdown, VideoTokenizer
     from vtok.pipeline.decode import decode_file
@@ -127,7 +127,7 @@ _NAMES = {
     "vtok.models.checkpoint": "CheckpointInfo list_models save_checkpoint",
     "vtok.models.load": "LoadedTokenizer ModelCache load",
     "vtok.nn.config": "TokenizerConfig",
-    "vtok.nn.streaming": "StreamState",
+    "vtok.nn.layers": "StreamState",
     "vtok.nn.token_learner": "TokenFuser TokenLearner TokenLearnerV10 TokenLearnerV11",
     "vtok.nn.tokenizer": "LossBreakdown VideoTokenizer",
     "vtok.pipeline.decode": "decode_file",

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,13 +53,13 @@ class Layer:
     Attributes:
         kind: Name in magvit2-pytorch.
         dim, dim_out: Channels on the pixel side and on the latent side.
-        count: Residual units of `consecutive_residual`, else 1.
+        units: Residual units of `consecutive_residual`; None for other kinds.
     """
 
     kind: str
     dim: int
     dim_out: int
-    count: int = 1
+    units: int | None = None
 
 
 @dataclass(frozen=True)
@@ -95,16 +95,11 @@ class Magvit2Config:
     separate_first_frame_encoding: bool = False
 
     def __post_init__(self) -> None:
-        _refuse(
-            self.use_fsq or self.fsq_levels is not None,
-            "use_fsq",
-            "vtok supports LFQ only, not FSQ",
-        )
-        _refuse(
-            self.separate_first_frame_encoding,
-            "separate_first_frame_encoding=true",
-            "vtok has no separate convolutions for the first frame",
-        )
+        fsq = self.use_fsq or self.fsq_levels is not None
+        _refuse(fsq, "use_fsq", "vtok supports LFQ only, not FSQ")
+        separate = "vtok has no separate convolutions for the first frame"
+        wanted = self.separate_first_frame_encoding
+        _refuse(wanted, "separate_first_frame_encoding=true", separate)
         reflects = "magvit2-pytorch looks ahead in time unless it pads with zeros"
         _refuse(self.pad_mode != "constant", f"pad_mode={self.pad_mode!r}", reflects)
         heads = {
@@ -158,7 +153,7 @@ class Magvit2Config:
             else:
                 several = kind == "consecutive_residual"
                 _refuse(several and not number, f"layers: {kind}", "expected (kind, units)")
-                layers.append(Layer(kind, dim, dim, (number or 1) if several else 1))
+                layers.append(Layer(kind, dim, dim, number if several else None))
         return tuple(layers)
 
     @property
@@ -182,12 +177,6 @@ class Magvit2Config:
         Raises:
             UsageError: vtok does not support a value.
         """
-        layers: list[LayerSpec] = []
-        for layer in self.stack:
-            if layer.kind == "consecutive_residual":
-                layers.append((layer.kind, layer.count))
-            else:
-                layers.append((layer.kind, layer.dim_out))
         _check_kernel("input_conv_kernel_size", self.input_conv_kernel_size)
         _check_kernel("output_conv_kernel_size", self.output_conv_kernel_size)
         time, *space = self.input_conv_kernel_size
@@ -195,7 +184,7 @@ class Magvit2Config:
         _refuse(_odd(time + self.delay) > MAX_KERNEL, "layers", most)
         out_time, *out_space = self.output_conv_kernel_size
         return TokenizerConfig(
-            layers=tuple(layers),
+            layers=tuple((layer.kind, layer.units or layer.dim_out) for layer in self.stack),
             residual_conv_kernel_size=self.residual_conv_kernel_size,
             num_codebooks=self.num_codebooks,
             codebook_size=self.codebook_size,
@@ -253,7 +242,7 @@ def _refuse(wrong: bool, what: str, why: str) -> None:
 
 STATE = "model_state_dict"
 UNUSED = ("discr.", "multiscale_discrs.", "vgg.")
-Names = dict[str, str | tuple[str, ...]]  # ours to theirs; several are joined on the first axis
+Names = dict[str, tuple[str, ...]]  # ours to theirs, joined on the first axis; none for zeros
 
 
 @dataclass(frozen=True)
@@ -324,16 +313,14 @@ class _Taken:
     def get(self, names: str | tuple[str, ...], shape: torch.Size | tuple[int, ...]) -> Tensor:
         """Return a tensor, or several joined, in this shape; only axes of length 1 may differ."""
         names = (names,) if isinstance(names, str) else names
-        if names == (ZEROS,):
+        if not names:
             return torch.zeros(shape)
         if missing := [name for name in names if name not in self._left]:
             raise _MisfitError(f"tensor {missing[0]} is missing")
         parts = [self._left.pop(name) for name in names]
-        if [_wide(part.shape[1:]) for part in parts[1:]] != [_wide(parts[0].shape[1:])] * (
-            len(parts) - 1
-        ):
+        if any(_wide(part.shape[1:]) != _wide(parts[0].shape[1:]) for part in parts):
             raise _MisfitError(f"tensors {' and '.join(names)} do not fit together")
-        joined = torch.cat(parts) if parts[1:] else parts[0]
+        joined = torch.cat(parts)
         if _wide(joined.shape) != _wide(shape) or not joined.is_floating_point():
             found = f"{' and '.join(names)} has shape {list(joined.shape)}"
             raise _MisfitError(f"tensor {found}, expected {list(shape)} up to ones")
@@ -393,23 +380,19 @@ def _stems(config: Magvit2Config, taken: _Taken) -> tuple[nn.Module | None, nn.M
     for side in ("encoder", "decoder"):
         linear = nn.Linear(config.dim_cond, width)
         weight = taken.get(f"{side}_cond_in.0.weight", (width, config.dim_cond))
-        linear.load_state_dict(
-            {"weight": weight, "bias": taken.get(f"{side}_cond_in.0.bias", (width,))}
-        )
+        bias = taken.get(f"{side}_cond_in.0.bias", (width,))
+        linear.load_state_dict({"weight": weight, "bias": bias})
         stems.append(nn.Sequential(linear, nn.SiLU()).eval())
     return stems[0], stems[1]
 
 
-ZEROS = ""  # in place of a name: no such tensor, use zeros
-
-
 def _both(ours: str, theirs: str) -> Names:
-    return {f"{ours}.{name}": f"{theirs}.{name}" for name in ("weight", "bias")}
+    return {f"{ours}.{name}": (f"{theirs}.{name}",) for name in ("weight", "bias")}
 
 
 def _feed_forward(prefix: str) -> Names:
     return {
-        "feed_forward.norm.gain": f"{prefix}.norm.gamma",
+        "feed_forward.norm.gain": (f"{prefix}.norm.gamma",),
         **_both("feed_forward.expand", f"{prefix}.net.0"),
         **_both("feed_forward.project", f"{prefix}.net.2"),
     }
@@ -417,10 +400,10 @@ def _feed_forward(prefix: str) -> Names:
 
 def _attention(first: str, second: str) -> Names:
     return {
-        "norm.gain": f"{first}.norm.gamma",
-        "attention.to_qkv.weight": f"{first}.to_qkv.0.weight",
-        "attention.null_kv": f"{first}.mem_kv",
-        "attention.to_out.weight": f"{first}.to_out.1.weight",
+        "norm.gain": (f"{first}.norm.gamma",),
+        "attention.to_qkv.weight": (f"{first}.to_qkv.0.weight",),
+        "attention.null_kv": (f"{first}.mem_kv",),
+        "attention.to_out.weight": (f"{first}.to_out.1.weight",),
         **_feed_forward(second),
     }
 
@@ -437,21 +420,21 @@ KINDS: dict[str, Names] = {
     "consecutive_residual": RESIDUAL,
     CONDITIONED_KIND: {
         **_both("to_scale", "to_cond"),
-        "conv.conv.weight": "conv.weights",
-        "conv.conv.bias": ZEROS,
+        "conv.conv.weight": ("conv.weights",),
+        "conv.conv.bias": (),
         **_both("pointwise.conv", "conv_out"),
     },
     "attend_space": _attention("0.fn", "1.fn"),
     "attend_time": _attention("0.fn.fn", "1.fn.fn"),
     "linear_attend_space": {
-        "norm.gain": "0.fn.norm.gamma",
+        "norm.gain": ("0.fn.norm.gamma",),
         "attention.to_qkv.weight": ("0.fn.attn.to_q.0.weight", "0.fn.attn.to_kv.0.weight"),
-        "attention.to_out.weight": "0.fn.attn.to_out.0.weight",
+        "attention.to_out.weight": ("0.fn.attn.to_out.0.weight",),
         **_feed_forward("1.fn"),
     },
     "gateloop_time": {
-        "norm.gain": "fn.fn.norm.gamma",
-        "to_qka.weight": "fn.fn.to_qkva.0.weight",
+        "norm.gain": ("fn.fn.norm.gamma",),
+        "to_qka.weight": ("fn.fn.to_qkva.0.weight",),
     },
 }
 SMALLER, LARGER = _both("conv", "conv"), _both("conv.conv", "net.0")  # compress_space and _time
@@ -463,26 +446,12 @@ def _layer_names(config: Magvit2Config) -> Names:
     for side, layers in (("encoder", stack), ("decoder", stack[::-1])):
         place = 1  # after the first convolution
         for number, layer in enumerate(layers):
-            for prefix in _units(layer, f"{side}_layers.{number}"):
+            prefixes = [f"{side}_layers.{number}."]
+            if layer.units:
+                prefixes = [f"{prefixes[0]}{unit}." for unit in range(layer.units)]
+            for prefix in prefixes:
                 known = SMALLER if side == "encoder" else LARGER
                 for ours, theirs in KINDS.get(layer.kind, known).items():
-                    names[f"{side}.layers.{place}.{ours}"] = _prefixed(prefix, theirs)
+                    names[f"{side}.layers.{place}.{ours}"] = tuple(prefix + x for x in theirs)
                 place += 1
     return names
-
-
-def _units(layer: Layer, prefix: str) -> Iterator[str]:
-    """Yield the prefix of each module of a layer: one, or several residual units."""
-    if layer.kind != "consecutive_residual":
-        yield prefix
-        return
-    for number in range(layer.count):
-        yield f"{prefix}.{number}"
-
-
-def _prefixed(prefix: str, theirs: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    if theirs == ZEROS:
-        return ZEROS
-    if isinstance(theirs, str):
-        return f"{prefix}.{theirs}"
-    return tuple(f"{prefix}.{name}" for name in theirs)

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from vtok.nn.layers import modulation, per_channel
-from vtok.nn.streaming import CausalLayer, Context
+from vtok.nn.layers import CausalLayer, Context, modulation, per_channel
 
 DIM_HEAD, HEADS = 32, 8
 LINEAR_DIM_HEAD, LINEAR_HEADS = 8, 16
@@ -48,8 +47,7 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """[B, dim, T, H, W] -> the same shape."""
         value, gate = self.expand(self.norm(x, context)).chunk(2, dim=1)
-        out: Tensor = self.project(F.gelu(gate) * value)
-        return out
+        return self.project(F.gelu(gate) * value)
 
 
 class Attention(nn.Module):
@@ -132,8 +130,7 @@ class AttendSpace(CausalLayer):
         rows = rearrange(self.norm(x, context), "b c t h w -> (b t) (h w) c")
         mixed = self.attention(rows) if self.linear else self.attention(rows)[0]
         x = x + rearrange(mixed, "(b t) (h w) c -> b c t h w", b=b, t=t, h=h)
-        out: Tensor = x + self.feed_forward(x, context)
-        return out
+        return x + self.feed_forward(x, context)
 
 
 class TokenShift(CausalLayer):
@@ -172,8 +169,7 @@ class AttendTime(CausalLayer):
         mixed, seen = self.attention(rows, context.past(self), causal=True)
         context.remember(self, seen)
         x = x + rearrange(mixed, "(b h w) t c -> b c t h w", b=b, h=h)
-        out: Tensor = x + self.feed_forward(self.shift_feed_forward(x, context), context)
-        return out
+        return x + self.feed_forward(self.shift_feed_forward(x, context), context)
 
 
 class GateLoopTime(CausalLayer):

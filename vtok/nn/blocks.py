@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from vtok.nn.layers import (
     CausalConv3d,
+    CausalLayer,
+    Context,
     as_clip,
     as_frames,
     modulation,
@@ -15,7 +17,6 @@ from vtok.nn.layers import (
     per_channel,
     pointwise,
 )
-from vtok.nn.streaming import CausalLayer, Context
 
 
 class DepthwiseBlock(CausalLayer):
@@ -42,8 +43,7 @@ class DepthwiseBlock(CausalLayer):
         return as_clip(frames + change, x.shape[0])
 
     def _mix(self, frames: Tensor, batch: int, context: Context) -> Tensor:
-        mixed: Tensor = self.depthwise(frames)
-        return mixed
+        return self.depthwise(frames)
 
 
 class CausalDepthwiseBlock(DepthwiseBlock):

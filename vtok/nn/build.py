@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -16,14 +17,12 @@ from vtok.nn.layers import (
     PATCH_SPACE,
     PATCH_TIME,
     CausalConv3d,
-    CompressSpace,
-    CompressTime,
-    ExpandSpace,
-    ExpandTime,
+    CausalLayer,
+    Context,
+    Expand,
     SpaceTimePatchEmbed,
     SpaceTimePatchUnembed,
 )
-from vtok.nn.streaming import CausalLayer, Context
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,15 @@ COMPRESSION = {
     "compress_time": (2, 1),
     "space_time_patch": (PATCH_TIME, PATCH_SPACE),
 }
-COMPRESSING_LAYERS: dict[str, tuple[type[CausalLayer], type[CausalLayer]]] = {
-    "compress_space": (CompressSpace, ExpandSpace),
-    "compress_time": (CompressTime, ExpandTime),
-    "space_time_patch": (SpaceTimePatchEmbed, SpaceTimePatchUnembed),
+COMPRESS: dict[str, Callable[[int, int], CausalLayer]] = {
+    "compress_space": lambda dim, out: CausalConv3d(dim, out, (1, 3, 3), stride=(1, 2, 2)),
+    "compress_time": lambda dim, out: CausalConv3d(dim, out, (3, 1, 1), stride=(2, 1, 1)),
+    "space_time_patch": SpaceTimePatchEmbed,
+}
+EXPAND: dict[str, Callable[[int, int], CausalLayer]] = {
+    "compress_space": partial(Expand, space=2),
+    "compress_time": partial(Expand, time=2),
+    "space_time_patch": SpaceTimePatchUnembed,
 }
 MAKERS: dict[str, Callable[[int, TokenizerConfig], CausalLayer]] = {
     "residual": lambda dim, c: ResidualUnit(dim, c.residual_conv_kernel_size, c.pad_mode),
@@ -129,7 +133,8 @@ def build_encoder(
     kernel, mode = config.input_conv_kernel_size, config.pad_mode
     first = CausalConv3d(patch_dim, config.init_dim, kernel, pad_mode=mode)
     inner = [_make_layer(layer, config, up=False) for layer in layers]
-    last = CausalConv3d(_latent_width(layers, config.init_dim), latent_dim, (1, 1, 1))
+    width = layers[-1].dim_out if layers else config.init_dim
+    last = CausalConv3d(width, latent_dim, (1, 1, 1))
     return CausalStack([first, *inner, last], _lookback([first, *inner, last], layers))
 
 
@@ -140,7 +145,8 @@ def build_decoder(
     dim = config.decoder_init_dim or config.init_dim
     patch_dim = config.channels * config.patch_size**2
     kernel, mode = config.output_conv_kernel_size, config.pad_mode
-    first = CausalConv3d(latent_dim, _latent_width(layers, dim), (1, 1, 1))
+    width = layers[-1].dim_out if layers else dim
+    first = CausalConv3d(latent_dim, width, (1, 1, 1))
     inner = [_make_layer(layer, config, up=True) for layer in reversed(layers)]
     last = CausalConv3d(dim, patch_dim, kernel, pad_mode=mode)
     return CausalStack([first, *inner, last], _lookback([last, *reversed(inner), first], layers))
@@ -149,16 +155,13 @@ def build_decoder(
 def _make_layer(layer: ResolvedLayer, config: TokenizerConfig, *, up: bool) -> CausalLayer:
     """Make the module of one entry; `up` for the decoder's direction."""
     if layer.kind in COMPRESSION:
-        compress, expand = COMPRESSING_LAYERS[layer.kind]
-        return expand(layer.dim_out, layer.dim) if up else compress(layer.dim, layer.dim_out)
+        if up:
+            return EXPAND[layer.kind](layer.dim_out, layer.dim)
+        return COMPRESS[layer.kind](layer.dim, layer.dim_out)
     if layer.kind == "project":
         widths = (layer.dim_out, layer.dim) if up else (layer.dim, layer.dim_out)
         return CausalConv3d(*widths, (1, 1, 1))
     return MAKERS[layer.kind](layer.dim, config)
-
-
-def _latent_width(layers: Sequence[ResolvedLayer], default: int) -> int:
-    return layers[-1].dim_out if layers else default
 
 
 def _lookback(modules: Sequence[CausalLayer], layers: Sequence[ResolvedLayer]) -> int | None:

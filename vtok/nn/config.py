@@ -151,12 +151,16 @@ class TokenizerConfig:
         Raises:
             UsageError: A key is unknown or missing, or a value is invalid.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(data) - known):
-            raise UsageError(f"unknown config keys: {', '.join(unknown[:5])}")
-        if missing := sorted(known - set(data) - ADDED):
-            raise UsageError(f"missing config keys: {', '.join(missing)}")
+        _check_keys(cls, data, ADDED)
         return cls(**data)
+
+
+def _check_keys(cls: type, data: dict[str, Any], optional: set[str]) -> None:
+    known = {field.name for field in dataclasses.fields(cls)}
+    if unknown := sorted(set(data) - known):
+        raise UsageError(f"unknown config keys: {', '.join(unknown[:5])}")
+    if missing := sorted(known - set(data) - optional):
+        raise UsageError(f"missing config keys: {', '.join(missing)}")
 
 
 def _require(valid: bool, name: str, value: object, expected: str) -> None:
@@ -270,7 +274,5 @@ class TokenConfig:
         Raises:
             UsageError: A key is unknown or missing, or a value is invalid.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        if wrong := sorted(known ^ set(data)):
-            raise UsageError(f"unknown or missing config keys: {', '.join(wrong[:5])}")
+        _check_keys(cls, data, set())
         return cls(**data)

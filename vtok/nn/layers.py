@@ -6,17 +6,83 @@ rearrange pixels therefore end with `channels_first`, a view, so that no convolu
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from vtok.errors import ShapeError
-from vtok.nn.streaming import CausalLayer, Context
 
 HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 ONEDNN_NUMBERS = 20480  # torch gives a single image of at most this size to its own kernel
 PATCH_TIME, PATCH_SPACE = 4, 2
+
+
+@dataclass
+class StreamState:
+    """State of the encoder or the decoder over one video, carried from chunk to chunk.
+
+    Start each video with a new one. Each causal layer stores the past frames that it needs for its
+    next output.
+    """
+
+    memory: dict[nn.Module, Tensor] = field(default_factory=dict)
+
+    def past(self, layer: nn.Module) -> Tensor | None:
+        """Return what `layer` stored at the previous chunk; None at the start of the video."""
+        return self.memory.get(layer)
+
+    def keep(self, layer: nn.Module, recent: Tensor) -> None:
+        """Store `recent` for `layer` until the next chunk."""
+        self.memory[layer] = recent
+
+    def clone(self) -> StreamState:
+        """Copy the state, to try a chunk without committing to it."""
+        return StreamState({layer: past.clone() for layer, past in self.memory.items()})
+
+    @property
+    def started(self) -> bool:
+        """True after the first chunk."""
+        return bool(self.memory)
+
+
+@dataclass(frozen=True)
+class Context:
+    """Inputs that every layer shares.
+
+    Attributes:
+        state: State of the stream; None if the input is the whole clip.
+        cond: Condition vectors [B, dim_cond], or None.
+    """
+
+    state: StreamState | None = None
+    cond: Tensor | None = None
+
+    def past(self, layer: nn.Module) -> Tensor | None:
+        """Return what `layer` stored at the previous chunk; None at the start of the video."""
+        return None if self.state is None else self.state.past(layer)
+
+    def remember(self, layer: nn.Module, recent: Tensor) -> None:
+        """Store `recent` for `layer` until the next chunk."""
+        if self.state is not None:  # a copy, since a view would keep the whole chunk in memory
+            self.state.keep(layer, recent.detach().clone())
+
+
+class CausalLayer(nn.Module):
+    """Base class of layers on [B, C, T, H, W] whose output never depends on later frames.
+
+    Attributes:
+        lookback: Steps that the layer reads back, counted on the finer of its input and output
+            grids; None if unbounded.
+    """
+
+    lookback: int | None = 0
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """Apply the layer to one chunk."""
+        raise NotImplementedError
 
 
 def as_frames(x: Tensor) -> Tensor:
@@ -98,8 +164,7 @@ def modulation(linear: nn.Linear, context: Context) -> Tensor:
         raise ShapeError(f"this tokenizer is conditioned: pass cond=, {expected}")
     if cond.ndim != 2 or cond.shape[1] != linear.in_features:
         raise ShapeError(f"cond of shape {list(cond.shape)}: expected {expected}")
-    out: Tensor = linear(cond.to(linear.weight.dtype))
-    return out
+    return linear(cond.to(linear.weight.dtype))
 
 
 class CausalConv3d(CausalLayer):
@@ -136,8 +201,7 @@ class CausalConv3d(CausalLayer):
         if self.kernel_size[0] == 1:
             return self._convolve_frames(x, amounts)
         padded = pad_space(self._pad_time(x, context), amounts, self.pad_mode)
-        out: Tensor = self.conv(padded)
-        return out
+        return self.conv(padded)
 
     def _pad_time(self, x: Tensor, context: Context) -> Tensor:
         past = context.past(self)
@@ -161,49 +225,27 @@ class CausalConv3d(CausalLayer):
         return as_clip(frames, x.shape[0])
 
 
-class CompressSpace(CausalConv3d):
-    """Strided convolution of each frame that halves height and width."""
+class Expand(CausalLayer):
+    """Multiply frames, height and width: pointwise convolution, SiLU, channels to pixels.
 
-    def __init__(self, dim: int, dim_out: int) -> None:
-        super().__init__(dim, dim_out, (1, 3, 3), stride=(1, 2, 2))
-
-
-class CompressTime(CausalConv3d):
-    """Strided causal convolution that halves the frames: 1 + 2n frames give 1 + n."""
-
-    def __init__(self, dim: int, dim_out: int) -> None:
-        super().__init__(dim, dim_out, (3, 1, 1), stride=(2, 1, 1))
-
-
-class ExpandSpace(CausalLayer):
-    """Double height and width: pointwise convolution, SiLU, channels to 2x2 pixels."""
-
-    def __init__(self, dim: int, dim_out: int) -> None:
-        super().__init__()
-        self.conv = CausalConv3d(dim, dim_out * 4, (1, 1, 1))
-        _init_as_repeat(self.conv.conv, 4)
-
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        """[B, dim, T, H, W] -> [B, dim_out, T, 2H, 2W]."""
-        hidden = F.silu(self.conv(x, context))
-        return rearrange(hidden, "b (c p q) t h w -> b c t (h p) (w q)", p=2, q=2)
-
-
-class ExpandTime(CausalLayer):
-    """Double the frames: pointwise convolution, SiLU, channels to 2 frames.
-
-    The output starts with one frame before the first one, which the tokenizer drops.
+    If it multiplies time, the output starts with `time - 1` frames before the first one, which the
+    tokenizer drops.
     """
 
-    def __init__(self, dim: int, dim_out: int) -> None:
+    def __init__(self, dim: int, dim_out: int, *, time: int = 1, space: int = 1) -> None:
         super().__init__()
-        self.conv = CausalConv3d(dim, dim_out * 2, (1, 1, 1))
-        _init_as_repeat(self.conv.conv, 2)
+        self.time, self.space = time, space
+        self.conv = CausalConv3d(dim, dim_out * time * space**2, (1, 1, 1))
+        _init_as_repeat(self.conv.conv, time * space**2)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        """[B, dim, t, H, W] -> [B, dim_out, 2t, H, W]."""
+        """[B, dim, t, h, w] -> [B, dim_out, t * time, h * space, w * space]."""
         hidden = F.silu(self.conv(x, context))
-        return rearrange(hidden, "b (c f) t h w -> b c (t f) h w", f=2)
+        return rearrange(
+            hidden,
+            "b (c f p q) t h w -> b c (t f) (h p) (w q)",
+            f=self.time, p=self.space, q=self.space,
+        )  # fmt: skip
 
 
 @torch.no_grad()

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from vtok.errors import ShapeError
 from vtok.nn.blocks import DepthwiseBlock
 from vtok.nn.config import BASELINES, TokenConfig
-from vtok.nn.layers import norm_channels
-from vtok.nn.streaming import Context
+from vtok.nn.layers import Context, norm_channels
 from vtok.nn.token_learner import TokenLearner, TokenLearnerV10, TokenLearnerV11
 
 BITS_PER_CODE = 8
@@ -48,8 +47,7 @@ class TokenPipeline(nn.Module):
     def __init__(self, config: TokenConfig) -> None:
         super().__init__()
         self.config = config
-        self.plain = config.learner == "average"
-        self.lift = PlainLift(config) if self.plain else Lift(config)
+        self.lift = PlainLift(config) if config.learner == "average" else Lift(config)
         self.maps_of = TokenMaps(config)
         self.windows = Windows(config)
         self.bits = TokenBits(config.dim, config.token_bits)
@@ -74,9 +72,14 @@ class TokenPipeline(nn.Module):
     def encode_with_maps(self, latents: Tensor, num_tokens: int = 8) -> tuple[Tensor, Tensor]:
         """Return the tokens, and their maps [B, t, S, h', w'] with h' = h / fold rounded up."""
         frames = self._merge(latents)
-        self._check_count(num_tokens, frames)
-        features, values = self.lift(frames)
         grid = (frames.shape[-2], frames.shape[-1])
+        most = min(self.config.max_tokens, math.prod(grid))
+        if not 1 <= num_tokens <= most:
+            raise ShapeError(
+                f"{num_tokens} tokens: expected 1 to {most}, for a checkpoint of "
+                f"{self.config.max_tokens} and frames of {math.prod(grid)} positions"
+            )
+        features, values = self.lift(frames)
         maps = self.maps_of(features, self.windows(num_tokens, grid, features))
         tokens = einsum(maps, values, "n s h w, n c h w -> n s c")
         tokens = F.layer_norm(self.lift.project(tokens), (self.config.dim,))
@@ -136,15 +139,6 @@ class TokenPipeline(nn.Module):
         frames = F.pad(frames, (0, -width % fold, 0, -height % fold), mode="replicate")
         return F.pixel_unshuffle(frames, fold)
 
-    def _check_count(self, num_tokens: int, frames: Tensor) -> None:
-        positions = frames.shape[-2:].numel()
-        most = min(self.config.max_tokens, positions)
-        if not 1 <= num_tokens <= most:
-            raise ShapeError(
-                f"{num_tokens} tokens: expected 1 to {most}, for a checkpoint of "
-                f"{self.config.max_tokens} and frames of {positions} positions"
-            )
-
 
 class TokenBits(nn.Module):
     """Quantizer of tokens: a linear map to a few numbers, their signs, and a linear map back.
@@ -167,8 +161,7 @@ class TokenBits(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Quantize and dequantize tokens [..., dim]; same shape."""
         soft = torch.tanh(self.down(tokens))
-        out: Tensor = self.up(soft + (_signs(soft) - soft).detach())
-        return out
+        return self.up(soft + (_signs(soft) - soft).detach())
 
     def to_codes(self, tokens: Tensor) -> Tensor:
         """Convert tokens [..., dim] to codes, int64 [..., bits / 8]; the first bit is highest."""
@@ -189,8 +182,7 @@ class TokenBits(nn.Module):
         if codes.numel() and not (int(codes.min()) >= 0 and int(codes.max()) < CODEBOOK_SIZE):
             raise ShapeError(f"codes beyond 0 to {CODEBOOK_SIZE - 1}")
         bits = ((codes.long().unsqueeze(-1) & self.place) != 0).flatten(-2)
-        out: Tensor = self.up(_signs(bits.to(self.up.weight.dtype) - 0.5))
-        return out
+        return self.up(_signs(bits.to(self.up.weight.dtype) - 0.5))
 
 
 def _signs(x: Tensor) -> Tensor:
@@ -263,8 +255,7 @@ class Fuser(nn.Module):
         for ask, block in zip(self.ask, self.blocks, strict=True):
             x = ask(x, tokens, basis, windows)
             x = block(x.unsqueeze(2), Context()).squeeze(2)
-        out: Tensor = self.out(norm_channels(x))
-        return out
+        return self.out(norm_channels(x))
 
 
 class CrossAttention(nn.Module):
@@ -373,20 +364,18 @@ class Windows(nn.Module):
 
     def forward(self, count: int, grid: tuple[int, int], like: Tensor) -> Tensor:
         """Compute log windows, at most 0, [count, h, w], in the type of `like`."""
-        centres, reach = self._of_cells(count) if self.of_cells else self._learned(count)
+        if self.of_cells:
+            down, across = cell_grid(count)
+            sides = ((torch.arange(n) + 0.5) / n for n in (down, across))
+            centres = torch.cartesian_prod(*sides).reshape(count, 2)
+            reach = torch.full((count,), WIDE / max(4, count) ** 0.5)
+        else:
+            centres = self.centres[:count].float()
+            reach = self.log_reach[:count].float().exp()
         rows = _centres(grid[0], like.device) - centres[:, :1].to(like.device)
         columns = _centres(grid[1], like.device) - centres[:, 1:].to(like.device)
         far = rows.square()[:, :, None] + columns.square()[:, None, :]
         return (-far / (2 * reach.to(like.device).square()[:, None, None])).to(like.dtype)
-
-    def _learned(self, count: int) -> tuple[Tensor, Tensor]:
-        return self.centres[:count].float(), self.log_reach[:count].float().exp()
-
-    def _of_cells(self, count: int) -> tuple[Tensor, Tensor]:
-        down, across = cell_grid(count)
-        rows, columns = (torch.arange(n) for n in (down, across))
-        centres = torch.cartesian_prod((rows + 0.5) / down, (columns + 0.5) / across)
-        return centres.reshape(count, 2), torch.full((count,), WIDE / max(4, count) ** 0.5)
 
 
 def cosine_rates(channels: int) -> list[tuple[int, int]]:

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from vtok.errors import OptionError, ShapeError, UsageError
 from vtok.nn.build import build_decoder, build_encoder, compression, resolve_layers
 from vtok.nn.config import PRESETS, LayerSpec, TokenizerConfig
-from vtok.nn.layers import channels_first, crop
+from vtok.nn.layers import Context, StreamState, channels_first, crop
 from vtok.nn.quantize import LFQ, QuantizerLosses
-from vtok.nn.streaming import Context, StreamState
 
 
 @dataclass(frozen=True)
@@ -219,7 +218,10 @@ class VideoTokenizer(nn.Module):
         """
         floating = codes_or_latents.is_floating_point()
         quantized = codes_or_latents if floating else self.dequantize(codes_or_latents)
-        self._check_latents(quantized)
+        dim = self.quantizer.dim
+        if quantized.ndim != 5 or quantized.shape[1] != dim or 0 in quantized.shape:
+            expected = f"[B, {dim}, t, h, w]"
+            raise ShapeError(f"latents of shape {list(quantized.shape)}: expected {expected}")
         first = state is None or not state.started
         patches = quantized.to(self.dtype).contiguous(memory_format=torch.channels_last_3d)
         patches = self.decoder(patches, Context(state, cond))
@@ -308,11 +310,6 @@ class VideoTokenizer(nn.Module):
         if not clip.is_floating_point():
             raise ShapeError(f"video of type {clip.dtype}: expected floats in -1..1")
         return clip
-
-    def _check_latents(self, quantized: Tensor) -> None:
-        if quantized.ndim != 5 or quantized.shape[1] != self.quantizer.dim or 0 in quantized.shape:
-            expected = f"[B, {self.quantizer.dim}, t, h, w]"
-            raise ShapeError(f"latents of shape {list(quantized.shape)}: expected {expected}")
 
     def _pad(self, clip: Tensor, *, first: bool) -> Tensor:
         """Repeat the last frame and the edges up to whole latent steps."""

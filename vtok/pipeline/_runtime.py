@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from vtok.models.load import LoadedTokenizer
-from vtok.nn.streaming import StreamState
+from vtok.nn.layers import StreamState
 from vtok.nn.tokenizer import VideoTokenizer
 
 T = TypeVar("T")

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from vtok.codefile.packing import steps_to_code
 from vtok.models.load import LoadedTokenizer
-from vtok.nn.streaming import StreamState
+from vtok.nn.layers import StreamState
 from vtok.pipeline._runtime import pipelined_calls
 from vtok.pipeline.result import CodeChunk, Codes, Observer
 from vtok.video.frames import Frames
