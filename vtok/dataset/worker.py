@@ -271,7 +271,7 @@ class Worker:
             )
         if meter is not None:
             counts.psnr = meter.psnr
-        return make_result((item.name, str(task.target)), header, counts, 0.0)
+        return make_result(item.name, task.target, header, counts, 0.0)
 
 
 class LocalEngine:

@@ -89,8 +89,7 @@ def decode_file(
     counts.close_gaps()
     if options.start_seconds and loaded.tokenizer.decoder_lookback is None:
         counts.note = f"{loaded.info.name} has unbounded lookback: decoded from the start"
-    names = (name_of(source) or "-", name_of(output) or "-")
-    return make_result(names, header, counts, seconds)
+    return make_result(source, output, header, counts, seconds)
 
 
 def _read(

@@ -16,14 +16,12 @@ from vtok.codefile.index import frames_between
 from vtok.codefile.reader import CodeFileReader
 from vtok.pipeline.files import STANDARD_INPUT, name_of, open_input, open_output
 from vtok.pipeline.options import CutOptions, DumpOptions, stages_of_file
-from vtok.pipeline.result import Counts, Progress, Result, make_result
-
-Source = str | Path | BinaryIO
+from vtok.pipeline.result import Counts, End, Progress, Result, make_result
 
 
 def cut_file(
-    source: Source,
-    output: Source,
+    source: End,
+    output: End,
     *,
     options: CutOptions | None = None,
     progress: Progress | None = None,
@@ -61,13 +59,12 @@ def cut_file(
             )
             counts = count_copied(copied, reader.header, progress, frames[1] - frames[0])
             counts.bytes = out.count
-    names = (name_of(source) or "-", name_of(output) or "-")
-    return make_result(names, reader.header, counts, time.perf_counter() - begin)
+    return make_result(source, output, reader.header, counts, time.perf_counter() - begin)
 
 
 def join_files(
-    sources: Sequence[Source],
-    output: Source,
+    sources: Sequence[End],
+    output: End,
     *,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -103,7 +100,7 @@ def join_files(
         counts.bytes = out.count
     label = " ".join(name_of(source) or "-" for source in sources)
     seconds = time.perf_counter() - begin
-    return make_result((label, name_of(output) or "-"), headers[0], counts, seconds)
+    return make_result(label, output, headers[0], counts, seconds)
 
 
 Streams = dict[int, CodeFileReader]
@@ -111,7 +108,7 @@ Streams = dict[int, CodeFileReader]
 
 
 @contextmanager
-def _opened(source: Source, streams: Streams) -> Iterator[CodeFileReader]:
+def _opened(source: End, streams: Streams) -> Iterator[CodeFileReader]:
     if id(source) in streams:
         yield streams[id(source)]
         return
@@ -119,7 +116,7 @@ def _opened(source: Source, streams: Streams) -> Iterator[CodeFileReader]:
         yield CodeFileReader(stream, name=name_of(source) or STANDARD_INPUT)
 
 
-def _each(sources: Sequence[Source], streams: Streams) -> Generator[CodeFileReader, None, None]:
+def _each(sources: Sequence[End], streams: Streams) -> Generator[CodeFileReader, None, None]:
     """Iterate over readers of the sources; one file is open at a time, for thousands of files."""
     for source in sources:
         with _opened(source, streams) as reader:
@@ -137,25 +134,15 @@ def count_copied(
 
 
 def dump_file(
-    source: str | Path | BinaryIO,
-    output: str | Path | BinaryIO,
+    source: End,
+    output: End,
     *,
     options: DumpOptions | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Write the codes of a code file in a format for other programs.
 
-    Args:
-        source: a code file, or a binary stream of one.
-        output: the file to write, or a binary stream.
-        options: format and stages.
-        progress: called after each chunk.
-
-    Raises:
-        InputError: if the source is missing.
-        CodeFileError: if it is damaged.
-        OutputError: if the output exists or cannot be written.
-        UsageError: for options that do not fit.
+    Arguments and errors are those of `cut_file`; the options are format and stages.
     """
     begin, options = time.perf_counter(), options or DumpOptions()
     with open_input(source) as stream:
@@ -165,13 +152,12 @@ def dump_file(
             dumped = dump(reader, cast(BinaryIO, out), options.kind)
             counts = count_copied(dumped, reader.header, progress, reader.num_frames)
             counts.bytes = out.count
-    names = (name_of(source) or "-", name_of(output) or "-")
-    return make_result(names, reader.header, counts, time.perf_counter() - begin)
+    return make_result(source, output, reader.header, counts, time.perf_counter() - begin)
 
 
 def pack_file(
-    source: str | Path | BinaryIO,
-    output: str | Path | BinaryIO,
+    source: End,
+    output: End,
     *,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -197,5 +183,4 @@ def pack_file(
         with open_output(output, overwrite) as out:
             counts = count_copied(reader.write(cast(BinaryIO, out)), reader.header, progress, None)
             counts.bytes = out.count
-    names = (name_of(source) or "-", name_of(output) or "-")
-    return make_result(names, reader.header, counts, time.perf_counter() - begin)
+    return make_result(source, output, reader.header, counts, time.perf_counter() - begin)

@@ -24,13 +24,12 @@ from vtok.models.load import LoadedTokenizer, ModelLike, resolve
 from vtok.pipeline._runtime import map_in_background
 from vtok.pipeline.codec import Encoder, chunk_steps, steps_per_call
 from vtok.pipeline.files import (
-    TENSOR_WRITERS,
     CountingStream,
-    join_codes,
     name_of,
     on_disk,
     open_output,
     open_reader,
+    write_array,
 )
 from vtok.pipeline.options import EncodeOptions, choose_stages
 from vtok.pipeline.rate import RateControl
@@ -74,8 +73,7 @@ def encode_file(
         header, counts = encode_reader(
             reader, stream, name=name_of(source), model=loaded, options=options, progress=progress
         )
-    names = (name_of(source) or "-", name_of(output) or "-")
-    return make_result(names, header, counts, time.perf_counter() - begin)
+    return make_result(source, output, header, counts, time.perf_counter() - begin)
 
 
 def encode_reader(
@@ -108,8 +106,8 @@ def encode_reader(
     if options.to == "vtok":
         write_code_file(stream, header, chunks, options)
     else:
-        codes = join_codes(list(chunks), header.format.codebook_size)
-        TENSOR_WRITERS[options.to](cast(BinaryIO, stream), codes, header)
+        parts = (chunk.codes for chunk in chunks)
+        write_array(cast(BinaryIO, stream), parts, header, options.to)
     counts.bytes, counts.psnr = stream.count, rate.psnr if rate else None
     return header, counts
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,7 +17,6 @@ from vtok._files import atomic_output
 from vtok.codefile.header import Header
 from vtok.errors import InputError, OutputError, VtokError
 from vtok.pipeline.options import EncodeOptions
-from vtok.pipeline.result import CodeChunk
 from vtok.video.decoder_process import Decoder
 from vtok.video.reader import VideoReader, make_request
 
@@ -172,25 +171,22 @@ def on_disk(source: str | Path | BinaryIO) -> Iterator[Path]:
             raise type(error)(str(error).replace(str(path), path.name)) from error
 
 
-def join_codes(chunks: list[CodeChunk], codebook_size: int) -> npt.NDArray[np.unsignedinteger]:
-    """Join all codes in the smallest type that holds them: [K, t, h, w], or [t, h, w] if K is 1."""
-    dtype = np.uint16 if codebook_size <= 2**16 else np.uint32
-    codes = np.concatenate([chunk.codes.astype(dtype) for chunk in chunks], axis=2)
-    codes = codes.reshape(-1, *codes.shape[2:])  # stages outermost
-    return codes[0] if len(codes) == 1 else codes
-
-
-def write_npy(stream: BinaryIO, codes: npt.NDArray[np.unsignedinteger], header: Header) -> None:
-    """Write codes as a .npy file, which cannot hold the header."""
-    np.lib.format.write_array(stream, codes, allow_pickle=False)
-
-
-def write_safetensors(
-    stream: BinaryIO, codes: npt.NDArray[np.unsignedinteger], header: Header
+def write_array(
+    stream: BinaryIO, parts: Iterable[npt.NDArray[np.int64]], header: Header, to: str
 ) -> None:
-    """Write codes as the tensor `codes`, with the header of a code file as JSON in `vtok`."""
-    # one metadata key: safetensors writes several in an order that changes from run to run
-    stream.write(save({"codes": codes}, metadata={"vtok": header.to_json().decode()}))
+    """Write codes as one array in the smallest type: [K, t, h, w], or [t, h, w] if K is 1.
 
-
-TENSOR_WRITERS = {"npy": write_npy, "safetensors": write_safetensors}
+    Args:
+        stream: output.
+        parts: int64 [stages, codebooks, t, h, w], joined over time.
+        header: header of a code file; JSON in the metadata `vtok` of a safetensors file.
+        to: npy, which cannot hold the header, or safetensors, with the tensor `codes`.
+    """
+    dtype = np.uint16 if header.format.codebook_size <= 2**16 else np.uint32
+    codes = np.concatenate([part.astype(dtype) for part in parts], axis=2)
+    codes = codes.reshape(-1, *codes.shape[2:])  # stages outermost
+    codes = codes[0] if len(codes) == 1 else codes
+    if to == "npy":
+        np.lib.format.write_array(stream, codes, allow_pickle=False)
+    else:  # one metadata key: safetensors writes several in an order that changes from run to run
+        stream.write(save({"codes": codes}, metadata={"vtok": header.to_json().decode()}))

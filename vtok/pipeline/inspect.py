@@ -72,7 +72,7 @@ def inspect_code_file(stream: BinaryIO, name: str) -> Facts:
     index, header = reader.index, reader.header
     frames = index.num_frames
     size = stream.seek(0, os.SEEK_END)
-    layout, shape, model = header.format, header.transform, header.model
+    layout, shape = header.format, header.transform
     space = layout.spatial_compression
     position_bits = layout.num_stages * layout.num_codebooks * layout.bits_per_code
     pixels = max(1, frames * shape.width * shape.height)
@@ -80,11 +80,7 @@ def inspect_code_file(stream: BinaryIO, name: str) -> Facts:
         "kind": "code file",
         "name": name,
         "version": ".".join(map(str, reader.version)),
-        "width": shape.width,
-        "height": shape.height,
-        "fps": str(shape.fps),
-        "frames": frames,
-        "seconds": round(float(frames / shape.fps), 3),
+        **video_facts(header, frames),
         "codes": [layout.num_stages * layout.num_codebooks, index.num_steps, *layout.grid],
         "codebook_size": layout.codebook_size,
         "stages": layout.num_stages,
@@ -96,11 +92,7 @@ def inspect_code_file(stream: BinaryIO, name: str) -> Facts:
         "bytes": size,
         "bpp": round(8 * size / pixels, 6),
         "kbps": round(8 * size / 1000 / max(1e-9, float(frames / shape.fps)), 2),
-        "model": model.name,
-        "weights_sha256": model.weights_sha256,
-        "encoded_as": f"{model.dtype} on {model.device}",
-        "source": f"{header.source.name or '-'} {header.source.width}x{header.source.height}",
-        "writer": header.writer,
+        **origin_facts(header),
     }
     if "rate" in header.metadata:
         facts["rate"] = header.metadata["rate"]
@@ -109,6 +101,30 @@ def inspect_code_file(stream: BinaryIO, name: str) -> Facts:
     if (extension := extension_of(header.metadata)) is not None:
         facts |= extension.describe(header, name)
     return facts
+
+
+def video_facts(header: Header, frames: int) -> Facts:
+    """Return facts about the video that a file with this header decodes to."""
+    shape = header.transform
+    return {
+        "width": shape.width,
+        "height": shape.height,
+        "fps": str(shape.fps),
+        "frames": frames,
+        "seconds": round(float(frames / shape.fps), 3),
+    }
+
+
+def origin_facts(header: Header) -> Facts:
+    """Return facts about the model and the video that a file was made from."""
+    model, source = header.model, header.source
+    return {
+        "model": model.name,
+        "weights_sha256": model.weights_sha256,
+        "encoded_as": f"{model.dtype} on {model.device}",
+        "source": f"{source.name or '-'} {source.width}x{source.height}",
+        "writer": header.writer,
+    }
 
 
 def _chunk_stages(reader: CodeFileReader) -> dict[str, int]:

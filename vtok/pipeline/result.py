@@ -6,17 +6,21 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from vtok.codefile.header import Header
 from vtok.codefile.packing import CodedPart
+from vtok.pipeline.files import name_of
 from vtok.video.frames import Frames
 
 Codes = npt.NDArray[np.int64]
 """int64 [stages, codebooks, t, h, w]."""
+End = str | Path | BinaryIO
+"""Input or output of a conversion."""
 Progress = Callable[[int, int | None], None]
 """Called with the number of frames done, and with that of all frames or None if unknown."""
 
@@ -95,24 +99,14 @@ class ChunkObserver(Observer):
 
 
 @dataclass(frozen=True)
-class Result:
-    """Result of converting one video.
+class Conversion:
+    """Facts about the conversion of one video.
 
     Attributes:
         input, output: names, `-` for a stream.
-        width, height, fps: of the video.
-        frames: number of frames.
-        code_shape: [stages * codebooks, t, h, w], with the most stages that a chunk has.
-        codes: number of integers.
-        bytes: size of the code file; without stages that were not read.
+        width, height, fps, frames: of the video.
+        bytes: size of the file of codes or tokens; without stages that were not read.
         seconds: wall time.
-        bits_per_code: log2 of the codebook size.
-        lost: description of the damage where a salvaged file ended; None for a whole file.
-        lost_frames: frames of a salvaged file that could not be decoded, if known.
-        gaps: ranges of those frames: the first one, and the one after the last.
-        note: remark for the user, one line.
-        stages: number of chunks by number of stages.
-        psnr: mean over the frames as they will be decoded, in dB; None if not measured.
     """
 
     input: str
@@ -121,17 +115,8 @@ class Result:
     height: int
     fps: Fraction
     frames: int
-    code_shape: tuple[int, int, int, int]
-    codes: int
     bytes: int
     seconds: float
-    bits_per_code: int
-    lost: str | None = None
-    lost_frames: int | None = None
-    gaps: tuple[tuple[int, int], ...] = ()
-    note: str | None = None
-    stages: dict[int, int] = field(default_factory=dict)
-    psnr: float | None = None
 
     @property
     def pixels(self) -> int:
@@ -142,16 +127,6 @@ class Result:
     def bpp(self) -> float:
         """Bits of the file per pixel, header included."""
         return 8 * self.bytes / self.pixels
-
-    @property
-    def contents(self) -> str:
-        """Number of codes, in words."""
-        return f"{self.codes:,} codes"
-
-    @property
-    def raw_bpp(self) -> float:
-        """Bits of the codes per pixel, without entropy coding and header."""
-        return self.codes * self.bits_per_code / self.pixels
 
     @property
     def frames_per_second(self) -> float:
@@ -167,14 +142,57 @@ class Result:
             "height": self.height,
             "fps": f"{self.fps.numerator}/{self.fps.denominator}",
             "frames": self.frames,
+            "bytes": self.bytes,
+            "bpp": round(self.bpp, 6),
+            "seconds": round(self.seconds, 3),
+            "frames_per_second": round(self.frames_per_second, 2),
+        }
+
+
+@dataclass(frozen=True)
+class Result(Conversion):
+    """Result of converting a video to codes or back.
+
+    Attributes:
+        code_shape: [stages * codebooks, t, h, w], with the most stages that a chunk has.
+        codes: number of integers.
+        bits_per_code: log2 of the codebook size.
+        lost: description of the damage where a salvaged file ended; None for a whole file.
+        lost_frames: frames of a salvaged file that could not be decoded, if known.
+        gaps: ranges of those frames: the first one, and the one after the last.
+        note: remark for the user, one line.
+        stages: number of chunks by number of stages.
+        psnr: mean over the frames as they will be decoded, in dB; None if not measured.
+    """
+
+    code_shape: tuple[int, int, int, int]
+    codes: int
+    bits_per_code: int
+    lost: str | None = None
+    lost_frames: int | None = None
+    gaps: tuple[tuple[int, int], ...] = ()
+    note: str | None = None
+    stages: dict[int, int] = field(default_factory=dict)
+    psnr: float | None = None
+
+    @property
+    def contents(self) -> str:
+        """Number of codes, in words."""
+        return f"{self.codes:,} codes"
+
+    @property
+    def raw_bpp(self) -> float:
+        """Bits of the codes per pixel, without entropy coding and header."""
+        return self.codes * self.bits_per_code / self.pixels
+
+    def to_json(self) -> dict[str, Any]:
+        """Convert to plain JSON types."""
+        return {
+            **super().to_json(),
             "codes": self.codes,
             "code_shape": list(self.code_shape),
             "bits_per_code": self.bits_per_code,
-            "bytes": self.bytes,
-            "bpp": round(self.bpp, 6),
             "raw_bpp": round(self.raw_bpp, 6),
-            "seconds": round(self.seconds, 3),
-            "frames_per_second": round(self.frames_per_second, 2),
             "lost": self.lost,
             "lost_frames": self.lost_frames,
             "gaps": [list(gap) for gap in self.gaps],
@@ -247,12 +265,12 @@ class Counts(Observer):
         self.gaps = joined
 
 
-def make_result(names: tuple[str, str], header: Header, counts: Counts, seconds: float) -> Result:
+def make_result(source: End, output: End, header: Header, counts: Counts, seconds: float) -> Result:
     """Make a result from a code file's header and the final counts."""
     layout = header.format
     return Result(
-        input=names[0],
-        output=names[1],
+        input=name_of(source) or "-",
+        output=name_of(output) or "-",
         width=header.transform.width,
         height=header.transform.height,
         fps=header.transform.fps,

@@ -61,9 +61,8 @@ def decode_tokens_file(
         video = decode_tokens(file, loaded, (first, last), options.num_tokens, observers=observers)
         write_video(output, file.info.header, video, options)
         size = path.stat().st_size
-    names = (name_of(source) or "-", name_of(output) or "-")
     seconds = time.perf_counter() - begin
-    return token_result(names, file.info, size, last - first, seconds)
+    return token_result(source, output, file.info, last - first, size, seconds)
 
 
 def decode_tokens(

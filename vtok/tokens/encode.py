@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -26,7 +25,7 @@ from vtok.pipeline.encode import frames_to_come, make_header, write_code_file
 from vtok.pipeline.files import CountingStream, name_of, on_disk, open_output, open_reader
 from vtok.pipeline.inspect import read_header, same_part
 from vtok.pipeline.options import EncodeOptions
-from vtok.pipeline.result import Codes, Counts, Progress, Result, make_result
+from vtok.pipeline.result import Codes, Conversion, Counts, End, Progress, Result, make_result
 from vtok.tokens import ORIGIN_KEY
 from vtok.tokens.file import (
     TokenFile,
@@ -46,41 +45,19 @@ CHUNK_STEPS = 32
 
 
 @dataclass(frozen=True)
-class TokenResult:
+class TokenResult(Conversion):
     """Result of encoding a video to tokens, or of decoding a file of tokens.
 
     Attributes:
-        input, output: names, `-` for a stream.
-        width, height, fps, frames: of the video.
         shape: (t, S, dim) of the tokens.
-        bytes: size of the file of tokens.
-        seconds: wall time.
         learner: name of the token pipeline's checkpoint.
     """
 
-    input: str
-    output: str
-    width: int
-    height: int
-    fps: Fraction
-    frames: int
     shape: tuple[int, int, int]
-    bytes: int
-    seconds: float
     learner: str
     lost: None = None
     note: None = None
     psnr: None = None
-
-    @property
-    def bpp(self) -> float:
-        """Bits of the file per pixel."""
-        return 8 * self.bytes / (self.frames * self.width * self.height)
-
-    @property
-    def frames_per_second(self) -> float:
-        """Speed of the whole conversion, without loading the model."""
-        return self.frames / max(self.seconds, 1e-9)
 
     @property
     def contents(self) -> str:
@@ -90,20 +67,7 @@ class TokenResult:
 
     def to_json(self) -> dict[str, Any]:
         """Convert to plain JSON types."""
-        return {
-            "input": self.input,
-            "output": self.output,
-            "width": self.width,
-            "height": self.height,
-            "fps": f"{self.fps.numerator}/{self.fps.denominator}",
-            "frames": self.frames,
-            "token_shape": list(self.shape),
-            "learner": self.learner,
-            "bytes": self.bytes,
-            "bpp": round(self.bpp, 6),
-            "seconds": round(self.seconds, 3),
-            "frames_per_second": round(self.frames_per_second, 2),
-        }
+        return {**super().to_json(), "token_shape": list(self.shape), "learner": self.learner}
 
 
 def encode_tokens_file(
@@ -155,8 +119,7 @@ def encode_tokens_file(
         spilled.seek(0)
         write_token_file(cast(BinaryIO, stream), info, cast(BinaryIO, spilled))
         size = stream.count
-    names = (name_of(source) or "-", name_of(output) or "-")
-    return token_result(names, info, size, frames, time.perf_counter() - begin)
+    return token_result(source, output, info, frames, size, time.perf_counter() - begin)
 
 
 def encode_token_codes_file(
@@ -190,8 +153,7 @@ def encode_token_codes_file(
         )
         write_code_file(stream, header, encoder.encode(reader), replace(options, compress=False))
         counts.bytes = stream.count
-    names = (name_of(source) or "-", name_of(output) or "-")
-    return make_result(names, header, counts, time.perf_counter() - begin)
+    return make_result(source, output, header, counts, time.perf_counter() - begin)
 
 
 _DEFAULTS = EncodeOptions()
@@ -251,12 +213,12 @@ def are_tokens_encoded(
 
 
 def token_result(
-    names: tuple[str, str], info: TokenFileInfo, size: int, frames: int, seconds: float
+    source: End, output: End, info: TokenFileInfo, frames: int, size: int, seconds: float
 ) -> TokenResult:
     """Make a result from the metadata of a file of tokens."""
-    shape = info.header.transform
+    name, target, shape = name_of(source) or "-", name_of(output) or "-", info.header.transform
     return TokenResult(
-        *names, shape.width, shape.height, shape.fps, frames, info.shape, size, seconds,
+        name, target, shape.width, shape.height, shape.fps, frames, size, seconds, info.shape,
         info.origin.name,
     )  # fmt: skip
 

@@ -22,6 +22,7 @@ from vtok.codefile.header import Header, dump_json, load_json
 from vtok.errors import CodeFileError
 from vtok.nn.config import MOST_TOKENS
 from vtok.pipeline.files import open_input
+from vtok.pipeline.inspect import origin_facts, video_facts
 from vtok.tokens import ORIGIN_KEY
 
 if TYPE_CHECKING:
@@ -171,11 +172,6 @@ def is_token_file(path: Path) -> bool:
     return _format_of(path) == FORMAT
 
 
-def is_token_checkpoint(path: Path) -> bool:
-    """Return whether a file is the checkpoint of a token pipeline; False if unreadable."""
-    return _format_of(path) == CHECKPOINT_FORMAT
-
-
 def _format_of(path: Path) -> str | None:
     try:
         with safe_open(path, framework="np") as file:
@@ -296,17 +292,13 @@ EXTENSION = _Extension()
 
 def _inspect_tokens(path: Path) -> dict[str, Any]:
     info = TokenFile(path, str(path)).info
-    shape, source, layout = info.header.transform, info.header.source, info.header.format
-    seconds = max(1e-9, float(info.num_frames / shape.fps))
+    layout = info.header.format
+    seconds = max(1e-9, float(info.num_frames / info.header.transform.fps))
     size, space = path.stat().st_size, layout.spatial_compression
     return {
         "kind": "learned tokens",
         "name": str(path),
-        "width": shape.width,
-        "height": shape.height,
-        "fps": str(shape.fps),
-        "frames": info.num_frames,
-        "seconds": round(seconds, 3),
+        **video_facts(info.header, info.num_frames),
         "tokens": list(info.shape),
         "tokens_per_second": round(info.shape[0] * info.shape[1] / seconds, 2),
         "token_learner": info.origin.name,
@@ -314,11 +306,7 @@ def _inspect_tokens(path: Path) -> dict[str, Any]:
         "compression": f"{layout.temporal_compression}x{space}x{space}",
         "bytes": size,
         "kbps": round(8 * size / 1000 / seconds, 2),
-        "model": info.header.model.name,
-        "weights_sha256": info.header.model.weights_sha256,
-        "encoded_as": f"{info.header.model.dtype} on {info.header.model.device}",
-        "source": f"{source.name or '-'} {source.width}x{source.height}",
-        "writer": info.header.writer,
+        **origin_facts(info.header),
     }
 
 

@@ -58,11 +58,6 @@ class TokenCheckpointInfo:
         return hashlib.sha256(canonical_json(self.config.to_dict()).encode()).hexdigest()
 
 
-def shipped_path(model: str, learner: str) -> Path:
-    """Path of the weights of a learner for a shipped model, if they are shipped."""
-    return TOKEN_WEIGHTS_FOLDER / f"{model}-{learner}.safetensors"
-
-
 def resolve_tokens(learner: str, model: CheckpointInfo) -> Path:
     """Return the path of a checkpoint: of a shipped learner for a model by name, or of any by path.
 
@@ -70,7 +65,7 @@ def resolve_tokens(learner: str, model: CheckpointInfo) -> Path:
         InputError: if there is none; the message tells how to train one.
     """
     if learner in LEARNERS:
-        path = shipped_path(model.name, learner)
+        path = TOKEN_WEIGHTS_FOLDER / f"{model.name}-{learner}.safetensors"
         if not path.is_file():
             raise InputError(
                 f"`token_learner` {learner}: no weights for the model {model.name} are shipped: "
@@ -145,7 +140,8 @@ def load_tokens(path: Path, tokenizer: CheckpointInfo) -> tuple[TokenPipeline, T
     try:
         with safe_open(path, framework="pt") as file:
             info = _read_info(path, file.metadata())
-            pipeline = _build(info)
+            with torch.device("meta"):  # no memory for the weights: the config may have any size
+                pipeline = TokenPipeline(info.config)
             _check_shapes(info, pipeline, file)
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as exc:
@@ -192,12 +188,6 @@ def _read_info(path: Path, metadata: dict[str, str] | None) -> TokenCheckpointIn
     except (KeyError, ValueError, TypeError, RecursionError) as exc:
         raise CheckpointError(wrong) from exc
     return TokenCheckpointInfo(names[0], config, names[1], names[2], texts[3], path)
-
-
-def _build(info: TokenCheckpointInfo) -> TokenPipeline:
-    """Build the pipeline without memory for its weights: the config may have any size."""
-    with torch.device("meta"):
-        return TokenPipeline(info.config)
 
 
 def _check_shapes(info: TokenCheckpointInfo, pipeline: TokenPipeline, file: Any) -> None:

@@ -133,7 +133,9 @@ def show_tokens(
         width, height = reader.output_size
         model.check_count(num_tokens, (height, width))
         total = 1 if single else frames_to_come(reader, options)
-        sheets = _sheets(reader, model, num_tokens)
+        side = model.model.tokenizer.spatial_compression * model.pipeline.config.fold
+        drawn = frames_with_maps(reader, model, num_tokens)
+        sheets = (draw_maps(frame, maps, side) for frame, maps in drawn)
         first = next(sheets, None)
         if first is None:
             raise InputError(f"{source}: has no frames")
@@ -174,9 +176,3 @@ class _HeldFrames(Observer):
 
     def on_frames(self, frames: Frames) -> None:
         self.waiting.extend(frames)
-
-
-def _sheets(reader: VideoReader, model: TokenModel, num_tokens: int) -> Iterator[Frames]:
-    side = model.model.tokenizer.spatial_compression * model.pipeline.config.fold
-    for frame, maps in frames_with_maps(reader, model, num_tokens):
-        yield draw_maps(frame, maps, side)
