@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from vtok.codefile import CodeFileReader
+from vtok.codefile.reader import CodeFileReader
 from vtok.dataset.folder import DatasetFolder
 from vtok.errors import InputError, UsageError, VtokError
 

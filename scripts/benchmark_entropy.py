@@ -32,7 +32,8 @@ HERE = Path(__file__).resolve().parent.parent
 PROGRAM = """
 import json, sys, time
 import numpy as np
-from vtok.codefile import CodeFormat, encode_parts
+from vtok.codefile.header import CodeFormat
+from vtok.codefile.packing import encode_parts
 try:
     from vtok.codefile.packing import decode_parts
 except ImportError:
@@ -66,7 +67,7 @@ def save_codes(video: Path, bits: int, size: str, path: Path) -> int:
     from dataclasses import asdict
 
     from vtok import EncodeOptions, encode_file
-    from vtok.codefile import CodeFileReader
+    from vtok.codefile.reader import CodeFileReader
 
     stream = io.BytesIO()
     encode_file(video, stream, options=EncodeOptions(size=size, num_bits=bits, compress=False))

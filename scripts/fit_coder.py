@@ -20,8 +20,9 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from vtok.codefile import CodeFileReader, packed_length, probability
-from vtok.codefile.packing import StageCoder
+from vtok.codefile import probability
+from vtok.codefile.packing import StageCoder, packed_length
+from vtok.codefile.reader import CodeFileReader
 
 Stacks = list[tuple[npt.NDArray[Any], int]]
 UNIT = 1024  # a 64th of a weight of 1

@@ -24,9 +24,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from vtok.codefile import VERSION, CodeFileReader, CodeFileWriter, encode_parts
 from vtok.codefile.dump import FORMATS, DumpReader, dump
 from vtok.codefile.edit import check_alike, cut, join
+from vtok.codefile.packing import encode_parts
+from vtok.codefile.reader import CodeFileReader
+from vtok.codefile.records import VERSION
+from vtok.codefile.writer import CodeFileWriter
 from vtok.errors import VtokError
 
 MAX_SECONDS, MAX_MEGABYTES = 2.0, 200

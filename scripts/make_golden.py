@@ -13,14 +13,8 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from vtok.codefile import (
-    CodeFileWriter,
-    CodeFormat,
-    Header,
-    ModelIdentity,
-    SourceVideo,
-    Transform,
-)
+from vtok.codefile.header import CodeFormat, Header, ModelIdentity, SourceVideo, Transform
+from vtok.codefile.writer import CodeFileWriter
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden" / "v1.vtok"
 GOLDEN_SEGMENTS = GOLDEN.with_name("v1.1.vtok")

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 import zstandard
 
-from vtok.codefile import CodedPart, CodeFileReader, encode_parts
-from vtok.codefile.packing import decode_parts
+from vtok.codefile.packing import CodedPart, decode_parts, encode_parts
+from vtok.codefile.reader import CodeFileReader
 from vtok.models.load import LoadedTokenizer, load
 from vtok.pipeline.codec import Decoder
 from vtok.pipeline.encode import encode_file

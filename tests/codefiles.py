@@ -8,16 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from models import make_tokenizer
 
-from vtok.codefile import (
-    PLAIN,
-    CodeFileReader,
-    CodeFileWriter,
-    CodeFormat,
-    Header,
-    ModelIdentity,
-    SourceVideo,
-    Transform,
-)
+from vtok.codefile.header import CodeFormat, Header, ModelIdentity, SourceVideo, Transform
+from vtok.codefile.reader import CodeFileReader
+from vtok.codefile.records import PLAIN
+from vtok.codefile.writer import CodeFileWriter
 from vtok.models.checkpoint import save_checkpoint
 from vtok.models.load import LoadedTokenizer, load
 from vtok.pipeline.codec import Decoder

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from vtok.codefile import CodeFormat, Header, ModelIdentity, SourceVideo, Transform
+from vtok.codefile.header import CodeFormat, Header, ModelIdentity, SourceVideo, Transform
 from vtok.evaluation.compare import deltas
 from vtok.evaluation.metrics import psnr, psnr_per_frame
 from vtok.evaluation.report.exhibit import ORIGINAL, ChunkBytes, Exhibit, Strip

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from test_entropy import make_codes
 
-from vtok.codefile import CodeFormat, encode_parts
+from vtok.codefile.header import CodeFormat
+from vtok.codefile.packing import encode_parts
 from vtok.pipeline._runtime import QUEUE_LENGTH, map_in_background, prefetch
 
 

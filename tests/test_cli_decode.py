@@ -9,7 +9,7 @@ import pytest
 from commands import encode, rows, tiny_checkpoint, vtok
 from videos import make_video
 
-from vtok.codefile import CodeFileReader
+from vtok.codefile.reader import CodeFileReader
 from vtok.models.load import ModelCache, load
 from vtok.pipeline.decode import decode_file
 from vtok.video.frames import VideoInfo

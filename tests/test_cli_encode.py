@@ -15,7 +15,8 @@ from safetensors import safe_open
 from videos import make_video, run_ffmpeg
 
 import vtok as package
-from vtok.codefile import CodeFileReader, Header
+from vtok.codefile.header import Header
+from vtok.codefile.reader import CodeFileReader
 from vtok.pipeline.encode import encode_file
 
 

@@ -16,17 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vtok.codefile import (
-    Chunk,
-    CodeFileReader,
-    CodeFileWriter,
-    CodeFormat,
-    Header,
-    ModelIdentity,
-    SourceVideo,
-    Transform,
-)
+from vtok.codefile.header import CodeFormat, Header, ModelIdentity, SourceVideo, Transform
+from vtok.codefile.packing import Chunk
+from vtok.codefile.reader import CodeFileReader
 from vtok.codefile.records import ChunkHead, Footer, IndexEntry, Part, make_rows, preamble_to_bytes
+from vtok.codefile.writer import CodeFileWriter
 from vtok.errors import CodeFileError, OutputError, ShapeError, UsageError
 
 Chunks = list[tuple[np.ndarray, int]]

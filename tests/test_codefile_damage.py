@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vtok.codefile import Chunk, CodeFileReader
+from vtok.codefile.packing import Chunk
+from vtok.codefile.reader import CodeFileReader
 from vtok.codefile.records import FOOTER_BYTES
 from vtok.errors import CodeFileError
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from vtok.codefile import CodeFileReader, CodeFileWriter
+from vtok.codefile.reader import CodeFileReader
+from vtok.codefile.writer import CodeFileWriter
 
 SCRIPT = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "make_golden.py"))
 GOLDEN = SCRIPT["GOLDEN"]

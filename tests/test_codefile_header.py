@@ -10,15 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vtok.codefile import (
+from vtok.codefile.header import (
     CodeFormat,
     Header,
     ModelIdentity,
     SourceVideo,
     Transform,
+    dump_json,
+    load_json,
     source_name,
 )
-from vtok.codefile.header import dump_json, load_json
 from vtok.errors import CodeFileError
 
 HEADER = Header(

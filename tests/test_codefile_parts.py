@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vtok.codefile import CodeFormat
+from vtok.codefile.header import CodeFormat
 from vtok.codefile.packing import (
     MAX_WORK,
     CodedPart,

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from test_codefile_container import HEADER, trickle
 from test_codefile_damage import Pipe
 
-from vtok.codefile import VERSION, CodeFileReader, CodeFileWriter, Index, IndexEntry
-from vtok.codefile.index import in_order
-from vtok.codefile.records import Damage, Order, Place, make_rows
+from vtok.codefile.index import Index, in_order
+from vtok.codefile.reader import CodeFileReader
+from vtok.codefile.records import VERSION, Damage, IndexEntry, Order, Place, make_rows
+from vtok.codefile.writer import CodeFileWriter
 from vtok.errors import CodeFileError, ShapeError
 
 LAYOUT = HEADER.format  # 4 frames a step, 2 steps a chunk, 3 stages

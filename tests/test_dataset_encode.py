@@ -18,7 +18,7 @@ from videos import make_video, run_ffmpeg
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 import vtok as package
-from vtok.codefile import CodeFileReader
+from vtok.codefile.reader import CodeFileReader
 from vtok.dataset import worker
 from vtok.dataset.api import encode_dataset
 from vtok.dataset.options import DatasetOptions

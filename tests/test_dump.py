@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from test_codefile_container import TrickleReader, make_chunks, make_header, write
 from test_codefile_segments import DATA as SEGMENTS
 
-from vtok.codefile import CodeFileReader
 from vtok.codefile.dump import FORMATS
+from vtok.codefile.reader import CodeFileReader
 from vtok.errors import CodeFileError
 from vtok.pipeline.edit import dump_file, pack_file
 from vtok.pipeline.options import DumpOptions

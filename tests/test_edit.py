@@ -12,8 +12,8 @@ from commands import rows, vtok
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vtok.codefile import CodeFileReader
 from vtok.codefile.edit import fit_stages
+from vtok.codefile.reader import CodeFileReader
 from vtok.errors import CodeFileError, UsageError
 from vtok.models.load import LoadedTokenizer
 from vtok.pipeline.edit import cut_file, join_files

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vtok.codefile import CodeFileReader, CodeFileWriter, encode_parts, packed_length
 from vtok.codefile.entropy import EDGES, MISSES, BitDecoder, BitEncoder, table
-from vtok.codefile.packing import MAX_WORK, CodedPart, StageCoder, work
+from vtok.codefile.packing import MAX_WORK, CodedPart, StageCoder, encode_parts, packed_length, work
 from vtok.codefile.probability import LEVELS, MAX_POSITIONS, ONE, Grid, count_passes
+from vtok.codefile.reader import CodeFileReader
 from vtok.codefile.records import Damage
+from vtok.codefile.writer import CodeFileWriter
 from vtok.errors import CodeFileError
 
 GOLDEN = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "make_golden.py"))

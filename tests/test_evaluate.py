@@ -9,7 +9,7 @@ import pytest
 from commands import encode, tiny_checkpoint
 from videos import make_video
 
-from vtok.codefile import CodeFileReader
+from vtok.codefile.reader import CodeFileReader
 from vtok.errors import InputError, ShapeError, UsageError, VideoError
 from vtok.evaluation.clips import CARD, Part, open_clip
 from vtok.evaluation.compare import compare_file, deltas, write_side_by_side

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vtok.codefile import CodeFileReader
+from vtok.codefile.reader import CodeFileReader
 from vtok.errors import CodeFileError
 
 FUZZ = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "fuzz.py"))

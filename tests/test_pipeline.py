@@ -19,7 +19,9 @@ from safetensors import safe_open
 from videos import make_video
 
 import vtok as package
-from vtok.codefile import CodeFileReader, CodeFileWriter, Header
+from vtok.codefile.header import Header
+from vtok.codefile.reader import CodeFileReader
+from vtok.codefile.writer import CodeFileWriter
 from vtok.errors import CodeFileError, InputError, OutputError, UsageError, VideoError, VtokError
 from vtok.models.load import LoadedTokenizer, ModelCache
 from vtok.pipeline.codec import CHUNK_STEPS, Decoder, clip_to_frames, frames_to_clip

@@ -15,7 +15,7 @@ from test_random_access import CountingFile
 from videos import make_video
 
 import vtok as package
-from vtok.codefile import CodeFileReader
+from vtok.codefile.reader import CodeFileReader
 from vtok.pipeline.edit import cut_file
 from vtok.pipeline.inspect import inspect_code_file, inspect_stream, verify_file
 from vtok.pipeline.options import CutOptions

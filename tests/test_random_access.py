@@ -10,8 +10,9 @@ from codefiles import FPS, HEIGHT, WIDTH, all_frames, load_tiny, random_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vtok.codefile import CodeFileReader, CodeFileWriter
 from vtok.codefile.index import frames_between
+from vtok.codefile.reader import CodeFileReader
+from vtok.codefile.writer import CodeFileWriter
 from vtok.errors import UsageError
 from vtok.models.load import LoadedTokenizer, ModelCache
 from vtok.pipeline import codec as passes

@@ -9,7 +9,7 @@ from codefiles import load_tiny
 from commands import rows, vtok
 from videos import LOSSLESS, barcode_frames, run_ffmpeg
 
-from vtok.codefile import CodeFileReader
+from vtok.codefile.reader import CodeFileReader
 from vtok.errors import UsageError
 from vtok.evaluation.metrics import psnr_per_frame
 from vtok.models.load import LoadedTokenizer

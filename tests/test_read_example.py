@@ -17,8 +17,8 @@ from test_codefile_container import make_chunks, make_header, with_chunk_between
 from test_codefile_segments import DATA as SEGMENTS
 from test_entropy import file_of, make_codes
 
-from vtok.codefile import CodeFileReader
 from vtok.codefile.packing import StageCoder
+from vtok.codefile.reader import CodeFileReader
 
 FOLDER = Path(__file__).parent.parent
 SCRIPT = FOLDER / "examples" / "read_vtok.py"

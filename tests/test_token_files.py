@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from token_models import tiny_token_model
 from videos import make_video
 
-from vtok.codefile import CodeFileReader
+from vtok.codefile.reader import CodeFileReader
 from vtok.errors import CodeFileError, UsageError
 from vtok.models.load import ModelCache
 from vtok.pipeline.codec import Encoder

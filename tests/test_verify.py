@@ -7,7 +7,7 @@ import pytest
 from codefiles import load_tiny, random_file
 from commands import rows, vtok
 
-from vtok.codefile import CodeFileReader
+from vtok.codefile.reader import CodeFileReader
 from vtok.pipeline.edit import cut_file, join_files
 from vtok.pipeline.options import CutOptions
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vtok.codefile import CodeFileReader
+from vtok.codefile.reader import CodeFileReader
 from vtok.errors import OptionError
 from vtok.evaluation.classic import (
     Codec,

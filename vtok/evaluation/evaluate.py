@@ -15,7 +15,9 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from vtok.codefile import CodedPart, CodeFileWriter, Header, encode_parts
+from vtok.codefile.header import Header
+from vtok.codefile.packing import CodedPart, encode_parts
+from vtok.codefile.writer import CodeFileWriter
 from vtok.errors import OptionError, ShapeError
 from vtok.evaluation.clips import WHOLE, Clip, Part, open_clip
 from vtok.evaluation.metrics import Frames

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vtok.codefile import CodeFileReader, Header
+from vtok.codefile.header import Header
+from vtok.codefile.reader import CodeFileReader
 from vtok.evaluation.clips import each_frame, open_clip
 from vtok.evaluation.compare import Comparison, Delta, Notify, coded_frames, compare_file, deltas
 from vtok.evaluation.evaluate import EvalOptions
