@@ -19,7 +19,15 @@ from hypothesis import strategies as st
 from vtok.codefile.header import CodeFormat, Header, ModelIdentity, SourceVideo, Transform
 from vtok.codefile.packing import Chunk
 from vtok.codefile.reader import CodeFileReader
-from vtok.codefile.records import ChunkHead, Footer, IndexEntry, Part, make_rows, preamble_to_bytes
+from vtok.codefile.records import (
+    ChunkHead,
+    Footer,
+    IndexEntry,
+    Part,
+    RowLog,
+    Rows,
+    preamble_to_bytes,
+)
 from vtok.codefile.writer import CodeFileWriter
 from vtok.errors import CodeFileError, OutputError, ShapeError, UsageError
 
@@ -296,6 +304,13 @@ def _unpack_part(data: bytes) -> tuple[int, int, int]:
 def _finish(out: io.BytesIO, index: list[IndexEntry]) -> None:
     digest = hashlib.sha256(out.getvalue()).digest()
     out.write(Footer(make_rows(index), digest).to_bytes())
+
+
+def make_rows(entries: list[IndexEntry]) -> Rows:
+    log = RowLog()
+    for entry in entries:
+        log.append(entry)
+    return log.rows()
 
 
 def with_chunk_between(kind: bytes, payload: bytes) -> bytes:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from vtok.codefile.header import MAX_HEADER_BYTES, CodeFormat, Header, dump_json, load_json
 from vtok.codefile.packing import encode_parts
 from vtok.codefile.reader import CodeFileReader
-from vtok.codefile.records import PIECE_BYTES, PLAIN, VERSION
+from vtok.codefile.records import PLAIN, VERSION, read_bytes
 from vtok.codefile.writer import CodeFileWriter
 from vtok.errors import CodeFileError, ShapeError
 
@@ -45,12 +45,8 @@ def dump(reader: CodeFileReader, stream: BinaryIO, kind: str) -> Iterator[tuple[
     _line(stream, kind, {**about, "header": load_json(header.to_json())})
     for chunk in reader:
         codes = chunk.codes
-        row: dict[str, Any] = {
-            "coders": list(chunk.coders),
-            "frames": chunk.num_frames,
-            "opens": chunk.opens,
-            "steps": codes.shape[2],
-        }
+        row: dict[str, Any] = {"coders": list(chunk.coders), "opens": chunk.opens}
+        row |= {"frames": chunk.num_frames, "steps": codes.shape[2]}
         if kind == "jsonl":
             row["codes"] = codes.reshape(*codes.shape[:2], -1).tolist()
         _line(stream, kind, row)
@@ -58,7 +54,7 @@ def dump(reader: CodeFileReader, stream: BinaryIO, kind: str) -> Iterator[tuple[
             for step in codes.reshape(-1, layout.grid[0] * layout.grid[1]).tolist():
                 stream.write(" ".join(map(str, step)).encode() + b"\n")
         elif kind == "bin":
-            stream.write(_as_integers(codes, layout))
+            stream.write(codes.astype(integer_type(layout)).tobytes())
         chunks, frames = chunks + 1, frames + chunk.num_frames
         yield chunk.num_frames, codes.shape[2], len(codes)
     _line(stream, kind, {"chunks": chunks, "frames": frames})
@@ -67,11 +63,6 @@ def dump(reader: CodeFileReader, stream: BinaryIO, kind: str) -> Iterator[tuple[
 def integer_type(layout: CodeFormat) -> np.dtype[Any]:
     """Return the smaller unsigned type of 16 or 32 bits that holds a code, little-endian."""
     return np.dtype("<u2" if layout.codebook_size <= 2**16 else "<u4")
-
-
-def _as_integers(codes: npt.NDArray[np.int64], layout: CodeFormat) -> bytes:
-    data: bytes = codes.astype(integer_type(layout)).tobytes()
-    return data
 
 
 def _line(stream: BinaryIO, kind: str, value: dict[str, Any]) -> None:
@@ -157,7 +148,7 @@ class DumpReader:
         if "chunks" in row:
             return row
         for key in ("frames", "steps", "opens"):
-            if type(row[key]) is not int and not (key == "opens" and row[key] is None):
+            if type(row[key]) is not int and (key, row[key]) != ("opens", None):
                 self._refuse(f"{key} is {str(row[key])[:20]}, not a number")
         if not 1 <= row["steps"] <= layout.chunk_steps:
             self._refuse(f"steps is {row['steps']}, not 1..{layout.chunk_steps}")
@@ -173,22 +164,22 @@ class DumpReader:
         shape = (len(row["coders"]), layout.num_codebooks, row["steps"], *layout.grid)
         count = shape[0] * row["steps"] * layout.codes_per_step
         if self._kind == "jsonl":
-            return self._from_lists(row["codes"], shape)
-        if self._kind == "text":
+            flat = (*shape[:2], count // (shape[0] * shape[1]))
+            try:
+                codes = np.array(row["codes"])
+            except ValueError:  # lists of different lengths
+                codes = np.array(None)
+            if codes.shape != flat or codes.dtype.kind != "i":
+                self._refuse(f"codes are not integers [{', '.join(map(str, flat))}]")
+        elif self._kind == "text":
             each = layout.grid[0] * layout.grid[1]
-            lines = [self._numbers(each) for _ in range(count // each)]
-            return np.concatenate(lines).reshape(shape)
-        data = self._read(count * integer_type(layout).itemsize)
-        return np.frombuffer(data, integer_type(layout)).astype(np.int64).reshape(shape)
-
-    def _from_lists(self, lists: Any, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
-        try:
-            codes = np.array(lists)
-        except ValueError:  # lists of different lengths
-            codes = np.array(None)
-        flat = (*shape[:2], shape[2] * shape[3] * shape[4])
-        if codes.shape != flat or codes.dtype.kind != "i":
-            self._refuse(f"codes are not integers [{', '.join(map(str, flat))}]")
+            codes = np.concatenate([self._numbers(each) for _ in range(count // each)])
+        else:
+            kind = integer_type(layout)
+            data = read_bytes(self._stream, count * kind.itemsize)
+            if len(data) < count * kind.itemsize:
+                self._refuse("has fewer codes after it than it says")
+            codes = np.frombuffer(data, kind)
         return codes.astype(np.int64).reshape(shape)
 
     def _numbers(self, count: int) -> npt.NDArray[np.int64]:
@@ -197,15 +188,6 @@ class DumpReader:
         if len(words) != count or not all(word.isdigit() and len(word) < 11 for word in words):
             self._refuse(f"is not a line of {count} codes")
         return np.array([int(word) for word in words], np.int64)
-
-    def _read(self, length: int) -> bytes:
-        pieces = []
-        while length and (piece := self._stream.read(min(length, PIECE_BYTES))):
-            pieces.append(piece)
-            length -= len(piece)
-        if length:
-            self._refuse("has fewer codes after it than it says")
-        return b"".join(pieces)
 
     def _read_line(self, limit: int) -> bytes:
         self._number += 1

@@ -48,13 +48,20 @@ def cut(
     reader.limit_stages(layout.num_stages if stages is None else stages)
     ranges = list(find_ranges(reader.index, layout, frames, layout.decoder_lookback))
     if frames != (0, reader.index.num_frames):
-        header = _of_part(header, frames)
+        shape, fps = header.transform, header.transform.fps
+        start = (shape.start or Fraction(0)) + frames[0] / fps or None
+        shape = replace(shape, start=start, duration=(frames[1] - frames[0]) / fps)
+        header = replace(header, transform=shape)
     counts = [min(stages or layout.num_stages, layout.num_stages)] * len(ranges)
     if reader.version != PLAIN or max_bytes is not None:
         heads = [reader.read_head(some.chunk) for some in ranges]
         counts = [min(count, len(head.parts)) for count, head in zip(counts, heads, strict=True)]
         if max_bytes is not None:
-            lengths = [_lengths(head, count) for head, count in zip(heads, counts, strict=True)]
+            row = ChunkHead.length(1) - ChunkHead.length(0)  # of a part, in the head
+            lengths = [
+                [row + part.length for part in head.parts[:count]]
+                for head, count in zip(heads, counts, strict=True)
+            ]
             counts = fit_stages(lengths, max_bytes - _fixed_bytes(header, ranges), max_bytes)
     header = replace(header, format=replace(layout, num_stages=max(counts)))
     version = PLAIN if _is_plain(reader, ranges, counts) else VERSION
@@ -80,25 +87,23 @@ def join(headers: Sequence[Header], readers: Iterable[CodeFileReader], stream: B
         CodeFileError: if a file is damaged.
     """
     first = headers[0]
-    layout = replace(
-        first.format,
-        num_stages=max(header.format.num_stages for header in headers),
-        chunk_steps=max(header.format.chunk_steps for header in headers),
-    )
-    # The length of the first source is not that of all.
-    source = replace(first.source, num_frames=None)
     header = replace(
-        first, format=layout, source=source, transform=replace(first.transform, duration=None)
+        first,
+        format=replace(
+            first.format,
+            num_stages=max(header.format.num_stages for header in headers),
+            chunk_steps=max(header.format.chunk_steps for header in headers),
+        ),
+        source=replace(first.source, num_frames=None),  # unknown for all sources together
+        transform=replace(first.transform, duration=None),
     )
+    chunks = (chunk for reader in readers for chunk in reader.stored())
     with CodeFileWriter(stream, header, version=VERSION) as writer:
-        begun = False
-        for reader in readers:
-            for chunk in reader.stored():
-                if chunk.opens is not None and (begun or chunk.opens):
-                    writer.open_segment(chunk.opens)
-                begun = True
-                writer.write_parts(chunk.parts, chunk.num_steps, chunk.num_frames)
-                yield chunk.num_frames, chunk.num_steps, len(chunk.parts)
+        for number, chunk in enumerate(chunks):
+            if chunk.opens is not None and (number or chunk.opens):
+                writer.open_segment(chunk.opens)
+            writer.write_parts(chunk.parts, chunk.num_steps, chunk.num_frames)
+            yield chunk.num_frames, chunk.num_steps, len(chunk.parts)
 
 
 def fit_stages(lengths: Sequence[Sequence[int]], room: int, max_bytes: int) -> list[int]:
@@ -128,14 +133,6 @@ def fit_stages(lengths: Sequence[Sequence[int]], room: int, max_bytes: int) -> l
     return counts
 
 
-def _of_part(header: Header, frames: tuple[int, int]) -> Header:
-    """Return the header of a part, with its start and duration."""
-    shape = header.transform
-    start = (shape.start or Fraction(0)) + frames[0] / shape.fps
-    duration = (frames[1] - frames[0]) / shape.fps
-    return replace(header, transform=replace(shape, start=start or None, duration=duration))
-
-
 def _is_plain(reader: CodeFileReader, ranges: Sequence[StepRange], counts: Sequence[int]) -> bool:
     """Check if a cut of these ranges is a file of version 1.0."""
     last = ranges[-1]
@@ -147,11 +144,6 @@ def _is_plain(reader: CodeFileReader, ranges: Sequence[StepRange], counts: Seque
         and ranges[0].opens == 0
         and unshown < reader.header.format.temporal_compression
     )
-
-
-def _lengths(head: ChunkHead, count: int) -> list[int]:
-    """Compute the bytes of each of the first stages of a chunk, with its row in the head."""
-    return [ChunkHead.length(1) - ChunkHead.length(0) + part.length for part in head.parts[:count]]
 
 
 def _fixed_bytes(header: Header, ranges: Sequence[StepRange]) -> int:
@@ -172,29 +164,24 @@ def check_alike(first: Header, other: Header, name: str, other_name: str) -> Non
     Raises:
         CodeFileError: naming the difference.
     """
-    for what, ours, theirs in (
-        ("model", first.model.name, other.model.name),
-        ("weights", first.model.weights_sha256[:12], other.model.weights_sha256[:12]),
-        ("config", first.model.config_sha256[:12], other.model.config_sha256[:12]),
-        ("size", _size(first), _size(other)),
-        ("frame rate", first.transform.fps, other.transform.fps),
-        ("colour", first.transform.colour, other.transform.colour),
-        ("token learner", _token_learner(first), _token_learner(other)),
-    ):
-        if ours != theirs:
-            raise CodeFileError(f"{other_name}: {what} {theirs}, but {name} has {ours}")
-    same = replace(
-        other.format,
-        num_stages=first.format.num_stages,
-        chunk_steps=first.format.chunk_steps,
-    )
-    if same != first.format:
+    ours, theirs = _identity(first), _identity(other)
+    for what in ours:
+        if ours[what] != theirs[what]:
+            raise CodeFileError(f"{other_name}: {what} {theirs[what]}, but {name} has {ours[what]}")
+    stages, steps = first.format.num_stages, first.format.chunk_steps
+    if replace(other.format, num_stages=stages, chunk_steps=steps) != first.format:
         raise CodeFileError(f"{other_name}: its codes are not laid out as those of {name}")
 
 
-def _token_learner(header: Header) -> str:
-    return header.metadata.get("token_learner", "none")  # fingerprint included, as JSON
-
-
-def _size(header: Header) -> str:
-    return f"{header.transform.width}x{header.transform.height}"
+def _identity(header: Header) -> dict[str, object]:
+    """Return the properties that joined files share, by their name in messages."""
+    model, shape = header.model, header.transform
+    return {
+        "model": model.name,
+        "weights": model.weights_sha256[:12],
+        "config": model.config_sha256[:12],
+        "size": f"{shape.width}x{shape.height}",
+        "frame rate": shape.fps,
+        "colour": shape.colour,
+        "token learner": header.metadata.get("token_learner", "none"),
+    }

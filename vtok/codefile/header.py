@@ -173,7 +173,7 @@ class SourceVideo:
     def __post_init__(self) -> None:
         _check_integer("source.width", self.width, 1, _MAX_SIDE)
         _check_integer("source.height", self.height, 1, _MAX_SIDE)
-        _check_rate("source.fps", self.fps)
+        _check_rational("source.fps", self.fps, positive=True)
         if self.num_frames is not None:
             _check_integer("source.num_frames", self.num_frames, 0, MAX_INTEGER)
         _check_integer("source.rotation", self.rotation, 0, 270)
@@ -209,7 +209,7 @@ class Transform:
     def __post_init__(self) -> None:
         _check_integer("transform.width", self.width, 1, _MAX_SIDE)
         _check_integer("transform.height", self.height, 1, _MAX_SIDE)
-        _check_rate("transform.fps", self.fps)
+        _check_rational("transform.fps", self.fps, positive=True)
         if self.start is not None:
             _check_rational("transform.start", self.start)
         if self.duration is not None:
@@ -253,7 +253,8 @@ class Header:
             _refuse("metadata", self.metadata, "text by key")
         for key, value in self.metadata.items():
             _check_name("metadata key", key)
-            _check_text(f"metadata.{key}", value)
+            if not isinstance(value, str) or _SURROGATE.search(value):
+                _refuse(f"metadata.{key}", value, "text")
 
     def to_json(self) -> bytes:
         """Write the header as canonical JSON.
@@ -285,30 +286,15 @@ class Header:
             parsed = load_json(data)
         except ValueError as exc:
             raise CodeFileError(f"header: not canonical JSON ({exc})") from exc
-        top = _keys(cls, parsed, "header", newer)
-        code_format = _keys(CodeFormat, top["format"], "format", newer)
-        if isinstance(code_format["grid"], list):
-            code_format["grid"] = tuple(code_format["grid"])
-        model = _keys(ModelIdentity, top["model"], "model", newer)
-        source = _keys(SourceVideo, top["source"], "source", newer)
-        source["fps"] = _read_rational("source.fps", source["fps"])
-        transform = _keys(Transform, top["transform"], "transform", newer)
-        transform["fps"] = _read_rational("transform.fps", transform["fps"])
-        for key in ("start", "duration"):
-            if transform[key] is not None:
-                transform[key] = _read_rational(f"transform.{key}", transform[key])
-        return cls(
-            CodeFormat(**code_format),
-            ModelIdentity(**model),
-            SourceVideo(**source),
-            Transform(**transform),
-            top["writer"],
-            top["metadata"],
-        )
+        header: Header = _build(cls, parsed, "header", newer)
+        return header
 
 
-def _keys(kind: type, value: object, where: str, newer: bool) -> dict[str, Any]:
-    """Return a JSON object as arguments of a dataclass: exactly its fields."""
+_PARTS = {kind.__name__: kind for kind in (CodeFormat, ModelIdentity, SourceVideo, Transform)}
+
+
+def _build(kind: type, value: object, where: str, newer: bool) -> Any:
+    """Make a dataclass from a JSON object that has exactly its fields."""
     if not isinstance(value, dict):
         _refuse(where, value, "an object")
     names = [item.name for item in fields(kind)]
@@ -318,7 +304,17 @@ def _keys(kind: type, value: object, where: str, newer: bool) -> dict[str, Any]:
         raise CodeFileError(f"header: {where} has no {', '.join(missing)}")
     if unknown and not newer:
         raise CodeFileError(f"header: {where} has unknown keys: {str(sorted(unknown))[:80]}")
-    return {name: value[name] for name in names}
+    arguments = {}
+    for item in fields(kind):
+        part = value[item.name]
+        if item.type in _PARTS:
+            part = _build(_PARTS[item.type], part, item.name, newer)
+        elif "Fraction" in item.type and part is not None:
+            part = _read_rational(f"{where}.{item.name}", part)
+        elif item.type == "tuple[int, int]" and isinstance(part, list):
+            part = tuple(part)
+        arguments[item.name] = part
+    return kind(**arguments)
 
 
 def _refuse(key: str, value: object, expected: str) -> NoReturn:
@@ -330,43 +326,29 @@ def _check_integer(key: str, value: object, low: int, high: int) -> None:
         _refuse(key, value, f"an integer {low}..{high}")
 
 
-def _check_rational(key: str, value: object) -> None:
-    """Check for a `Fraction` of at least 0 that JSON can hold."""
+def _check_rational(key: str, value: object, *, positive: bool = False) -> None:
+    """Check for a `Fraction` of at least 0, or above 0, that JSON can hold."""
     if not isinstance(value, Fraction):
         _refuse(key, value, "a Fraction")
     _check_integer(f"{key} numerator", value.numerator, 0, MAX_INTEGER)
     _check_integer(f"{key} denominator", value.denominator, 1, MAX_INTEGER)
-
-
-def _check_rate(key: str, value: object) -> None:
-    """Check for a `Fraction` above 0 that JSON can hold."""
-    _check_rational(key, value)
-    if not value:
+    if positive and not value:
         _refuse(key, value, "above 0")
 
 
 def _read_rational(key: str, value: object) -> Fraction:
     """Read a JSON `[numerator, denominator]` in lowest terms."""
-    if not isinstance(value, list) or len(value) != 2:
+    if not isinstance(value, list) or [type(part) for part in value] != [int, int]:
         _refuse(key, value, "[numerator, denominator]")
-    top, bottom = value
-    _check_integer(key, top, 0, MAX_INTEGER)
-    _check_integer(key, bottom, 1, MAX_INTEGER)
-    if gcd(top, bottom) != 1:
+    if value[1] < 1 or gcd(*value) != 1:
         _refuse(key, value, "in lowest terms")
-    return Fraction(top, bottom)
+    return Fraction(*value)
 
 
 def _check_name(key: str, value: object) -> None:
     """Check for text of one line and 1 to 255 characters."""
     if not isinstance(value, str) or not 1 <= len(value) <= 255 or _CONTROL.search(value):
         _refuse(key, value, "1 to 255 characters without control characters")
-
-
-def _check_text(key: str, value: object) -> None:
-    """Check for text that can be encoded."""
-    if not isinstance(value, str) or _SURROGATE.search(value):
-        _refuse(key, value, "text")
 
 
 def _fraction_pair(value: object) -> list[int]:

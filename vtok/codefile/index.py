@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
 from math import ceil
 
 import numpy as np
@@ -15,12 +15,12 @@ from vtok.codefile.records import (
     FOOTER_BYTES,
     PLAIN,
     ROW,
+    ROW_STRUCT,
     Damage,
     IndexEntry,
     Order,
     Place,
     Rows,
-    count_frames,
 )
 from vtok.errors import OptionError
 
@@ -48,17 +48,25 @@ class Index:
         Raises:
             Damage: naming the first row that breaks the rules of `Order`.
         """
-        if not in_order(layout, version, rows):
-            _raise_first_wrong(layout, version, rows)
-        drop, before, after = _coverage(layout, rows)
-        codes = rows["steps"] > 0
-        self._rows, self._num_rows = rows[codes], len(rows)
-        self._drop, self._before, self._after = drop[codes], before[codes], after[codes]
-        self.num_frames = count_frames(rows)
+        order, spans = Order(layout, version), array("q")
+        for number, row in enumerate(map(IndexEntry._make, ROW_STRUCT.iter_unpack(rows.tobytes()))):
+            opens = row.num_steps == 0 and version != PLAIN
+            why = order.why_not_open(row) if opens else order.why_not_next(row)
+            if why:
+                raise Damage(f"in the index, chunk {number} {why}")
+            if opens:
+                order.open(row)
+            else:
+                place, before = order.place(row), order.covered
+                order.add(row)
+                spans.extend((place.opens or 0, place.skip, before, order.covered))
+        self._spans = np.frombuffer(spans, np.int64).reshape(-1, 4)
+        self._rows, self._num_rows = rows[rows["steps"] > 0], len(rows)
+        self.num_frames = order.num_frames
         self.num_steps = int(self._rows["steps"].sum(dtype=np.int64))
         firsts = self._rows["first_frame"].astype(np.int64)
         self.bounds = np.append(firsts, self.num_frames)
-        self.opens = self._before == 0
+        self.opens = self._spans[:, 2] == 0
 
     def __len__(self) -> int:
         """Return the number of chunks of codes."""
@@ -66,11 +74,6 @@ class Index:
 
     def __getitem__(self, number: int) -> IndexEntry:
         return IndexEntry(*self._rows[number].tolist())
-
-    @cached_property
-    def entries(self) -> tuple[IndexEntry, ...]:
-        """Rows of all chunks of codes."""
-        return tuple(map(IndexEntry._make, self._rows.tolist()))
 
     @property
     def num_segments(self) -> int:
@@ -87,66 +90,13 @@ class Index:
 
     def place(self, number: int) -> Place:
         """Return the place of a chunk in its segment."""
-        drop, before = int(self._drop[number]), int(self._before[number])
-        skip = min(max(0, drop - before), int(self._after[number]) - before)
+        drop, skip, before, _ = self._spans[number].tolist()
         return Place(None if before else drop, skip)
 
     def covers(self, number: int) -> tuple[int, int]:
         """Return the frames that a chunk covers: first and last + 1 from its segment's start."""
-        return int(self._before[number]), int(self._after[number])
-
-
-def in_order(layout: CodeFormat, version: tuple[int, int], rows: Rows) -> bool:
-    """Check all rows at once by the rules of `Order`."""
-    offsets, firsts = rows["offset"], rows["first_frame"]
-    steps, frames = rows["steps"].astype(np.int64), rows["frames"].astype(np.int64)
-    opens = steps == 0
-    if not (bool((steps <= layout.chunk_steps).all()) and bool((offsets[1:] > offsets[:-1]).all())):
-        return False
-    shown = np.where(opens, 0, frames)
-    if (firsts != (shown.cumsum() - shown).astype(np.uint64)).any():
-        return False
-    if (version == PLAIN and opens.any()) or (opens[1:] & opens[:-1]).any():
-        return False
-    drop, before, after = _coverage(layout, rows)
-    most = np.maximum(0, after - np.maximum(before, drop))
-    least = np.minimum(1, most)
-    if version == PLAIN:
-        least = np.maximum(1, most - layout.temporal_compression + 1)
-    last = np.append(opens[1:], True)  # of its segment
-    return bool((opens | (frames == most) | (last & (least <= frames) & (frames <= most))).all())
-
-
-def _coverage(layout: CodeFormat, rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Compute the frames that the steps of each row cover, from the start of its segment.
-
-    Returns:
-        int64 `[n]` each: frames that the segment drops, frames covered before the row, and frames
-        covered up to its end. Undefined for rows that open segments.
-    """
-    temporal = layout.temporal_compression
-    opens = rows["steps"] == 0
-    steps = rows["steps"].astype(np.int64).cumsum()  # with each row, from the start of the file
-    number = opens.cumsum()  # of the segment; rows before the first opening are a segment too
-    drops = np.append(0, rows["frames"][opens].astype(np.int64))
-    starts = np.append(0, steps[opens])
-    after = (steps - starts[number]) * temporal - (temporal - 1)
-    before = after - rows["steps"].astype(np.int64) * temporal
-    return drops[number], np.maximum(0, before), after
-
-
-def _raise_first_wrong(layout: CodeFormat, version: tuple[int, int], rows: Rows) -> None:
-    """Check row by row, for the message."""
-    order = Order(layout, version)
-    for number, row in enumerate(map(IndexEntry._make, rows.tolist())):
-        opens = row.num_steps == 0 and version[1] > 0
-        why = order.why_not_open(row) if opens else order.why_not_next(row)
-        if why:
-            raise Damage(f"in the index, chunk {number} {why}")
-        if opens:
-            order.open(row)
-        else:
-            order.add(row)
+        before, after = self._spans[number, 2:].tolist()
+        return before, after
 
 
 def frames_between(
@@ -251,48 +201,34 @@ def _ranges_of_segment(
     """Find the ranges that show the frames of `chunks`, first and last + 1, of one segment."""
     temporal, (first, end) = layout.temporal_compression, chunks
     # wanted frames, counted as the segment covers them
-    low = _covered_at(index, first, max(frames[0], int(index.bounds[first])))
-    high = _covered_at(index, end - 1, min(frames[1], int(index.bounds[end])))
-    step = (low + temporal - 1) // temporal  # of the first of them
+    low, high = (
+        index.covers(number)[0] + index.place(number).skip + frame - int(index.bounds[number])
+        for number, frame in (
+            (first, max(frames[0], int(index.bounds[first]))),
+            (end - 1, min(frames[1], int(index.bounds[end]))),
+        )
+    )
     # The first step of a stream gives its last frame only, so start at least one step before.
-    begin = 0 if lookback is None else max(0, step - max(1, lookback))
-    last = (high - 1 + temporal - 1) // temporal
-    while _first_step(index, layout, first) > begin:
+    begin = 0 if lookback is None else max(0, -(-low // temporal) - max(1, lookback))
+    stop = -(-(high - 1) // temporal) + 1
+    while index.covers(first)[0] > begin * temporal:
         first -= 1
     opens: int | None = None
     start = 0
     for number in range(first, end):
-        before = _first_step(index, layout, number)
+        before = -(-index.covers(number)[0] // temporal)  # latent steps of the segment
         held = index[number].num_steps
         size = grain or held
         low_step = max(0, begin - before) // size * size
-        high_step = min(held, -(-(last + 1 - before) // size) * size)
+        high_step = min(held, -(-(stop - before) // size) * size)
         if number == first:
             start = before + low_step
             opens = low - start * temporal
-        covered = (
-            _frames_before(before + low_step, start, temporal),
-            _frames_before(before + high_step, start, temporal),
+        # frames that the stream covers before and after the range; its first step covers one
+        since, until = (
+            max(0, (before + step - start - 1) * temporal + 1) for step in (low_step, high_step)
         )
-        wanted = (low - start * temporal, high - start * temporal)
-        skip = min(max(0, wanted[0] - covered[0]), covered[1] - covered[0])
-        shown = max(0, min(covered[1], wanted[1]) - covered[0] - skip)
+        skip = min(max(0, low - start * temporal - since), until - since)
+        shown = max(0, min(until, high - start * temporal) - since - skip)
         yield StepRange(number, (low_step, high_step), opens, skip, shown)
         opens = None
-
-
-def _covered_at(index: Index, number: int, frame: int) -> int:
-    """Convert a frame that chunk `number` shows, or its end, to frames covered by its segment."""
-    place = index.place(number)
-    return index.covers(number)[0] + place.skip + frame - int(index.bounds[number])
-
-
-def _first_step(index: Index, layout: CodeFormat, number: int) -> int:
-    """Count the latent steps of the segment before a chunk."""
-    covered = index.covers(number)[0]
-    return -(-covered // layout.temporal_compression)
-
-
-def _frames_before(step: int, start: int, temporal: int) -> int:
-    """Count the frames before latent step `step` in a stream that starts at step `start`."""
-    return 0 if step == start else (step - start - 1) * temporal + 1

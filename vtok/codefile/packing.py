@@ -10,9 +10,10 @@ little-endian number, the sum of code[i] << (i * bits); the last byte is filled 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import gcd
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +39,6 @@ MIN_POSITIONS = 64  # of a latent step: smaller ones take much time for few bits
 MAX_WORK = 1 << 23  # of all entropy-coded parts of a chunk: bounds time and memory
 PASS_WORK = 128  # cost of a pass, in positions of 8 bits more
 _BLOCK = 1 << 16  # codes packed at a time: a multiple of 8, so that a block ends on a whole byte
-OLD_CODER = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +116,12 @@ def pack(codes: npt.NDArray[Any], bits: int) -> bytes:
         raise ShapeError(
             f"codes run from {codes.min()} to {codes.max()}, but {bits} bits hold 0..{2**bits - 1}"
         )
-    blocks = [_pack_block(codes[i : i + _BLOCK], bits) for i in range(0, codes.size, _BLOCK)]
-    return b"".join(blocks)
+    packed = []
+    for start in range(0, codes.size, _BLOCK):
+        words = codes[start : start + _BLOCK].astype("<u4").view(np.uint8).reshape(-1, 4)
+        planes = np.unpackbits(words, axis=1, count=bits, bitorder="little")
+        packed.append(np.packbits(planes, bitorder="little").tobytes())
+    return b"".join(packed)
 
 
 def unpack(data: bytes, bits: int, count: int) -> npt.NDArray[np.int64]:
@@ -137,56 +141,19 @@ def unpack(data: bytes, bits: int, count: int) -> npt.NDArray[np.int64]:
     _check_bits(bits)
     if count < 0 or len(data) != packed_length(bits, count):
         raise ShapeError(f"{len(data)} bytes are not {count} codes of {bits} bits")
-    group, width = _group(bits)
-    rows = -(-count // group)
-    # 8 more bytes, since each code is read as part of a 64-bit word.
-    padded = data.ljust(rows * width + 8, b"\0")
-    codes = np.empty((rows, group), np.int64)
-    step = _BLOCK // group
-    for row in range(0, rows, step):
-        _unpack_rows(padded, bits, row, codes[row : row + step])
-    return codes.reshape(-1)[:count]
+    # The eight bytes from that of its first bit hold a code, which takes at most 39 of these bits.
+    words: npt.NDArray[np.uint64] = np.ndarray(len(data) + 1, "<u8", data + bytes(8), strides=(1,))
+    codes = np.empty(count, np.int64)
+    for start in range(0, count, _BLOCK):
+        places = np.arange(start, min(count, start + _BLOCK), dtype=np.uint64) * np.uint64(bits)
+        found = words[places >> np.uint64(3)] >> (places & np.uint64(7))
+        codes[start : start + _BLOCK] = found & np.uint64(2**bits - 1)
+    return codes
 
 
 def _check_bits(bits: int) -> None:
     if not 1 <= bits <= 32:
         raise ShapeError(f"a code of {bits} bits cannot be packed, 1..32 can")
-
-
-def _group(bits: int) -> tuple[int, int]:
-    """Return the smallest number of codes that fill whole bytes, and the number of those bytes."""
-    return 8 // gcd(bits, 8), bits // gcd(bits, 8)
-
-
-def _pack_block(codes: npt.NDArray[Any], bits: int) -> bytes:
-    """Pack a block with one operation per code and byte of a group, for all groups at once."""
-    group, width = _group(bits)
-    rows = -(-codes.size // group)
-    padded = np.zeros(rows * group, np.uint32)
-    padded[: codes.size] = codes
-    columns = np.ascontiguousarray(padded.reshape(rows, group).T)  # [group, rows]
-    packed = np.zeros((width, rows), np.uint8)
-    for index, column in enumerate(columns):
-        first = index * bits
-        for byte in range(first // 8, (first + bits - 1) // 8 + 1):
-            shift = first - 8 * byte
-            moved = column << shift if shift >= 0 else column >> -shift
-            packed[byte] |= moved.astype(np.uint8)  # keeps the low 8 bits
-    data: bytes = packed.T.tobytes()
-    return data[: packed_length(bits, codes.size)]
-
-
-def _unpack_rows(padded: bytes, bits: int, row: int, codes: npt.NDArray[np.int64]) -> None:
-    """Unpack groups into `codes` `[rows, group]`, the first one from `row`."""
-    group, width = _group(bits)
-    mask = np.uint64(2**bits - 1)
-    for index in range(group):
-        byte, shift = divmod(index * bits, 8)
-        # One unaligned 64-bit word per group; a code and the bits before it take at most 39 bits.
-        words: npt.NDArray[np.uint64] = np.ndarray(
-            len(codes), "<u8", padded, offset=row * width + byte, strides=(width,)
-        )
-        codes[:, index] = (words >> np.uint64(shift)) & mask
 
 
 def work(shape: Shape, bits: int) -> int | None:
@@ -307,7 +274,7 @@ def check_coder(coder: int) -> None:
     Raises:
         CodeFileError: if not.
     """
-    if coder == OLD_CODER:
+    if coder == 1:
         raise CodeFileError("entropy-coded by vtok 0.1, whose coder was replaced: encode again")
     if coder not in (PACKED, MODELLED):
         raise CodeFileError(f"coded by coder {coder}, which this vtok does not know: update it")
@@ -323,8 +290,7 @@ class StageCoder:
 
     def __init__(self, shape: Shape, bits: int) -> None:
         self._shape, self._bits = shape, bits
-        self._below: list[Integers | None] = []  # planes; None for packed stages until needed
-        self._packed: dict[int, Codes] = {}  # codes of packed stages, by number
+        self._below: deque[Callable[[], Integers]] = deque(maxlen=MAX_BELOW)  # make the planes
 
     def encode(self, codes: Codes) -> bytes:
         """Encode the next stage, integers 0 <= code < 2 ** bits."""
@@ -347,25 +313,17 @@ class StageCoder:
 
     def skip(self, codes: Codes) -> None:
         """Take the codes of the next stage, which is stored packed."""
-        self._packed[len(self._below)] = codes
-        self._below.append(None)
+        self._below.append(cache(lambda: self._grid.split(codes, self._bits)))
 
     @property
     def _grid(self) -> Grid:
         return make_grid(*self._shape[2:])
 
     def _code(self, planes: Integers, coder: BitCoder) -> None:
-        below = [self._planes(number) for number in range(len(self._below))[-MAX_BELOW:]]
+        below = [make_planes() for make_planes in self._below]
         for book, of_book in enumerate(planes):
             code_planes(self._grid, of_book, [stage[book] for stage in below], coder)
-        self._below.append(planes)
-
-    def _planes(self, number: int) -> Integers:
-        planes = self._below[number]
-        if planes is None:
-            planes = self._grid.split(self._packed.pop(number), self._bits)
-            self._below[number] = planes
-        return planes
+        self._below.append(lambda: planes)
 
 
 def _most_modelled(shape: Shape, bits: int) -> int:

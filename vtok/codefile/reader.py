@@ -133,8 +133,12 @@ class Scan:
                 self._rows.append(row)
             elif kind == SEGMENT and self._version != PLAIN:
                 self._open(head, row)
+            elif head.optional:
+                _check(source, head)
             else:
-                self._skip_optional(head)
+                raise CodeFileError(
+                    f"has a chunk of type {str(kind)[1:]}, which this vtok does not know: update it"
+                )
 
     def resume(self) -> bool:
         """Move past damage to the next intact chunk of a seekable file.
@@ -186,15 +190,6 @@ class Scan:
             raise Damage(f"the segment before chunk {self.num_chunks} {why}")
         self._order.open(row)
         self._rows.append(row)
-
-    def _skip_optional(self, head: ChunkHead) -> None:
-        if not head.optional:
-            kind = str(head.kind)[1:]
-            raise CodeFileError(
-                f"has a chunk of type {kind}, which this vtok does not know: update it"
-            )
-        for part in head.parts:
-            self.source.check(part.length, part.crc)
 
 
 class CodeFileReader:
@@ -275,14 +270,25 @@ class CodeFileReader:
         Raises:
             CodeFileError: if the file is cut and `salvage` is off, or a pipe was not read yet.
         """
-        if self._index is None:
-            self._index = self._find_index()
+        if self._index is not None:
+            return self._index
+        if self._source.size is None:
+            raise CodeFileError(f"{self._name}: the index of a pipe is known when it has been read")
+        try:
+            rows = Footer.find(self._source, self._source.size).rows
+            self._index = Index(self.header.format, self.version, rows)
+        except Damage as exc:
+            scan = self._scan_to_damage()
+            if not self.salvage:
+                self._fail(exc, scan)
+            self.lost = str(exc)
+            self._index = Index(self.header.format, self.version, scan.rows)
         return self._index
 
     @property
     def chunks(self) -> tuple[IndexEntry, ...]:
         """Rows of the index; raises as `index`."""
-        return self.index.entries
+        return tuple(self.index[number] for number in range(len(self.index)))
 
     @property
     def limited_header(self) -> Header:
@@ -360,7 +366,7 @@ class CodeFileReader:
                 self._fail(exc)
         self.complete = damage is None
         if self.complete or self._index is None:
-            self._index = self._index_of(scan)
+            self._index = Index(self.header.format, self.version, scan.rows)
 
     def _pick(self, number: int, read: Callable[[ByteSource, ChunkHead, Place], T]) -> T:
         """Apply `read` to one chunk of codes."""
@@ -408,22 +414,7 @@ class CodeFileReader:
         source.skip(sum(part.length for part in head.parts[self._stages :]))
         return tuple(parts)
 
-    def _find_index(self) -> Index:
-        """Read the index at the end of a seekable file, or scan the file if it has none."""
-        if self._source.size is None:
-            raise CodeFileError(f"{self._name}: the index of a pipe is known when it has been read")
-        try:
-            footer = Footer.find(self._source, self._source.size)
-            return Index(self.header.format, self.version, footer.rows)
-        except Damage as exc:
-            scan = self._scan_file()
-            if not self.salvage:
-                self._fail(exc, scan)
-            self.lost = str(exc)
-            return self._index_of(scan)
-
-    def _scan_file(self) -> Scan:
-        """Scan to the first damage."""
+    def _scan_to_damage(self) -> Scan:
         scan = Scan(self._source.copy(), self.header, self.version)
         try:
             for head, _ in scan:
@@ -434,27 +425,19 @@ class CodeFileReader:
             self._fail(exc)
         return scan
 
-    def _index_of(self, scan: Scan) -> Index:
-        return Index(self.header.format, self.version, scan.rows)
-
     def _fail(self, exc: CodeFileError, scan: Scan | None = None) -> NoReturn:
         """Raise an error with the name of the file and what a scan has passed before it."""
-        left = ""
-        if scan is not None:
-            left = "; no chunk before that is complete"
-            if scan.num_chunks:
-                left = (
-                    f"; complete before that: {_count(scan.num_chunks, 'chunk')}, "
-                    f"{_count(scan.num_frames, 'frame')}; salvage reads the complete part"
-                )
+        left = "" if scan is None else "; no chunk before that is complete"
+        if scan is not None and scan.num_chunks:
+            chunks, frames = scan.num_chunks, scan.num_frames
+            left = (
+                f"; complete before that: {chunks} chunk{'s' * (chunks != 1)}, "
+                f"{frames} frame{'s' * (frames != 1)}; salvage reads the complete part"
+            )
         raise CodeFileError(f"{self._name}: {exc}{left}") from exc
 
 
-def _check(source: ByteSource, head: ChunkHead, place: Place) -> None:
+def _check(source: ByteSource, head: ChunkHead, place: Place | None = None) -> None:
     """Check the CRCs of the parts of a chunk."""
     for part in head.parts:
         source.check(part.length, part.crc)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"

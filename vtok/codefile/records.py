@@ -13,7 +13,7 @@ import hashlib
 import io
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
@@ -44,13 +44,22 @@ _TAIL = struct.Struct("<Q8s")  # length of the footer, trailer
 # a row of the index: offset, first frame, frames, latent steps
 ROW = np.dtype([("offset", "<u8"), ("first_frame", "<u8"), ("frames", "<u4"), ("steps", "<u4")])
 Rows = npt.NDArray[Any]  # [n] of `ROW`
-_ROW = struct.Struct("<QQII")
+ROW_STRUCT = struct.Struct("<QQII")
 _DIGEST_BYTES = 32
 FOOTER_BYTES = _FOOT.size + _DIGEST_BYTES + _CRC.size + _TAIL.size  # of a file without chunks
 
 
 class Damage(CodeFileError):
     """Missing or changed bytes, as opposed to an unknown format; intact parts can be salvaged."""
+
+
+def read_bytes(stream: BinaryIO, length: int) -> bytes:
+    """Read `length` bytes, or fewer at the end of the stream; short reads are fine."""
+    pieces = []
+    while length and (piece := stream.read(min(length, PIECE_BYTES))):
+        pieces.append(piece)
+        length -= len(piece)
+    return b"".join(pieces)
 
 
 class ByteSource:
@@ -104,12 +113,7 @@ class ByteSource:
         """Read `length` bytes, or fewer at the end of the stream."""
         if self.size is not None:
             self._stream.seek(self._start + self.offset)
-        pieces = []
-        missing = length
-        while missing and (piece := self._stream.read(min(missing, PIECE_BYTES))):
-            pieces.append(piece)
-            missing -= len(piece)
-        data = b"".join(pieces)
+        data = read_bytes(self._stream, length)
         self.offset += len(data)
         if self._hash:
             self._hash.update(data)
@@ -341,14 +345,6 @@ class Footer:
         return footer
 
 
-def make_rows(entries: Iterable[IndexEntry]) -> Rows:
-    """Convert rows of an index to an array."""
-    log = RowLog()
-    for entry in entries:
-        log.append(entry)
-    return log.rows()
-
-
 class RowLog:
     """Growing index, in no more memory than it takes in the file."""
 
@@ -360,7 +356,7 @@ class RowLog:
 
     def append(self, row: IndexEntry) -> None:
         """Add a row."""
-        self._bytes += _ROW.pack(*row)
+        self._bytes += ROW_STRUCT.pack(*row)
 
     def rows(self) -> Rows:
         """Return all rows so far, `[n]` of `ROW`."""
@@ -393,6 +389,7 @@ class Order:
 
     Attributes:
         num_frames: frames shown so far.
+        covered: frames that the latent steps of the segment cover so far.
     """
 
     def __init__(self, layout: CodeFormat, version: tuple[int, int]) -> None:
@@ -402,7 +399,7 @@ class Order:
         self._offset = -1  # of the last record
         self._full = True  # the last chunk shows all frames that it covers
         self._drop = 0  # frames that the segment drops at its start
-        self._covered = 0  # frames that the steps of the segment cover so far
+        self.covered = 0
         self._opened = False  # a segment was opened and has no chunk yet
 
     def why_not_open(self, row: IndexEntry) -> str | None:
@@ -429,7 +426,7 @@ class Order:
     def open(self, row: IndexEntry) -> None:
         """Record an opened segment, checked with `why_not_open`."""
         self._offset, self._full, self._opened = row.offset, True, True
-        self._drop, self._covered = row.num_frames, 0
+        self._drop, self.covered = row.num_frames, 0
 
     def resume(self, row: IndexEntry) -> bool:
         """Continue with a chunk or a segment after lost ones.
@@ -437,21 +434,21 @@ class Order:
         Returns:
             True if a decoder has seen chunks of its segment, as far as known.
         """
-        seen = self._covered > 0
+        seen = self.covered > 0
         self.num_frames, self._full, self._opened = row.first_frame, True, False
         # Frames covered by lost chunks are unknown; past the dropped ones the number is irrelevant.
-        self._covered = max(1, self._covered, self._drop)
+        self.covered = max(1, self.covered, self._drop)
         return seen
 
     def place(self, row: IndexEntry) -> Place:
         """Return the place of a chunk, checked with `why_not_next`."""
-        skip = min(max(0, self._drop - self._covered), self._end(row) - self._covered)
-        return Place(None if self._covered else self._drop, skip)
+        skip = min(max(0, self._drop - self.covered), self._end(row) - self.covered)
+        return Place(None if self.covered else self._drop, skip)
 
     def add(self, row: IndexEntry) -> None:
         """Record a chunk, checked with `why_not_next`."""
         self._full = row.num_frames == self._most_frames(row)
-        self._covered = self._end(row)
+        self.covered = self._end(row)
         self._offset, self._opened = row.offset, False
         self.num_frames += row.num_frames
 
@@ -465,11 +462,11 @@ class Order:
     def _end(self, row: IndexEntry) -> int:
         """Frames that the segment covers with this chunk; its first frame is a step of its own."""
         temporal = self._layout.temporal_compression
-        return row.num_steps * temporal + (self._covered or 1 - temporal)
+        return row.num_steps * temporal + (self.covered or 1 - temporal)
 
     def _most_frames(self, row: IndexEntry) -> int:
         """Frames of this chunk that are not dropped."""
-        return max(0, self._end(row) - max(self._covered, self._drop))
+        return max(0, self._end(row) - max(self.covered, self._drop))
 
 
 def _sealed(record: bytes) -> bytes:

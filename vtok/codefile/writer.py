@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import numpy.typing as npt
 
@@ -107,13 +106,13 @@ class CodeFileWriter:
             OutputError: after `close`, or after a failed write.
             OSError: if writing to the stream fails.
         """
-        layout = self.header.format
+        layout, shape = self.header.format, codes.shape
         expected = (layout.num_codebooks, *layout.grid)
-        shape = codes.shape
         if codes.ndim != 5 or (shape[1], *shape[3:]) != expected or not self._fits(shape[0]):
-            self._refuse_shape(codes)
-        row = self._row(num_frames, codes.shape[2])
-        self._write_parts(encode_parts(codes, layout), row)
+            sizes = (layout.num_stages, layout.num_codebooks, "t", *layout.grid)
+            says = ", ".join(map(str, sizes))
+            raise ShapeError(f"codes are {list(shape)}, the header says [{says}]")
+        self.write_parts(encode_parts(codes, layout), shape[2], num_frames)
 
     def write_parts(self, parts: Sequence[CodedPart], num_steps: int, num_frames: int) -> None:
         """Write one chunk of coded stages; raises as `write`.
@@ -126,7 +125,15 @@ class CodeFileWriter:
         if not self._fits(len(parts)):
             most = self.header.format.num_stages
             raise ShapeError(f"{len(parts)} stages, the header says {most}")
-        self._write_parts(parts, self._row(num_frames, num_steps))
+        row = IndexEntry(self._offset, self._order.num_frames, num_frames, num_steps)
+        if why := self._order.why_not_next(row):
+            raise ShapeError(f"chunk {self._num_chunks} {why}")
+        table = tuple(Part(coder, len(data), zlib.crc32(data)) for coder, data in parts)
+        head = ChunkHead(CODE, *row[1:], table)
+        self._emit(head.to_bytes() + b"".join(part.data for part in parts))
+        self._order.add(row)
+        self._rows.append(row)
+        self._num_chunks += 1
 
     def close(self) -> None:
         """Write the footer, unless it was written or a write failed.
@@ -141,38 +148,13 @@ class CodeFileWriter:
     def __enter__(self) -> CodeFileWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is None:
             self.close()
 
     def _fits(self, stages: int) -> bool:
         most = self.header.format.num_stages
         return stages == most or (self._version != PLAIN and 1 <= stages < most)
-
-    def _refuse_shape(self, codes: npt.NDArray[Any]) -> NoReturn:
-        layout = self.header.format
-        expected = f"{layout.num_stages}, {layout.num_codebooks}, t, "
-        expected += ", ".join(map(str, layout.grid))
-        raise ShapeError(f"codes are {list(codes.shape)}, the header says [{expected}]")
-
-    def _row(self, num_frames: int, num_steps: int) -> IndexEntry:
-        row = IndexEntry(self._offset, self._order.num_frames, num_frames, num_steps)
-        if why := self._order.why_not_next(row):
-            raise ShapeError(f"chunk {self._num_chunks} {why}")
-        return row
-
-    def _write_parts(self, parts: Sequence[CodedPart], row: IndexEntry) -> None:
-        table = tuple(Part(coder, len(data), zlib.crc32(data)) for coder, data in parts)
-        head = ChunkHead(CODE, *row[1:], table)
-        self._emit(head.to_bytes() + b"".join(part.data for part in parts))
-        self._order.add(row)
-        self._rows.append(row)
-        self._num_chunks += 1
 
     def _emit(self, data: bytes) -> None:
         """Write all of `data`; until that is done, the writer counts as closed."""
