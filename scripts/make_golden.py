@@ -1,7 +1,7 @@
-"""Write tests/golden/*.vtok: code files of fixed integers that every later reader must read.
+"""Write the golden files tests/golden/*.vtok: code files of fixed integers.
 
-Run it on purpose only, when a version of the format is first fixed: a golden file that follows
-the code proves nothing.
+Run it only when a new version of the format is defined. Golden files that are regenerated after
+changes of the code no longer detect changes of the format.
 """
 
 import argparse
@@ -18,8 +18,8 @@ from vtok.codefile.writer import CodeFileWriter
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden" / "v1.vtok"
 GOLDEN_SEGMENTS = GOLDEN.with_name("v1.1.vtok")
-# of version 1.1, of each chunk: frames dropped where a segment is opened, latent steps, frames
-# shown, stages; nothing is opened before the first one, and the second segment begins unshown
+# Chunks of version 1.1: frames dropped by the segment that starts here (None: no new segment),
+# latent steps, frames shown, stages. The second segment starts with a chunk that shows no frame.
 SEGMENTS = (
     (None, 2, 5, 3),
     (None, 2, 2, 1),
@@ -28,11 +28,11 @@ SEGMENTS = (
     (None, 1, 1, 1),
     (0, 1, 1, 2),
 )
-FRAMES_AND_STEPS = ((5, 2), (8, 2), (3, 1))  # of each chunk; the last one lacks a frame
+FRAMES_AND_STEPS = ((5, 2), (8, 2), (3, 1))  # of each chunk; the last one is a frame short
 
 
 def golden_header() -> Header:
-    """The header of the golden file; every optional field is set."""
+    """Make the header of the golden files, with all optional fields."""
     return Header(
         format=CodeFormat(
             codebook_size=512,
@@ -53,7 +53,7 @@ def golden_header() -> Header:
 
 
 def golden_chunks() -> Iterator[tuple[npt.NDArray[np.int64], int]]:
-    """Codes `[3, 2, t, 3, 4]` and frames of each chunk: code n is the top 9 bits of a hash of n."""
+    """Yield the codes `[3, 2, t, 3, 4]` and the frames of each chunk of version 1.0."""
     first = 0
     for num_frames, num_steps in FRAMES_AND_STEPS:
         codes = golden_codes(first, (3, 2, num_steps, 3, 4))
@@ -62,7 +62,7 @@ def golden_chunks() -> Iterator[tuple[npt.NDArray[np.int64], int]]:
 
 
 def golden_codes(first: int, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """Codes from number `first` on."""
+    """Make codes: code n, from `first`, is the top 9 bits of a hash of n."""
     numbers = np.arange(first, first + int(np.prod(shape)), dtype=np.int64)
     return ((numbers * 2654435761 % 2**32) >> 23).reshape(shape)
 
@@ -80,7 +80,7 @@ def write_segments(stream: BinaryIO) -> None:
 
 
 def main() -> None:
-    """Write the files that are not there; over old ones only with `--overwrite`."""
+    """Write missing golden files; replace existing ones only with `--overwrite`."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--overwrite", action="store_true")
     overwrite = parser.parse_args().overwrite

@@ -1,4 +1,4 @@
-"""Code files of random codes for a tiny tokenizer: nothing is encoded, so they are made at once."""
+"""Code files of random codes for a tiny tokenizer, made without encoding a video."""
 
 import io
 from fractions import Fraction
@@ -20,7 +20,7 @@ WIDTH, HEIGHT, FPS = 30, 20, Fraction(25)
 
 
 def load_tiny(folder: Path, kind: str = "fast") -> LoadedTokenizer:
-    """A tiny tokenizer of one of the kinds of tests/models.py."""
+    """Make a tiny tokenizer of one of the kinds of tests/models.py."""
     path = folder / f"{kind}.safetensors"
     save_checkpoint(path, make_tokenizer(kind), "tiny")
     return load(path)
@@ -29,7 +29,7 @@ def load_tiny(folder: Path, kind: str = "fast") -> LoadedTokenizer:
 def header_for(
     model: LoadedTokenizer, num_frames: int | None = None, stages: int | None = None
 ) -> Header:
-    """The header of a video of 30x20 pixels at 25 frames a second."""
+    """Make the header of a video of 30x20 pixels at 25 frames per second."""
     tokenizer, space = model.tokenizer, model.tokenizer.spatial_compression
     return Header(
         format=CodeFormat(
@@ -54,13 +54,13 @@ def header_for(
 def random_file(
     model: LoadedTokenizer, num_frames: int, seed: int = 0, stages: list[int] | None = None
 ) -> bytes:
-    """A code file of random codes.
+    """Make a code file of random codes.
 
     Args:
         model: that it is for.
         num_frames: of the video; chunks have 8 steps.
         seed: of the codes.
-        stages: of each chunk, over and over; all that the model has by default.
+        stages: of each chunk, repeated cyclically; all stages of the model by default.
     """
     header, rng, stream = header_for(model, num_frames), np.random.default_rng(seed), io.BytesIO()
     layout, number = header.format, 0
@@ -79,6 +79,6 @@ def random_file(
 
 
 def all_frames(data: bytes, model: LoadedTokenizer) -> npt.NDArray[np.uint8]:
-    """What a decode of a whole code file gives."""
+    """Decode a whole code file to frames."""
     shown = Decoder(model, (HEIGHT, WIDTH)).decode(CodeFileReader(io.BytesIO(data)))
     return np.concatenate(list(shown))

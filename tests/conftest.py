@@ -3,11 +3,16 @@
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 from browser import Browser, open_browser
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from vtok.models.load import LoadedTokenizer
 
 settings.register_profile("no-deadline", deadline=None)  # the machine may be busy
 settings.load_profile("no-deadline")
@@ -19,6 +24,46 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def _one_thread() -> None:
     """Make floating-point results independent of the number of cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def _restored_threads() -> Iterator[None]:
+    """Restore the number of torch threads after a test."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def models() -> "dict[str, LoadedTokenizer]":
+    """Return `vtok-base` and a tiny tokenizer of each kind that streams."""
+    from models import load_all  # imports the package, which most tests need not do here
+
+    return load_all()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> "LoadedTokenizer":
+    """Return a tiny tokenizer."""
+    from codefiles import load_tiny
+
+    return load_tiny(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def data(model: "LoadedTokenizer") -> bytes:
+    """Return a code file of 130 frames in five chunks; the last chunk shows 5 of 8 frames."""
+    from codefiles import random_file
+
+    return random_file(model, 130)
+
+
+@pytest.fixture(scope="module")
+def whole(data: bytes, model: "LoadedTokenizer") -> np.ndarray:
+    """Return the frames of `data`."""
+    from codefiles import all_frames
+
+    return all_frames(data, model)
 
 
 @pytest.fixture(scope="session")

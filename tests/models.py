@@ -3,6 +3,7 @@
 import torch
 
 from vtok import VideoTokenizer
+from vtok.models.load import LoadedTokenizer, load
 from vtok.nn.config import PRESETS, TokenizerConfig
 
 FAST = {
@@ -62,6 +63,16 @@ def make_tokenizer(kind: str = "fast", seed: int = 0) -> VideoTokenizer:
     return tokenizer.eval()
 
 
+def load_all() -> dict[str, LoadedTokenizer]:
+    """Load `vtok-base`, and make a tiny tokenizer of each kind that streams."""
+    base = load("vtok-base", device="cpu", dtype="float32")
+    made = {"vtok-base": base}
+    for kind in ("fast", "classic"):
+        tokenizer = make_tokenizer(kind).requires_grad_(False)
+        made[kind] = LoadedTokenizer(tokenizer, base.info, base.device, base.dtype)
+    return made
+
+
 def make_clip(frames: int, height: int = 32, width: int = 32, batch: int = 1, seed: int = 0):
     """A random smooth clip [B, 3, T, H, W] in -1..1."""
     generator = torch.Generator().manual_seed(seed)
@@ -84,6 +95,7 @@ __all__ = [
     "ARCHITECTURES",
     "PRESETS",
     "TokenizerConfig",
+    "load_all",
     "make_clip",
     "make_condition",
     "make_tokenizer",

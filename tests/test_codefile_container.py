@@ -1,4 +1,4 @@
-"""Code files: codes come back from files and pipes, whole, by chunk and by stage."""
+"""Code file reader and writer: round trips on files and pipes, by chunk and by stage."""
 
 import contextlib
 import hashlib
@@ -35,7 +35,7 @@ Chunks = list[tuple[np.ndarray, int]]
 
 
 class TrickleReader(io.RawIOBase):
-    """A pipe that gives 1 to 7 bytes at a time."""
+    """A pipe that returns 1 to 7 bytes per read."""
 
     def __init__(self, data: bytes) -> None:
         self._inner = io.BytesIO(data)
@@ -52,7 +52,7 @@ class TrickleReader(io.RawIOBase):
 
 
 class TrickleWriter:
-    """A pipe that takes at most 5 bytes at a time, and has no seek and no tell."""
+    """A pipe that accepts at most 5 bytes per write, without seek and tell."""
 
     def __init__(self, room: int = 10**9) -> None:
         self.data = b""
@@ -79,7 +79,7 @@ def make_header(stages: int = 3, codebooks: int = 2, bits: int = 9, steps: int =
 
 
 def make_chunks(header: Header, steps: list[int], missing: int = 0) -> Chunks:
-    """Random codes of chunks of so many latent steps; the last one lacks `missing` frames."""
+    """Random codes of chunks with these latent steps; the last one lacks `missing` frames."""
     layout = header.format
     rng = np.random.default_rng(sum(steps))
     chunks = []
@@ -126,9 +126,7 @@ OFFSETS = [entry.offset for entry in CodeFileReader(io.BytesIO(DATA)).chunks]
     steps=st.lists(st.integers(1, 3), max_size=4),
     missing=st.integers(0, 3),
 )
-def test_what_goes_in_comes_out(
-    stages: int, codebooks: int, bits: int, steps: list[int], missing: int
-) -> None:
+def test_round_trip(stages: int, codebooks: int, bits: int, steps: list[int], missing: int) -> None:
     header = make_header(stages, codebooks, bits, steps=3)
     chunks = make_chunks(header, steps, missing if len(steps) > 1 else 0)
     data = write(header, chunks)
@@ -141,7 +139,7 @@ def test_what_goes_in_comes_out(
         assert len(reader.chunks) == len(chunks)
 
 
-def test_equal_input_gives_equal_bytes_on_any_stream() -> None:
+def test_bytes_do_not_depend_on_the_stream() -> None:
     sink = TrickleWriter()
     with CodeFileWriter(cast(BinaryIO, sink), HEADER) as writer:
         for codes, num_frames in CHUNKS:
@@ -149,14 +147,14 @@ def test_equal_input_gives_equal_bytes_on_any_stream() -> None:
     assert sink.data == DATA
 
 
-def test_size_is_the_packed_codes_and_little_else() -> None:
+def test_overhead_is_small() -> None:
     codes = np.zeros((3, 2, 2, 2, 3), np.int64)
     empty, one = write(HEADER, []), write(HEADER, [(codes, 5)])
     packed = 3 * (-(-2 * 2 * 2 * 3 * 9 // 8))
     assert len(one) - len(empty) == packed + 25 + 3 * 9 + 24  # chunk head, stages, index entry
 
 
-def test_chunks_pass_through_a_pipe_as_they_are_written() -> None:
+def test_pipe_delivers_each_chunk_when_written() -> None:
     read_end, write_end = os.pipe()
     seen, in_time = threading.Event(), list[bool]()
 
@@ -182,7 +180,7 @@ def test_chunks_pass_through_a_pipe_as_they_are_written() -> None:
     assert reader.num_frames == 19
 
 
-def test_a_pipe_is_read_once_and_front_to_back() -> None:
+def test_pipe_is_read_once_and_in_order() -> None:
     reader = CodeFileReader(trickle(DATA), name="stdin")
     with pytest.raises(CodeFileError, match="stdin: the index of a pipe is known when"):
         _ = reader.chunks
@@ -200,7 +198,7 @@ def test_index_is_known_before_reading_a_file() -> None:
     assert [entry.num_steps for entry in reader.chunks] == [2, 1, 2, 1]
 
 
-def test_chunks_in_any_order_while_another_read_goes_on() -> None:
+def test_read_chunk_during_iteration() -> None:
     reader = CodeFileReader(io.BytesIO(DATA))
     walk = iter(reader)
     read = [next(walk)]
@@ -215,7 +213,7 @@ def test_chunks_in_any_order_while_another_read_goes_on() -> None:
             reader.read_chunk(index)
 
 
-def test_a_code_file_may_begin_inside_a_stream() -> None:
+def test_file_inside_a_stream() -> None:
     stream = io.BytesIO(b"before" + DATA)
     stream.seek(6)
     reader = CodeFileReader(stream)
@@ -233,8 +231,8 @@ def test_first_stages_alone(stages: int | None) -> None:
     assert np.array_equal(codes, CHUNKS[1][0][:stages])
 
 
-def test_stages_of_megabytes() -> None:
-    """Larger than the pieces in which streams are read."""
+def test_stages_larger_than_read_pieces() -> None:
+    """Stages are longer than `PIECE_BYTES`."""
     header = replace(
         make_header(2, 1, 32, 1),
         format=CodeFormat(2**32, 1, 2, 4, 8, (600, 700), 1, None),
@@ -249,7 +247,7 @@ def test_stages_of_megabytes() -> None:
     CodeFileReader(io.BytesIO(data)).verify()
 
 
-def test_bytes_read_are_those_of_the_stages_used() -> None:
+def test_bytes_read_excludes_skipped_stages() -> None:
     packed = sum(-(-codes[0].size * 9 // 8) for codes, _ in CHUNKS)  # of one stage
     for stream in (io.BytesIO(DATA), trickle(DATA)):
         reader = CodeFileReader(stream)
@@ -264,7 +262,7 @@ def test_bytes_read_are_those_of_the_stages_used() -> None:
 
 
 @pytest.mark.parametrize("stages", [0, 4, -1])
-def test_stages_that_the_file_has_not(stages: int) -> None:
+def test_missing_stages_are_refused(stages: int) -> None:
     message = rf"code file: {stages} stages asked for, the file has 1\.\.3"
     with pytest.raises(UsageError, match=message):
         CodeFileReader(io.BytesIO(DATA), stages=stages)
@@ -274,14 +272,14 @@ def test_stages_that_the_file_has_not(stages: int) -> None:
     assert_same(list(reader), CHUNKS)
 
 
-def test_stages_may_be_chosen_by_what_the_header_says() -> None:
+def test_stages_can_be_limited_after_reading_the_header() -> None:
     reader = CodeFileReader(trickle(DATA))
     reader.limit_stages(reader.header.format.num_stages - 1)
     assert_same(list(reader), CHUNKS, 2)
 
 
-def test_a_file_is_cut_to_fewer_stages_by_copying_bytes() -> None:
-    """Heads are made anew from what they say; no code is unpacked."""
+def test_fewer_stages_can_be_copied_without_decoding() -> None:
+    """Write new heads and copy the parts; no code is unpacked."""
     whole = CodeFileReader(io.BytesIO(DATA))
     header = replace(whole.header, format=replace(whole.header.format, num_stages=1))
     out = io.BytesIO(preamble_to_bytes(header))
@@ -326,7 +324,7 @@ def with_chunk_between(kind: bytes, payload: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("payload", [b"", b"x" * 1000])
-def test_unknown_optional_chunks_are_passed_over(payload: bytes) -> None:
+def test_unknown_optional_chunks_are_skipped(payload: bytes) -> None:
     data = with_chunk_between(b"note", payload)
     for stream in (io.BytesIO(data), trickle(data)):
         reader = CodeFileReader(stream)
@@ -335,7 +333,7 @@ def test_unknown_optional_chunks_are_passed_over(payload: bytes) -> None:
     CodeFileReader(io.BytesIO(data)).verify()
 
 
-def test_an_index_that_points_at_another_chunk_is_refused() -> None:
+def test_index_that_points_at_another_chunk_is_refused() -> None:
     data = with_chunk_between(b"note", b"")
     body = data[: data.rindex(b"FOOT")]
     out = io.BytesIO(body)
@@ -352,7 +350,7 @@ def test_unknown_critical_chunks_are_refused_by_name(salvage: bool) -> None:
         list(reader)
 
 
-def test_unknown_coder_is_refused_by_number_where_it_is_needed() -> None:
+def test_unknown_coder_is_refused_only_if_its_stage_is_read() -> None:
     data = bytearray(DATA)
     entry = CodeFileReader(io.BytesIO(DATA)).chunks[0]
     parts = [_unpack_part(DATA[entry.offset + 21 + 9 * i :][:9]) for i in range(3)]
@@ -409,7 +407,7 @@ WRONG_CODES = [
 
 
 @pytest.mark.parametrize(("codes", "num_frames", "message"), WRONG_CODES)
-def test_codes_that_do_not_fit_are_refused_and_the_writer_goes_on(
+def test_writer_remains_usable_after_refused_codes(
     codes: np.ndarray, num_frames: int, message: str
 ) -> None:
     stream = io.BytesIO()
@@ -442,7 +440,7 @@ def test_no_footer_after_an_exception() -> None:
         list(CodeFileReader(io.BytesIO(stream.getvalue())))
 
 
-def test_no_footer_after_a_write_that_failed() -> None:
+def test_no_footer_after_a_failed_write() -> None:
     sink = TrickleWriter(room=OFFSETS[2] + 40)
     writer = CodeFileWriter(cast(BinaryIO, sink), HEADER)
     writer.write(*CHUNKS[0])
@@ -457,7 +455,7 @@ def test_no_footer_after_a_write_that_failed() -> None:
 
 
 @pytest.mark.parametrize("answer", [0, None])
-def test_a_stream_that_takes_nothing_does_not_hang(answer: int | None) -> None:
+def test_stream_that_accepts_nothing_does_not_hang(answer: int | None) -> None:
     class Full(io.BytesIO):
         def write(self, data: Any) -> Any:
             return answer

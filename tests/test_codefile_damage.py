@@ -1,4 +1,4 @@
-"""Damaged code files: every change is noticed, by name, without harm, and the rest is saved."""
+"""Damaged code files: all damage is detected with bounded memory, and the rest is salvaged."""
 
 import io
 import struct
@@ -26,7 +26,7 @@ FOOTER = len(DATA) - FOOTER_BYTES - 24 * len(CHUNKS)
 
 
 class Pipe(io.BytesIO):
-    """Bytes that cannot be sought."""
+    """A stream without seek."""
 
     def seekable(self) -> bool:
         return False
@@ -45,7 +45,7 @@ def read(data: bytes, stream: type[io.BytesIO] = io.BytesIO, salvage: bool = Fal
 
 
 @pytest.mark.parametrize("stream", [io.BytesIO, Pipe])
-def test_salvage_of_a_whole_file_loses_nothing(stream: type[io.BytesIO]) -> None:
+def test_salvage_of_an_intact_file(stream: type[io.BytesIO]) -> None:
     reader = CodeFileReader(stream(DATA), salvage=True)
     assert all(map(same, reader, CHUNKS))
     assert reader.complete
@@ -55,7 +55,7 @@ def test_salvage_of_a_whole_file_loses_nothing(stream: type[io.BytesIO]) -> None
 
 @pytest.mark.parametrize("mask", [0x01, 0x20, 0xFF])
 @pytest.mark.parametrize("stream", [io.BytesIO, Pipe])
-def test_every_changed_byte_is_noticed(mask: int, stream: type[io.BytesIO]) -> None:
+def test_every_changed_byte_is_detected(mask: int, stream: type[io.BytesIO]) -> None:
     for place in range(len(DATA)):
         data = bytearray(DATA)
         data[place] ^= mask
@@ -65,8 +65,8 @@ def test_every_changed_byte_is_noticed(mask: int, stream: type[io.BytesIO]) -> N
             CodeFileReader(stream(data), name="a.vtok").verify()
 
 
-def test_no_changed_byte_gives_a_wrong_chunk() -> None:
-    """Neither by index nor by salvage, where less is checked."""
+def test_changed_bytes_never_give_wrong_chunks() -> None:
+    """Reads by index and salvage check less than a full read."""
     for place in range(OFFSETS[0], len(DATA)):
         data = bytearray(DATA)
         data[place] ^= 0x10
@@ -87,7 +87,7 @@ def test_no_changed_byte_gives_a_wrong_chunk() -> None:
 
 
 @pytest.mark.parametrize("stream", [io.BytesIO, Pipe])
-def test_every_cut_is_noticed_and_what_lies_before_is_saved(stream: type[io.BytesIO]) -> None:
+def test_every_cut_is_detected_and_chunks_before_it_are_salvaged(stream: type[io.BytesIO]) -> None:
     for length in range(len(DATA)):
         if length < OFFSETS[0]:
             with pytest.raises(CodeFileError, match=r"a.vtok: (not a vtok code file|cut|the file)"):
@@ -106,7 +106,7 @@ def test_every_cut_is_noticed_and_what_lies_before_is_saved(stream: type[io.Byte
         assert reader.num_frames == sum(chunk.num_frames for chunk in saved)
 
 
-def test_a_cut_says_what_is_left_and_what_to_do() -> None:
+def test_message_for_a_cut_file() -> None:
     with pytest.raises(
         CodeFileError,
         match=r"^a\.vtok: no index at its end: it was cut or is not finished; complete before "
@@ -116,7 +116,7 @@ def test_a_cut_says_what_is_left_and_what_to_do() -> None:
 
 
 @pytest.mark.parametrize("length", [OFFSETS[2], OFFSETS[2] + 60, len(DATA) - 1])
-def test_a_scan_makes_the_index_of_a_cut_file(length: int) -> None:
+def test_scan_builds_the_index_of_a_cut_file(length: int) -> None:
     whole = 3 if length > FOOTER else 2
     reader = CodeFileReader(io.BytesIO(DATA[:length]), salvage=True)
     assert reader.chunks == READER.chunks[:whole]
@@ -129,7 +129,7 @@ def test_a_scan_makes_the_index_of_a_cut_file(length: int) -> None:
         strict.read_chunk(0)
 
 
-def test_damage_inside_leaves_the_other_chunks_by_index() -> None:
+def test_chunks_around_damage_are_read_by_index() -> None:
     data = bytearray(DATA)
     data[OFFSETS[2] - 1] ^= 1
     reader = CodeFileReader(io.BytesIO(data), name="a.vtok")
@@ -139,8 +139,8 @@ def test_damage_inside_leaves_the_other_chunks_by_index() -> None:
 
 
 @pytest.mark.parametrize("stream", [io.BytesIO, Pipe])
-def test_codes_exchanged_with_their_crcs_are_noticed_at_the_end(stream: type[io.BytesIO]) -> None:
-    """Only the SHA-256 can tell."""
+def test_exchanged_codes_with_valid_crcs_are_detected(stream: type[io.BytesIO]) -> None:
+    """The SHA-256 is the only check that fails."""
     start = OFFSETS[1]
     data = bytearray(DATA)
     parts = start + 25 + 27
@@ -155,7 +155,7 @@ def test_codes_exchanged_with_their_crcs_are_noticed_at_the_end(stream: type[io.
     assert reader.lost == "the bytes do not match their SHA-256"
 
 
-def test_verify_says_where_the_damage_begins() -> None:
+def test_verify_locates_the_damage() -> None:
     data = bytearray(DATA)
     data[OFFSETS[2] - 1] ^= 1
     reader = CodeFileReader(io.BytesIO(data), salvage=True)
@@ -163,7 +163,7 @@ def test_verify_says_where_the_damage_begins() -> None:
         reader.verify()
 
 
-def test_salvage_keeps_an_index_that_is_good() -> None:
+def test_salvage_keeps_an_intact_index() -> None:
     data = bytearray(DATA)
     data[OFFSETS[1] + 60] ^= 1
     reader = CodeFileReader(io.BytesIO(data), salvage=True)
@@ -173,7 +173,7 @@ def test_salvage_keeps_an_index_that_is_good() -> None:
     assert same(reader.read_chunk(2), CHUNKS[2])
 
 
-def test_bytes_after_the_end_are_noticed() -> None:
+def test_bytes_after_the_end_are_detected() -> None:
     for data in (DATA + b"\0", DATA + DATA):
         for stream in (io.BytesIO, Pipe):
             with pytest.raises(CodeFileError, match="more bytes after its end"):
@@ -196,14 +196,14 @@ def test_bytes_after_the_end_are_noticed() -> None:
         (DATA[:100], "cut inside its header"),
     ],
 )
-def test_other_files(data: bytes, message: str) -> None:
+def test_other_files_are_refused(data: bytes, message: str) -> None:
     for stream in (io.BytesIO, Pipe):
         with pytest.raises(CodeFileError, match=r"^a\.vtok: " + message):
             read(data, stream)
 
 
 def peak_of_reading(stream: BinaryIO) -> tuple[int, list[Chunk]]:
-    """The most memory that reading a file takes, and its chunks, none where it is refused."""
+    """Peak memory of reading a file, and its chunks (none if it is refused)."""
     chunks: list[Chunk] = []
     tracemalloc.start()
     try:
@@ -217,7 +217,7 @@ def peak_of_reading(stream: BinaryIO) -> tuple[int, list[Chunk]]:
 
 
 def resealed(data: bytes, start: int, end: int) -> bytes:
-    """The data with the CRC after a record made to match it."""
+    """Recompute the CRC after a record."""
     return data[:end] + struct.pack("<I", zlib.crc32(data[start:end])) + data[end + 4 :]
 
 
@@ -234,7 +234,7 @@ HUGE = [0, 1, 127, 255, 65535, 2**31, 2**32 - 1, 2**63, 2**64 - 1]
 @pytest.mark.parametrize(("field", "form"), HEAD_FIELDS)
 @pytest.mark.parametrize("value", HUGE)
 @pytest.mark.parametrize("stream", [io.BytesIO, Pipe])
-def test_a_lying_chunk_head_is_refused_before_memory_is_taken(
+def test_wrong_chunk_head_is_refused_before_allocation(
     field: int, form: str, value: int, stream: type[io.BytesIO]
 ) -> None:
     value %= 256 ** struct.calcsize(form)
@@ -260,7 +260,7 @@ def test_a_lying_chunk_head_is_refused_before_memory_is_taken(
         ([(0, 54), (0, 54), (9, 55)], "a stage of 55 bytes, not 54, at frame 5"),
     ],
 )
-def test_stages_that_do_not_fit_the_header(parts: list[tuple[int, int]], message: str) -> None:
+def test_stages_unlike_the_header_are_refused(parts: list[tuple[int, int]], message: str) -> None:
     head = struct.pack("<4sBQII", b"CODE", len(parts), 5, 8, 2)
     head += b"".join(struct.pack("<BII", *part, zlib.crc32(bytes(part[1]))) for part in parts)
     head += struct.pack("<I", zlib.crc32(head)) + bytes(sum(length for _, length in parts))
@@ -274,7 +274,7 @@ def test_stages_that_do_not_fit_the_header(parts: list[tuple[int, int]], message
 
 @pytest.mark.parametrize(("field", "form"), [(4, "<I"), (8, "<Q"), (16, "<Q"), (24, "<Q")])
 @pytest.mark.parametrize("value", HUGE)
-def test_a_lying_index_is_refused(field: int, form: str, value: int) -> None:
+def test_wrong_index_is_refused(field: int, form: str, value: int) -> None:
     value %= 256 ** struct.calcsize(form)
     data = patched(DATA, FOOTER + field, form, value)
     if data == DATA:
@@ -293,7 +293,7 @@ def test_a_lying_index_is_refused(field: int, form: str, value: int) -> None:
 
 
 @pytest.mark.parametrize("value", [*HUGE, FOOTER_BYTES, FOOTER_BYTES + 24, len(DATA)])
-def test_a_lying_length_at_the_end_is_refused(value: int) -> None:
+def test_wrong_footer_length_is_refused(value: int) -> None:
     data = patched(DATA, len(DATA) - 16, "<Q", value)
     with pytest.raises(CodeFileError, match="the last 16 bytes are wrong"):
         read(data)
@@ -301,7 +301,7 @@ def test_a_lying_length_at_the_end_is_refused(value: int) -> None:
         _ = CodeFileReader(io.BytesIO(data)).num_frames
 
 
-def test_an_index_in_another_place_is_refused() -> None:
+def test_misplaced_index_is_refused() -> None:
     tail = struct.pack("<Q8s", FOOTER_BYTES, b"\x89VEND\r\n\n")
     with pytest.raises(CodeFileError, match="does not begin where the last bytes say"):
         _ = CodeFileReader(io.BytesIO(DATA[:-16] + tail)).chunks
@@ -311,7 +311,7 @@ def test_an_index_in_another_place_is_refused() -> None:
 
 
 @pytest.mark.parametrize("value", [1, 2**20, 2**20 + 1, 2**31, 2**32 - 1])
-def test_a_lying_header_length_is_refused_before_memory_is_taken(value: int) -> None:
+def test_wrong_header_length_is_refused_before_allocation(value: int) -> None:
     data = patched(DATA, 12, "<I", value)
     peak, chunks = peak_of_reading(Pipe(data))
     assert not chunks
@@ -320,8 +320,8 @@ def test_a_lying_header_length_is_refused_before_memory_is_taken(value: int) -> 
         read(data)
 
 
-def test_a_header_of_a_huge_grid_takes_no_memory() -> None:
-    """A header may promise chunks of 2**28 codes: memory is taken for what comes, not for it."""
+def test_huge_grid_in_the_header_allocates_nothing() -> None:
+    """The header allows chunks of 2**28 codes; memory follows the bytes that are read."""
     old = DATA[16 : OFFSETS[0] - 4]
     new = old
     for before, after in [
@@ -375,7 +375,7 @@ def edit(data: bytes, edits: list[tuple[str, int, int, bytes]]) -> bytes:
 
 @settings(deadline=None, max_examples=400)
 @given(EDITS, st.booleans(), st.booleans())
-def test_any_edit_gives_the_right_codes_or_a_named_error(
+def test_edited_bytes_give_correct_codes_or_a_named_error(
     edits: list[tuple[str, int, int, bytes]], pipe: bool, salvage: bool
 ) -> None:
     data = edit(DATA, edits)

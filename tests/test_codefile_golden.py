@@ -1,4 +1,4 @@
-"""The golden file of version 1: read, written, and read by a second reader made from the text.
+"""Golden files: read, written, and read by a second reader written from docs/format.md.
 
 If one of these tests fails, the format has changed: files that people have would no longer read.
 """
@@ -22,11 +22,11 @@ GOLDEN = SCRIPT["GOLDEN"]
 SHA256 = "06499b04881d9f29cafc5d9682a1b1eaa12164ff664cbfab031fd49682cea3d4"
 
 
-def test_the_golden_file_is_the_one_that_was_fixed() -> None:
+def test_golden_file_is_unchanged() -> None:
     assert hashlib.sha256(GOLDEN.read_bytes()).hexdigest() == SHA256
 
 
-def test_it_reads() -> None:
+def test_read() -> None:
     with GOLDEN.open("rb") as stream:
         reader = CodeFileReader(stream)
         assert reader.version == (1, 0)
@@ -38,7 +38,7 @@ def test_it_reads() -> None:
         reader.verify()
 
 
-def test_it_is_written_byte_for_byte() -> None:
+def test_write_gives_the_same_bytes() -> None:
     stream = io.BytesIO()
     with CodeFileWriter(stream, SCRIPT["golden_header"]()) as writer:
         for codes, num_frames in SCRIPT["golden_chunks"]():
@@ -47,7 +47,7 @@ def test_it_is_written_byte_for_byte() -> None:
 
 
 def second_reader(data: bytes) -> tuple[dict[str, Any], list[list[int]]]:
-    """The header, and the codes of each chunk in file order, by docs/format.md alone."""
+    """Read the header and the codes of each chunk as docs/format.md describes them."""
     magic, major, _, length = struct.unpack_from("<8sHHI", data)
     assert (magic, major) == (b"\x89VTOK\r\n\n", 1)
     place = 16 + length
@@ -86,7 +86,7 @@ def second_reader(data: bytes) -> tuple[dict[str, Any], list[list[int]]]:
     return header, chunks
 
 
-def test_a_second_reader_reads_the_same() -> None:
+def test_independent_reader_gives_equal_codes() -> None:
     header, chunks = second_reader(GOLDEN.read_bytes())
     assert header["source"]["fps"] == [30000, 1001]
     assert header["metadata"] == {"caption": "a bee, 蜂", "id": "7"}
@@ -97,18 +97,18 @@ def test_a_second_reader_reads_the_same() -> None:
 SEGMENTS = SCRIPT["GOLDEN_SEGMENTS"]
 
 
-def test_the_golden_file_of_version_1_1_is_the_one_that_was_fixed() -> None:
+def test_golden_file_of_version_1_1_is_unchanged() -> None:
     digest = "26fd690a9092eb4cc57efda1285b2a6d06e2bb403032614fd3128c479336802a"
     assert hashlib.sha256(SEGMENTS.read_bytes()).hexdigest() == digest
 
 
-def test_it_is_written_byte_for_byte_in_version_1_1() -> None:
+def test_write_gives_the_same_bytes_in_version_1_1() -> None:
     stream = io.BytesIO()
     SCRIPT["write_segments"](stream)
     assert stream.getvalue() == SEGMENTS.read_bytes()
 
 
-def test_it_reads_in_version_1_1() -> None:
+def test_read_version_1_1() -> None:
     with SEGMENTS.open("rb") as stream:
         reader = CodeFileReader(stream)
         assert reader.version == (1, 1)

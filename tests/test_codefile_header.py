@@ -1,4 +1,4 @@
-"""Headers: equal headers are equal bytes, and no wrong field gets in or out."""
+"""Headers: canonical JSON, and checks of every field."""
 
 import copy
 import dataclasses
@@ -34,7 +34,7 @@ PLAIN = json.loads(HEADER.to_json())
 
 
 def with_field(path: str, value: object) -> bytes:
-    """The header as JSON with one field replaced, or removed where the value is `...`."""
+    """Header as JSON with one field replaced, or removed if the value is `...`."""
     plain = copy.deepcopy(PLAIN)
     *outer, last = path.split(".")
     inner = plain
@@ -59,7 +59,7 @@ def test_round_trip() -> None:
     assert Header.from_json(HEADER.to_json()) == HEADER
 
 
-def test_order_of_metadata_does_not_show() -> None:
+def test_bytes_do_not_depend_on_the_order_of_metadata() -> None:
     first = dataclasses.replace(HEADER, metadata={"a": "1", "b": "2"})
     second = dataclasses.replace(HEADER, metadata={"b": "2", "a": "1"})
     assert first.to_json() == second.to_json()
@@ -131,7 +131,7 @@ def test_wrong_field_is_named(path: str, value: object, message: str) -> None:
         Header.from_json(with_field(path, value))
 
 
-def test_wrong_field_is_refused_when_built() -> None:
+def test_constructors_refuse_wrong_fields() -> None:
     with pytest.raises(CodeFileError, match=r"format\.num_stages is 0"):
         dataclasses.replace(HEADER.format, num_stages=0)
     with pytest.raises(CodeFileError, match=r"source\.fps is 29\.97, it must be a Fraction"):
@@ -162,12 +162,12 @@ def test_unknown_keys_of_a_newer_minor_version_are_ignored(path: str) -> None:
         b"[" * 500 + b"]" * 500,
     ],
 )
-def test_other_json_is_refused(data: bytes) -> None:
+def test_json_in_another_form_is_refused(data: bytes) -> None:
     with pytest.raises(CodeFileError, match="header"):
         Header.from_json(data)
 
 
-def test_a_header_has_a_largest_size() -> None:
+def test_long_headers_are_refused() -> None:
     header = dataclasses.replace(HEADER, metadata={"text": "x" * 2**20})
     with pytest.raises(CodeFileError, match="the limit is 1048576: shorten metadata"):
         header.to_json()
@@ -219,7 +219,7 @@ def test_source_name(path: str, name: str) -> None:
     SourceVideo(64, 36, Fraction(30), name=source_name(path))
 
 
-def test_canonical_json_keeps_integers_that_every_reader_keeps() -> None:
+def test_canonical_json_refuses_integers_above_53_bits() -> None:
     assert load_json(dump_json([2**53 - 1])) == [2**53 - 1]
     with pytest.raises(ValueError, match="not an integer of 53 bits"):
         load_json(b"[9007199254740992]")

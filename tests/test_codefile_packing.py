@@ -1,4 +1,4 @@
-"""Packing: what goes in comes out, at every width, as the bytes that the format promises."""
+"""Packing: round trips at every width, and the bytes of docs/format.md."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def codes_and_bits(draw: st.DrawFn) -> tuple[list[int], int]:
 
 @settings(deadline=None)
 @given(codes_and_bits(), st.sampled_from([np.int64, np.uint32, np.uint64]))
-def test_unpack_undoes_pack(sample: tuple[list[int], int], dtype: type) -> None:
+def test_unpack_inverts_pack(sample: tuple[list[int], int], dtype: type) -> None:
     codes, bits = sample
     data = pack(np.array(codes, dtype), bits)
     assert len(data) == packed_length(bits, len(codes))
@@ -55,11 +55,11 @@ def test_golden_bytes(codes: list[int], bits: int, expected: str) -> None:
 
 @pytest.mark.parametrize("bits", [1, 7, 9, 18, 31, 32])
 @pytest.mark.parametrize("count", [65535, 65536, 65537, 2 * 65536 + 3])
-def test_blocks_join_without_a_seam(bits: int, count: int) -> None:
+def test_blocks_join_at_whole_bytes(bits: int, count: int) -> None:
     codes = np.random.default_rng(count).integers(0, 2**bits, count)
     data = pack(codes, bits)
     assert np.array_equal(unpack(data, bits, count), codes)
-    # The codes across the first seam, found without unpack.
+    # codes around the first block boundary, computed without unpack
     number = int.from_bytes(data, "little") >> (65530 * bits)
     for code in codes[65530:65540]:
         assert number & (2**bits - 1) == code
@@ -83,12 +83,12 @@ def test_strided_codes_are_packed_in_order() -> None:
         (np.array([0]), 33, r"33 bits"),
     ],
 )
-def test_pack_refuses(codes: np.ndarray, bits: int, message: str) -> None:
+def test_pack_refuses_invalid_codes(codes: np.ndarray, bits: int, message: str) -> None:
     with pytest.raises(ShapeError, match=message):
         pack(codes, bits)
 
 
 @pytest.mark.parametrize(("length", "count"), [(2, 1), (4, 3), (0, 1), (0, -1), (3, 10**12)])
-def test_unpack_refuses_another_length(length: int, count: int) -> None:
+def test_unpack_refuses_wrong_lengths(length: int, count: int) -> None:
     with pytest.raises(ShapeError, match=f"{length} bytes are not {count} codes"):
         unpack(bytes(length), 18, count)

@@ -1,4 +1,4 @@
-"""Version 1.1: segments and chunks of fewer stages come back, and what is wrong is noticed."""
+"""Format version 1.1: segments, chunks of fewer stages, and errors in both."""
 
 import io
 from typing import Any
@@ -49,7 +49,7 @@ DATA = write()
 READER = CodeFileReader(io.BytesIO(DATA))
 
 
-def test_what_goes_in_comes_out() -> None:
+def test_round_trip() -> None:
     for stream in (io.BytesIO(DATA), trickle(DATA)):
         reader = CodeFileReader(stream)
         assert reader.version == (1, 1)
@@ -66,7 +66,7 @@ def test_what_goes_in_comes_out() -> None:
         assert reader.num_frames == first == 20
 
 
-def test_chunks_by_number_are_those_of_a_read_from_the_front() -> None:
+def test_read_chunk_equals_iteration() -> None:
     for number, chunk in enumerate(CodeFileReader(io.BytesIO(DATA))):
         other = READER.read_chunk(number)
         np.testing.assert_array_equal(chunk.codes, other.codes)
@@ -85,7 +85,7 @@ def test_first_stages_alone(stages: int) -> None:
         assert reader.complete
 
 
-def test_a_copy_of_the_stored_chunks_is_the_same_file() -> None:
+def test_copy_of_stored_chunks_is_identical() -> None:
     stream = io.BytesIO()
     with CodeFileWriter(stream, HEADER, version=VERSION) as writer:
         for chunk in CodeFileReader(trickle(DATA)).stored():
@@ -108,12 +108,12 @@ def test_a_copy_of_the_stored_chunks_is_the_same_file() -> None:
         ([(2**32, 2, 5, 3)], "the segment before chunk 0 drops 4294967296 frames"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_the_writer(plan: Plan, message: str) -> None:
+def test_writer_refuses_chunks_that_do_not_fit(plan: Plan, message: str) -> None:
     with pytest.raises(ShapeError, match=message):
         write(plan)
 
 
-def test_a_segment_is_opened_once_and_in_version_1_1() -> None:
+def test_segments_need_version_1_1_and_a_chunk_each() -> None:
     writer = CodeFileWriter(io.BytesIO(), HEADER, version=VERSION)
     writer.open_segment()
     with pytest.raises(ShapeError, match="the segment before chunk 0 opens a segment again"):
@@ -128,8 +128,8 @@ def test_a_segment_is_opened_once_and_in_version_1_1() -> None:
         plain.write_parts(parts[:2], 2, 5)
 
 
-def test_version_1_0_has_neither() -> None:
-    """The same bytes under the older version, resealed, are refused."""
+def test_version_1_0_refuses_segments_and_fewer_stages() -> None:
+    """The same records after a header of version 1.0 are refused."""
     start = CodeFileWriter(out := io.BytesIO(), HEADER)
     del start
     plain = out.getvalue() + DATA[len(out.getvalue()) :]
@@ -155,7 +155,7 @@ CHUNKS = list(READER)
 
 
 @pytest.mark.parametrize("stream", [io.BytesIO, Pipe])
-def test_every_changed_byte_is_noticed(stream: type[io.BytesIO]) -> None:
+def test_every_changed_byte_is_detected(stream: type[io.BytesIO]) -> None:
     for place in range(len(DATA)):
         data = bytearray(DATA)
         data[place] ^= 1 << place % 8
@@ -166,7 +166,7 @@ def test_every_changed_byte_is_noticed(stream: type[io.BytesIO]) -> None:
 
 
 @pytest.mark.parametrize("stream", [io.BytesIO, Pipe])
-def test_every_cut_is_noticed_and_what_lies_before_is_saved(stream: type[io.BytesIO]) -> None:
+def test_every_cut_is_detected_and_chunks_before_it_are_salvaged(stream: type[io.BytesIO]) -> None:
     ends = [entry.offset for entry in READER.chunks[1:]]
     ends[2:4] = [ends[2] - 25, ends[3] - 25]  # a segment is opened before these
     for length in range(READER.chunks[0].offset, len(DATA)):
@@ -182,7 +182,7 @@ def test_every_cut_is_noticed_and_what_lies_before_is_saved(stream: type[io.Byte
 
 
 def judge(order: Order, entry: IndexEntry, version: tuple[int, int]) -> Place | bool:
-    """One row after those before it: whether it fits, and where a chunk stands."""
+    """Add a row; return False if it is refused, the place of a chunk, or True for a segment."""
     opens = entry.num_steps == 0 and version == VERSION
     if order.why_not_open(entry) if opens else order.why_not_next(entry):
         return False
@@ -195,7 +195,7 @@ def judge(order: Order, entry: IndexEntry, version: tuple[int, int]) -> Place | 
 
 
 def full(order: Order, entry: IndexEntry) -> IndexEntry:
-    """The row with the most frames that it may have, if it may have any."""
+    """Return the row with the largest number of frames that is allowed, if any."""
     rows = (entry._replace(num_frames=frames) for frames in range(12, -1, -1))
     return next((row for row in rows if not order.why_not_next(row)), entry)
 

@@ -20,24 +20,8 @@ from vtok.pipeline.edit import cut_file, join_files
 from vtok.pipeline.options import CutOptions
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedTokenizer:
-    return load_tiny(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(model: LoadedTokenizer) -> bytes:
-    """130 frames at 25 a second, in five chunks."""
-    return random_file(model, 130)
-
-
-@pytest.fixture(scope="module")
-def whole(data: bytes, model: LoadedTokenizer) -> np.ndarray:
-    return all_frames(data, model)
-
-
 class Pipe(io.RawIOBase):
-    """Bytes that cannot be sought and come a few at a time."""
+    """A stream without seek that returns up to 97 bytes per read."""
 
     def __init__(self, data: bytes) -> None:
         self._inner = io.BytesIO(data)

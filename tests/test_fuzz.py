@@ -14,7 +14,7 @@ from vtok.errors import CodeFileError
 FUZZ = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "fuzz.py"))
 
 
-def test_the_whole_files_are_whole_in_every_use() -> None:
+def test_intact_files_pass_every_use() -> None:
     for seed in FUZZ["seeds"]():
         code_file = seed.startswith(b"\x89")
         for use in FUZZ["USES"]:
@@ -49,7 +49,7 @@ def test_mutations_of_any_number(number: int) -> None:
     ("failure", "message"),
     [(RuntimeError("spam"), "RuntimeError"), (CodeFileError("two\nlines"), "several lines")],
 )
-def test_what_must_not_be_is_found_and_numbered(
+def test_violations_are_reported_with_their_number(
     monkeypatch: pytest.MonkeyPatch, failure: Exception, message: str
 ) -> None:
     def fail(data: bytes) -> None:

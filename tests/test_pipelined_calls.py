@@ -10,10 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import make_clip, make_tokenizer
+from models import make_clip
 from torch import nn
 
-from vtok.models.load import LoadedTokenizer, load
+from vtok.models.load import LoadedTokenizer
 from vtok.nn.layers import StreamState
 from vtok.pipeline._runtime import MOST_WORKERS, CallState, pipelined_calls
 from vtok.pipeline.codec import Decoder, Encoder, clip_to_frames
@@ -24,23 +24,7 @@ class Part(NamedTuple):
     begins: bool = False
 
 
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def models() -> dict[str, LoadedTokenizer]:
-    base = load("vtok-base", device="cpu", dtype="float32")
-    kinds = ("fast", "classic")
-    small = {kind: make_tokenizer(kind).requires_grad_(False) for kind in kinds}
-    made = {
-        kind: LoadedTokenizer(one, base.info, base.device, base.dtype)
-        for kind, one in small.items()
-    }
-    return {**made, "vtok-base": base}
+pytestmark = pytest.mark.usefixtures("_restored_threads")
 
 
 def parts_of(*lengths: int) -> list[Part]:

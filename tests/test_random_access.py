@@ -22,22 +22,6 @@ from vtok.pipeline.options import DecodeOptions
 from vtok.video.reader import VideoReader
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedTokenizer:
-    return load_tiny(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(model: LoadedTokenizer) -> bytes:
-    """130 frames in five chunks, of which the last shows 5 of 8."""
-    return random_file(model, 130)
-
-
-@pytest.fixture(scope="module")
-def whole(data: bytes, model: LoadedTokenizer) -> np.ndarray:
-    return all_frames(data, model)
-
-
 def segments(model: LoadedTokenizer) -> bytes:
     """A file of three segments, of which the second drops 6 frames and shows 30."""
     stream = io.BytesIO()

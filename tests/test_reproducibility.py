@@ -1,15 +1,13 @@
 """Conditions under which codes are equal: docs/format.md, "Reproducibility of codes"."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import make_clip, make_tokenizer
+from models import make_clip
 
-from vtok.models.load import LoadedTokenizer, load
+from vtok.models.load import LoadedTokenizer
 from vtok.nn.layers import StreamState
 from vtok.nn.quantize import LFQ
 from vtok.nn.tokenizer import VideoTokenizer
@@ -20,23 +18,7 @@ CLOSE = 1e-4  # how far latents of two ways to compute them may be apart; measur
 KINDS = ("fast", "classic", "vtok-base")
 
 
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def models() -> dict[str, LoadedTokenizer]:
-    base = load("vtok-base", device="cpu", dtype="float32")
-    small = {
-        kind: LoadedTokenizer(
-            make_tokenizer(kind).requires_grad_(False), base.info, base.device, base.dtype
-        )
-        for kind in KINDS[:2]
-    }
-    return {**small, "vtok-base": base}
+pytestmark = pytest.mark.usefixtures("_restored_threads")
 
 
 def frames_of(count: int, side: int) -> np.ndarray:

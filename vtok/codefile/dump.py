@@ -121,10 +121,8 @@ class DumpReader:
             while "chunks" not in (row := self._next_row()):
                 codes = self._codes(row)
                 try:
-                    if row["opens"] is not None and (count or row["opens"]):
-                        writer.open_segment(row["opens"])
                     parts = encode_parts(codes, self.header.format, row["coders"])
-                    writer.write_parts(parts, row["steps"], row["frames"])
+                    writer.write_parts(parts, row["steps"], row["frames"], row["opens"])
                 except (ShapeError, CodeFileError) as exc:
                     self._refuse(str(exc))
                 count, frames = count + 1, frames + row["frames"]

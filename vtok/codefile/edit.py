@@ -66,12 +66,10 @@ def cut(
     header = replace(header, format=replace(layout, num_stages=max(counts)))
     version = PLAIN if _is_plain(reader, ranges, counts) else VERSION
     with CodeFileWriter(stream, header, version=version) as writer:
-        for number, (some, count) in enumerate(zip(ranges, counts, strict=True)):
-            if some.opens is not None and (number or some.opens):
-                writer.open_segment(some.opens)
+        for some, count in zip(ranges, counts, strict=True):
             reader.limit_stages(count)
             chunk = reader.read_stored(some.chunk)
-            writer.write_parts(chunk.parts, chunk.num_steps, some.num_frames)
+            writer.write_parts(chunk.parts, chunk.num_steps, some.num_frames, some.opens)
             yield some.num_frames, chunk.num_steps, count
 
 
@@ -99,10 +97,8 @@ def join(headers: Sequence[Header], readers: Iterable[CodeFileReader], stream: B
     )
     chunks = (chunk for reader in readers for chunk in reader.stored())
     with CodeFileWriter(stream, header, version=VERSION) as writer:
-        for number, chunk in enumerate(chunks):
-            if chunk.opens is not None and (number or chunk.opens):
-                writer.open_segment(chunk.opens)
-            writer.write_parts(chunk.parts, chunk.num_steps, chunk.num_frames)
+        for chunk in chunks:
+            writer.write_parts(chunk.parts, chunk.num_steps, chunk.num_frames, chunk.opens)
             yield chunk.num_frames, chunk.num_steps, len(chunk.parts)
 
 

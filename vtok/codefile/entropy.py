@@ -29,18 +29,12 @@ _STATE_BYTES = 4
 
 
 class Table(NamedTuple):
-    """Frequencies of bytes.
+    """Frequencies of bytes."""
 
-    Attributes:
-        shares: of each byte, at least 1, 65536 in all.
-        starts: sum of the shares of smaller bytes.
-        symbols: byte of each of the 65536 places.
-    """
-
-    shares: list[int]
-    starts: list[int]
-    symbols: bytes
-    steps: list[tuple[int, int, int, int]]
+    shares: list[int]  # of each byte, at least 1, 65536 in all
+    starts: list[int]  # sum of the shares of smaller bytes
+    symbols: bytes  # byte of each of the 65536 places
+    steps: list[tuple[int, int, int, int]]  # of the encoder, for each byte
 
 
 @cache
@@ -84,14 +78,11 @@ class BitEncoder:
 
 
 class BitDecoder:
-    """Gives back what `BitEncoder` made; see `vtok.codefile.probability.BitCoder`.
+    """Inverts `BitEncoder`; all methods raise `Damage` for bytes that it does not make.
 
     Args:
         data: the bytes.
         most: the largest number of bits that they may hold.
-
-    Raises:
-        Damage: for bytes that `BitEncoder` does not make.
     """
 
     reads = True
@@ -108,11 +99,7 @@ class BitDecoder:
         self._next = [0] * len(EDGES)
 
     def code(self, probabilities: Probabilities, values: Integers) -> Bits:
-        """Take the next bits.
-
-        Raises:
-            Damage: if there are too few.
-        """
+        """Take the next bits."""
         order, counts = _sort(probabilities)
         pieces = []
         for number, count in enumerate(counts):
@@ -126,11 +113,7 @@ class BitDecoder:
         return bits.reshape(probabilities.shape) ^ (probabilities >= ONE // 2)
 
     def finish(self) -> None:
-        """Check that all bits were taken.
-
-        Raises:
-            Damage: if not.
-        """
+        """Check that all bits were taken."""
         for missed, place in zip(self._missed, self._next, strict=True):
             if len(missed) - place >= 8 or missed[place:].any():
                 raise Damage("a coded stage does not end with its codes")

@@ -25,7 +25,11 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 def dump_json(value: object) -> bytes:
     """Write canonical JSON of dicts, lists, strings, integers, booleans, None and Fractions."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_fraction_pair)
+
+    def _pair(fraction: Fraction) -> list[int]:
+        return [fraction.numerator, fraction.denominator]
+
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_pair)
     return text.encode("ascii")
 
 
@@ -349,12 +353,6 @@ def _check_name(key: str, value: object) -> None:
     """Check for text of one line and 1 to 255 characters."""
     if not isinstance(value, str) or not 1 <= len(value) <= 255 or _CONTROL.search(value):
         _refuse(key, value, "1 to 255 characters without control characters")
-
-
-def _fraction_pair(value: object) -> list[int]:
-    if isinstance(value, Fraction):
-        return [value.numerator, value.denominator]
-    raise TypeError(f"no JSON for {type(value)}")
 
 
 def _parse_integer(digits: str) -> int:

@@ -69,14 +69,7 @@ class Chunk:
 
 @dataclass(frozen=True, eq=False)
 class StoredChunk:
-    """A chunk as stored, to be copied.
-
-    Attributes:
-        num_frames: frames that it shows.
-        num_steps: latent steps.
-        parts: of the first stage, the second, and so on.
-        opens: for the first chunk of a segment, frames to drop at its start; None for others.
-    """
+    """A chunk as stored, with one part per stage; the other fields as in `Chunk`."""
 
     num_frames: int
     num_steps: int
@@ -166,15 +159,9 @@ def work(shape: Shape, bits: int) -> int | None:
 
 
 def steps_to_code(shape: Shape, bits: int, stages: int) -> int:
-    """Latent steps that a chunk may have if all its stages are to be entropy-coded.
+    """Halve the latent steps t of a stage `[K, t, h, w]` until all stages can be entropy-coded.
 
-    Args:
-        shape: `[K, most, h, w]` of a stage.
-        bits: of a code.
-        stages: of a chunk.
-
-    Returns:
-        `most`, halved as often as needed; 1 if that does not help.
+    Returns 1 if that does not help.
     """
     books, steps, height, width = shape
     while steps > 1 and stages * (work((books, steps, height, width), bits) or 0) > MAX_WORK:
@@ -248,12 +235,9 @@ def decode_parts(
 
 
 def check_parts(layout: CodeFormat, version: tuple[int, int], head: ChunkHead) -> None:
-    """Check the number and the lengths of the parts of a chunk, before they are read.
+    """Raise `Damage` if the number or the lengths of the parts of a chunk are wrong.
 
     Packed stages have exactly the length of their codes; no coder may need more.
-
-    Raises:
-        Damage: if one is wrong.
     """
     stages, most = len(head.parts), layout.num_stages
     least = most if version == PLAIN else 1
@@ -269,11 +253,7 @@ def check_parts(layout: CodeFormat, version: tuple[int, int], head: ChunkHead) -
 
 
 def check_coder(coder: int) -> None:
-    """Check that a coder is known.
-
-    Raises:
-        CodeFileError: if not.
-    """
+    """Raise `CodeFileError` for unknown coders."""
     if coder == 1:
         raise CodeFileError("entropy-coded by vtok 0.1, whose coder was replaced: encode again")
     if coder not in (PACKED, MODELLED):
@@ -299,11 +279,7 @@ class StageCoder:
         return encoder.finish()
 
     def decode(self, data: bytes) -> npt.NDArray[np.int64]:
-        """Decode the next stage.
-
-        Raises:
-            Damage: for bytes that `encode` does not make.
-        """
+        """Decode the next stage; raise `Damage` for bytes that `encode` does not make."""
         books, steps = self._shape[:2]
         planes = np.zeros((books, steps, self._bits, self._grid.size), np.int16)
         decoder = BitDecoder(data, planes.size)

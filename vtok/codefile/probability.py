@@ -69,23 +69,14 @@ PROBABILITIES = _make_probabilities()  # by evidence, -2048..2047 in 256ths of a
 
 
 class BitCoder(Protocol):
-    """Writes or reads bits of given probabilities.
-
-    Attributes:
-        reads: whether it reads them.
-    """
+    """Writes bits of given probabilities, or reads them if `reads`."""
 
     reads: bool
 
     def code(self, probabilities: Probabilities, values: Integers) -> Bits:
-        """Write the bits of `values`, +16 or -16; or ignore `values`, and read as many bits.
+        """Write `values` (+16 or -16), or ignore them and read; return the bits `[bits, n]`.
 
-        Args:
-            probabilities: of a 1, out of `ONE`, `[bits, n]`.
-            values: of the same shape.
-
-        Returns:
-            The bits written or read, of the same shape.
+        `probabilities` are those of a 1, out of `ONE`.
         """
         ...
 

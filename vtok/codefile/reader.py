@@ -76,6 +76,7 @@ class Scan:
     Attributes:
         source: current position.
         num_chunks: chunks of codes passed completely.
+        order: state of the rules for the sequence of records.
         gaps: lost frames, first and last + 1, before places where the scan resumed.
     """
 
@@ -88,7 +89,7 @@ class Scan:
         self._fresh = False  # the decoder starts with a fresh state after a gap
         self._whole: int | None = None  # rows before the first gap
         self._layout, self._version = header.format, version
-        self._order = Order(header.format, version)
+        self.order = Order(header.format, version)
         self._rows = RowLog()
 
     @property
@@ -96,11 +97,6 @@ class Scan:
         """Index of the complete chunks before the first gap."""
         rows = self._rows.rows()[: self._whole]
         return rows if not len(rows) or rows[-1]["steps"] else rows[:-1]
-
-    @property
-    def num_frames(self) -> int:
-        """Frames that the complete chunks show."""
-        return self._order.num_frames
 
     def __iter__(self) -> Iterator[tuple[ChunkHead, Place]]:
         source = self.source
@@ -119,21 +115,21 @@ class Scan:
             row = head.at(offset)
             self._end = source.offset + sum(part.length for part in head.parts)
             if kind == CODE:
-                if why := self._order.why_not_next(row):
+                if why := self.order.why_not_next(row):
                     raise Damage(f"chunk {self.num_chunks} {why}")
                 check_parts(self._layout, self._version, head)
                 # Record the chunk only after it was passed completely.
-                shown, place = self._after_gap(head, self._order.place(row))
+                shown, place = self._after_gap(head, self.order.place(row))
                 yield shown, place
                 if self._fresh:
                     self.gaps.append((head.first_frame, shown.first_frame))
                     self._fresh = False
-                self._order.add(row)
+                self.order.add(row)
                 self.num_chunks += 1
                 self._rows.append(row)
             elif kind == SEGMENT and self._version != PLAIN:
                 self._open(head, row)
-            elif head.optional:
+            elif kind[:1].islower():  # optional
                 _check(source, head)
             else:
                 raise CodeFileError(
@@ -157,21 +153,17 @@ class Scan:
             self._rescans += 1
             heads = find_heads(source, self._begin + 1)
         for offset, head in heads:
-            if head.first_frame >= self._order.num_frames and (
+            if head.first_frame >= self.order.num_frames and (
                 head.kind == CODE or self._version != PLAIN
             ):
-                self._resume_at(offset, head)
+                if head.first_frame > self.order.num_frames:
+                    self.gaps.append((self.order.num_frames, head.first_frame))
+                self._whole = len(self._rows) if self._whole is None else self._whole
+                seen = self.order.resume(head.at(offset))
+                self._fresh = head.kind == CODE and (self._fresh or not seen)
+                source.jump(offset)
                 return True
         return False
-
-    def _resume_at(self, offset: int, head: ChunkHead) -> None:
-        lost = self._order.num_frames
-        self._whole = len(self._rows) if self._whole is None else self._whole
-        seen = self._order.resume(head.at(offset))
-        self._fresh = head.kind == CODE and (self._fresh or not seen)
-        self.source.jump(offset)
-        if head.first_frame > lost:
-            self.gaps.append((lost, head.first_frame))
 
     def _after_gap(self, head: ChunkHead, place: Place) -> tuple[ChunkHead, Place]:
         """Adjust a chunk after a gap, where a decoder starts with a fresh state."""
@@ -183,12 +175,12 @@ class Scan:
         return replace(head, first_frame=first, num_frames=frames), Place(0, 0)
 
     def _open(self, head: ChunkHead, row: IndexEntry) -> None:
-        why = self._order.why_not_open(row)
+        why = self.order.why_not_open(row)
         if head.parts or head.num_steps:
             why = why or "holds codes"
         if why:
             raise Damage(f"the segment before chunk {self.num_chunks} {why}")
-        self._order.open(row)
+        self.order.open(row)
         self._rows.append(row)
 
 
@@ -315,11 +307,7 @@ class CodeFileReader:
         return self._each(self._stored, self.salvage)
 
     def verify(self) -> None:
-        """Check all CRCs, the index and the SHA-256 without decoding.
-
-        Raises:
-            CodeFileError: at the first error, also with `salvage`.
-        """
+        """Check all CRCs, the index and the SHA-256; raise `CodeFileError` at the first error."""
         for _ in self._each(_check, salvage=False):
             pass
 
@@ -394,17 +382,13 @@ class CodeFileReader:
     def _chunk(self, source: ByteSource, head: ChunkHead, place: Place) -> Chunk:
         for part in head.parts[: self._stages]:
             check_coder(part.coder)
-        parts = self._parts(source, head)
+        parts = self._stored(source, head, place).parts
         # Allocate memory for the codes only after their bytes were read.
         codes = decode_parts(parts, head.num_steps, self.header.format)
         coders = tuple(part.coder for part in parts)
         return Chunk(head.first_frame, head.num_frames, codes, *place, coders)
 
     def _stored(self, source: ByteSource, head: ChunkHead, place: Place) -> StoredChunk:
-        parts = self._parts(source, head)
-        return StoredChunk(head.num_frames, head.num_steps, parts, place.opens)
-
-    def _parts(self, source: ByteSource, head: ChunkHead) -> tuple[CodedPart, ...]:
         """Read the parts of the wanted stages and skip the others."""
         parts = []
         for number, part in enumerate(head.parts[: self._stages], start=1):
@@ -412,7 +396,7 @@ class CodeFileReader:
             if zlib.crc32(parts[-1].data) != part.crc:
                 raise Damage(f"stage {number} at frame {head.first_frame} does not match its CRC")
         source.skip(sum(part.length for part in head.parts[self._stages :]))
-        return tuple(parts)
+        return StoredChunk(head.num_frames, head.num_steps, tuple(parts), place.opens)
 
     def _scan_to_damage(self) -> Scan:
         scan = Scan(self._source.copy(), self.header, self.version)
@@ -429,7 +413,7 @@ class CodeFileReader:
         """Raise an error with the name of the file and what a scan has passed before it."""
         left = "" if scan is None else "; no chunk before that is complete"
         if scan is not None and scan.num_chunks:
-            chunks, frames = scan.num_chunks, scan.num_frames
+            chunks, frames = scan.num_chunks, scan.order.num_frames
             left = (
                 f"; complete before that: {chunks} chunk{'s' * (chunks != 1)}, "
                 f"{frames} frame{'s' * (frames != 1)}; salvage reads the complete part"

@@ -13,7 +13,6 @@ import hashlib
 import io
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
@@ -120,47 +119,33 @@ class ByteSource:
         return data
 
     def read(self, length: int) -> bytes:
-        """Read `length` bytes.
-
-        Raises:
-            Damage: if the stream ends before.
-        """
+        """Read `length` bytes; raise `Damage` if the stream ends before."""
         data = self.read_up_to(length)
         if len(data) < length:
             raise Damage(f"the file ends at byte {self.offset}, in the middle of a record")
         return data
 
     def check(self, length: int, crc: int) -> None:
-        """Read `length` bytes and check their CRC-32.
-
-        Raises:
-            Damage: if it differs, or the stream ends before.
-        """
+        """Read `length` bytes; raise `Damage` if their CRC-32 differs or the stream ends before."""
         start, running = self.offset, 0
-        for piece in _pieces(length):
-            running = zlib.crc32(self.read(piece), running)
+        for done in range(0, length, PIECE_BYTES):
+            running = zlib.crc32(self.read(min(PIECE_BYTES, length - done)), running)
         if running != crc:
             raise Damage(f"the {length} bytes at {start} do not match their CRC")
 
     def skip(self, length: int) -> None:
-        """Pass over `length` bytes, in a file without reading them; the digest is then lost.
+        """Skip `length` bytes, in a file without reading them; the digest is then lost.
 
-        Raises:
-            Damage: if the stream ends before.
+        Raises `Damage` if the stream ends before.
         """
         if self.size is None:
-            for piece in _pieces(length):
-                self.read(piece)
+            for done in range(0, length, PIECE_BYTES):
+                self.read(min(PIECE_BYTES, length - done))
         elif self.offset + length > self.size:
             raise Damage(f"the file ends at byte {self.size}, in the middle of a record")
         elif length:
             self.jump(self.offset + length)
         self.skipped += length
-
-
-def _pieces(length: int) -> Iterator[int]:
-    for start in range(0, length, PIECE_BYTES):
-        yield min(PIECE_BYTES, length - start)
 
 
 class Part(NamedTuple):
@@ -227,8 +212,7 @@ class ChunkHead:
     """Head of a chunk, which its parts follow.
 
     Attributes:
-        kind: type, four ASCII letters; readers may skip unknown types with a lower-case first
-            letter.
+        kind: type, four ASCII letters; the first one is lower-case if readers may skip the chunk.
         first_frame, num_frames, num_steps: see `IndexEntry`.
         parts: at most 255.
     """
@@ -238,11 +222,6 @@ class ChunkHead:
     num_frames: int
     num_steps: int
     parts: tuple[Part, ...]
-
-    @property
-    def optional(self) -> bool:
-        """True if a reader that does not know the type may skip the chunk."""
-        return self.kind[:1].islower()
 
     @staticmethod
     def length(parts: int) -> int:
@@ -261,11 +240,7 @@ class ChunkHead:
 
     @classmethod
     def read(cls, kind: bytes, source: ByteSource) -> ChunkHead:
-        """Read a head after its type.
-
-        Raises:
-            Damage: if its CRC does not match or the file ends.
-        """
+        """Read a head after its type; raise `Damage` if it is wrong."""
         start = kind + source.read(_HEAD.size - len(kind))
         _, count, first_frame, num_frames, num_steps = _HEAD.unpack(start)
         table = source.read(count * _PART.size)
@@ -294,11 +269,7 @@ class Footer:
 
     @classmethod
     def read(cls, source: ByteSource, most_rows: int) -> Footer:
-        """Read a footer of at most `most_rows` after its type.
-
-        Raises:
-            Damage: if anything is wrong.
-        """
+        """Read a footer of at most `most_rows` after its type; raise `Damage` if it is wrong."""
         start = FOOT + source.read(_FOOT.size - len(FOOT))
         _, count, num_frames = _FOOT.unpack(start)
         if count > most_rows:
@@ -314,11 +285,7 @@ class Footer:
         return footer
 
     def check(self, rows: Rows, digest: bytes | None) -> None:
-        """Compare with the rows and, if known, the digest of the bytes read.
-
-        Raises:
-            Damage: if they differ.
-        """
+        """Raise `Damage` if the rows or the digest, if known, of the bytes read differ."""
         if self.rows.tobytes() != rows.tobytes():
             raise Damage("the index does not match the chunks")
         if digest is not None and self.digest != digest:
@@ -326,14 +293,10 @@ class Footer:
 
     @classmethod
     def find(cls, source: ByteSource, size: int) -> Footer:
-        """Read the footer of a seekable file of `size` bytes from its end.
-
-        Raises:
-            Damage: if there is none or anything is wrong.
-        """
-        if size < FOOTER_BYTES:
-            raise Damage("no index at its end: it was cut or is not finished")
-        length, trailer = _TAIL.unpack(source.at(size - _TAIL.size).read(_TAIL.size))
+        """Read the footer of a seekable file of `size` bytes; raise `Damage` if it is wrong."""
+        length, trailer = 0, b""
+        if size >= FOOTER_BYTES:
+            length, trailer = _TAIL.unpack(source.at(size - _TAIL.size).read(_TAIL.size))
         if trailer != TRAILER or not FOOTER_BYTES <= length <= size:
             raise Damage("no index at its end: it was cut or is not finished")
         start = source.at(size - length)
@@ -385,21 +348,16 @@ class Place(NamedTuple):
 
 
 class Order:
-    """Rules for the sequence of records, given those before.
-
-    Attributes:
-        num_frames: frames shown so far.
-        covered: frames that the latent steps of the segment cover so far.
-    """
+    """Rules for the sequence of records, given those before."""
 
     def __init__(self, layout: CodeFormat, version: tuple[int, int]) -> None:
-        self.num_frames = 0
+        self.num_frames = 0  # shown so far
         self._layout = layout
         self._plain = version == PLAIN
         self._offset = -1  # of the last record
         self._full = True  # the last chunk shows all frames that it covers
         self._drop = 0  # frames that the segment drops at its start
-        self.covered = 0
+        self.covered = 0  # frames that the latent steps of the segment cover so far
         self._opened = False  # a segment was opened and has no chunk yet
 
     def why_not_open(self, row: IndexEntry) -> str | None:

@@ -114,14 +114,23 @@ class CodeFileWriter:
             raise ShapeError(f"codes are {list(shape)}, the header says [{says}]")
         self.write_parts(encode_parts(codes, layout), shape[2], num_frames)
 
-    def write_parts(self, parts: Sequence[CodedPart], num_steps: int, num_frames: int) -> None:
+    def write_parts(
+        self,
+        parts: Sequence[CodedPart],
+        num_steps: int,
+        num_frames: int,
+        opens: int | None = None,
+    ) -> None:
         """Write one chunk of coded stages; raises as `write`.
 
         Args:
             parts: from `encode_parts`, or from a reader of a file of the same layout.
             num_steps: latent steps t.
             num_frames: as for `write`.
+            opens: frames to drop, if the chunk starts a segment; as `Chunk.opens`.
         """
+        if opens is not None and (self._num_chunks or opens):
+            self.open_segment(opens)
         if not self._fits(len(parts)):
             most = self.header.format.num_stages
             raise ShapeError(f"{len(parts)} stages, the header says {most}")
