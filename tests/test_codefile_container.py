@@ -20,11 +20,11 @@ from vtok.codefile.header import CodeFormat, Header, ModelIdentity, SourceVideo,
 from vtok.codefile.packing import Chunk
 from vtok.codefile.reader import CodeFileReader
 from vtok.codefile.records import (
+    ROW,
     ChunkHead,
     Footer,
     IndexEntry,
     Part,
-    RowLog,
     Rows,
     preamble_to_bytes,
 )
@@ -305,10 +305,7 @@ def _finish(out: io.BytesIO, index: list[IndexEntry]) -> None:
 
 
 def make_rows(entries: list[IndexEntry]) -> Rows:
-    log = RowLog()
-    for entry in entries:
-        log.append(entry)
-    return log.rows()
+    return np.array([tuple(entry) for entry in entries], ROW)
 
 
 def with_chunk_between(kind: bytes, payload: bytes) -> bytes:

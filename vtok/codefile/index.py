@@ -28,7 +28,7 @@ from vtok.errors import OptionError
 class Index:
     """Chunks of codes of a file, by number.
 
-    Stored in arrays: a file of a gigabyte has tens of thousands of chunks.
+    Raises `Damage` naming the first row of a footer that breaks the rules of `Order`.
 
     Attributes:
         num_frames: frames that all chunks show.
@@ -38,16 +38,6 @@ class Index:
     """
 
     def __init__(self, layout: CodeFormat, version: tuple[int, int], rows: Rows) -> None:
-        """Check the rows.
-
-        Args:
-            layout: of the file.
-            version: of the file.
-            rows: of its footer.
-
-        Raises:
-            Damage: naming the first row that breaks the rules of `Order`.
-        """
         order, spans = Order(layout, version), array("q")
         for number, row in enumerate(map(IndexEntry._make, ROW_STRUCT.iter_unpack(rows.tobytes()))):
             opens = row.num_steps == 0 and version != PLAIN

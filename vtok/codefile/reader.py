@@ -31,7 +31,6 @@ from vtok.codefile.records import (
     IndexEntry,
     Order,
     Place,
-    RowLog,
     Rows,
     read_preamble,
 )
@@ -75,14 +74,12 @@ class Scan:
 
     Attributes:
         source: current position.
-        num_chunks: chunks of codes passed completely.
-        order: state of the rules for the sequence of records.
+        order: chunks of codes passed completely, and the rules for those that follow.
         gaps: lost frames, first and last + 1, before places where the scan resumed.
     """
 
     def __init__(self, source: ByteSource, header: Header, version: tuple[int, int]) -> None:
         self.source = source
-        self.num_chunks = 0
         self.gaps: list[tuple[int, int]] = []
         self._begin = self._end = source.offset  # of the current record
         self._rescans = 0
@@ -90,12 +87,11 @@ class Scan:
         self._whole: int | None = None  # rows before the first gap
         self._layout, self._version = header.format, version
         self.order = Order(header.format, version)
-        self._rows = RowLog()
 
     @property
     def rows(self) -> Rows:
         """Index of the complete chunks before the first gap."""
-        rows = self._rows.rows()[: self._whole]
+        rows = self.order.rows[: self._whole]
         return rows if not len(rows) or rows[-1]["steps"] else rows[:-1]
 
     def __iter__(self) -> Iterator[tuple[ChunkHead, Place]]:
@@ -107,7 +103,8 @@ class Scan:
             if len(kind) < len(CODE):
                 raise Damage("no index at its end: it was cut or is not finished")
             if kind == FOOT:
-                Footer.read(source, len(self._rows)).check(self._rows.rows(), digest)
+                rows = self.order.rows
+                Footer.read(source, len(rows)).check(rows, digest)
                 if source.read_up_to(1):
                     raise Damage("more bytes after its end")
                 return
@@ -116,7 +113,7 @@ class Scan:
             self._end = source.offset + sum(part.length for part in head.parts)
             if kind == CODE:
                 if why := self.order.why_not_next(row):
-                    raise Damage(f"chunk {self.num_chunks} {why}")
+                    raise Damage(f"chunk {self.order.num_chunks} {why}")
                 check_parts(self._layout, self._version, head)
                 # Record the chunk only after it was passed completely.
                 shown, place = self._after_gap(head, self.order.place(row))
@@ -125,8 +122,6 @@ class Scan:
                     self.gaps.append((head.first_frame, shown.first_frame))
                     self._fresh = False
                 self.order.add(row)
-                self.num_chunks += 1
-                self._rows.append(row)
             elif kind == SEGMENT and self._version != PLAIN:
                 self._open(head, row)
             elif kind[:1].islower():  # optional
@@ -158,7 +153,7 @@ class Scan:
             ):
                 if head.first_frame > self.order.num_frames:
                     self.gaps.append((self.order.num_frames, head.first_frame))
-                self._whole = len(self._rows) if self._whole is None else self._whole
+                self._whole = len(self.order.rows) if self._whole is None else self._whole
                 seen = self.order.resume(head.at(offset))
                 self._fresh = head.kind == CODE and (self._fresh or not seen)
                 source.jump(offset)
@@ -179,9 +174,8 @@ class Scan:
         if head.parts or head.num_steps:
             why = why or "holds codes"
         if why:
-            raise Damage(f"the segment before chunk {self.num_chunks} {why}")
+            raise Damage(f"the segment before chunk {self.order.num_chunks} {why}")
         self.order.open(row)
-        self._rows.append(row)
 
 
 class CodeFileReader:
@@ -412,8 +406,8 @@ class CodeFileReader:
     def _fail(self, exc: CodeFileError, scan: Scan | None = None) -> NoReturn:
         """Raise an error with the name of the file and what a scan has passed before it."""
         left = "" if scan is None else "; no chunk before that is complete"
-        if scan is not None and scan.num_chunks:
-            chunks, frames = scan.num_chunks, scan.order.num_frames
+        if scan is not None and scan.order.num_chunks:
+            chunks, frames = scan.order.num_chunks, scan.order.num_frames
             left = (
                 f"; complete before that: {chunks} chunk{'s' * (chunks != 1)}, "
                 f"{frames} frame{'s' * (frames != 1)}; salvage reads the complete part"

@@ -308,24 +308,6 @@ class Footer:
         return footer
 
 
-class RowLog:
-    """Growing index, in no more memory than it takes in the file."""
-
-    def __init__(self) -> None:
-        self._bytes = bytearray()
-
-    def __len__(self) -> int:
-        return len(self._bytes) // ROW.itemsize
-
-    def append(self, row: IndexEntry) -> None:
-        """Add a row."""
-        self._bytes += ROW_STRUCT.pack(*row)
-
-    def rows(self) -> Rows:
-        """Return all rows so far, `[n]` of `ROW`."""
-        return np.frombuffer(bytes(self._bytes), ROW)
-
-
 def count_frames(rows: Rows) -> int:
     """Count the frames that these rows show."""
     if not len(rows):
@@ -352,6 +334,8 @@ class Order:
 
     def __init__(self, layout: CodeFormat, version: tuple[int, int]) -> None:
         self.num_frames = 0  # shown so far
+        self.num_chunks = 0  # of codes
+        self._log = bytearray()  # rows as in the index
         self._layout = layout
         self._plain = version == PLAIN
         self._offset = -1  # of the last record
@@ -359,6 +343,11 @@ class Order:
         self._drop = 0  # frames that the segment drops at its start
         self.covered = 0  # frames that the latent steps of the segment cover so far
         self._opened = False  # a segment was opened and has no chunk yet
+
+    @property
+    def rows(self) -> Rows:
+        """Rows of the records so far, `[n]` of `ROW`."""
+        return np.frombuffer(bytes(self._log), ROW)
 
     def why_not_open(self, row: IndexEntry) -> str | None:
         """Return why a segment cannot be opened here; None if it can."""
@@ -383,6 +372,7 @@ class Order:
 
     def open(self, row: IndexEntry) -> None:
         """Record an opened segment, checked with `why_not_open`."""
+        self._log += ROW_STRUCT.pack(*row)
         self._offset, self._full, self._opened = row.offset, True, True
         self._drop, self.covered = row.num_frames, 0
 
@@ -409,6 +399,8 @@ class Order:
         self.covered = self._end(row)
         self._offset, self._opened = row.offset, False
         self.num_frames += row.num_frames
+        self.num_chunks += 1
+        self._log += ROW_STRUCT.pack(*row)
 
     def _why_not_here(self, row: IndexEntry) -> str | None:
         if row.first_frame != self.num_frames:

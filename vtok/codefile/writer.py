@@ -20,7 +20,6 @@ from vtok.codefile.records import (
     IndexEntry,
     Order,
     Part,
-    RowLog,
     preamble_to_bytes,
 )
 from vtok.errors import OutputError, ShapeError
@@ -59,8 +58,6 @@ class CodeFileWriter:
         self._hash = hashlib.sha256()
         self._offset = 0
         self._order = Order(header.format, version)
-        self._rows = RowLog()
-        self._num_chunks = 0
         self._open = True
         self._emit(preamble_to_bytes(header, version))
 
@@ -84,10 +81,9 @@ class CodeFileWriter:
         elif not 0 <= drop < 2**32:
             why = f"drops {drop} frames, not 0..{2**32 - 1}"
         if why:
-            raise ShapeError(f"the segment before chunk {self._num_chunks} {why}")
+            raise ShapeError(f"the segment before chunk {self._order.num_chunks} {why}")
         self._emit(ChunkHead(SEGMENT, *row[1:], ()).to_bytes())
         self._order.open(row)
-        self._rows.append(row)
 
     def write(self, codes: npt.NDArray[Any], num_frames: int) -> None:
         """Write one chunk.
@@ -129,20 +125,18 @@ class CodeFileWriter:
             num_frames: as for `write`.
             opens: frames to drop, if the chunk starts a segment; as `Chunk.opens`.
         """
-        if opens is not None and (self._num_chunks or opens):
+        if opens is not None and (self._order.num_chunks or opens):
             self.open_segment(opens)
         if not self._fits(len(parts)):
             most = self.header.format.num_stages
             raise ShapeError(f"{len(parts)} stages, the header says {most}")
         row = IndexEntry(self._offset, self._order.num_frames, num_frames, num_steps)
         if why := self._order.why_not_next(row):
-            raise ShapeError(f"chunk {self._num_chunks} {why}")
+            raise ShapeError(f"chunk {self._order.num_chunks} {why}")
         table = tuple(Part(coder, len(data), zlib.crc32(data)) for coder, data in parts)
         head = ChunkHead(CODE, *row[1:], table)
         self._emit(head.to_bytes() + b"".join(part.data for part in parts))
         self._order.add(row)
-        self._rows.append(row)
-        self._num_chunks += 1
 
     def close(self) -> None:
         """Write the footer, unless it was written or a write failed.
@@ -151,7 +145,7 @@ class CodeFileWriter:
             OSError: if writing to the stream fails.
         """
         if self._open:
-            self._emit(Footer(self._rows.rows(), self._hash.digest()).to_bytes())
+            self._emit(Footer(self._order.rows, self._hash.digest()).to_bytes())
             self._open = False
 
     def __enter__(self) -> CodeFileWriter:
