@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from vtok.dataset import ray_engine
-from vtok.dataset.item import Item
-from vtok.dataset.journal import Record
+from vtok.dataset.item import Item, Record
 from vtok.dataset.options import DatasetOptions
 from vtok.dataset.ray_engine import RayEngine
 from vtok.dataset.worker import DiskFailure, Job, Task, blank_record

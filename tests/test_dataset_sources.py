@@ -12,9 +12,17 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from vtok.dataset.fetch import digest, fetched, signature
-from vtok.dataset.item import Fault, Item, file_name, make_item, parse_seconds
-from vtok.dataset.partition import Partition, parse_partition
+from vtok.dataset.folder import Partition, parse_partition
+from vtok.dataset.item import (
+    Fault,
+    Item,
+    digest,
+    fetched,
+    file_name,
+    make_item,
+    parse_seconds,
+    signature,
+)
 from vtok.dataset.sources import Columns, Inputs, find_items
 from vtok.errors import InputError, UsageError
 

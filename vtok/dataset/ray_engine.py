@@ -11,7 +11,6 @@ import os
 import secrets
 import shutil
 import tempfile
-import threading
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtok.dataset.journal import Record
+from vtok.dataset.item import Record
 from vtok.dataset.worker import GPU_BATCH, DiskFailure, Job, Task, Worker, worker_error
 from vtok.errors import OptionError, UsageError, VtokError
 
@@ -197,21 +196,17 @@ class RayActor:
         from vtok.pipeline._runtime import many_videos  # imports torch
 
         os.chdir(folder)
+        model = job.load()
+        many_videos(model.device).__enter__()  # until the process ends
         # the scratch folder is on another machine
-        self._job = replace(job, scratch=Path(tempfile.gettempdir()))
-        self._model = job.load()
-        many_videos(self._model.device).__enter__()  # until the process ends
-        self._local = threading.local()
+        self._worker = Worker(model, replace(job, scratch=Path(tempfile.gettempdir())))
 
     def ready(self) -> None:
         """Return once the model is loaded."""
 
     def encode(self, task: Task) -> Record:
         """Encode an item; see `Worker`."""
-        if not hasattr(self._local, "worker"):
-            self._local.worker = Worker(self._model, self._job)
-        worker: Worker = self._local.worker
-        return worker.encode(task)
+        return self._worker.encode(task)
 
 
 def import_ray(address: str | None) -> Any:

@@ -7,15 +7,12 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from vtok.dataset.fetch import digest, fetched, signature
-from vtok.dataset.folder import DatasetFolder, recipe_digest
-from vtok.dataset.item import Item
-from vtok.dataset.journal import Journal, Record
+from vtok.dataset.folder import DatasetFolder
+from vtok.dataset.item import Item, Record, digest, fetched, signature
 from vtok.dataset.options import DatasetOptions
-from vtok.dataset.plan import Plan
-from vtok.dataset.reports import update_reports
+from vtok.dataset.plan import Journal, Plan
 from vtok.dataset.worker import Task, worker_error
 from vtok.dataset.writers import Writer
 from vtok.errors import PartialFailure, VtokError
@@ -98,7 +95,7 @@ class Engine(Protocol):
 
 
 def plan_items(
-    plan: Plan, writer: Writer, recipe: str, *, retry_failed: bool
+    plan: Plan, writer: Writer, recipe: str, retry_failed: bool
 ) -> Iterator[tuple[Item, str, Record | None]]:
     """Decide for each item what to do.
 
@@ -147,35 +144,33 @@ def _current_signature(item: Item, record: Record, recipe: str, scratch: Path) -
         return known
 
 
+@dataclass
 class Scheduler:
     """One run over a data set; everything but the encoding happens in one thread.
 
-    Args:
+    Attributes:
         folder: of the data set, locked.
         plan: with all items and journals.
         journal: of the partition.
-        recipe: how the codes are made.
+        writer: of the codes.
+        recipe: digest of the recipe.
         options: of the run.
         observer: receives the progress.
         origins: lists that were read: their earlier faults that are gone are dropped.
+        totals: progress.
     """
 
-    def __init__(
-        self,
-        folder: DatasetFolder,
-        plan: Plan,
-        journal: Journal,
-        recipe: dict[str, Any],
-        options: DatasetOptions,
-        observer: RunObserver,
-        origins: Sequence[str] = (),
-    ) -> None:
-        self._folder, self._plan, self._journal = folder, plan, journal
-        self._recipe, self._options = recipe_digest(recipe), options
-        self._observer, self._origins = observer, origins
-        self.totals = Totals(duplicates=plan.duplicates, faults=plan.num_faults())
+    folder: DatasetFolder
+    plan: Plan
+    journal: Journal
+    writer: Writer
+    recipe: str
+    options: DatasetOptions
+    observer: RunObserver
+    origins: Sequence[str] = ()
+    totals: Totals = field(default_factory=Totals)
 
-    def run(self, engine: Engine, writer: Writer) -> Totals:
+    def run(self, engine: Engine) -> Totals:
         """Encode what is not up to date.
 
         Raises:
@@ -183,52 +178,43 @@ class Scheduler:
             DiskFailure: the output disk is full or broken.
         """
         begin = time.monotonic()
-        self._decide(writer)
-        self._observer.planned(self.totals)
+        self._decide()
+        self.observer.planned(self.totals)
         self._report_faults()
-        writer.start()
+        self.writer.start()
         too_many = None
         try:
-            with closing(engine.run(self._tasks(writer))) as records:
-                for record in records:
-                    self._finish(record, writer)
-                    self._check_failures()
-            self._fail_missing(writer)
-            writer.close()
+            self._encode(engine)
+            for task in self._tasks():
+                self._finish(worker_error(task, "no result was received from the worker"))
+            self.writer.close()
         except PartialFailure as error:
             too_many = error
         finally:
             self.totals.seconds = time.monotonic() - begin
-            self._journal.sync()
-        update_reports(self._folder, self._plan, self._options.partition)
+            self.journal.sync()
+        self.folder.update_reports(self.options.partition, self.plan.records())
         if too_many is not None:
             raise too_many
         return self.totals
 
-    def note(self, record: Record) -> None:
-        """Add a record to journal and plan."""
-        record = {**record, "at": round(time.time(), 3)}
-        place = self._journal.append(record)
-        self._plan.note(self._journal.path, place, record)
-
-    def _decide(self, writer: Writer) -> None:
+    def _decide(self) -> None:
         """Mark the items to do."""
-        retry, totals = self._options.retry_failed, self.totals
-        for item, decision, record in plan_items(
-            self._plan, writer, self._recipe, retry_failed=retry
-        ):
+        plan, totals, retry = self.plan, self.totals, self.options.retry_failed
+        totals.duplicates, totals.faults = plan.duplicates, plan.num_faults
+        for item, decision, record in plan_items(plan, self.writer, self.recipe, retry):
             totals.items += 1
             setattr(totals, decision, getattr(totals, decision) + 1)
             if decision == "todo":
-                self._plan.mark(item.id)
+                plan.mark(item.id)
             elif record is not None:
-                self.note(record)  # so that the next run need not hash the source again
+                self.journal.note(record)  # so that the next run need not hash the source again
 
     def _report_faults(self) -> None:
         """Record faults as failed, and drop those that a list no longer has."""
         faults = set()
-        for fault in self._plan.faults():
-            known = self._plan.record(fault.id)
+        for fault in self.plan.faults():
+            known = self.plan.record(fault.id)
             faults.add(fault.id)
             record = {
                 "kind": "item", "id": fault.id, "status": "failed", "input": fault.source,
@@ -236,40 +222,38 @@ class Scheduler:
                 "origin": fault.origin,
             }  # fmt: skip
             if known is None or known.get("message") != fault.message:
-                self.note(record)
-            self._observer.finished(record, self.totals)
-        for id_ in self._plan.failed_ids():
-            known = self._plan.record(id_)
-            if id_ not in faults and known and known.get("origin") in self._origins:
-                self.note({"kind": "dropped", "id": id_})
+                self.journal.note(record)
+            self.observer.finished(record, self.totals)
+        for id_ in self.plan.failed_ids():
+            known = self.plan.record(id_)
+            if id_ not in faults and known and known.get("origin") in self.origins:
+                self.journal.note({"kind": "dropped", "id": id_})
 
-    def _tasks(self, writer: Writer) -> Iterator[Task]:
-        for item, target in writer.assign(self._plan.todo()):
-            known = self._plan.record(item.id)
+    def _tasks(self) -> Iterator[Task]:
+        for item, target in self.writer.assign(self.plan.todo()):
+            known = self.plan.record(item.id)
             attempts = (known or {}).get("attempts", 0)
             is_ours = known is not None and known["status"] == "ok"
-            yield Task(item, target, is_ours or self._options.overwrite, attempts)
+            yield Task(item, target, is_ours or self.options.overwrite, attempts)
 
-    def _finish(self, record: Record, writer: Writer) -> None:
+    def _encode(self, engine: Engine) -> None:
+        totals = self.totals
+        limit = self.options.failure_limit(totals.items + totals.faults)
+        with closing(engine.run(self._tasks())) as records:
+            for record in records:
+                self._finish(record)
+                if totals.failed + totals.faults > limit:
+                    raise PartialFailure(
+                        f"{totals.failed} items failed, more than `max_failures` allows: stopped; "
+                        "the same command continues"
+                    )
+
+    def _finish(self, record: Record) -> None:
         """Record a finished item; ignore duplicate results."""
-        if not self._plan.unmark(record["id"]):
+        if not self.plan.unmark(record["id"]):
             return
-        record = writer.located({**record, "recipe": self._recipe})
-        self.note(record)
+        record = self.writer.located({**record, "recipe": self.recipe})
+        self.journal.note(record)
         self.totals.add(record)
-        writer.finished(record)
-        self._observer.finished(record, self.totals)
-
-    def _fail_missing(self, writer: Writer) -> None:
-        """Record items as failed that the engine gave no result for."""
-        for task in self._tasks(writer):
-            self._finish(worker_error(task, "no result was received from the worker"), writer)
-
-    def _check_failures(self) -> None:
-        totals, limit = self.totals, self._options.max_failures
-        failed = totals.failed + totals.faults
-        if limit is not None and limit.is_exceeded(failed, totals.items + totals.faults):
-            raise PartialFailure(
-                f"{totals.failed} items failed, more than `max_failures` allows: stopped; the same "
-                "command continues"
-            )
+        self.writer.finished(record)
+        self.observer.finished(record, self.totals)
