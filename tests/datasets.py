@@ -105,7 +105,7 @@ def fake_run(
     with opened_run(folder, found, recipe, how, RunObserver(), origins) as run:
         engine = engine or FakeEngine()
         engine.workspace = folder.tmp(how.partition)
-        return run.run(engine)
+        return run.run(engine.run)
 
 
 def manifest(root: Path, name: str = "manifest") -> list[dict[str, Any]]:

@@ -79,6 +79,14 @@ def test_finished_run_encodes_nothing_again(tmp_path: Path, to: str) -> None:
     assert len(journal_lines(tmp_path)) == lines
 
 
+def test_engine_is_not_started_if_nothing_is_to_be_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_run(tmp_path, items(IDS[:3]))
+    monkeypatch.setattr(FakeEngine, "run", lambda self, tasks: pytest.fail("started"))
+    assert fake_run(tmp_path, items(IDS[:3])).up_to_date == 3
+
+
 class Forgetful(FakeEngine):
     """Gives no record for some items, and two for others."""
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from vtok.dataset.options import DatasetOptions, make_recipe, with_recipe
 from vtok.dataset.plan import Journal, Plan, opened_plan
 from vtok.dataset.scheduler import RunObserver, Scheduler, Totals, plan_items
 from vtok.dataset.sources import Inputs, find_items
-from vtok.dataset.worker import Job, LocalEngine
+from vtok.dataset.worker import Job, encode_in_threads
 from vtok.dataset.writers import make_writer
 from vtok.models.checkpoint import read_info
 
@@ -103,11 +104,7 @@ class DryRun:
     """Items that a run would encode and skip.
 
     Attributes:
-        items: in the inputs, without faults.
-        up_to_date: encoded in earlier runs.
-        failed_before: failed in earlier runs and not retried.
-        todo: to be encoded.
-        duplicates: items that were listed again.
+        items, up_to_date, failed_before, todo, duplicates: as in `Totals`.
         num_faults: unusable rows and duplicate ids.
         faults: messages of the first faults.
         first: names of the first outputs, by id.
@@ -176,10 +173,11 @@ def _run(
         if options.engine == "ray":
             from vtok.dataset.ray_engine import RayEngine
 
-            return run.run(RayEngine(job))
+            return run.run(RayEngine(job).run)
         all_cores = not hasattr(os, "sched_getaffinity")
         cores = os.cpu_count() if all_cores else len(os.sched_getaffinity(0))
-        return run.run(LocalEngine(job, max(options.workers or cores or 1, options.batch or 1)))
+        workers = max(options.workers or cores or 1, options.batch or 1)
+        return run.run(partial(encode_in_threads, job, workers))
 
 
 @contextmanager

@@ -179,9 +179,10 @@ class DatasetFolder:
             for folder in (self.tmp(partition), self.staged(partition)):
                 folder.mkdir(parents=True, exist_ok=True)
             with ExitStack() as stack:
-                with _lock(self.state, START_SECONDS):
+                with FileLock(self.state / "lock", timeout=START_SECONDS):
                     self._check_others(partition)
-                    stack.enter_context(_lock(self.state / str(partition)))
+                    own = self.state / str(partition) / "lock"
+                    stack.enter_context(FileLock(own, timeout=0))
                 held = stack.pop_all()
         except Timeout as exc:
             raise OutputError(
@@ -204,7 +205,7 @@ class DatasetFolder:
         for path in self.state.glob("*/lock"):
             count = path.parent.name.rpartition("-of-")[2]
             if count != str(partition).rpartition("-of-")[2]:
-                with _lock(path.parent):
+                with FileLock(path, timeout=0):
                     pass
 
     def _agree(self, recipe: dict[str, Any], *, overwrite: bool) -> None:
@@ -223,10 +224,6 @@ class DatasetFolder:
         about = {"format": FORMAT, "version": VERSION, "recipe": recipe}
         with atomic_output(self.about, overwrite=True) as temporary:
             temporary.write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
-
-
-def _lock(folder: Path, seconds: float = 0) -> FileLock:
-    return FileLock(folder / "lock", timeout=seconds)
 
 
 def recipe_digest(recipe: dict[str, Any]) -> str:

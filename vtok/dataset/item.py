@@ -84,13 +84,13 @@ class Item:
 
     def to_json(self) -> str:
         """Return ASCII JSON, which can hold any file name."""
-        return json.dumps([self.id, self.source, self.member, self.start, self.end, self.columns])
+        return json.dumps(list(vars(self).values()))
 
     @classmethod
     def from_json(cls, text: str) -> Item:
         """Parse the output of `to_json`."""
-        name, source, member, start, end, columns = json.loads(text)
-        return cls(name, source, member and Member(*member), start, end, columns)
+        id_, source, member, *others = json.loads(text)
+        return cls(id_, source, member and Member(*member), *others)
 
 
 class Fault(NamedTuple):
@@ -248,7 +248,12 @@ def signature(item: Item) -> str:
     """
     place = "" if item.member is None else f"@{item.member.offset}+{item.member.size}"
     if is_url(item.source):
-        return _url_signature(item.source) + place
+        files, path = _filesystem(item.source)
+        try:
+            info = files.info(path)
+        except Exception as exc:
+            raise InputError(f"{item.source}: cannot be opened ({_reason(exc)})") from exc
+        return ":".join(str(info[key]) for key in CHANGING if info.get(key) is not None) + place
     try:
         status = os.stat(item.source)  # noqa: PTH116 - called a million times, and Path is slow
     except FileNotFoundError as exc:
@@ -258,15 +263,6 @@ def signature(item: Item) -> str:
     if not stat.S_ISREG(status.st_mode):  # opening a pipe could block forever
         raise InputError(f"{item.name}: is not a regular file")
     return f"{status.st_size}:{status.st_mtime_ns}{place}"
-
-
-def _url_signature(name: str) -> str:
-    files, path = _filesystem(name)
-    try:
-        info = files.info(path)
-    except Exception as exc:
-        raise InputError(f"{name}: cannot be opened ({_reason(exc)})") from exc
-    return ":".join(str(info[key]) for key in CHANGING if info.get(key) is not None)
 
 
 @contextmanager

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,15 +66,12 @@ class RayEngine:
         self._failed_starts = 0
 
     def run(self, tasks: Iterator[Task]) -> Generator[Record, None, None]:
-        """See `vtok.dataset.scheduler.Engine`.
+        """Encode tasks; see `vtok.dataset.scheduler.Engine`.
 
         Raises:
             DiskFailure: the output disk is full or broken.
             VtokError: there is no cluster, or no actor starts in it.
         """
-        first = next(tasks, None)
-        if first is None:
-            return
         with joined_cluster(self._ray, self._options.ray_address):
             resources = self._ray.cluster_resources()
             self._gpus = int(resources.get("GPU", 0) >= 1 and self._options.device != "cpu")
@@ -85,7 +81,7 @@ class RayEngine:
             try:
                 for _ in range(self._options.workers or max(1, available)):
                     self._start_actor()
-                yield from self._encode_all(chain([first], tasks))
+                yield from self._encode_all(tasks)
             finally:
                 for actor in {*self._starting.values(), *self._free}:
                     self._ray.kill(actor)
@@ -250,22 +246,18 @@ def joined_cluster(ray: Any, address: str | None) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             if address == LOCAL:
-                options |= _local_options(stack)
+                # its folder has sockets, whose paths must be short: the default may be too deep
+                short = os.environ.get("RAY_TMPDIR", "/tmp" if os.name == "posix" else None)
+                folder = tempfile.mkdtemp(prefix="vtok-ray-", dir=short)
+                stack.callback(shutil.rmtree, folder, ignore_errors=True)
+                options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
+                options["_temp_dir"] = folder
             stack.callback(ray.shutdown)
             ray.init(address, **options)
         except Exception as exc:  # Ray raises many types, plain Exception among them
             text = " ".join(str(exc).split())[:200]
             raise VtokError(f"`ray_address` {address}: no cluster can be joined ({text})") from exc
         yield
-
-
-def _local_options(stack: ExitStack) -> dict[str, Any]:
-    """Options of a cluster on this machine; its folder is removed by the stack."""
-    # it contains sockets, whose paths must be short: the default folder may be too deep
-    short = "/tmp" if os.name == "posix" else None
-    folder = tempfile.mkdtemp(prefix="vtok-ray-", dir=os.environ.get("RAY_TMPDIR", short))
-    stack.callback(shutil.rmtree, folder, ignore_errors=True)
-    return {"include_dashboard": False, "object_store_memory": STORE_BYTES, "_temp_dir": folder}
 
 
 def _target(address: str | None) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from vtok.dataset.folder import DatasetFolder
 from vtok.dataset.item import Item, Record, digest, fetched, signature
@@ -58,17 +57,6 @@ class Totals:
         """Rows of the inputs without codes."""
         return self.failed + self.failed_before + self.faults
 
-    def add(self, record: Record) -> None:
-        """Count a finished item."""
-        if record["status"] == "ok":
-            self.done += 1
-            self.frames += record["frames"]
-            self.bytes += record["bytes"]
-        else:
-            self.failed += 1
-        for name, seconds in record.get("phase_seconds", {}).items():
-            self.phase_seconds[name] = self.phase_seconds.get(name, 0.0) + seconds
-
 
 class RunObserver:
     """Receives the progress of a run; the methods do nothing here."""
@@ -80,18 +68,12 @@ class RunObserver:
         """Handle the record of a finished item."""
 
 
-class Engine(Protocol):
-    """Encodes items."""
+Engine = Callable[[Iterator[Task]], Generator[Record, None, None]]
+"""Generator function that encodes tasks and yields one record for each, in any order.
 
-    def run(self, tasks: Iterator[Task]) -> Generator[Record, None, None]:
-        """Encode items; yields one record for each, in any order.
-
-        Tasks are taken from the iterator when a worker is free. Closing the generator stops the
-        running ones.
-
-        Raises:
-            DiskFailure: the output disk is full or broken.
-        """
+It takes a task from the iterator when a worker is free. Closing the generator stops the running
+tasks. It raises DiskFailure if the output disk is full or broken.
+"""
 
 
 def plan_items(
@@ -184,7 +166,8 @@ class Scheduler:
         self.writer.start()
         too_many = None
         try:
-            self._encode(engine)
+            if self.totals.todo:
+                self._encode(engine)
             for task in self._tasks():
                 self._finish(worker_error(task, "no result was received from the worker"))
             self.writer.close()
@@ -239,7 +222,7 @@ class Scheduler:
     def _encode(self, engine: Engine) -> None:
         totals = self.totals
         limit = self.options.failure_limit(totals.items + totals.faults)
-        with closing(engine.run(self._tasks())) as records:
+        with closing(engine(self._tasks())) as records:
             for record in records:
                 self._finish(record)
                 if totals.failed + totals.faults > limit:
@@ -254,6 +237,14 @@ class Scheduler:
             return
         record = self.writer.located({**record, "recipe": self.recipe})
         self.journal.note(record)
-        self.totals.add(record)
+        totals = self.totals
+        if record["status"] == "ok":
+            totals.done += 1
+            totals.frames += record["frames"]
+            totals.bytes += record["bytes"]
+        else:
+            totals.failed += 1
+        for name, seconds in record.get("phase_seconds", {}).items():
+            totals.phase_seconds[name] = totals.phase_seconds.get(name, 0.0) + seconds
         self.writer.finished(record)
         self.observer.finished(record, self.totals)

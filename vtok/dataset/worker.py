@@ -11,7 +11,6 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -244,17 +243,16 @@ class Worker:
             start_seconds=item.start_seconds,
             duration_seconds=item.duration_seconds,
         )
-        if not hasattr(self._local, "decoder"):
-            memory = settings.memory_mb
-            self._local.decoder = Decoder(None if memory is None else memory << 20)
-            self._decoders.append(self._local.decoder)
-        if self._closed:
-            raise RuntimeError("the run has ended")
         with timer.phase("decode"):
+            if not hasattr(self._local, "decoder"):
+                memory = settings.memory_mb
+                self._local.decoder = Decoder(None if memory is None else memory << 20)
+                self._decoders.append(self._local.decoder)
+            if self._closed:
+                raise RuntimeError("the run has ended")
             reader = open_reader(path, options, self._local.decoder)
         with reader:
-            width, height = reader.output_size
-            meter = PsnrMeter(self._model, (height, width)) if settings.psnr else None
+            meter = PsnrMeter(self._model, reader.output_size[::-1]) if settings.psnr else None
             header, counts = encode_reader(
                 reader,
                 stream,
@@ -268,44 +266,38 @@ class Worker:
         return make_result(item.name, task.target, header, counts, 0.0)
 
 
-class LocalEngine:
-    """Encodes in threads of this process.
+def encode_in_threads(
+    job: Job, workers: int, tasks: Iterator[Task]
+) -> Generator[Record, None, None]:
+    """Encode tasks in threads of this process; see `vtok.dataset.scheduler.Engine`.
 
     Numeric libraries release the interpreter lock while they compute, and decoding happens in
     child processes, so threads keep as many cores busy.
 
     Args:
-        job: settings of the run; the model is loaded when there is something to do.
+        job: settings of the run.
         workers: number of threads.
+        tasks: to encode.
     """
+    from vtok.pipeline._runtime import many_videos  # imports torch
 
-    def __init__(self, job: Job, workers: int) -> None:
-        self._job, self._num_workers = job, workers
-
-    def run(self, tasks: Iterator[Task]) -> Generator[Record, None, None]:
-        """See `vtok.dataset.scheduler.Engine`."""
-        first = next(tasks, None)
-        if first is None:
-            return
-        from vtok.pipeline._runtime import many_videos  # imports torch
-
-        model = self._job.load()
-        worker = Worker(model, self._job)
-        pool = ThreadPoolExecutor(self._num_workers, thread_name_prefix="vtok-dataset")
-        running: set[Future[Record]] = set()
-        with many_videos(model.device):
-            try:
-                for task in chain([first], tasks):
-                    running.add(pool.submit(worker.encode, task))
-                    if len(running) >= AHEAD * self._num_workers:
-                        done, running = wait(running, return_when=FIRST_COMPLETED)
-                        yield from (future.result() for future in done)
-                for future in as_completed(running):
-                    yield future.result()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-                worker.close()  # running items fail
-                pool.shutdown()
+    model = job.load()
+    worker = Worker(model, job)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="vtok-dataset")
+    running: set[Future[Record]] = set()
+    with many_videos(model.device):
+        try:
+            for task in tasks:
+                running.add(pool.submit(worker.encode, task))
+                if len(running) >= AHEAD * workers:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+            for future in as_completed(running):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            worker.close()  # running items fail
+            pool.shutdown()
 
 
 def blank_record(task: Task) -> Record:
@@ -346,10 +338,9 @@ def _describe(error: Exception, name: str) -> Record:
     kind = type(error).__name__
     if isinstance(error, VtokError):
         return {"error": kind, "message": str(error)}
-    if isinstance(error, MemoryError):
-        return {"error": "MemoryError", "message": f"{name}: out of memory"}
-    if kind == "OutOfMemoryError":
-        return {"error": "MemoryError", "message": f"{name}: the device is out of memory"}
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
+        where = "" if isinstance(error, MemoryError) else "the device is "
+        return {"error": "MemoryError", "message": f"{name}: {where}out of memory"}
     text = " ".join(f"{kind}: {error}".split())[:200]
     return {"error": kind, "message": f"{name}: internal error: {text}"}
 
