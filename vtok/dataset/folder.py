@@ -64,11 +64,7 @@ WHOLE = Partition()
 
 
 class DatasetFolder:
-    """Paths of a data set.
-
-    Args:
-        root: the folder, which need not exist yet.
-    """
+    """Paths of a data set in the folder `root`, which need not exist yet."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -97,12 +93,7 @@ class DatasetFolder:
         return self.root / f"{name}{suffix}.jsonl"
 
     def write_reports(self, partition: Partition, records: Iterable[Record]) -> None:
-        """Write the rows of a partition to its reports.
-
-        Args:
-            partition: to write.
-            records: latest records of all items, in order of ids.
-        """
+        """Write the reports of a partition; `records` has all items, in order of ids."""
         with (
             atomic_output(self.report("manifest", partition), True) as manifest,
             atomic_output(self.report("errors", partition), True) as errors,
@@ -164,12 +155,8 @@ class DatasetFolder:
     ) -> Iterator[None]:
         """Create the folder and lock the partition until the block ends.
 
-        The operating system releases the lock if the process is killed.
-
-        Args:
-            partition: partition of the run.
-            recipe: how its codes are made.
-            overwrite: allow another recipe to replace the existing one.
+        The operating system releases the lock if the process is killed. With `overwrite`, another
+        recipe replaces the existing one.
 
         Raises:
             OutputError: it cannot be created, or another run works on it.

@@ -77,11 +77,6 @@ class Item:
         """Duration in seconds; None up to the end of the source."""
         return None if self.end is None else float(Fraction(self.end) - Fraction(self.start or 0))
 
-    @property
-    def place(self) -> list[Any]:
-        """Source, member and times; two entries with the same place are the same item."""
-        return [self.source, self.member and self.member.name, self.start, self.end]
-
     def to_json(self) -> str:
         """Return ASCII JSON, which can hold any file name."""
         return json.dumps(list(vars(self).values()))
@@ -206,21 +201,19 @@ def find_urls(name: str, suffixes: frozenset[str]) -> tuple[str, Iterator[str]]:
     """
     files, path = _filesystem(name)
     try:
-        matches: Iterator[str]
         if re.search(r"[*?\[]", path):
             base = re.split(r"[^/]*[*?\[]", path)[0]
-            matches = (match for match in files.glob(path) if not files.isdir(match))
+            found = [match for match in files.glob(path) if not files.isdir(match)]
         elif files.isdir(path):
             base = path
-            found = files.find(path)
-            matches = (f for f in found if PurePosixPath(f).suffix.lower() in suffixes)
+            found = [f for f in files.find(path) if PurePosixPath(f).suffix.lower() in suffixes]
         elif files.exists(path):
-            base, matches = "", iter([path])
+            base, found = "", [path]
         else:
             raise InputError(f"{name}: no such file or folder")
     except OSError as exc:
         raise InputError(f"{name}: cannot be reached ({exc})") from exc
-    return files.unstrip_protocol(base) if base else "", map(files.unstrip_protocol, matches)
+    return files.unstrip_protocol(base) if base else "", map(files.unstrip_protocol, found)
 
 
 def open_file(name: str) -> BinaryIO:
@@ -270,7 +263,7 @@ def fetched(item: Item, scratch: Path) -> Iterator[Path]:
     """Give the path of the source on this machine; a copy is removed when the block ends.
 
     Args:
-        item: the item.
+        item: to fetch.
         scratch: folder for downloaded or unpacked files.
 
     Raises:
@@ -313,11 +306,7 @@ def _blocks(item: Item) -> Iterator[bytes]:
 
 
 def digest(item: Item, path: Path) -> str:
-    """SHA-256 of the source, which is at `path`; computed once for all clips of one video.
-
-    Raises:
-        InputError: it cannot be read.
-    """
+    """SHA-256 of the source, which is at `path`; computed once for all clips of one video."""
     try:
         status = path.stat()
         return _cached_sha256(path, status.st_size, status.st_mtime_ns, status.st_ino)
@@ -331,11 +320,7 @@ def _cached_sha256(path: Path, size: int, changed: int, node: int) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """SHA-256 of a file."""
     found = hashlib.sha256()
     with path.open("rb") as file:
         while data := file.read(BLOCK):

@@ -1,8 +1,8 @@
 """State of a data set: its journals, and the plan, a database of all items.
 
 A journal is an append-only file with one line of JSON per record, and has one writer. A line that a
-crash cut short is removed when the file is opened for writing; an unreadable line counts as
-missing, and its item is encoded again.
+crash cut short is ended when the file is opened for writing; an unreadable line counts as missing,
+and its item is encoded again.
 
 Each run rebuilds the plan from the inputs and the journals. It lives on disk, so a million items
 take little memory; records stay in the journals, and the database has their offsets. This is the
@@ -52,11 +52,7 @@ SCRATCH = "vtok-dataset-"
 
 
 class Journal:
-    """Journal of a run, opened for appending; a context manager.
-
-    Args:
-        path: the file; created if missing.
-        plan: receives the new records.
+    """Journal of a run, opened for appending; the plan receives the new records.
 
     Raises:
         OutputError: it cannot be opened.
@@ -66,7 +62,10 @@ class Journal:
         self.path, self._plan = path, plan
         try:
             self._file = path.open("ab+", buffering=0)
-            self._end = _drop_half_line(self._file)
+            self._end = self._file.seek(0, os.SEEK_END)
+            self._file.seek(max(0, self._end - 1))
+            if self._file.read(1) not in (b"", b"\n"):
+                self._end += self._file.write(b"\n")
         except OSError as exc:
             raise OutputError(f"{path}: cannot be opened ({exc.strerror})") from exc
         self._synced = time.monotonic()
@@ -123,25 +122,9 @@ def _parse(line: bytes) -> Record | None:
     return record if isinstance(record, dict) else None
 
 
-def _drop_half_line(file: BinaryIO) -> int:
-    """Remove an incomplete last line; returns the length of the file."""
-    size = end = file.seek(0, os.SEEK_END)
-    while end:
-        begin = file.seek(max(0, end - 65536))
-        end = begin + file.read(end - begin).rfind(b"\n") + 1
-        if end > begin:
-            break
-    if end != size:  # an unneeded truncation would change the modification time
-        file.truncate(end)
-    return end
-
-
 @contextmanager
 def opened_plan(journals: Iterable[Path] = ()) -> Iterator[Plan]:
-    """Give a plan in a temporary folder, which is removed when the block ends.
-
-    Args:
-        journals: to load; the latest record of an item counts.
+    """Give a plan with the records of journals; it is removed when the block ends.
 
     Raises:
         OutputError: no room for it.
@@ -199,12 +182,12 @@ class Plan:
         if self._run("INSERT OR IGNORE INTO item VALUES (?, ?)", found.id, found.to_json()):
             return
         ((text,),) = self._all("SELECT json FROM item WHERE id = ?", found.id)
-        other = Item.from_json(text)
-        if other.place == found.place:
+        names = sorted((_described(Item.from_json(text)), _described(found)))
+        if names[0] == names[1]:
             self.duplicates += 1
             return
-        names = " and ".join(sorted((_described(other), _described(found))))
-        self._add_fault(Fault(found.id, found.name, f"{found.id}: two items have this id: {names}"))
+        message = f"{found.id}: two items have this id: {' and '.join(names)}"
+        self._add_fault(Fault(found.id, found.name, message))
 
     def _add_fault(self, fault: Fault) -> bool:
         """Add a fault; returns False if another one has its id."""

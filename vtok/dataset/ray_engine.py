@@ -183,9 +183,7 @@ class RayEngine:
 class RayActor:
     """Process in the cluster: a model, and a decoder process for each running item.
 
-    Args:
-        job: settings of the run.
-        folder: that relative paths start from.
+    Relative paths start from `folder`.
     """
 
     def __init__(self, job: Job, folder: str) -> None:
@@ -198,7 +196,7 @@ class RayActor:
         self._worker = Worker(model, replace(job, scratch=Path(tempfile.gettempdir())))
 
     def ready(self) -> None:
-        """Return once the model is loaded."""
+        """Return after the model is loaded."""
 
     def encode(self, task: Task) -> Record:
         """Encode an item; see `Worker`."""
@@ -207,9 +205,6 @@ class RayActor:
 
 def import_ray(address: str | None) -> Any:
     """Import Ray, which reads its environment variables at that moment.
-
-    Args:
-        address: of the cluster, see `joined_cluster`.
 
     Raises:
         UsageError: it is not installed.
@@ -230,10 +225,8 @@ def import_ray(address: str | None) -> Any:
 def joined_cluster(ray: Any, address: str | None) -> Iterator[None]:
     """Connect to a cluster until the block ends; an existing connection is kept.
 
-    Args:
-        ray: the imported module.
-        address: of the cluster; if None, that of RAY_ADDRESS; without that, a separate cluster is
-            started on this machine and ends with the block or the process.
+    Without an address and RAY_ADDRESS, a separate cluster is started on this machine, and ends
+    with the block or the process.
 
     Raises:
         VtokError: it cannot be joined or started.

@@ -81,29 +81,20 @@ def plan_items(
 ) -> Iterator[tuple[Item, str, Record | None]]:
     """Decide for each item what to do.
 
-    Args:
-        plan: with all items and journals.
-        writer: says which codes still exist.
-        recipe: digest of the recipe.
-        retry_failed: encode items again that failed before.
-
     Yields:
         An item; "todo", "up_to_date" or "failed_before"; and a new record if the source is the
         same but its signature changed.
     """
     for item, record in plan.items():
-        if record is None:
-            yield item, "todo", None
-        elif record["status"] == "ok":
+        decision, changed = "todo", None
+        if record is not None and record["status"] == "ok":
             sign = _current_signature(item, record, recipe, plan.scratch)
-            if sign is None or not writer.has(record):
-                yield item, "todo", None
-            else:
-                is_same = sign == record.get("signature")
-                yield item, "up_to_date", None if is_same else {**record, "signature": sign}
-        else:
-            retry = retry_failed or record.get("phase") == "plan"
-            yield item, "todo" if retry else "failed_before", None
+            if sign is not None and writer.has(record):
+                decision = "up_to_date"
+                changed = None if sign == record.get("signature") else {**record, "signature": sign}
+        elif record is not None and not retry_failed and record.get("phase") != "plan":
+            decision = "failed_before"
+        yield item, decision, changed
 
 
 def _current_signature(item: Item, record: Record, recipe: str, scratch: Path) -> str | None:

@@ -298,9 +298,7 @@ def _csv_rows(file: BinaryIO, separator: str) -> Rows:
 
 
 def _json_rows(file: BinaryIO) -> Rows:
-    number = 0
-    while line := file.readline(MAX_LINE):
-        number += 1
+    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), 1):
         try:
             row = json.loads(line) if line.strip() else {}
         except (ValueError, RecursionError):
@@ -317,11 +315,8 @@ def _parquet_rows(file: BinaryIO, name: str) -> Rows:
     try:
         table = parquet.ParquetFile(file)
         yield 1, dict.fromkeys(table.schema_arrow.names)
-        number = 1
-        for batch in table.iter_batches(ROWS_AT_ONCE):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
+        batches = table.iter_batches(ROWS_AT_ONCE)
+        yield from enumerate((row for batch in batches for row in batch.to_pylist()), 2)
     except ArrowException as exc:
         reason = " ".join(str(exc).split())[:150]
         raise InputError(f"{name}: not a readable parquet file ({reason})") from exc

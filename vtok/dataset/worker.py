@@ -129,10 +129,9 @@ class PhaseTimer(Observer):
         for batch in self._follow("decode", batches):
             yield batch
             if self._limit is not None and time.perf_counter() - self._begin > self._limit:
-                with self.phase("decode"):
-                    raise VideoError(
-                        f"{self._name}: took longer than `clip_timeout_seconds` {self._limit:g}"
-                    )
+                self.failed = "decode"
+                limit = f"`clip_timeout_seconds` {self._limit:g}"
+                raise VideoError(f"{self._name}: took longer than {limit}")
 
     def chunks(self, chunks: Iterator[CodeChunk]) -> Iterator[CodeChunk]:
         """Forward chunks; making them is the model phase."""
@@ -155,12 +154,7 @@ class PhaseTimer(Observer):
 
 
 class Worker:
-    """Encodes items in any number of threads, each with its own decoder process.
-
-    Args:
-        model: encodes.
-        job: settings of the run.
-    """
+    """Encodes items in any number of threads, each with its own decoder process."""
 
     def __init__(self, model: LoadedTokenizer, job: Job) -> None:
         self._model, self._job = model, job
@@ -273,11 +267,6 @@ def encode_in_threads(
 
     Numeric libraries release the interpreter lock while they compute, and decoding happens in
     child processes, so threads keep as many cores busy.
-
-    Args:
-        job: settings of the run.
-        workers: number of threads.
-        tasks: to encode.
     """
     from vtok.pipeline._runtime import many_videos  # imports torch
 

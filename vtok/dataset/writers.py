@@ -16,7 +16,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,17 +29,13 @@ from vtok.dataset.plan import Plan
 from vtok.errors import UsageError
 
 Codes = npt.NDArray[np.unsignedinteger]
+Note = Callable[[Record], None]
 Contents = Iterator[tuple[Record, bytes]]
 """Records of the items of a shard, each with the content of its staged file."""
 
 
 class Writer:
-    """Output of a run: one file per item; called from one thread.
-
-    Args:
-        folder: of the data set.
-        to: output format; the suffix of the files.
-    """
+    """Output of a run: one file per item, with the suffix `to`; called from one thread."""
 
     def __init__(self, folder: DatasetFolder, to: str) -> None:
         self._folder, self._to = folder, to
@@ -75,29 +71,8 @@ class Writer:
         return f"{file_name(id_)}.{self._to}"
 
 
-class ShardFormat(Protocol):
-    """Layout of the items in the files of a shard."""
-
-    def names(self, number: int) -> list[str]:
-        """Return the file names of a shard; the shard is complete when the last exists."""
-
-    def write(self, paths: list[Path], contents: Contents) -> None:
-        """Write a shard, with the same bytes for the same items."""
-
-    def read(self, paths: list[Path]) -> Iterator[tuple[str, bytes]]:
-        """Yield ids and staged contents, in order."""
-
-
-def make_writer(
-    folder: DatasetFolder, plan: Plan, options: DatasetOptions, note: Callable[[Record], None]
-) -> Writer:
-    """Make the writer of a run.
-
-    Args:
-        folder: of the data set.
-        plan: with all items and journals.
-        options: of the run.
-        note: adds a record to journal and plan.
+def make_writer(folder: DatasetFolder, plan: Plan, options: DatasetOptions, note: Note) -> Writer:
+    """Make the writer of a run; `note` adds a record to journal and plan.
 
     Raises:
         UsageError: the format needs a package that is not installed.
@@ -111,11 +86,7 @@ class _ShardWriter(Writer):
     """Shards with a fixed number of items."""
 
     def __init__(
-        self,
-        folder: DatasetFolder,
-        plan: Plan,
-        options: DatasetOptions,
-        note: Callable[[Record], None],
+        self, folder: DatasetFolder, plan: Plan, options: DatasetOptions, note: Note
     ) -> None:
         self._folder, self._plan, self._note = folder, plan, note
         self._partition, self._size = options.partition, options.shard_size
@@ -301,13 +272,14 @@ class _MemmapFormat:
         with paths[0].open("wb") as video, paths[1].open("wb") as segments:
             for record, data in contents:
                 codes = read_npy(data)
-                stacked = codes if codes.ndim == 4 else codes[None]
+                stacked = codes.reshape(-1, *codes.shape[-3:])
                 steps = np.ascontiguousarray(np.moveaxis(stacked, 0, 1), "<u4")  # [t, K, h, w]
                 video.write(steps.tobytes())
                 segments.write(np.full(len(steps), len(listed), "<i4").tobytes())
-                place = {"first": first, "steps": len(steps)}
-                kind = {"dtype": codes.dtype.str, "ndim": codes.ndim}
-                listed.append(_about(record) | place | kind)
+                listed.append({
+                    **_about(record), "first": first, "steps": len(steps),
+                    "dtype": codes.dtype.str, "ndim": codes.ndim,
+                })  # fmt: skip
                 first += len(steps)
         num_codebooks, _, height, width = listed[0]["code_shape"] if listed else (0, 0, 0, 0)
         about = {
@@ -325,8 +297,7 @@ class _MemmapFormat:
         steps = np.memmap(paths[0], "<u4", "r").reshape(about["shape"])
         for item in about["segments"]:
             codes = np.moveaxis(steps[item["first"] : item["first"] + item["steps"]], 0, 1)
-            if item["ndim"] == 3:
-                codes = codes[0]
+            codes = codes[0] if item["ndim"] == 3 else codes
             yield item["id"], write_npy(codes.astype(item["dtype"]))
 
 
@@ -372,6 +343,15 @@ class _ParquetFormat:
                     yield row["id"], write_npy(codes)
         except self._arrow.ArrowException as exc:
             raise ValueError(str(exc)) from exc
+
+
+ShardFormat = _TarFormat | _MemmapFormat | _ParquetFormat
+"""Layout of the items in the files of a shard.
+
+`names(number)` returns the names of its files; the shard is complete when the last exists.
+`write(paths, contents)` writes the same bytes for the same items. `read(paths)` yields ids and
+staged contents, in order.
+"""
 
 
 def shard_format(to: str) -> ShardFormat:
