@@ -129,10 +129,10 @@ def test_tables(tmp_path: Path, suffix: str) -> None:
     good = {item.id: item for item in items if isinstance(item, Item)}
     assert good.keys() == {"a", "b"}
     first, second = good["a"], good["b"]
-    assert (first.source, first.start_seconds, first.duration_seconds) == (
+    assert (first.source, *first.seconds) == (
         f"{tmp_path}/v/1.mp4", 0.0, 2.5,
     )  # fmt: skip
-    assert (second.source, second.start_seconds, second.duration_seconds) == (
+    assert (second.source, *second.seconds) == (
         "/abs/2.mp4", 3723.5, None,
     )  # fmt: skip
     assert first.columns == {"caption": "x, y"}

@@ -68,14 +68,10 @@ class Item:
         return self.source if self.member is None else f"{self.source}!{self.member.name}"
 
     @property
-    def start_seconds(self) -> float:
-        """Start in seconds."""
-        return float(Fraction(self.start or 0))
-
-    @property
-    def duration_seconds(self) -> float | None:
-        """Duration in seconds; None up to the end of the source."""
-        return None if self.end is None else float(Fraction(self.end) - Fraction(self.start or 0))
+    def seconds(self) -> tuple[float, float | None]:
+        """Start and duration in seconds; a duration of None lasts to the end of the source."""
+        start = Fraction(self.start or 0)
+        return float(start), None if self.end is None else float(Fraction(self.end) - start)
 
     def to_json(self) -> str:
         """Return ASCII JSON, which can hold any file name."""

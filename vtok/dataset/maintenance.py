@@ -15,7 +15,7 @@ from vtok._files import atomic_output
 from vtok.dataset.folder import WHOLE, DatasetFolder
 from vtok.dataset.item import file_sha256
 from vtok.dataset.options import SHARD_FORMATS
-from vtok.dataset.plan import Plan, opened_plan
+from vtok.dataset.plan import opened_plan
 from vtok.dataset.writers import ShardFormat, shard_format
 from vtok.errors import OutputError, UsageError
 
@@ -89,12 +89,23 @@ def verify_dataset(root: str | Path) -> Iterator[Finding]:
     folder = DatasetFolder(Path(root))
     to = folder.recipe()["to"]
     with opened_plan(folder.journals()) as plan:
-        if to in SHARD_FORMATS:
-            yield from _verify_shards(folder, plan, shard_format(to))
+        if to not in SHARD_FORMATS:
+            for record in plan.records():
+                if record["status"] == "ok":
+                    path = folder.root / record["output"]
+                    yield record["id"], _file_error(path, record["sha256"])
             return
-        for record in plan.records():
-            if record["status"] == "ok":
-                yield record["id"], _file_error(folder.root / record["output"], record["sha256"])
+        form = shard_format(to)
+        for shard in plan.written_shards():
+            items, files = plan.shard_contents(shard)
+            for name, sha256 in files.items():
+                if error := _file_error(folder.root / name, sha256):
+                    yield name, error
+            yield from _verify_shard(
+                [folder.root / name for name in form.names(shard)], items, form
+            )
+        for id_, shard in plan.unwritten():
+            yield id_, f"{form.names(shard)[0]}: the item is not in it yet: run again"
 
 
 def _file_error(path: Path, sha256: str) -> str | None:
@@ -105,18 +116,6 @@ def _file_error(path: Path, sha256: str) -> str | None:
     except OSError as exc:
         return f"{path}: cannot be read ({exc.strerror})"
     return None if found == sha256 else f"{path}: differs from what was written"
-
-
-def _verify_shards(folder: DatasetFolder, plan: Plan, form: ShardFormat) -> Iterator[Finding]:
-    for shard in plan.written_shards():
-        items, files = plan.shard_contents(shard)
-        for name, sha256 in files.items():
-            if error := _file_error(folder.root / name, sha256):
-                yield name, error
-        paths = [folder.root / name for name in form.names(shard)]
-        yield from _verify_shard(paths, items, form)
-    for id_, shard in plan.unwritten():
-        yield id_, f"{form.names(shard)[0]}: the item is not in it yet: run again"
 
 
 def _verify_shard(

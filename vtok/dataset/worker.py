@@ -231,11 +231,12 @@ class Worker:
         from vtok.pipeline.rate import PsnrMeter
 
         item, settings = task.item, self._job.options
+        start, duration = item.seconds
         options = replace(
             settings.encode,
             to=settings.file_format,
-            start_seconds=item.start_seconds,
-            duration_seconds=item.duration_seconds,
+            start_seconds=start,
+            duration_seconds=duration,
         )
         with timer.phase("decode"):
             if not hasattr(self._local, "decoder"):
