@@ -23,7 +23,7 @@ from vtok.dataset.item import (
     parse_seconds,
     signature,
 )
-from vtok.dataset.sources import Columns, Inputs, find_items
+from vtok.dataset.sources import Inputs, find_items
 from vtok.errors import InputError, UsageError
 
 
@@ -145,7 +145,8 @@ def test_tables(tmp_path: Path, suffix: str) -> None:
 def test_column_names_can_be_given(tmp_path: Path) -> None:
     path = tmp_path / "clips.csv"
     path.write_text("key,where,from,to\nk,a.mp4,1,2\n")
-    (entry,) = found(path, columns=Columns("where", "key", "from", "to"))
+    columns = {"id_column": "key", "start_column": "from", "end_column": "to"}
+    (entry,) = found(path, input_column="where", **columns)
     assert isinstance(entry, Item)
     assert (entry.id, entry.start, entry.end, entry.columns) == ("k", "1", "2", {})
     with pytest.raises(UsageError, match=r"no column input, path, video .* but key, where, from"):
@@ -153,7 +154,7 @@ def test_column_names_can_be_given(tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=r"start_column=x: expected a column of .*which has key, where"
     ):
-        found(path, columns=Columns("where", start="x"))
+        found(path, input_column="where", start_column="x")
 
 
 def test_ids_are_derived_if_a_table_has_none(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ MODEL = SimpleNamespace(device=torch.device("cpu"))
 
 
 class FakeWorker:
-    def __init__(self, model: Any, job: Any) -> None:
-        assert model is MODEL
+    def __init__(self, job: Any) -> None:
+        self.model = MODEL
 
     def encode(self, task: Any) -> dict[str, Any]:
         SEEN.append((sys.getswitchinterval(), torch.get_num_threads()))
@@ -32,16 +32,11 @@ class FakeWorker:
         pass
 
 
-class FakeJob:
-    def load(self) -> Any:
-        return MODEL
-
-
 @pytest.fixture
 def local(monkeypatch: pytest.MonkeyPatch) -> Engine:
     SEEN.clear()
     monkeypatch.setattr(worker, "Worker", FakeWorker)
-    return partial(encode_in_threads, FakeJob(), 2)  # type: ignore[arg-type]
+    return partial(encode_in_threads, None, 2)  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)

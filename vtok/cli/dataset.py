@@ -193,7 +193,7 @@ def encode(
 def _inputs(
     names: list[str] | None, lists: list[str] | None, null: bool, columns: ColumnOptions
 ) -> Inputs:
-    from vtok.dataset.sources import Columns, Inputs
+    from vtok.dataset.sources import Inputs
 
     if not names and not lists:
         raise UsageError("nothing to encode: give folders, files, tables, or --files-from")
@@ -204,8 +204,7 @@ def _inputs(
     if lists and lists.count(STREAM) > 1:
         raise UsageError("--files-from -: standard input can be read only once")
     opened = [standard_input() if name == STREAM else name for name in lists or ()]
-    found = Columns(*vars(columns).values())
-    return Inputs(tuple(names or ()), tuple(opened), null, found)
+    return Inputs(tuple(names or ()), tuple(opened), null, **vars(columns))
 
 
 def _run(run: Callable[[RunObserver], Totals], output: str, *, as_json: bool, quiet: bool) -> None:

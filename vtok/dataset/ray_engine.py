@@ -190,10 +190,9 @@ class RayActor:
         from vtok.pipeline._runtime import many_videos  # imports torch
 
         os.chdir(folder)
-        model = job.load()
-        many_videos(model.device).__enter__()  # until the process ends
         # the scratch folder is on another machine
-        self._worker = Worker(model, replace(job, scratch=Path(tempfile.gettempdir())))
+        self._worker = Worker(replace(job, scratch=Path(tempfile.gettempdir())))
+        many_videos(self._worker.model.device).__enter__()  # until the process ends
 
     def ready(self) -> None:
         """Return after the model is loaded."""

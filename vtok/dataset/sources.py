@@ -42,22 +42,6 @@ Found = Iterator[Item | Fault]
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Names of the columns of a table; all others are copied to the manifest.
-
-    Attributes:
-        input: column of paths or URLs; the first of `INPUT_NAMES` that exists if None.
-        id: column of ids; if None, `id` if it exists, else ids are made from paths and times.
-        start, end: columns of seconds; if None, `start` and `end` if they exist.
-    """
-
-    input: str | None = None
-    id: str | None = None
-    start: str | None = None
-    end: str | None = None
-
-
-@dataclass(frozen=True)
 class Inputs:
     """Sources of a data set.
 
@@ -65,14 +49,20 @@ class Inputs:
         names: folders, files, globs, tables (CSV, TSV, JSONL, parquet), tar shards, URLs.
         lists: files with one path per line; an open stream for standard input.
         zero: paths in lists end with NUL, as `find -print0` writes them.
-        columns: names of the columns of tables.
+        input_column: column of paths or URLs; by default the first of `INPUT_NAMES` that exists.
+        id_column: column of ids; by default `id` if it exists, else ids are made from paths and
+            times.
+        start_column, end_column: columns of seconds; by default `start` and `end` if they exist.
         skip: folder to leave out: the output.
     """
 
     names: Sequence[str] = ()
     lists: Sequence[str | BinaryIO] = ()
     zero: bool = False
-    columns: Columns = Columns()
+    input_column: str | None = None
+    id_column: str | None = None
+    start_column: str | None = None
+    end_column: str | None = None
     skip: Path | None = None
 
 
@@ -97,28 +87,28 @@ def _expand(name: str, inputs: Inputs) -> Found:
     if is_url(name):
         base, urls = find_urls(name, VIDEO_SUFFIXES | TABLE_SUFFIXES | {SHARD_SUFFIX})
         for url in urls:
-            yield from _from_file(url, inputs.columns, base)
+            yield from _from_file(url, inputs, base)
     elif Path(name).is_dir():
         skip = None if inputs.skip is None else os.path.realpath(inputs.skip)
         base = os.path.join(Path(name), "")  # noqa: PTH118 - with a trailing slash
         for path in _scan(os.fspath(Path(name)), skip, ()):
             yield make_item(None, path, name=_stem(path[len(base) :]))
     elif Path(name).exists():
-        yield from _from_file(name, inputs.columns)
+        yield from _from_file(name, inputs)
     elif glob.has_magic(name):
         # the function: Path.glob takes no absolute pattern
         for match in glob.iglob(name, recursive=True):  # noqa: PTH207
             if not os.path.isdir(match):  # noqa: PTH112
-                yield from _from_file(match, inputs.columns)
+                yield from _from_file(match, inputs)
     else:
         raise InputError(f"{name}: no such file or folder")
 
 
-def _from_file(name: str, columns: Columns, base: str = "") -> Found:
+def _from_file(name: str, inputs: Inputs, base: str = "") -> Found:
     """The items of one file or URL: a video, a table or a shard; ids are relative to `base`."""
     suffix = _suffix(name).lower()
     if suffix in TABLE_SUFFIXES:
-        yield from _read_table(name, columns)
+        yield from _read_table(name, inputs)
     elif suffix == SHARD_SUFFIX:
         yield from _read_shard(name)
     else:
@@ -272,7 +262,7 @@ Rows = Iterator[tuple[int, Mapping[str, Any] | None]]
 """Line numbers and rows; None for a malformed row."""
 
 
-def _read_table(name: str, columns: Columns) -> Found:
+def _read_table(name: str, inputs: Inputs) -> Found:
     """The items of a table; paths in it are relative to its folder."""
     suffix = PurePosixPath(name).suffix.lower()
     try:
@@ -283,7 +273,7 @@ def _read_table(name: str, columns: Columns) -> Found:
                 rows = _csv_rows(file, SEPARATORS[suffix])
             else:
                 rows = _json_rows(file)
-            yield from _from_rows(rows, name, columns, suffix not in (".jsonl", ".ndjson"))
+            yield from _from_rows(rows, name, inputs, suffix not in (".jsonl", ".ndjson"))
     except (OSError, csv.Error, UnicodeDecodeError) as exc:
         raise InputError(f"{name}: cannot be read as a table ({exc})") from exc
 
@@ -322,22 +312,22 @@ def _parquet_rows(file: BinaryIO, name: str) -> Rows:
         raise InputError(f"{name}: not a readable parquet file ({reason})") from exc
 
 
-def _from_rows(rows: Rows, name: str, columns: Columns, has_header: bool) -> Found:
+def _from_rows(rows: Rows, name: str, inputs: Inputs, has_header: bool) -> Found:
     """Convert rows to items. The first row of a table with a header has names and no values."""
     header = next(rows, (1, None))[1] if has_header else None
-    chosen = None if header is None else _choose(columns, header, name)
+    chosen = None if header is None else _choose(inputs, header, name)
     for number, row in rows:
         where = f"{name}:{number}"
         if row is not None and not has_header:
-            chosen = _choose(columns, row, name)
+            chosen = _choose(inputs, row, name)
         if row is None or chosen is None:
             yield Fault(where, where, f"{where}: not a row of the table", name)
         else:
             yield _from_row(row, chosen, name, where)
 
 
-def _choose(columns: Columns, row: Mapping[str, Any], name: str) -> Columns:
-    """The names of the columns of this table.
+def _choose(inputs: Inputs, row: Mapping[str, Any], name: str) -> dict[str, str | None]:
+    """The columns for input, id, start and end in this table; all others are copied.
 
     Raises:
         OptionError: a column that was asked for is missing.
@@ -345,24 +335,28 @@ def _choose(columns: Columns, row: Mapping[str, Any], name: str) -> Columns:
     """
     names = list(row)
     shown = (", ".join(names[:8]) or "no column") + (" ..." if len(names) > 8 else "")
-    for field, wanted in vars(columns).items():
+    chosen = {}
+    for key in ("input", "id", "start", "end"):
+        wanted = getattr(inputs, f"{key}_column")
         if wanted is not None and wanted not in row:
-            raise OptionError(f"{field}_column", wanted, f"a column of {name}, which has {shown}")
-    source = columns.input or next((key for key in INPUT_NAMES if key in row), None)
-    if source is None:
-        wanted = ", ".join(INPUT_NAMES[:3])
-        raise UsageError(f"{name}: has no column {wanted} ..., but {shown}: give `input_column`")
-    keys = ("id", "start", "end")
-    return Columns(source, *(getattr(columns, k) or (k if k in row else None) for k in keys))
+            raise OptionError(f"{key}_column", wanted, f"a column of {name}, which has {shown}")
+        known = INPUT_NAMES if key == "input" else (key,)
+        chosen[key] = wanted or next((column for column in known if column in row), None)
+    if chosen["input"] is None:
+        first = ", ".join(INPUT_NAMES[:3])
+        raise UsageError(f"{name}: has no column {first} ..., but {shown}: give `input_column`")
+    return chosen
 
 
-def _from_row(row: Mapping[str, Any], columns: Columns, name: str, where: str) -> Item | Fault:
-    values = dict(row)
-    source, given, start, end = (values.pop(key, None) for key in vars(columns).values())
+def _from_row(
+    row: Mapping[str, Any], chosen: dict[str, str | None], name: str, where: str
+) -> Item | Fault:
+    values: dict[Any, Any] = dict(row)
+    source, given, start, end = (values.pop(key, None) for key in chosen.values())
     label = where if given in (None, "") else str(given)
     if not isinstance(source, str) or not source or "\0" in source:
         return Fault(label, where, f"{where}: has no input", name)
-    if columns.id is not None and given in (None, ""):
+    if chosen["id"] is not None and given in (None, ""):
         return Fault(label, where, f"{where}: has no id", name)
     path = source
     if not is_url(source) and not os.path.isabs(source) and "/" in name:  # noqa: PTH117

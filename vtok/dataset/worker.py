@@ -24,7 +24,7 @@ from vtok.video.decoder_process import Decoder
 from vtok.video.frames import Frames
 
 if TYPE_CHECKING:
-    from vtok.models.load import LoadedTokenizer, ModelLike
+    from vtok.models.load import ModelLike
 
 T = TypeVar("T")
 
@@ -75,15 +75,6 @@ class Job:
     tmp: Path
     scratch: Path
 
-    def load(self) -> LoadedTokenizer:
-        """Load the model, for all threads of this process to share."""
-        from vtok.models.load import resolve
-        from vtok.pipeline._runtime import batched
-
-        options = self.options
-        model = resolve(self.model, device=options.device, dtype=options.dtype)
-        return batched(model, options.batch or (1 if model.device.type == "cpu" else GPU_BATCH))
-
 
 class PhaseTimer(Observer):
     """Time spent in each phase; of nested phases, only the innermost counts.
@@ -103,22 +94,20 @@ class PhaseTimer(Observer):
         self._name, self._limit = name, limit
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self.failed: str | None = None
-        self._stack: list[str] = []
+        self._phase: str | None = None
         self._begin = self._since = time.perf_counter()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time the block as a phase."""
-        self._switch()
-        self._stack.append(name)
+        outer = self._switch(name)
         try:
             yield
         except Exception:
             self.failed = self.failed or name
             raise
         finally:
-            self._switch()
-            self._stack.pop()
+            self._switch(outer)
 
     def frames(self, batches: Iterator[Frames]) -> Iterator[Frames]:
         """Forward frames; reading them is the decode phase.
@@ -146,18 +135,30 @@ class PhaseTimer(Observer):
                 return
             yield cast(T, value)
 
-    def _switch(self) -> None:
-        now = time.perf_counter()
-        if self._stack:
-            self.seconds[self._stack[-1]] += now - self._since
-        self._since = now
+    def _switch(self, name: str | None) -> str | None:
+        """Start another phase; returns the one before."""
+        now, outer = time.perf_counter(), self._phase
+        if outer is not None:
+            self.seconds[outer] += now - self._since
+        self._phase, self._since = name, now
+        return outer
 
 
 class Worker:
-    """Encodes items in any number of threads, each with its own decoder process."""
+    """Encodes items in any number of threads, each with its own decoder process.
 
-    def __init__(self, model: LoadedTokenizer, job: Job) -> None:
-        self._model, self._job = model, job
+    Attributes:
+        model: loaded for all threads.
+    """
+
+    def __init__(self, job: Job) -> None:
+        from vtok.models.load import resolve
+        from vtok.pipeline._runtime import batched
+
+        options = job.options
+        model = resolve(job.model, device=options.device, dtype=options.dtype)
+        batch = options.batch or (1 if model.device.type == "cpu" else GPU_BATCH)
+        self.model, self._job = batched(model, batch), job
         self._local = threading.local()
         self._decoders: list[Decoder] = []
         self._closed = False
@@ -247,12 +248,12 @@ class Worker:
                 raise RuntimeError("the run has ended")
             reader = open_reader(path, options, self._local.decoder)
         with reader:
-            meter = PsnrMeter(self._model, reader.output_size[::-1]) if settings.psnr else None
+            meter = PsnrMeter(self.model, reader.output_size[::-1]) if settings.psnr else None
             header, counts = encode_reader(
                 reader,
                 stream,
                 name=os.fspath(path) if item.member is None else item.member.name,
-                model=self._model,
+                model=self.model,
                 options=options,
                 observers=[*([meter] if meter else []), timer],
             )
@@ -271,11 +272,10 @@ def encode_in_threads(
     """
     from vtok.pipeline._runtime import many_videos  # imports torch
 
-    model = job.load()
-    worker = Worker(model, job)
+    worker = Worker(job)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="vtok-dataset")
     running: set[Future[Record]] = set()
-    with many_videos(model.device):
+    with many_videos(worker.model.device):
         try:
             for task in tasks:
                 running.add(pool.submit(worker.encode, task))
