@@ -192,7 +192,8 @@ class RayActor:
         os.chdir(folder)
         # the scratch folder is on another machine
         self._worker = Worker(replace(job, scratch=Path(tempfile.gettempdir())))
-        many_videos(self._worker.model.device).__enter__()  # until the process ends
+        self._settings = ExitStack()  # referenced until the process ends
+        self._settings.enter_context(many_videos(self._worker.model.device))
 
     def ready(self) -> None:
         """Return after the model is loaded."""
