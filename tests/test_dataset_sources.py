@@ -129,12 +129,8 @@ def test_tables(tmp_path: Path, suffix: str) -> None:
     good = {item.id: item for item in items if isinstance(item, Item)}
     assert good.keys() == {"a", "b"}
     first, second = good["a"], good["b"]
-    assert (first.source, *first.seconds) == (
-        f"{tmp_path}/v/1.mp4", 0.0, 2.5,
-    )  # fmt: skip
-    assert (second.source, *second.seconds) == (
-        "/abs/2.mp4", 3723.5, None,
-    )  # fmt: skip
+    assert (first.source, *first.seconds) == (f"{tmp_path}/v/1.mp4", 0.0, 2.5)
+    assert (second.source, *second.seconds) == ("/abs/2.mp4", 3723.5, None)
     assert first.columns == {"caption": "x, y"}
     said = "\n".join(sorted(messages(items)))
     for words in ("ends before it begins", "has no input", "time '-1'", "has no id"):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,8 +148,7 @@ def dry_run(
             if decision == "todo" and len(result.first) < FIRST_SHOWN:
                 result.first[item.id] = file_name(item.id)
         result.duplicates, result.num_faults = plan.duplicates, plan.num_faults
-        for fault, _ in zip(plan.faults(), range(FAULTS_SHOWN), strict=False):
-            result.faults.append(fault.message)
+        result.faults = [fault.message for fault in islice(plan.faults(), FAULTS_SHOWN)]
     return result
 
 
