@@ -42,19 +42,23 @@ from vtok.errors import InputError, UsageError, VtokError
 BUFFER = 256  # windows of each worker to draw the next one from
 
 
-class ClipFiles(Dataset[Tensor]):
-    """One random window of each `.npy` or `.vtok` file.
+class Windows(Dataset[Tensor]):
+    """Base class of map-style data sets, whose items are int64 [K, window, h, w].
 
     Args:
         folder: folder of the data set.
         window: latent steps per window.
-
-    Items:
-        int64 [K, window, h, w].
     """
 
     def __init__(self, folder: Path, window: int) -> None:
         self.folder, self.window = folder, window
+
+
+class ClipFiles(Windows):
+    """One random window of each `.npy` or `.vtok` file."""
+
+    def __init__(self, folder: Path, window: int) -> None:
+        super().__init__(folder, window)
         rows = [row for row in read_rows(folder / "manifest.jsonl") if row["status"] == "ok"]
         # one array of bytes is shared between workers; a list would be copied
         self.names = np.array(
@@ -72,19 +76,11 @@ class ClipFiles(Dataset[Tensor]):
         return window_of_array(np.load(path, mmap_mode="r", allow_pickle=False), self.window)
 
 
-class MemoryMap(Dataset[Tensor]):
-    """Every window of the files `video_N.bin`; only the bytes of the window are read.
-
-    Args:
-        folder: folder of the data set.
-        window: latent steps per window.
-
-    Items:
-        int64 [K, window, h, w].
-    """
+class MemoryMap(Windows):
+    """Every window of the files `video_N.bin`; only the bytes of the window are read."""
 
     def __init__(self, folder: Path, window: int) -> None:
-        self.folder, self.window = folder, window
+        super().__init__(folder, window)
         self.names, self.shapes, starts = [], [], [np.zeros((0, 2), np.int64)]
         for shard, path in enumerate(shards(folder, "metadata_*.json")):
             name = path.stem.removeprefix("metadata_")
@@ -110,7 +106,7 @@ class MemoryMap(Dataset[Tensor]):
 
 
 class TarShards(IterableDataset[Tensor]):
-    """One random window of each item in tar shards, read sequentially.
+    """One random window, int64 [K, window, h, w], of each item in tar shards, read sequentially.
 
     Each epoch distributes the shards over the workers, so use at most as many workers as shards.
 
@@ -118,9 +114,6 @@ class TarShards(IterableDataset[Tensor]):
         folder: folder of the data set.
         window: latent steps per window.
         buffer: windows to draw the next one from.
-
-    Items:
-        int64 [K, window, h, w].
     """
 
     def __init__(self, folder: Path, window: int, buffer: int = BUFFER) -> None:

@@ -27,9 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from vtok.dataset.folder import DatasetFolder
-from vtok.dataset.journal import read_journal
-from vtok.dataset.partition import WHOLE
+from vtok.dataset.folder import WHOLE, DatasetFolder
+from vtok.dataset.plan import read_journal
 from vtok.evaluation.metrics import Frames
 from vtok.models.load import load
 from vtok.pipeline._runtime import many_videos

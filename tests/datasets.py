@@ -17,11 +17,10 @@ import numpy as np
 
 from vtok._files import atomic_output
 from vtok.dataset.api import opened_run
-from vtok.dataset.folder import DatasetFolder
+from vtok.dataset.folder import WHOLE, DatasetFolder
 from vtok.dataset.item import Fault, Item
-from vtok.dataset.journal import Record, read_journal
 from vtok.dataset.options import DatasetOptions
-from vtok.dataset.partition import WHOLE
+from vtok.dataset.plan import Record, read_journal
 from vtok.dataset.scheduler import RunObserver, Totals
 from vtok.dataset.worker import Task, blank_record
 from vtok.dataset.writers import write_npy
@@ -103,10 +102,10 @@ def fake_run(
     recipe = {**RECIPE, "to": to} if recipe is None else recipe
     encode = EncodeOptions(size="16x16")
     how = DatasetOptions(to=to, encode=encode, shard_size=shard_size, **options)
-    with opened_run(folder, found, recipe, how, RunObserver(), origins) as (scheduler, writer, _):
+    with opened_run(folder, found, recipe, how, RunObserver(), origins) as run:
         engine = engine or FakeEngine()
         engine.workspace = folder.tmp(how.partition)
-        return scheduler.run(engine, writer)
+        return run.run(engine.run)
 
 
 def manifest(root: Path, name: str = "manifest") -> list[dict[str, Any]]:

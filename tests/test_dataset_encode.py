@@ -1,5 +1,6 @@
 """`vtok dataset` on real videos with a tiny model: outputs, resumption and bad inputs."""
 
+import io
 import json
 import os
 import signal
@@ -216,16 +217,16 @@ def test_unknown_files_are_not_replaced(videos: Path, checkpoint: Path, tmp_path
 def test_full_disk_stops_the_run_which_can_be_resumed(
     videos: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = worker._Hashing.write
+    class Full(io.BytesIO):
+        def write(self, data: object) -> int:
+            raise OSError(28, "No space left on device")
 
-    def full(self: object, data: object) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(worker._Hashing, "write", full)
-    with pytest.raises(OutputError, match="No space left on device"):
-        made(videos, checkpoint, tmp_path / "out")
+    with monkeypatch.context() as patch:
+        real = worker.CountingStream
+        patch.setattr(worker, "CountingStream", lambda file, name: real(Full(), name))
+        with pytest.raises(OutputError, match="No space left on device"):
+            made(videos, checkpoint, tmp_path / "out")
     assert outputs(tmp_path / "out") == {}
-    monkeypatch.setattr(worker._Hashing, "write", real)
     assert {row["status"] for row in made(videos, checkpoint, tmp_path / "out")} == {"ok"}
 
 

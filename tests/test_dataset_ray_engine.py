@@ -7,10 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from vtok.dataset import ray_engine
-from vtok.dataset.item import Item
-from vtok.dataset.journal import Record
+from vtok.dataset.item import Item, Record
 from vtok.dataset.options import DatasetOptions
 from vtok.dataset.ray_engine import RayEngine
 from vtok.dataset.worker import DiskFailure, Job, Task, blank_record
@@ -232,6 +232,19 @@ def test_actors_have_a_gpu_and_a_batch(
     assert {(one["num_gpus"], one["max_concurrency"]) for one in fake_ray.started} == {
         (gpus, places)
     }
+
+
+def test_actor_keeps_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = SimpleNamespace(device=torch.device("cpu"))
+    monkeypatch.setattr(ray_engine, "Worker", lambda job: SimpleNamespace(model=model))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    job = Job("vtok-base", DatasetOptions(), tmp_path, tmp_path, tmp_path)
+    actor = ray_engine.RayActor(job, str(tmp_path))
+    assert torch.get_num_threads() == 1
+    actor._settings.close()
+    torch.set_num_threads(threads)
 
 
 def test_missing_ray_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

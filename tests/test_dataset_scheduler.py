@@ -14,12 +14,10 @@ from datasets import FakeEngine, fake_run, items, journal_lines, manifest, outpu
 
 import vtok as package
 from vtok.dataset.api import failed_items
-from vtok.dataset.folder import DatasetFolder
-from vtok.dataset.item import Fault, Item
-from vtok.dataset.journal import Record
+from vtok.dataset.folder import DatasetFolder, Partition
+from vtok.dataset.item import Fault, Item, Record
 from vtok.dataset.maintenance import dataset_status, merge_dataset, verify_dataset
-from vtok.dataset.options import SHARD_FORMATS, FailureLimit
-from vtok.dataset.partition import Partition
+from vtok.dataset.options import SHARD_FORMATS, DatasetOptions
 from vtok.dataset.worker import Task
 from vtok.errors import OutputError, PartialFailure, UsageError
 
@@ -79,6 +77,14 @@ def test_finished_run_encodes_nothing_again(tmp_path: Path, to: str) -> None:
     assert (engine.encoded, totals.up_to_date, totals.todo) == ([], 30, 0)
     assert outputs(tmp_path) == before
     assert len(journal_lines(tmp_path)) == lines
+
+
+def test_engine_is_not_started_if_nothing_is_to_be_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_run(tmp_path, items(IDS[:3]))
+    monkeypatch.setattr(FakeEngine, "run", lambda self, tasks: pytest.fail("started"))
+    assert fake_run(tmp_path, items(IDS[:3])).up_to_date == 3
 
 
 class Forgetful(FakeEngine):
@@ -268,9 +274,7 @@ def test_merge_copies_partitions_from_other_folders(tmp_path: Path, to: str) -> 
 @pytest.mark.parametrize(("limit", "done"), [("3", 4), ("10%", 4), ("0", 1), ("100%", 30)])
 def test_too_many_failures_stop_the_run(tmp_path: Path, limit: str, done: int) -> None:
     engine = FakeEngine(lambda id_: True, ahead=1)
-    run = lambda: fake_run(  # noqa: E731
-        tmp_path, items(IDS), engine, max_failures=FailureLimit.parse(limit)
-    )
+    run = lambda: fake_run(tmp_path, items(IDS), engine, max_failures=limit)  # noqa: E731
     if done < 30:
         with pytest.raises(PartialFailure, match=f"{done} items failed, more than `max_failures`"):
             run()
@@ -282,7 +286,7 @@ def test_too_many_failures_stop_the_run(tmp_path: Path, limit: str, done: int) -
 @pytest.mark.parametrize("text", ["x", "-1", "5 %%", "1e3", "%"])
 def test_invalid_failure_limits_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="max_failures"):
-        FailureLimit.parse(text)
+        DatasetOptions(max_failures=text)
 
 
 def test_status_can_be_read_during_a_run(tmp_path: Path) -> None:

@@ -12,10 +12,18 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from vtok.dataset.fetch import digest, fetched, signature
-from vtok.dataset.item import Fault, Item, file_name, make_item, parse_seconds
-from vtok.dataset.partition import Partition, parse_partition
-from vtok.dataset.sources import Columns, Inputs, find_items
+from vtok.dataset.folder import Partition, parse_partition
+from vtok.dataset.item import (
+    Fault,
+    Item,
+    digest,
+    fetched,
+    file_name,
+    make_item,
+    parse_seconds,
+    signature,
+)
+from vtok.dataset.sources import Inputs, find_items
 from vtok.errors import InputError, UsageError
 
 
@@ -121,12 +129,8 @@ def test_tables(tmp_path: Path, suffix: str) -> None:
     good = {item.id: item for item in items if isinstance(item, Item)}
     assert good.keys() == {"a", "b"}
     first, second = good["a"], good["b"]
-    assert (first.source, first.start_seconds, first.duration_seconds) == (
-        f"{tmp_path}/v/1.mp4", 0.0, 2.5,
-    )  # fmt: skip
-    assert (second.source, second.start_seconds, second.duration_seconds) == (
-        "/abs/2.mp4", 3723.5, None,
-    )  # fmt: skip
+    assert (first.source, *first.seconds) == (f"{tmp_path}/v/1.mp4", 0.0, 2.5)
+    assert (second.source, *second.seconds) == ("/abs/2.mp4", 3723.5, None)
     assert first.columns == {"caption": "x, y"}
     said = "\n".join(sorted(messages(items)))
     for words in ("ends before it begins", "has no input", "time '-1'", "has no id"):
@@ -137,7 +141,8 @@ def test_tables(tmp_path: Path, suffix: str) -> None:
 def test_column_names_can_be_given(tmp_path: Path) -> None:
     path = tmp_path / "clips.csv"
     path.write_text("key,where,from,to\nk,a.mp4,1,2\n")
-    (entry,) = found(path, columns=Columns("where", "key", "from", "to"))
+    columns = {"id_column": "key", "start_column": "from", "end_column": "to"}
+    (entry,) = found(path, input_column="where", **columns)
     assert isinstance(entry, Item)
     assert (entry.id, entry.start, entry.end, entry.columns) == ("k", "1", "2", {})
     with pytest.raises(UsageError, match=r"no column input, path, video .* but key, where, from"):
@@ -145,7 +150,7 @@ def test_column_names_can_be_given(tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=r"start_column=x: expected a column of .*which has key, where"
     ):
-        found(path, columns=Columns("where", start="x"))
+        found(path, input_column="where", start_column="x")
 
 
 def test_ids_are_derived_if_a_table_has_none(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""LocalEngine: one record per task, and no change to the process that it runs in."""
+"""Encoding in threads: one record per task, and no change to the process."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from vtok.dataset import worker
-from vtok.dataset.worker import LocalEngine
+from vtok.dataset.scheduler import Engine
+from vtok.dataset.worker import encode_in_threads
 from vtok.pipeline._runtime import SWITCH_SECONDS
 
 SEEN: list[tuple[float, int]] = []
@@ -17,8 +19,8 @@ MODEL = SimpleNamespace(device=torch.device("cpu"))
 
 
 class FakeWorker:
-    def __init__(self, model: Any, job: Any) -> None:
-        assert model is MODEL
+    def __init__(self, job: Any) -> None:
+        self.model = MODEL
 
     def encode(self, task: Any) -> dict[str, Any]:
         SEEN.append((sys.getswitchinterval(), torch.get_num_threads()))
@@ -30,16 +32,11 @@ class FakeWorker:
         pass
 
 
-class FakeJob:
-    def load(self) -> Any:
-        return MODEL
-
-
 @pytest.fixture
-def local(monkeypatch: pytest.MonkeyPatch) -> LocalEngine:
+def local(monkeypatch: pytest.MonkeyPatch) -> Engine:
     SEEN.clear()
     monkeypatch.setattr(worker, "Worker", FakeWorker)
-    return LocalEngine(FakeJob(), 2)  # type: ignore[arg-type]
+    return partial(encode_in_threads, None, 2)  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)
@@ -49,28 +46,21 @@ def same_settings() -> Any:
     assert (sys.getswitchinterval(), torch.get_num_threads()) == before
 
 
-def test_each_task_has_one_record(local: LocalEngine) -> None:
+def test_each_task_has_one_record(local: Engine) -> None:
     tasks: Any = (Path(str(number)) for number in range(20))
-    records = list(local.run(tasks))
+    records = list(local(tasks))
     assert sorted(int(record["id"]) for record in records) == list(range(20))
     assert all(seen == (pytest.approx(SWITCH_SECONDS), 1) for seen in SEEN)
 
 
-def test_disk_failure_stops_the_engine(local: LocalEngine) -> None:
+def test_disk_failure_stops_the_engine(local: Engine) -> None:
     tasks: Any = iter([Path("0"), Path("bad")])
     with pytest.raises(OSError, match="the disk is full"):
-        list(local.run(tasks))
+        list(local(tasks))
 
 
-def test_engine_can_be_closed_early(local: LocalEngine) -> None:
+def test_engine_can_be_closed_early(local: Engine) -> None:
     tasks: Any = (Path(str(number)) for number in range(20))
-    records = local.run(tasks)
+    records = local(tasks)
     next(records)
     records.close()
-
-
-def test_model_is_not_loaded_without_tasks(
-    local: LocalEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(FakeJob, "load", lambda self: pytest.fail("loaded"))
-    assert list(local.run(iter(()))) == []

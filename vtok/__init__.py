@@ -24,8 +24,8 @@ from vtok.errors import (
 if TYPE_CHECKING:
     from vtok.codefile.reader import CodeFileReader
     from vtok.dataset.api import encode_dataset
-    from vtok.dataset.options import DatasetOptions, FailureLimit
-    from vtok.dataset.partition import Partition
+    from vtok.dataset.folder import Partition
+    from vtok.dataset.options import DatasetOptions
     from vtok.dataset.scheduler import Totals
     from vtok.evaluation.clips import Part
     from vtok.evaluation.compare import Comparison, compare_file
@@ -67,7 +67,6 @@ __all__ = [
     "DumpOptions",
     "EncodeOptions",
     "EvalOptions",
-    "FailureLimit",
     "InputError",
     "LoadedTokenizer",
     "LossBreakdown",
@@ -117,8 +116,8 @@ __all__ = [
 _NAMES = {
     "vtok.codefile.reader": "CodeFileReader",
     "vtok.dataset.api": "encode_dataset",
-    "vtok.dataset.options": "DatasetOptions FailureLimit",
-    "vtok.dataset.partition": "Partition",
+    "vtok.dataset.folder": "Partition",
+    "vtok.dataset.options": "DatasetOptions",
     "vtok.dataset.scheduler": "Totals",
     "vtok.evaluation.clips": "Part",
     "vtok.evaluation.compare": "Comparison compare_file",

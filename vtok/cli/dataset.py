@@ -154,8 +154,8 @@ def encode(
       vtok dataset encode videos/ -o codes --shard auto    in a Slurm array: one part per task
     """
     from vtok.dataset import api
-    from vtok.dataset.options import DatasetOptions, FailureLimit
-    from vtok.dataset.partition import parse_partition
+    from vtok.dataset.folder import parse_partition
+    from vtok.dataset.options import DatasetOptions
     from vtok.pipeline.options import EncodeOptions
     from vtok.video.frames import parse_fps
 
@@ -177,7 +177,7 @@ def encode(
         partition=parse_partition(partition, os.environ),
         retry_failed=retry_failed,
         overwrite=overwrite,
-        max_failures=None if max_failures is None else FailureLimit.parse(max_failures),
+        max_failures=max_failures,
         **limits.fields(),
     )
     if dry_run:
@@ -193,7 +193,7 @@ def encode(
 def _inputs(
     names: list[str] | None, lists: list[str] | None, null: bool, columns: ColumnOptions
 ) -> Inputs:
-    from vtok.dataset.sources import Columns, Inputs
+    from vtok.dataset.sources import Inputs
 
     if not names and not lists:
         raise UsageError("nothing to encode: give folders, files, tables, or --files-from")
@@ -204,8 +204,7 @@ def _inputs(
     if lists and lists.count(STREAM) > 1:
         raise UsageError("--files-from -: standard input can be read only once")
     opened = [standard_input() if name == STREAM else name for name in lists or ()]
-    found = Columns(*vars(columns).values())
-    return Inputs(tuple(names or ()), tuple(opened), null, found)
+    return Inputs(tuple(names or ()), tuple(opened), null, **vars(columns))
 
 
 def _run(run: Callable[[RunObserver], Totals], output: str, *, as_json: bool, quiet: bool) -> None:
@@ -235,7 +234,7 @@ def _raise_failures(totals: Totals, output: str) -> None:
 
 def _print_dry_run(found: DryRun, *, as_json: bool) -> None:
     if as_json:
-        print_json(found.to_json())
+        print_json(asdict(found))
         return
     typer.echo(f"{found.items:,} clips, {found.up_to_date:,} up to date, {found.failed_before:,} "
                f"failed before, {found.todo:,} to do, {found.duplicates:,} duplicates")  # fmt: skip
@@ -290,7 +289,7 @@ def status(folder: Folder, as_json: Json = False, debug: opt.Debug = False) -> N
 
     found = dataset_status(folder)
     if as_json:
-        print_json(found.to_json())
+        print_json(asdict(found))
         return
     rows: dict[str, Any] = {
         "clips done": f"{found.done:,}",
@@ -302,7 +301,7 @@ def status(folder: Folder, as_json: Json = False, debug: opt.Debug = False) -> N
         "made with": " ".join(f"{key}={value}" for key, value in found.recipe.items()
                               if value not in (None, False) and not key.endswith("sha256")),
     }  # fmt: skip
-    rows |= {f"failed: {cause}": f"{count:,}" for cause, count in found.causes.most_common()}
+    rows |= {f"failed: {cause}": f"{count:,}" for cause, count in found.causes.items()}
     width = max(map(len, rows))
     for name, value in rows.items():
         typer.echo(one_line(f"{name:<{width}}  {value}"))
@@ -354,7 +353,7 @@ def merge(
 
     found = merge_dataset(folder, others or ())
     if as_json:
-        print_json(found.to_json())
+        print_json(asdict(found))
     line = (
         f"{folder}: {found.done:,} clips, {found.failed:,} failed, of {len(found.partitions)} parts"
     )

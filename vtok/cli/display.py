@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vtok.cli.console import one_line, print_json, say, say_error, say_warning, terminal
-from vtok.dataset.reports import MANIFEST
+from vtok.dataset.folder import MANIFEST
 from vtok.dataset.scheduler import RunObserver, Totals
 from vtok.training.runlog import Alarm, StepReport, ValidationReport
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtok.dataset.folder import DatasetFolder, recipe_digest
+from vtok.dataset.folder import WHOLE, DatasetFolder, recipe_digest
 from vtok.dataset.item import Fault, Item, Member, file_name
-from vtok.dataset.journal import Journal, Record
 from vtok.dataset.options import DatasetOptions, make_recipe, with_recipe
-from vtok.dataset.partition import WHOLE
-from vtok.dataset.plan import Plan, opened_plan
-from vtok.dataset.scheduler import Engine, RunObserver, Scheduler, Totals, plan_items
+from vtok.dataset.plan import Journal, Plan, opened_plan
+from vtok.dataset.scheduler import RunObserver, Scheduler, Totals, plan_items
 from vtok.dataset.sources import Inputs, find_items
-from vtok.dataset.worker import Job, LocalEngine
-from vtok.dataset.writers import FileWriter, ShardWriter, Writer, shard_format
+from vtok.dataset.worker import Job, encode_in_threads
+from vtok.dataset.writers import make_writer
 from vtok.models.checkpoint import read_info
 
 if TYPE_CHECKING:
@@ -105,11 +105,7 @@ class DryRun:
     """Items that a run would encode and skip.
 
     Attributes:
-        items: in the inputs, without faults.
-        up_to_date: encoded in earlier runs.
-        failed_before: failed in earlier runs and not retried.
-        todo: to be encoded.
-        duplicates: items that were listed again.
+        items, up_to_date, failed_before, todo, duplicates: as in `Totals`.
         num_faults: unusable rows and duplicate ids.
         faults: messages of the first faults.
         first: names of the first outputs, by id.
@@ -123,10 +119,6 @@ class DryRun:
     num_faults: int = 0
     faults: list[str] = field(default_factory=list)
     first: dict[str, str] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the attributes as JSON types."""
-        return asdict(self)
 
 
 def dry_run(
@@ -148,18 +140,15 @@ def dry_run(
     result = DryRun()
     with opened_plan(folder.journals()) as plan:
         _fill(plan, found, options)
-        writer = _make_writer(folder, plan, options, lambda record: None)
+        writer = make_writer(folder, plan, options, lambda record: None)
         digest = recipe_digest(recipe)
-        for item, decision, _ in plan_items(
-            plan, writer, digest, retry_failed=options.retry_failed
-        ):
+        for item, decision, _ in plan_items(plan, writer, digest, options.retry_failed):
             result.items += 1
             setattr(result, decision, getattr(result, decision) + 1)
             if decision == "todo" and len(result.first) < FIRST_SHOWN:
                 result.first[item.id] = file_name(item.id)
-        result.duplicates, result.num_faults = plan.duplicates, plan.num_faults()
-        for fault, _ in zip(plan.faults(), range(FAULTS_SHOWN), strict=False):
-            result.faults.append(fault.message)
+        result.duplicates, result.num_faults = plan.duplicates, plan.num_faults
+        result.faults = [fault.message for fault in islice(plan.faults(), FAULTS_SHOWN)]
     return result
 
 
@@ -180,15 +169,15 @@ def _run(
     folder = DatasetFolder(Path(output).absolute())
     model, options, recipe = _complete(options or DatasetOptions(), model, folder)
     with opened_run(folder, found, recipe, options, observer or RunObserver(), origins) as run:
-        scheduler, writer, scratch = run
-        job = Job(
-            model=model,
-            options=options,
-            root=folder.root,
-            tmp=folder.tmp(options.partition),
-            scratch=scratch,
-        )
-        return scheduler.run(_make_engine(job), writer)
+        job = Job(model, options, folder.root, folder.tmp(options.partition), run.plan.scratch)
+        if options.engine == "ray":
+            from vtok.dataset.ray_engine import RayEngine
+
+            return run.run(RayEngine(job).run)
+        all_cores = not hasattr(os, "sched_getaffinity")
+        cores = os.cpu_count() if all_cores else len(os.sched_getaffinity(0))
+        workers = max(options.workers or cores or 1, options.batch or 1)
+        return run.run(partial(encode_in_threads, job, workers))
 
 
 @contextmanager
@@ -199,41 +188,23 @@ def opened_run(
     options: DatasetOptions,
     observer: RunObserver,
     origins: Sequence[str] = (),
-) -> Iterator[tuple[Scheduler, Writer, Path]]:
-    """Lock a folder and give a scheduler, a writer and a temporary folder for a run."""
-    with ExitStack() as stack:
-        partition = options.partition
-        stack.enter_context(folder.opened(partition, recipe, overwrite=options.overwrite))
-        plan = stack.enter_context(opened_plan(folder.journals()))
+) -> Iterator[Scheduler]:
+    """Lock a folder and give the scheduler of a run."""
+    with (
+        folder.opened(options.partition, recipe, overwrite=options.overwrite),
+        opened_plan(folder.journals()) as plan,
+    ):
         _fill(plan, found, options)
-        journal = stack.enter_context(Journal(folder.journal(partition)))
-        scheduler = Scheduler(folder, plan, journal, recipe, options, observer, origins)
-        yield scheduler, _make_writer(folder, plan, options, scheduler.note), plan.scratch
+        with Journal(folder.journal(options.partition), plan) as journal:
+            writer = make_writer(folder, plan, options, journal.note)
+            digest = recipe_digest(recipe)
+            yield Scheduler(folder, plan, journal, writer, digest, options, observer, origins)
 
 
 def _fill(plan: Plan, found: Iterable[Item | Fault], options: DatasetOptions) -> None:
     for entry in found:
         if options.partition.has(entry.id):
             plan.add(entry)
-
-
-def _make_writer(
-    folder: DatasetFolder, plan: Plan, options: DatasetOptions, note: Callable[[Record], None]
-) -> Writer:
-    if not options.is_sharded:
-        return FileWriter(folder.root, options.to)
-    form = shard_format(options.to)
-    return ShardWriter(folder, options.partition, plan, form, options.shard_size, note)
-
-
-def _make_engine(job: Job) -> Engine:
-    options = job.options
-    if options.engine == "ray":
-        from vtok.dataset.ray_engine import RayEngine
-
-        return RayEngine(job)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return LocalEngine(job, max(options.workers or cores or 1, options.batch or 1))
 
 
 def _complete(

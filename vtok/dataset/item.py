@@ -1,16 +1,37 @@
-"""One item of a data set: its id, its source, and the columns that travel with it."""
+"""One item of a data set: its id, source and columns, and access to the bytes of the source.
+
+Sources are local files, members of tar shards, and URLs, through fsspec. Two values identify their
+content: a cheap signature (size and modification time) and the SHA-256 of the bytes. The bytes are
+hashed again only if the signature changed, so a data set that was copied to another disk is still
+recognized.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, NamedTuple
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, NamedTuple, cast
+
+from vtok.errors import InputError, OutputError, UsageError
 
 MAX_NAME_BYTES = 200  # of a file name; file systems take 255, and suffixes are appended
 MAX_SECONDS = 10**9  # 31 years, the most that a code file's header holds
+BLOCK = 1 << 20
+CHANGING = ("size", "ETag", "etag", "md5Hash", "mtime", "LastModified", "created")
+"""Keys of an fsspec entry whose values change with the content of the file."""
+
+Record = dict[str, Any]
+"""One line of a journal, as JSON types. Its `kind` is `item`, `dropped`, `shard` or `written`."""
 
 
 class Member(NamedTuple):
@@ -47,29 +68,20 @@ class Item:
         return self.source if self.member is None else f"{self.source}!{self.member.name}"
 
     @property
-    def start_seconds(self) -> float:
-        """Start in seconds."""
-        return float(Fraction(self.start or 0))
-
-    @property
-    def duration_seconds(self) -> float | None:
-        """Duration in seconds; None up to the end of the source."""
-        return None if self.end is None else float(Fraction(self.end) - Fraction(self.start or 0))
-
-    @property
-    def place(self) -> list[Any]:
-        """Source, member and times; two entries with the same place are the same item."""
-        return [self.source, self.member and self.member.name, self.start, self.end]
+    def seconds(self) -> tuple[float, float | None]:
+        """Start and duration in seconds; a duration of None lasts to the end of the source."""
+        start = Fraction(self.start or 0)
+        return float(start), None if self.end is None else float(Fraction(self.end) - start)
 
     def to_json(self) -> str:
         """Return ASCII JSON, which can hold any file name."""
-        return json.dumps([self.id, self.source, self.member, self.start, self.end, self.columns])
+        return json.dumps(list(vars(self).values()))
 
     @classmethod
     def from_json(cls, text: str) -> Item:
         """Parse the output of `to_json`."""
-        name, source, member, start, end, columns = json.loads(text)
-        return cls(name, source, member and Member(*member), start, end, columns)
+        id_, source, member, *others = json.loads(text)
+        return cls(id_, source, member and Member(*member), *others)
 
 
 class Fault(NamedTuple):
@@ -120,8 +132,7 @@ def make_item(
         id_: its id; if None, made from `name` and the times.
         source: path or URL.
         name: basis of the id if there is none, such as a path without its suffix.
-        start: see `parse_seconds`.
-        end: likewise.
+        start, end: see `parse_seconds`.
         columns: other columns.
 
     Raises:
@@ -160,3 +171,176 @@ def _component(part: str, dots: bool) -> str:
         return safe
     digest = hashlib.sha256(part.encode()).hexdigest()[:16]
     return data[: MAX_NAME_BYTES - 17].decode(errors="ignore") + "~" + digest
+
+
+# Sources
+
+
+def is_url(name: str) -> bool:
+    """Return True if a name has a scheme such as `s3://`."""
+    return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", name) is not None
+
+
+def find_urls(name: str, suffixes: frozenset[str]) -> tuple[str, Iterator[str]]:
+    """Expand a URL.
+
+    Args:
+        name: URL of a file, a folder, or a glob.
+        suffixes: of the files to list in a folder.
+
+    Returns:
+        The URL of the folder that contains the files, and the URLs of the files.
+
+    Raises:
+        UsageError: fsspec, or the package it needs for the scheme, is not installed.
+        InputError: nothing found, or not reachable.
+    """
+    files, path = _filesystem(name)
+    try:
+        if re.search(r"[*?\[]", path):
+            base = re.split(r"[^/]*[*?\[]", path)[0]
+            found = [match for match in files.glob(path) if not files.isdir(match)]
+        elif files.isdir(path):
+            base = path
+            found = [f for f in files.find(path) if PurePosixPath(f).suffix.lower() in suffixes]
+        elif files.exists(path):
+            base, found = "", [path]
+        else:
+            raise InputError(f"{name}: no such file or folder")
+    except OSError as exc:
+        raise InputError(f"{name}: cannot be reached ({exc})") from exc
+    return files.unstrip_protocol(base) if base else "", map(files.unstrip_protocol, found)
+
+
+def open_file(name: str) -> BinaryIO:
+    """Open a path or URL for reading, seekable.
+
+    Raises:
+        OSError: a path that cannot be opened.
+        UsageError: as `find_urls`.
+        InputError: a URL that cannot be opened.
+    """
+    if not is_url(name):
+        return Path(name).open("rb")
+    files, path = _filesystem(name)
+    try:
+        return cast(BinaryIO, files.open(path, "rb"))
+    except Exception as exc:  # each scheme raises its own types
+        raise InputError(f"{name}: cannot be opened ({_reason(exc)})") from exc
+
+
+def signature(item: Item) -> str:
+    """Size and modification time of a source, or what its URL's server reports instead.
+
+    Raises:
+        InputError: it is missing or not a regular file.
+    """
+    place = "" if item.member is None else f"@{item.member.offset}+{item.member.size}"
+    if is_url(item.source):
+        files, path = _filesystem(item.source)
+        try:
+            info = files.info(path)
+        except Exception as exc:
+            raise InputError(f"{item.source}: cannot be opened ({_reason(exc)})") from exc
+        return ":".join(str(info[key]) for key in CHANGING if info.get(key) is not None) + place
+    try:
+        status = os.stat(item.source)  # noqa: PTH116 - called a million times, and Path is slow
+    except FileNotFoundError as exc:
+        raise InputError(f"{item.name}: no such file") from exc
+    except (OSError, ValueError) as exc:
+        raise InputError(f"{item.name}: cannot be opened ({_why(exc)})") from exc
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe could block forever
+        raise InputError(f"{item.name}: is not a regular file")
+    return f"{status.st_size}:{status.st_mtime_ns}{place}"
+
+
+@contextmanager
+def fetched(item: Item, scratch: Path) -> Iterator[Path]:
+    """Give the path of the source on this machine; a copy is removed when the block ends.
+
+    Args:
+        item: to fetch.
+        scratch: folder for downloaded or unpacked files.
+
+    Raises:
+        InputError: it is missing or cannot be read.
+        OutputError: no room for it.
+    """
+    if item.member is None and not is_url(item.source):
+        yield Path(item.source)
+        return
+    name = item.source if item.member is None else item.member.name
+    suffix = PurePosixPath(name).suffix.lower()
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        path = Path(folder) / f"clip{suffix if suffix[1:].isalnum() else ''}"
+        try:
+            with path.open("wb") as out:
+                for data in _blocks(item):
+                    out.write(data)
+        except OSError as exc:
+            where = tempfile.gettempdir()
+            raise OutputError(f"{item.name}: cannot be stored in {where} ({_why(exc)})") from exc
+        yield path
+
+
+def _blocks(item: Item) -> Iterator[bytes]:
+    """The bytes of a source, or of its member."""
+    left = None if item.member is None else item.member.size
+    try:
+        with open_file(item.source) as file:
+            if item.member is not None:
+                file.seek(item.member.offset)
+            while data := file.read(BLOCK if left is None else min(left, BLOCK)):
+                left = None if left is None else left - len(data)
+                yield data
+    except (InputError, UsageError):
+        raise
+    except Exception as exc:  # each scheme raises its own types
+        raise InputError(f"{item.name}: cannot be fetched ({_reason(exc)})") from exc
+    if left:
+        raise InputError(f"{item.name}: the shard is truncated")
+
+
+def digest(item: Item, path: Path) -> str:
+    """SHA-256 of the source, which is at `path`; computed once for all clips of one video."""
+    try:
+        status = path.stat()
+        return _cached_sha256(path, status.st_size, status.st_mtime_ns, status.st_ino)
+    except OSError as exc:
+        raise InputError(f"{item.name}: cannot be read ({_why(exc)})") from exc
+
+
+@lru_cache(maxsize=64)
+def _cached_sha256(path: Path, size: int, changed: int, node: int) -> str:
+    return file_sha256(path)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(BLOCK):
+            found.update(data)
+    return found.hexdigest()
+
+
+def _filesystem(name: str) -> tuple[Any, str]:
+    try:
+        import fsspec
+    except ImportError as exc:
+        raise UsageError(f"{name}: URLs need fsspec: pip install 'vtok[fsspec]'") from exc
+    try:
+        files, path = fsspec.core.url_to_fs(name)
+    except ImportError as exc:
+        raise UsageError(f"{name}: {_reason(exc)}") from exc
+    except Exception as exc:
+        raise InputError(f"{name}: cannot be reached ({_reason(exc)})") from exc
+    return files, path
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:150]
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

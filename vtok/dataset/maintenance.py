@@ -7,18 +7,15 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vtok._files import atomic_output
-from vtok.dataset.fetch import file_sha256
-from vtok.dataset.folder import DatasetFolder
-from vtok.dataset.journal import Record
+from vtok.dataset.folder import WHOLE, DatasetFolder
+from vtok.dataset.item import file_sha256
 from vtok.dataset.options import SHARD_FORMATS
-from vtok.dataset.partition import WHOLE
-from vtok.dataset.plan import Plan, opened_plan
-from vtok.dataset.reports import write_reports
+from vtok.dataset.plan import opened_plan
 from vtok.dataset.writers import ShardFormat, shard_format
 from vtok.errors import OutputError, UsageError
 
@@ -33,7 +30,7 @@ class Status:
         shards: written shards.
         frames, bytes: of the items done.
         worker_seconds: time spent on all items.
-        causes: failed items by phase and error.
+        causes: failed items by phase and error, the most frequent first.
         partitions: partitions that were started, such as `all` or `0001-of-0008`.
         recipe: how the codes are made.
     """
@@ -45,24 +42,9 @@ class Status:
     frames: int = 0
     bytes: int = 0
     worker_seconds: float = 0.0
-    causes: Counter[str] = field(default_factory=Counter)
+    causes: dict[str, int] = field(default_factory=dict)
     partitions: list[str] = field(default_factory=list)
     recipe: dict[str, Any] = field(default_factory=dict)
-
-    def add(self, record: Record) -> None:
-        """Count an item."""
-        self.worker_seconds += record.get("seconds", 0.0)
-        if record["status"] == "ok":
-            self.done += 1
-            self.frames += record["frames"]
-            self.bytes += record["bytes"]
-        else:
-            self.failed += 1
-            self.causes[f"{record.get('phase')}: {record.get('error')}"] += 1
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the attributes as JSON types."""
-        return {**asdict(self), "causes": dict(self.causes)}
 
 
 def dataset_status(root: str | Path) -> Status:
@@ -72,13 +54,21 @@ def dataset_status(root: str | Path) -> Status:
         InputError: no data set.
     """
     folder = DatasetFolder(Path(root))
-    status = Status(recipe=folder.recipe())
+    status, causes = Status(recipe=folder.recipe()), Counter[str]()
     status.partitions = [path.parent.name for path in folder.journals()]
     with opened_plan(folder.journals()) as plan:
         for record in plan.records():
-            status.add(record)
-        status.shards, status.waiting = len(plan.written_shards()), plan.num_unwritten()
+            status.worker_seconds += record.get("seconds", 0.0)
+            if record["status"] == "ok":
+                status.done += 1
+                status.frames += record["frames"]
+                status.bytes += record["bytes"]
+            else:
+                status.failed += 1
+                causes[f"{record.get('phase')}: {record.get('error')}"] += 1
+        status.shards, status.waiting = len(plan.written_shards()), sum(1 for _ in plan.unwritten())
     status.worker_seconds = round(status.worker_seconds, 3)
+    status.causes = dict(causes.most_common())
     return status
 
 
@@ -99,12 +89,23 @@ def verify_dataset(root: str | Path) -> Iterator[Finding]:
     folder = DatasetFolder(Path(root))
     to = folder.recipe()["to"]
     with opened_plan(folder.journals()) as plan:
-        if to in SHARD_FORMATS:
-            yield from _verify_shards(folder, plan, shard_format(to))
+        if to not in SHARD_FORMATS:
+            for record in plan.records():
+                if record["status"] == "ok":
+                    path = folder.root / record["output"]
+                    yield record["id"], _file_error(path, record["sha256"])
             return
-        for record in plan.records():
-            if record["status"] == "ok":
-                yield record["id"], _file_error(folder.root / record["output"], record["sha256"])
+        form = shard_format(to)
+        for shard in plan.written_shards():
+            items, files = plan.shard_contents(shard)
+            for name, sha256 in files.items():
+                if error := _file_error(folder.root / name, sha256):
+                    yield name, error
+            yield from _verify_shard(
+                [folder.root / name for name in form.names(shard)], items, form
+            )
+        for id_, shard in plan.unwritten():
+            yield id_, f"{form.names(shard)[0]}: the item is not in it yet: run again"
 
 
 def _file_error(path: Path, sha256: str) -> str | None:
@@ -115,17 +116,6 @@ def _file_error(path: Path, sha256: str) -> str | None:
     except OSError as exc:
         return f"{path}: cannot be read ({exc.strerror})"
     return None if found == sha256 else f"{path}: differs from what was written"
-
-
-def _verify_shards(folder: DatasetFolder, plan: Plan, form: ShardFormat) -> Iterator[Finding]:
-    for shard in plan.written_shards():
-        for name, sha256 in plan.shard_files(shard).items():
-            if error := _file_error(folder.root / name, sha256):
-                yield name, error
-        paths = [folder.root / name for name in form.names(shard)]
-        yield from _verify_shard(paths, plan.shard_items(shard), form)
-    for id_, shard in plan.unwritten():
-        yield id_, f"{form.names(shard)[0]}: the item is not in it yet: run again"
 
 
 def _verify_shard(
@@ -170,9 +160,14 @@ def merge_dataset(root: str | Path, others: Sequence[str | Path] = ()) -> Status
     recipe = folder.recipe()
     for other in others:
         _copy_in(DatasetFolder(Path(other)), folder, recipe)
-    _check_partitions(folder)
+    names = {path.parent.name for path in folder.journals()} - {"all"}
+    for count in {int(name.rpartition("-")[2]) for name in names}:
+        expected = {f"{index:04d}-of-{count:04d}" for index in range(count)}
+        if missing := sorted(expected - names):
+            shown = ", ".join(missing[:5])
+            raise UsageError(f"{folder.root}: partitions are missing: {shown}: run them first")
     with opened_plan(folder.journals()) as plan:
-        write_reports(folder, plan, WHOLE)
+        folder.write_reports(WHOLE, plan.records())
     return dataset_status(root)
 
 
@@ -205,12 +200,3 @@ def _link(source: Path, target: Path) -> None:
     except OSError:  # another disk, or one without links
         with atomic_output(target) as temporary:
             shutil.copyfile(source, temporary)
-
-
-def _check_partitions(folder: DatasetFolder) -> None:
-    names = {path.parent.name for path in folder.journals()} - {"all"}
-    for count in {int(name.rpartition("-")[2]) for name in names}:
-        expected = {f"{index:04d}-of-{count:04d}" for index in range(count)}
-        if missing := sorted(expected - names):
-            shown = ", ".join(missing[:5])
-            raise UsageError(f"{folder.root}: partitions are missing: {shown}: run them first")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
-from vtok.dataset.partition import WHOLE, Partition
+from vtok.dataset.folder import WHOLE, Partition
 from vtok.errors import OptionError
 from vtok.models.checkpoint import CheckpointInfo
 from vtok.pipeline.options import EncodeOptions, choose_stages
@@ -19,41 +19,7 @@ SHARD_FORMATS = ("tar", "tar-vtok", "memmap", "parquet")
 FORMATS = (*FILE_FORMATS, *SHARD_FORMATS)
 ENGINES = ("local", "ray")
 MIN_MEMORY_MB = 256
-
-
-@dataclass(frozen=True)
-class FailureLimit:
-    """Highest tolerated number of failures.
-
-    Attributes:
-        number: of items; ignored if `percent` is set.
-        percent: of all items.
-    """
-
-    number: int = 0
-    percent: float | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> FailureLimit:
-        """Parse "10" or "5%".
-
-        Raises:
-            OptionError: anything else.
-        """
-        match = re.fullmatch(r"(\d{1,12})|(\d{1,3}(?:\.\d{1,6})?)%", text.strip(), re.ASCII)
-        if match is None:
-            raise OptionError("max_failures", text, "a number such as 10, or 5%")
-        return cls(int(match[1] or 0), None if match[2] is None else float(match[2]))
-
-    def is_exceeded(self, failed: int, items: int) -> bool:
-        """Compare the number of failures with the limit.
-
-        Args:
-            failed: items that failed.
-            items: all items.
-        """
-        limit = self.number if self.percent is None else self.percent / 100 * items
-        return failed > limit
+FAILURE_LIMIT = r"\d{1,12}|\d{1,3}(\.\d{1,6})?%"
 
 
 @dataclass(frozen=True)
@@ -78,7 +44,7 @@ class DatasetOptions:
         partition: items that this run encodes.
         retry_failed: encode items again that failed in earlier runs.
         overwrite: replace files that are not from this data set, and codes of another recipe.
-        max_failures: stop if more items fail.
+        max_failures: stop if more items fail: a number, or a share of all items such as "5%".
 
     Raises:
         OptionError: an unusable value.
@@ -99,7 +65,7 @@ class DatasetOptions:
     partition: Partition = WHOLE
     retry_failed: bool = False
     overwrite: bool = False
-    max_failures: FailureLimit | None = None
+    max_failures: int | str | None = None
 
     def __post_init__(self) -> None:
         for name, known in (("engine", ENGINES), ("to", FORMATS)):
@@ -116,7 +82,9 @@ class DatasetOptions:
             raise OptionError("clip_timeout_seconds", f"{seconds:g}", "more than 0 seconds")
         if self.to == "memmap" and "x" not in (self.encode.size or ""):
             raise OptionError("to", "memmap", "`size` WIDTHxHEIGHT, since all items need one size")
-
+        limit = self.max_failures
+        if limit is not None and not re.fullmatch(FAILURE_LIMIT, str(limit), re.ASCII):
+            raise OptionError("max_failures", limit, "a number such as 10, or 5%")
         replace(self.encode, to=self.file_format)  # refuses a rate that it cannot have
 
     @property
@@ -126,10 +94,10 @@ class DatasetOptions:
             return self.to
         return "vtok" if self.to == "tar-vtok" else "npy"
 
-    @property
-    def is_sharded(self) -> bool:
-        """True if the codes of many items go into one file."""
-        return self.to in SHARD_FORMATS
+    def failure_limit(self, items: int) -> float:
+        """Return how many of a number of items may fail; infinite without a limit."""
+        text = "inf" if self.max_failures is None else str(self.max_failures)
+        return float(text[:-1]) / 100 * items if text.endswith("%") else float(text)
 
 
 def make_recipe(options: DatasetOptions, info: CheckpointInfo, dtype: str) -> dict[str, Any]:

@@ -1,23 +1,31 @@
-"""Database of all items of a data set and their state; the only file with SQL.
+"""State of a data set: its journals, and the plan, a database of all items.
 
-It lives on disk, so a million items take little memory, and is rebuilt by each run from the inputs
-and the journals. Records stay in the journals; the database has their offsets.
+A journal is an append-only file with one line of JSON per record, and has one writer. A line that a
+crash cut short is ended when the file is opened for writing; an unreadable line counts as missing,
+and its item is encoded again.
+
+Each run rebuilds the plan from the inputs and the journals. It lives on disk, so a million items
+take little memory; records stay in the journals, and the database has their offsets. This is the
+only file with SQL.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from vtok._files import ScratchFolder
-from vtok.dataset.item import Fault, Item, valid_text
-from vtok.dataset.journal import Record, read_journal, read_record
+from vtok.dataset.item import Fault, Item, Record, valid_text
 from vtok.errors import OutputError
 
+SYNC_SECONDS = 1.0
+"""Time between syncs to disk: what a power cut may lose. A killed process loses nothing."""
 TABLES = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
@@ -38,21 +46,85 @@ INSERT INTO known VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET
     status = excluded.status, sha256 = excluded.sha256
 WHERE excluded.at >= known.at
 """  # journals of several partitions are read one after the other: the latest record counts
-UNWRITTEN = """
-SELECT id, member.shard FROM known JOIN member USING (id) LEFT JOIN written USING (id)
-WHERE status = 'ok' AND known.sha256 IS NOT written.sha256
-"""
 ROWS_AT_ONCE = 1000
 SCRATCH = "vtok-dataset-"
 """Prefix of the temporary folders of runs."""
 
 
+class Journal:
+    """Journal of a run, opened for appending; the plan receives the new records.
+
+    Raises:
+        OutputError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path, plan: Plan) -> None:
+        self.path, self._plan = path, plan
+        try:
+            self._file = path.open("ab+", buffering=0)
+            self._end = self._file.seek(0, os.SEEK_END)
+            self._file.seek(max(0, self._end - 1))
+            if self._file.read(1) not in (b"", b"\n"):
+                self._end += self._file.write(b"\n")
+        except OSError as exc:
+            raise OutputError(f"{path}: cannot be opened ({exc.strerror})") from exc
+        self._synced = time.monotonic()
+
+    def note(self, record: Record) -> None:
+        """Add the time to a record, append it, and add it to the plan.
+
+        Raises:
+            OutputError: it cannot be written; the file is left as it was.
+        """
+        record = {**record, "at": round(time.time(), 3)}
+        line = json.dumps(record).encode() + b"\n"
+        try:
+            if self._file.write(line) < len(line):  # a full disk
+                self._file.truncate(self._end)
+                raise OutputError(f"{self.path}: cannot be written (no space left)")
+            if time.monotonic() - self._synced > SYNC_SECONDS:
+                self.sync()
+        except OSError as exc:
+            raise OutputError(f"{self.path}: cannot be written ({exc.strerror})") from exc
+        self._plan.note(self.path, self._end, record)
+        self._end += len(line)
+
+    def sync(self) -> None:
+        """Flush everything to disk."""
+        os.fsync(self._file.fileno())
+        self._synced = time.monotonic()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+
+def read_journal(path: Path) -> Iterator[tuple[int, Record]]:
+    """Yield every record with its offset, also while a run appends to the file."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        place = 0
+        for line in file:
+            record = _parse(line)
+            if record is not None:
+                yield place, record
+            place += len(line)
+
+
+def _parse(line: bytes) -> Record | None:
+    try:
+        record = json.loads(line.decode("ascii")) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
 @contextmanager
 def opened_plan(journals: Iterable[Path] = ()) -> Iterator[Plan]:
-    """Give a plan in a temporary folder, which is removed when the block ends.
-
-    Args:
-        journals: to load.
+    """Give a plan with the records of journals; it is removed when the block ends.
 
     Raises:
         OutputError: no room for it.
@@ -64,7 +136,8 @@ def opened_plan(journals: Iterable[Path] = ()) -> Iterator[Plan]:
             database.executescript(TABLES)
             database.execute("BEGIN")  # a transaction that never ends: the file is temporary
             for journal in journals:
-                plan.load(journal)
+                for place, record in read_journal(journal):
+                    plan.note(journal, place, record)
             yield plan
         except sqlite3.OperationalError as exc:
             raise OutputError(
@@ -76,18 +149,19 @@ def opened_plan(journals: Iterable[Path] = ()) -> Iterator[Plan]:
 
 
 class Plan:
-    """Items and faults of the inputs, what the journals know of them, and what remains to do.
+    """Items and faults of the inputs, their records in the journals, and what remains to do.
 
     Attributes:
         scratch: temporary folder, also for files that are fetched.
-        duplicates: how often an item was listed again.
+        duplicates: number of items that were listed again.
+        num_faults: number of faults.
     """
 
     def __init__(self, database: sqlite3.Connection, scratch: Path) -> None:
         self._database, self.scratch = database, scratch
-        self._journals: dict[Path, int] = {}
+        self._journals: dict[Path, int] = {}  # index in `_files`
         self._files: list[BinaryIO] = []
-        self.duplicates = 0
+        self.duplicates = self.num_faults = 0
 
     def close(self) -> None:
         """Close the database and the journals."""
@@ -100,44 +174,39 @@ class Plan:
     def add(self, found: Item | Fault) -> None:
         """Add an item or a fault; two different items with one id become one fault."""
         if isinstance(found, Fault):
-            self._add_fault(found)
+            id_, number = valid_text(found.id), 1
+            while not self._add_fault(found._replace(id=id_)):
+                number += 1
+                id_ = f"{valid_text(found.id)} ({number})"
             return
         if self._run("INSERT OR IGNORE INTO item VALUES (?, ?)", found.id, found.to_json()):
             return
         ((text,),) = self._all("SELECT json FROM item WHERE id = ?", found.id)
-        other = Item.from_json(text)
-        if other.place == found.place:
+        names = sorted((_described(Item.from_json(text)), _described(found)))
+        if names[0] == names[1]:
             self.duplicates += 1
             return
-        names = " and ".join(sorted((_described(other), _described(found))))
-        message = f"{found.id}: two items have this id: {names}"
-        self._run("INSERT OR IGNORE INTO fault VALUES (?, ?, ?, '\"\"')",
-                  found.id, json.dumps(found.name), json.dumps(message))  # fmt: skip
+        message = f"{found.id}: two items have this id: {' and '.join(names)}"
+        self._add_fault(Fault(found.id, found.name, message))
 
-    def _add_fault(self, fault: Fault) -> None:
-        id_, number = valid_text(fault.id), 1
-        while self._one("SELECT 1 FROM fault WHERE id = ?", id_):
-            number += 1
-            id_ = f"{valid_text(fault.id)} ({number})"
-        self._run("INSERT INTO fault VALUES (?, ?, ?, ?)", id_,
-                  *(json.dumps(text) for text in fault[1:]))  # fmt: skip
+    def _add_fault(self, fault: Fault) -> bool:
+        """Add a fault; returns False if another one has its id."""
+        query = "INSERT OR IGNORE INTO fault VALUES (?, ?, ?, ?)"
+        is_new = bool(self._run(query, fault.id, *map(json.dumps, fault[1:])))
+        self.num_faults += is_new
+        return is_new
 
     def items(self) -> Iterator[tuple[Item, Record | None]]:
         """Yield all items without a fault, each with its latest record, in order of ids."""
         query = """SELECT id, json, journal, place FROM item LEFT JOIN known USING (id)
             WHERE id NOT IN (SELECT id FROM fault)"""
         for _, text, journal, place in self._ordered(query):
-            known = None if journal is None else read_record(self._files[journal], place)
-            yield Item.from_json(text), known
+            yield Item.from_json(text), None if journal is None else self._read(journal, place)
 
     def faults(self) -> Iterator[Fault]:
         """Yield all faults, in order of ids."""
         for id_, *texts in self._ordered("SELECT * FROM fault WHERE 1"):
             yield Fault(id_, *map(json.loads, texts))
-
-    def num_faults(self) -> int:
-        """Count the faults."""
-        return self._count("SELECT count(*) FROM fault")
 
     # Items to do
 
@@ -156,16 +225,14 @@ class Plan:
 
     # From the journals
 
-    def load(self, journal: Path) -> None:
-        """Read a journal; the latest record of an item counts."""
-        for place, record in read_journal(journal):
-            self.note(journal, place, record)
-
     def note(self, journal: Path, place: int, record: Record) -> None:
-        """Read one record of a journal."""
+        """Take over a record that is at an offset of a journal."""
         kind, at = record.get("kind"), record.get("at", 0.0)
         if kind == "item":
-            self._run(UPSERT, record["id"], self._number(journal), place, at, record["status"],
+            if journal not in self._journals:
+                self._journals[journal] = len(self._files)
+                self._files.append(journal.open("rb"))
+            self._run(UPSERT, record["id"], self._journals[journal], place, at, record["status"],
                       record.get("sha256"))  # fmt: skip
         elif kind == "dropped":
             self._run("DELETE FROM known WHERE id = ?", record["id"])
@@ -178,7 +245,7 @@ class Plan:
     def _note_written(
         self, shard: int, at: float, items: dict[str, str], files: dict[str, str]
     ) -> None:
-        if self._one("SELECT 1 FROM written WHERE shard = ? AND at > ?", shard, at):
+        if self._all("SELECT 1 FROM written WHERE shard = ? AND at > ? LIMIT 1", shard, at):
             return
         self._run("DELETE FROM written WHERE shard = ?", shard)
         for id_, sha256 in items.items():
@@ -188,13 +255,13 @@ class Plan:
 
     def record(self, id_: str) -> Record | None:
         """Return the latest record of an item; None if the journals do not have it."""
-        row = self._one("SELECT journal, place FROM known WHERE id = ?", id_)
-        return None if row is None else read_record(self._files[row[0]], row[1])
+        rows = self._all("SELECT journal, place FROM known WHERE id = ?", id_)
+        return self._read(*rows[0]) if rows else None
 
     def records(self) -> Iterator[Record]:
         """Yield the latest record of each item, in order of ids."""
         for _, journal, place in self._ordered("SELECT id, journal, place FROM known WHERE 1"):
-            yield read_record(self._files[journal], place)
+            yield self._read(journal, place)
 
     def failed_ids(self) -> list[str]:
         """Return the ids of items that failed."""
@@ -204,12 +271,12 @@ class Plan:
 
     def shard_of(self, id_: str) -> int | None:
         """Return the shard that an item is assigned to."""
-        row = self._one("SELECT shard FROM member WHERE id = ?", id_)
-        return None if row is None else int(row[0])
+        rows = self._all("SELECT shard FROM member WHERE id = ?", id_)
+        return int(rows[0][0]) if rows else None
 
     def next_shard(self) -> int:
         """Return the number after the highest shard."""
-        return self._count("SELECT ifnull(max(shard) + 1, 0) FROM member")
+        return int(self._all("SELECT ifnull(max(shard) + 1, 0) FROM member")[0][0])
 
     def open_shards(self) -> dict[int, int]:
         """Return the number of marked items in each shard that has any."""
@@ -224,44 +291,33 @@ class Plan:
 
     def unwritten(self) -> Iterator[tuple[str, int]]:
         """Yield id and shard of items whose latest codes are not in their shard yet."""
-        yield from self._ordered(UNWRITTEN)
-
-    def num_unwritten(self) -> int:
-        """Count the items that `unwritten` yields."""
-        return self._count(f"SELECT count(*) FROM ({UNWRITTEN})")
+        query = """SELECT id, member.shard FROM known JOIN member USING (id)
+            LEFT JOIN written USING (id) WHERE status = 'ok' AND known.sha256 IS NOT written.sha256
+            """
+        yield from self._ordered(query)
 
     def written_in(self, id_: str) -> tuple[int, str] | None:
         """Return the shard that contains an item, and the SHA-256 of its codes there."""
-        row = self._one("SELECT shard, sha256 FROM written WHERE id = ?", id_)
-        return None if row is None else (row[0], row[1])
+        rows = self._all("SELECT shard, sha256 FROM written WHERE id = ?", id_)
+        return rows[0] if rows else None
 
     def written_shards(self) -> list[int]:
         """Return the numbers of the written shards, in order."""
         return [shard for (shard,) in self._all("SELECT DISTINCT shard FROM written ORDER BY 1")]
 
-    def shard_items(self, shard: int) -> dict[str, str]:
-        """Return the SHA-256 of the codes of each item in a written shard."""
-        return dict(self._all("SELECT id, sha256 FROM written WHERE shard = ?", shard))
+    def shard_contents(self, shard: int) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the SHA-256 of the codes of each item, and of each file, of a written shard."""
+        items = self._all("SELECT id, sha256 FROM written WHERE shard = ?", shard)
+        return dict(items), dict(self._all("SELECT name, sha256 FROM file WHERE shard = ?", shard))
 
-    def shard_files(self, shard: int) -> dict[str, str]:
-        """Return the SHA-256 of each file of a written shard."""
-        return dict(self._all("SELECT name, sha256 FROM file WHERE shard = ?", shard))
-
-    # SQL
+    # Queries
 
     def _run(self, query: str, *values: Any) -> int:
         """Change rows; returns how many."""
         return self._database.execute(query, values).rowcount
 
-    def _one(self, query: str, *values: Any) -> tuple[Any, ...] | None:
-        row: tuple[Any, ...] | None = self._database.execute(query, values).fetchone()
-        return row
-
     def _all(self, query: str, *values: Any) -> list[Any]:
         return self._database.execute(query, values).fetchall()
-
-    def _count(self, query: str) -> int:
-        return int(self._all(query)[0][0])
 
     def _ordered(self, query: str) -> Iterator[tuple[Any, ...]]:
         """Rows of a query by id, fetched in batches, so that tables may change meanwhile."""
@@ -273,12 +329,9 @@ class Plan:
                 return
             last = rows[-1][0]
 
-    def _number(self, journal: Path) -> int:
-        """Index of a journal in the list of open files."""
-        if journal not in self._journals:
-            self._journals[journal] = len(self._files)
-            self._files.append(journal.open("rb"))
-        return self._journals[journal]
+    def _read(self, journal: int, place: int) -> Record:
+        self._files[journal].seek(place)
+        return _parse(self._files[journal].readline()) or {}
 
 
 def _described(item: Item) -> str:

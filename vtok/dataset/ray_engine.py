@@ -11,16 +11,14 @@ import os
 import secrets
 import shutil
 import tempfile
-import threading
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtok.dataset.journal import Record
+from vtok.dataset.item import Record
 from vtok.dataset.worker import GPU_BATCH, DiskFailure, Job, Task, Worker, worker_error
 from vtok.errors import OptionError, UsageError, VtokError
 
@@ -68,15 +66,12 @@ class RayEngine:
         self._failed_starts = 0
 
     def run(self, tasks: Iterator[Task]) -> Generator[Record, None, None]:
-        """See `vtok.dataset.scheduler.Engine`.
+        """Encode tasks; see `vtok.dataset.scheduler.Engine`.
 
         Raises:
             DiskFailure: the output disk is full or broken.
             VtokError: there is no cluster, or no actor starts in it.
         """
-        first = next(tasks, None)
-        if first is None:
-            return
         with joined_cluster(self._ray, self._options.ray_address):
             resources = self._ray.cluster_resources()
             self._gpus = int(resources.get("GPU", 0) >= 1 and self._options.device != "cpu")
@@ -86,7 +81,7 @@ class RayEngine:
             try:
                 for _ in range(self._options.workers or max(1, available)):
                     self._start_actor()
-                yield from self._encode_all(chain([first], tasks))
+                yield from self._encode_all(tasks)
             finally:
                 for actor in {*self._starting.values(), *self._free}:
                     self._ray.kill(actor)
@@ -188,9 +183,7 @@ class RayEngine:
 class RayActor:
     """Process in the cluster: a model, and a decoder process for each running item.
 
-    Args:
-        job: settings of the run.
-        folder: that relative paths start from.
+    Relative paths start from `folder`.
     """
 
     def __init__(self, job: Job, folder: str) -> None:
@@ -198,27 +191,20 @@ class RayActor:
 
         os.chdir(folder)
         # the scratch folder is on another machine
-        self._job = replace(job, scratch=Path(tempfile.gettempdir()))
-        self._model = job.load()
-        many_videos(self._model.device).__enter__()  # until the process ends
-        self._local = threading.local()
+        self._worker = Worker(replace(job, scratch=Path(tempfile.gettempdir())))
+        self._settings = ExitStack()  # referenced until the process ends
+        self._settings.enter_context(many_videos(self._worker.model.device))
 
     def ready(self) -> None:
-        """Return once the model is loaded."""
+        """Return after the model is loaded."""
 
     def encode(self, task: Task) -> Record:
         """Encode an item; see `Worker`."""
-        if not hasattr(self._local, "worker"):
-            self._local.worker = Worker(self._model, self._job)
-        worker: Worker = self._local.worker
-        return worker.encode(task)
+        return self._worker.encode(task)
 
 
 def import_ray(address: str | None) -> Any:
     """Import Ray, which reads its environment variables at that moment.
-
-    Args:
-        address: of the cluster, see `joined_cluster`.
 
     Raises:
         UsageError: it is not installed.
@@ -239,10 +225,8 @@ def import_ray(address: str | None) -> Any:
 def joined_cluster(ray: Any, address: str | None) -> Iterator[None]:
     """Connect to a cluster until the block ends; an existing connection is kept.
 
-    Args:
-        ray: the imported module.
-        address: of the cluster; if None, that of RAY_ADDRESS; without that, a separate cluster is
-            started on this machine and ends with the block or the process.
+    Without an address and RAY_ADDRESS, a separate cluster is started on this machine, and ends
+    with the block or the process.
 
     Raises:
         VtokError: it cannot be joined or started.
@@ -255,22 +239,18 @@ def joined_cluster(ray: Any, address: str | None) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             if address == LOCAL:
-                options |= _local_options(stack)
+                # its folder has sockets, whose paths must be short: the default may be too deep
+                short = os.environ.get("RAY_TMPDIR", "/tmp" if os.name == "posix" else None)
+                folder = tempfile.mkdtemp(prefix="vtok-ray-", dir=short)
+                stack.callback(shutil.rmtree, folder, ignore_errors=True)
+                options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
+                options["_temp_dir"] = folder
             stack.callback(ray.shutdown)
             ray.init(address, **options)
         except Exception as exc:  # Ray raises many types, plain Exception among them
             text = " ".join(str(exc).split())[:200]
             raise VtokError(f"`ray_address` {address}: no cluster can be joined ({text})") from exc
         yield
-
-
-def _local_options(stack: ExitStack) -> dict[str, Any]:
-    """Options of a cluster on this machine; its folder is removed by the stack."""
-    # it contains sockets, whose paths must be short: the default folder may be too deep
-    short = "/tmp" if os.name == "posix" else None
-    folder = tempfile.mkdtemp(prefix="vtok-ray-", dir=os.environ.get("RAY_TMPDIR", short))
-    stack.callback(shutil.rmtree, folder, ignore_errors=True)
-    return {"include_dashboard": False, "object_store_memory": STORE_BYTES, "_temp_dir": folder}
 
 
 def _target(address: str | None) -> str:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
-from vtok.dataset.fetch import digest, fetched, signature
-from vtok.dataset.folder import DatasetFolder, recipe_digest
-from vtok.dataset.item import Item
-from vtok.dataset.journal import Journal, Record
+from vtok.dataset.folder import DatasetFolder
+from vtok.dataset.item import Item, Record, digest, fetched, signature
 from vtok.dataset.options import DatasetOptions
-from vtok.dataset.plan import Plan
-from vtok.dataset.reports import update_reports
+from vtok.dataset.plan import Journal, Plan
 from vtok.dataset.worker import Task, worker_error
 from vtok.dataset.writers import Writer
 from vtok.errors import PartialFailure, VtokError
@@ -61,17 +57,6 @@ class Totals:
         """Rows of the inputs without codes."""
         return self.failed + self.failed_before + self.faults
 
-    def add(self, record: Record) -> None:
-        """Count a finished item."""
-        if record["status"] == "ok":
-            self.done += 1
-            self.frames += record["frames"]
-            self.bytes += record["bytes"]
-        else:
-            self.failed += 1
-        for name, seconds in record.get("phase_seconds", {}).items():
-            self.phase_seconds[name] = self.phase_seconds.get(name, 0.0) + seconds
-
 
 class RunObserver:
     """Receives the progress of a run; the methods do nothing here."""
@@ -83,48 +68,33 @@ class RunObserver:
         """Handle the record of a finished item."""
 
 
-class Engine(Protocol):
-    """Encodes items."""
+Engine = Callable[[Iterator[Task]], Generator[Record, None, None]]
+"""Generator function that encodes tasks and yields one record for each, in any order.
 
-    def run(self, tasks: Iterator[Task]) -> Generator[Record, None, None]:
-        """Encode items; yields one record for each, in any order.
-
-        Tasks are taken from the iterator when a worker is free. Closing the generator stops the
-        running ones.
-
-        Raises:
-            DiskFailure: the output disk is full or broken.
-        """
+It takes a task from the iterator when a worker is free. Closing the generator stops the running
+tasks. It raises DiskFailure if the output disk is full or broken.
+"""
 
 
 def plan_items(
-    plan: Plan, writer: Writer, recipe: str, *, retry_failed: bool
+    plan: Plan, writer: Writer, recipe: str, retry_failed: bool
 ) -> Iterator[tuple[Item, str, Record | None]]:
     """Decide for each item what to do.
-
-    Args:
-        plan: with all items and journals.
-        writer: says which codes still exist.
-        recipe: digest of the recipe.
-        retry_failed: encode items again that failed before.
 
     Yields:
         An item; "todo", "up_to_date" or "failed_before"; and a new record if the source is the
         same but its signature changed.
     """
     for item, record in plan.items():
-        if record is None:
-            yield item, "todo", None
-        elif record["status"] == "ok":
+        decision, changed = "todo", None
+        if record is not None and record["status"] == "ok":
             sign = _current_signature(item, record, recipe, plan.scratch)
-            if sign is None or not writer.has(record):
-                yield item, "todo", None
-            else:
-                is_same = sign == record.get("signature")
-                yield item, "up_to_date", None if is_same else {**record, "signature": sign}
-        else:
-            retry = retry_failed or record.get("phase") == "plan"
-            yield item, "todo" if retry else "failed_before", None
+            if sign is not None and writer.has(record):
+                decision = "up_to_date"
+                changed = None if sign == record.get("signature") else {**record, "signature": sign}
+        elif record is not None and not retry_failed and record.get("phase") != "plan":
+            decision = "failed_before"
+        yield item, decision, changed
 
 
 def _current_signature(item: Item, record: Record, recipe: str, scratch: Path) -> str | None:
@@ -147,35 +117,33 @@ def _current_signature(item: Item, record: Record, recipe: str, scratch: Path) -
         return known
 
 
+@dataclass
 class Scheduler:
     """One run over a data set; everything but the encoding happens in one thread.
 
-    Args:
+    Attributes:
         folder: of the data set, locked.
         plan: with all items and journals.
         journal: of the partition.
-        recipe: how the codes are made.
+        writer: of the codes.
+        recipe: digest of the recipe.
         options: of the run.
         observer: receives the progress.
         origins: lists that were read: their earlier faults that are gone are dropped.
+        totals: progress.
     """
 
-    def __init__(
-        self,
-        folder: DatasetFolder,
-        plan: Plan,
-        journal: Journal,
-        recipe: dict[str, Any],
-        options: DatasetOptions,
-        observer: RunObserver,
-        origins: Sequence[str] = (),
-    ) -> None:
-        self._folder, self._plan, self._journal = folder, plan, journal
-        self._recipe, self._options = recipe_digest(recipe), options
-        self._observer, self._origins = observer, origins
-        self.totals = Totals(duplicates=plan.duplicates, faults=plan.num_faults())
+    folder: DatasetFolder
+    plan: Plan
+    journal: Journal
+    writer: Writer
+    recipe: str
+    options: DatasetOptions
+    observer: RunObserver
+    origins: Sequence[str] = ()
+    totals: Totals = field(default_factory=Totals)
 
-    def run(self, engine: Engine, writer: Writer) -> Totals:
+    def run(self, engine: Engine) -> Totals:
         """Encode what is not up to date.
 
         Raises:
@@ -183,52 +151,44 @@ class Scheduler:
             DiskFailure: the output disk is full or broken.
         """
         begin = time.monotonic()
-        self._decide(writer)
-        self._observer.planned(self.totals)
+        self._decide()
+        self.observer.planned(self.totals)
         self._report_faults()
-        writer.start()
+        self.writer.start()
         too_many = None
         try:
-            with closing(engine.run(self._tasks(writer))) as records:
-                for record in records:
-                    self._finish(record, writer)
-                    self._check_failures()
-            self._fail_missing(writer)
-            writer.close()
+            if self.totals.todo:
+                self._encode(engine)
+            for task in self._tasks():
+                self._finish(worker_error(task, "no result was received from the worker"))
+            self.writer.close()
         except PartialFailure as error:
             too_many = error
         finally:
             self.totals.seconds = time.monotonic() - begin
-            self._journal.sync()
-        update_reports(self._folder, self._plan, self._options.partition)
+            self.journal.sync()
+        self.folder.update_reports(self.options.partition, self.plan.records())
         if too_many is not None:
             raise too_many
         return self.totals
 
-    def note(self, record: Record) -> None:
-        """Add a record to journal and plan."""
-        record = {**record, "at": round(time.time(), 3)}
-        place = self._journal.append(record)
-        self._plan.note(self._journal.path, place, record)
-
-    def _decide(self, writer: Writer) -> None:
+    def _decide(self) -> None:
         """Mark the items to do."""
-        retry, totals = self._options.retry_failed, self.totals
-        for item, decision, record in plan_items(
-            self._plan, writer, self._recipe, retry_failed=retry
-        ):
+        plan, totals, retry = self.plan, self.totals, self.options.retry_failed
+        totals.duplicates, totals.faults = plan.duplicates, plan.num_faults
+        for item, decision, record in plan_items(plan, self.writer, self.recipe, retry):
             totals.items += 1
             setattr(totals, decision, getattr(totals, decision) + 1)
             if decision == "todo":
-                self._plan.mark(item.id)
+                plan.mark(item.id)
             elif record is not None:
-                self.note(record)  # so that the next run need not hash the source again
+                self.journal.note(record)  # so that the next run need not hash the source again
 
     def _report_faults(self) -> None:
         """Record faults as failed, and drop those that a list no longer has."""
         faults = set()
-        for fault in self._plan.faults():
-            known = self._plan.record(fault.id)
+        for fault in self.plan.faults():
+            known = self.plan.record(fault.id)
             faults.add(fault.id)
             record = {
                 "kind": "item", "id": fault.id, "status": "failed", "input": fault.source,
@@ -236,40 +196,46 @@ class Scheduler:
                 "origin": fault.origin,
             }  # fmt: skip
             if known is None or known.get("message") != fault.message:
-                self.note(record)
-            self._observer.finished(record, self.totals)
-        for id_ in self._plan.failed_ids():
-            known = self._plan.record(id_)
-            if id_ not in faults and known and known.get("origin") in self._origins:
-                self.note({"kind": "dropped", "id": id_})
+                self.journal.note(record)
+            self.observer.finished(record, self.totals)
+        for id_ in self.plan.failed_ids():
+            known = self.plan.record(id_)
+            if id_ not in faults and known and known.get("origin") in self.origins:
+                self.journal.note({"kind": "dropped", "id": id_})
 
-    def _tasks(self, writer: Writer) -> Iterator[Task]:
-        for item, target in writer.assign(self._plan.todo()):
-            known = self._plan.record(item.id)
+    def _tasks(self) -> Iterator[Task]:
+        for item, target in self.writer.assign(self.plan.todo()):
+            known = self.plan.record(item.id)
             attempts = (known or {}).get("attempts", 0)
             is_ours = known is not None and known["status"] == "ok"
-            yield Task(item, target, is_ours or self._options.overwrite, attempts)
+            yield Task(item, target, is_ours or self.options.overwrite, attempts)
 
-    def _finish(self, record: Record, writer: Writer) -> None:
+    def _encode(self, engine: Engine) -> None:
+        totals = self.totals
+        limit = self.options.failure_limit(totals.items + totals.faults)
+        with closing(engine(self._tasks())) as records:
+            for record in records:
+                self._finish(record)
+                if totals.failed + totals.faults > limit:
+                    raise PartialFailure(
+                        f"{totals.failed} items failed, more than `max_failures` allows: stopped; "
+                        "the same command continues"
+                    )
+
+    def _finish(self, record: Record) -> None:
         """Record a finished item; ignore duplicate results."""
-        if not self._plan.unmark(record["id"]):
+        if not self.plan.unmark(record["id"]):
             return
-        record = writer.located({**record, "recipe": self._recipe})
-        self.note(record)
-        self.totals.add(record)
-        writer.finished(record)
-        self._observer.finished(record, self.totals)
-
-    def _fail_missing(self, writer: Writer) -> None:
-        """Record items as failed that the engine gave no result for."""
-        for task in self._tasks(writer):
-            self._finish(worker_error(task, "no result was received from the worker"), writer)
-
-    def _check_failures(self) -> None:
-        totals, limit = self.totals, self._options.max_failures
-        failed = totals.failed + totals.faults
-        if limit is not None and limit.is_exceeded(failed, totals.items + totals.faults):
-            raise PartialFailure(
-                f"{totals.failed} items failed, more than `max_failures` allows: stopped; the same "
-                "command continues"
-            )
+        record = self.writer.located({**record, "recipe": self.recipe})
+        self.journal.note(record)
+        totals = self.totals
+        if record["status"] == "ok":
+            totals.done += 1
+            totals.frames += record["frames"]
+            totals.bytes += record["bytes"]
+        else:
+            totals.failed += 1
+        for name, seconds in record.get("phase_seconds", {}).items():
+            totals.phase_seconds[name] = totals.phase_seconds.get(name, 0.0) + seconds
+        self.writer.finished(record)
+        self.observer.finished(record, self.totals)

@@ -10,12 +10,22 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain, groupby
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from vtok.dataset.fetch import find_urls, is_url, open_file
-from vtok.dataset.item import Fault, Item, Member, make_item, valid_text
+from vtok.dataset.item import (
+    Fault,
+    Item,
+    Member,
+    find_urls,
+    is_url,
+    make_item,
+    open_file,
+    valid_text,
+)
 from vtok.errors import InputError, OptionError, UsageError
 from vtok.video.frames import VIDEO_SUFFIXES
 
@@ -24,27 +34,11 @@ SEPARATORS = {".csv": ",", ".tsv": "\t"}
 TABLE_SUFFIXES = frozenset((*SEPARATORS, ".jsonl", ".ndjson", ".parquet"))
 INPUT_NAMES = ("input", "path", "video", "file", "filename", "filepath", "url")
 TEXT_SUFFIXES = (".txt", ".cls", ".text", ".caption")
-MAX_COMPANION = 1 << 16  # bytes of a file beside a video that becomes a column
+MAX_COMPANION = 1 << 16  # bytes of a JSON or text file that becomes columns
 ROWS_AT_ONCE = 1024
 MAX_LINE = 1 << 24  # bytes of a line of JSON; a file without line ends must not fill memory
 
 Found = Iterator[Item | Fault]
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Names of the columns of a table; all others are copied to the manifest.
-
-    Attributes:
-        input: column of paths or URLs; the first of `INPUT_NAMES` that exists if None.
-        id: column of ids; if None, `id` if it exists, else ids are made from paths and times.
-        start, end: columns of seconds; if None, `start` and `end` if they exist.
-    """
-
-    input: str | None = None
-    id: str | None = None
-    start: str | None = None
-    end: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,14 +49,20 @@ class Inputs:
         names: folders, files, globs, tables (CSV, TSV, JSONL, parquet), tar shards, URLs.
         lists: files with one path per line; an open stream for standard input.
         zero: paths in lists end with NUL, as `find -print0` writes them.
-        columns: names of the columns of tables.
+        input_column: column of paths or URLs; by default the first of `INPUT_NAMES` that exists.
+        id_column: column of ids; by default `id` if it exists, else ids are made from paths and
+            times.
+        start_column, end_column: columns of seconds; by default `start` and `end` if they exist.
         skip: folder to leave out: the output.
     """
 
     names: Sequence[str] = ()
     lists: Sequence[str | BinaryIO] = ()
     zero: bool = False
-    columns: Columns = Columns()
+    input_column: str | None = None
+    id_column: str | None = None
+    start_column: str | None = None
+    end_column: str | None = None
     skip: Path | None = None
 
 
@@ -74,12 +74,11 @@ def find_items(inputs: Inputs) -> Found:
         UsageError: a table lacks a column, or a package is not installed.
     """
     for name in inputs.names:
-        empty = True
-        for found in _expand(name, inputs):
-            empty = False
-            yield found
-        if empty:
+        found = _expand(name, inputs)
+        first = next(found, None)
+        if first is None:
             raise InputError(f"{name}: no video in it (files count by suffix, such as .mp4)")
+        yield from chain([first], found)
     for source in inputs.lists:
         yield from _read_list(source, inputs.zero)
 
@@ -88,25 +87,28 @@ def _expand(name: str, inputs: Inputs) -> Found:
     if is_url(name):
         base, urls = find_urls(name, VIDEO_SUFFIXES | TABLE_SUFFIXES | {SHARD_SUFFIX})
         for url in urls:
-            yield from _from_file(url, inputs.columns, base)
+            yield from _from_file(url, inputs, base)
     elif Path(name).is_dir():
-        yield from _from_folder(Path(name), inputs.skip)
+        skip = None if inputs.skip is None else os.path.realpath(inputs.skip)
+        base = os.path.join(Path(name), "")  # noqa: PTH118 - with a trailing slash
+        for path in _scan(os.fspath(Path(name)), skip, ()):
+            yield make_item(None, path, name=_stem(path[len(base) :]))
     elif Path(name).exists():
-        yield from _from_file(name, inputs.columns)
+        yield from _from_file(name, inputs)
     elif glob.has_magic(name):
         # the function: Path.glob takes no absolute pattern
         for match in glob.iglob(name, recursive=True):  # noqa: PTH207
             if not os.path.isdir(match):  # noqa: PTH112
-                yield from _from_file(match, inputs.columns)
+                yield from _from_file(match, inputs)
     else:
         raise InputError(f"{name}: no such file or folder")
 
 
-def _from_file(name: str, columns: Columns, base: str = "") -> Found:
+def _from_file(name: str, inputs: Inputs, base: str = "") -> Found:
     """The items of one file or URL: a video, a table or a shard; ids are relative to `base`."""
     suffix = _suffix(name).lower()
     if suffix in TABLE_SUFFIXES:
-        yield from _read_table(name, columns)
+        yield from _read_table(name, inputs)
     elif suffix == SHARD_SUFFIX:
         yield from _read_shard(name)
     else:
@@ -117,30 +119,22 @@ def _from_file(name: str, columns: Columns, base: str = "") -> Found:
 # Folders
 
 
-def _from_folder(folder: Path, skip: Path | None) -> Found:
+def _scan(folder: str, skip: str | None, parents: tuple[tuple[int, int], ...]) -> Iterator[str]:
     """Videos in a folder and its subfolders; hidden files are skipped, links followed once."""
-    skipped = None if skip is None else os.path.realpath(skip)
-    base = os.path.join(folder, "")  # noqa: PTH118 - with a trailing slash
-    for path in _walk(os.fspath(folder), skipped, ()):
-        yield make_item(None, path, name=_stem(path[len(base) :]))
-
-
-def _walk(folder: str, skip: str | None, parents: tuple[tuple[int, int], ...]) -> Iterator[str]:
     try:
         status = Path(folder).stat()
         key = (status.st_dev, status.st_ino)
         if key in parents or os.path.realpath(folder) == skip:
             return
         with os.scandir(folder) as files:
-            found = sorted((file.name, _is_folder(file)) for file in files)
+            found = sorted((file.name, file.path, _is_folder(file)) for file in files)
     except OSError as exc:
         raise InputError(f"{folder}: cannot be searched ({exc.strerror})") from exc
-    for name, is_folder in found:
-        path = os.path.join(folder, name)  # noqa: PTH118 - called a million times, and Path is slow
+    for name, path, is_folder in found:
         if name.startswith("."):
             continue
         if is_folder:
-            yield from _walk(path, skip, (*parents, key))
+            yield from _scan(path, skip, (*parents, key))
         elif _suffix(name).lower() in VIDEO_SUFFIXES:
             yield path
 
@@ -171,25 +165,17 @@ def _suffix(path: str) -> str:
 
 def _read_list(source: str | BinaryIO, zero: bool) -> Found:
     """The paths of a list; empty lines are skipped."""
-    if not isinstance(source, str):
-        yield from _from_lines(source, zero)
-        return
     try:
-        with open_file(source) as file:
-            yield from _from_lines(file, zero)
+        with open_file(source) if isinstance(source, str) else nullcontext(source) as file:
+            for line in _split(file, b"\0" if zero else b"\n"):
+                path = os.fsdecode(line if zero else line.rstrip(b"\r"))
+                if "\0" in path:
+                    message = f"{path}: contains NUL bytes: do NULs end the names of this list?"
+                    yield Fault(path, path, message)
+                elif path:
+                    yield make_item(None, path, name=_stem(path))
     except OSError as exc:
         raise InputError(f"{source}: cannot be read ({exc.strerror or exc})") from exc
-
-
-def _from_lines(file: BinaryIO, zero: bool) -> Found:
-    for line in _split(file, b"\0" if zero else b"\n"):
-        path = os.fsdecode(line if zero else line.rstrip(b"\r"))
-        if "\0" in path:
-            yield Fault(
-                path, path, f"{path}: contains NUL bytes: do NULs end the names of this list?"
-            )
-        elif path:
-            yield make_item(None, path, name=_stem(path))
 
 
 def _split(file: BinaryIO, end: bytes) -> Iterator[bytes]:
@@ -212,9 +198,10 @@ def _read_shard(name: str) -> Found:
     count = 0
     try:
         with open_file(name) as file, tarfile.open(fileobj=file, mode="r:") as shard:
-            for group in _groups(shard):
+            for _, group in groupby(_files(shard), lambda info: _key(info.name)):
+                files = list(group)
                 count += 1
-                yield from _from_group(shard, group, name, stem)
+                yield from _from_group(shard, files, name, stem)
     except (tarfile.TarError, OSError, EOFError, ValueError) as exc:
         reason = " ".join(str(exc).split())[:100]
         if not count:
@@ -222,22 +209,15 @@ def _read_shard(name: str) -> Found:
         yield Fault(stem, name, f"{name}: damaged after {count} samples ({reason})", name)
 
 
-def _groups(shard: tarfile.TarFile) -> Iterator[list[tarfile.TarInfo]]:
-    """Consecutive files that have the same name up to the first dot."""
-    group: list[tarfile.TarInfo] = []
+def _files(shard: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while (info := shard.next()) is not None:
         shard.members = []  # type: ignore[attr-defined]  # tarfile would keep all of them
-        if not info.isfile() or PurePosixPath(info.name).name.startswith("."):
-            continue
-        if group and _key(info.name) != _key(group[0].name):
-            yield group
-            group = []
-        group.append(info)
-    if group:
-        yield group
+        if info.isfile() and not PurePosixPath(info.name).name.startswith("."):
+            yield info
 
 
 def _key(name: str) -> str:
+    """The name up to the first dot, which files of one sample share."""
     folder, slash, base = name.rpartition("/")
     return folder + slash + base.partition(".")[0]
 
@@ -248,7 +228,7 @@ def _from_group(
     videos = [info for info in group if PurePosixPath(info.name).suffix.lower() in VIDEO_SUFFIXES]
     columns: dict[str, Any] = {}
     for info in group if videos else ():
-        columns |= _companion(shard, info)
+        columns |= _columns_of(shard, info)
     for info in videos:
         suffix = PurePosixPath(info.name).suffix if len(videos) > 1 else ""
         id_ = valid_text(f"{stem}/{_key(info.name)}{suffix}")
@@ -259,7 +239,7 @@ def _from_group(
         yield Item(id_, name, Member(info.name, info.offset_data, info.size), columns=columns)
 
 
-def _companion(shard: tarfile.TarFile, info: tarfile.TarInfo) -> dict[str, Any]:
+def _columns_of(shard: tarfile.TarFile, info: tarfile.TarInfo) -> dict[str, Any]:
     """Columns from a small JSON or text file with the key of a video."""
     suffix = PurePosixPath(info.name).suffix.lower()
     if suffix not in (".json", *TEXT_SUFFIXES) or info.size > MAX_COMPANION or info.issparse():
@@ -282,7 +262,7 @@ Rows = Iterator[tuple[int, Mapping[str, Any] | None]]
 """Line numbers and rows; None for a malformed row."""
 
 
-def _read_table(name: str, columns: Columns) -> Found:
+def _read_table(name: str, inputs: Inputs) -> Found:
     """The items of a table; paths in it are relative to its folder."""
     suffix = PurePosixPath(name).suffix.lower()
     try:
@@ -293,7 +273,7 @@ def _read_table(name: str, columns: Columns) -> Found:
                 rows = _csv_rows(file, SEPARATORS[suffix])
             else:
                 rows = _json_rows(file)
-            yield from _from_rows(rows, name, columns, suffix not in (".jsonl", ".ndjson"))
+            yield from _from_rows(rows, name, inputs, suffix not in (".jsonl", ".ndjson"))
     except (OSError, csv.Error, UnicodeDecodeError) as exc:
         raise InputError(f"{name}: cannot be read as a table ({exc})") from exc
 
@@ -308,9 +288,7 @@ def _csv_rows(file: BinaryIO, separator: str) -> Rows:
 
 
 def _json_rows(file: BinaryIO) -> Rows:
-    number = 0
-    while line := file.readline(MAX_LINE):
-        number += 1
+    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), 1):
         try:
             row = json.loads(line) if line.strip() else {}
         except (ValueError, RecursionError):
@@ -327,33 +305,29 @@ def _parquet_rows(file: BinaryIO, name: str) -> Rows:
     try:
         table = parquet.ParquetFile(file)
         yield 1, dict.fromkeys(table.schema_arrow.names)
-        number = 1
-        for batch in table.iter_batches(ROWS_AT_ONCE):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
+        batches = table.iter_batches(ROWS_AT_ONCE)
+        yield from enumerate((row for batch in batches for row in batch.to_pylist()), 2)
     except ArrowException as exc:
         reason = " ".join(str(exc).split())[:150]
         raise InputError(f"{name}: not a readable parquet file ({reason})") from exc
 
 
-def _from_rows(rows: Rows, name: str, columns: Columns, has_header: bool) -> Found:
+def _from_rows(rows: Rows, name: str, inputs: Inputs, has_header: bool) -> Found:
     """Convert rows to items. The first row of a table with a header has names and no values."""
-    chosen: Columns | None = None
+    header = next(rows, (1, None))[1] if has_header else None
+    chosen = None if header is None else _choose(inputs, header, name)
     for number, row in rows:
-        if row is not None and (chosen is None or not has_header):
-            chosen = _choose(columns, row, name)
-            if has_header:
-                continue
         where = f"{name}:{number}"
+        if row is not None and not has_header:
+            chosen = _choose(inputs, row, name)
         if row is None or chosen is None:
             yield Fault(where, where, f"{where}: not a row of the table", name)
-            continue
-        yield _from_row(row, chosen, name, where)
+        else:
+            yield _from_row(row, chosen, name, where)
 
 
-def _choose(columns: Columns, row: Mapping[str, Any], name: str) -> Columns:
-    """The names of the columns of this table.
+def _choose(inputs: Inputs, row: Mapping[str, Any], name: str) -> dict[str, str | None]:
+    """The columns for input, id, start and end in this table; all others are copied.
 
     Raises:
         OptionError: a column that was asked for is missing.
@@ -361,30 +335,28 @@ def _choose(columns: Columns, row: Mapping[str, Any], name: str) -> Columns:
     """
     names = list(row)
     shown = (", ".join(names[:8]) or "no column") + (" ..." if len(names) > 8 else "")
-    for field, wanted in vars(columns).items():
+    chosen = {}
+    for key in ("input", "id", "start", "end"):
+        wanted = getattr(inputs, f"{key}_column")
         if wanted is not None and wanted not in row:
-            raise OptionError(f"{field}_column", wanted, f"a column of {name}, which has {shown}")
-    source = columns.input or next((key for key in INPUT_NAMES if key in row), None)
-    if source is None:
-        wanted = ", ".join(INPUT_NAMES[:3])
-        raise UsageError(f"{name}: has no column {wanted} ..., but {shown}: give `input_column`")
-    others = {
-        key: getattr(columns, key) or (key if key in row else None)
-        for key in ("id", "start", "end")
-    }
-    return Columns(source, others["id"], others["start"], others["end"])
+            raise OptionError(f"{key}_column", wanted, f"a column of {name}, which has {shown}")
+        known = INPUT_NAMES if key == "input" else (key,)
+        chosen[key] = wanted or next((column for column in known if column in row), None)
+    if chosen["input"] is None:
+        first = ", ".join(INPUT_NAMES[:3])
+        raise UsageError(f"{name}: has no column {first} ..., but {shown}: give `input_column`")
+    return chosen
 
 
-def _from_row(row: Mapping[str, Any], columns: Columns, name: str, where: str) -> Item | Fault:
-    values = dict(row)
-    source = values.pop(str(columns.input), None)
-    given = values.pop(columns.id, None) if columns.id else None
-    start = values.pop(columns.start, None) if columns.start else None
-    end = values.pop(columns.end, None) if columns.end else None
+def _from_row(
+    row: Mapping[str, Any], chosen: dict[str, str | None], name: str, where: str
+) -> Item | Fault:
+    values: dict[Any, Any] = dict(row)
+    source, given, start, end = (values.pop(key, None) for key in chosen.values())
     label = where if given in (None, "") else str(given)
     if not isinstance(source, str) or not source or "\0" in source:
         return Fault(label, where, f"{where}: has no input", name)
-    if columns.id is not None and given in (None, ""):
+    if chosen["id"] is not None and given in (None, ""):
         return Fault(label, where, f"{where}: has no id", name)
     path = source
     if not is_url(source) and not os.path.isabs(source) and "/" in name:  # noqa: PTH117

@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import errno
 import filecmp
-import hashlib
 import os
 import threading
 import time
 from collections.abc import Generator, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from vtok._files import atomic_output
-from vtok.dataset.fetch import digest, fetched, signature
-from vtok.dataset.item import Item
-from vtok.dataset.journal import Record
+from vtok.dataset.item import Item, Record, digest, fetched, file_sha256, signature
 from vtok.dataset.options import DatasetOptions
 from vtok.errors import InputError, OutputError, VideoError, VtokError
 from vtok.pipeline.files import CountingStream, open_reader
-from vtok.pipeline.options import EncodeOptions
 from vtok.pipeline.result import CodeChunk, Observer, Result, make_result
 from vtok.video.decoder_process import Decoder
 from vtok.video.frames import Frames
 
 if TYPE_CHECKING:
-    from vtok.models.load import LoadedTokenizer, ModelLike
+    from vtok.models.load import ModelLike
 
 T = TypeVar("T")
 
@@ -80,111 +75,93 @@ class Job:
     tmp: Path
     scratch: Path
 
-    def load(self) -> LoadedTokenizer:
-        """Load the model, for all threads of this process to share."""
-        from vtok.models.load import resolve
-        from vtok.pipeline._runtime import batched
-
-        options = self.options
-        model = resolve(self.model, device=options.device, dtype=options.dtype)
-        return batched(model, options.batch or (1 if model.device.type == "cpu" else GPU_BATCH))
-
-    def encode_options(self, item: Item) -> EncodeOptions:
-        """Options for one item."""
-        return replace(
-            self.options.encode,
-            to=self.options.file_format,
-            start_seconds=item.start_seconds,
-            duration_seconds=item.duration_seconds,
-        )
-
 
 class PhaseTimer(Observer):
-    """Time spent in each phase; of nested phases, only the innermost runs.
+    """Time spent in each phase; of nested phases, only the innermost counts.
 
     As an observer of an `Encoder`, it times reading frames and model calls.
+
+    Args:
+        name: name of the video, for the error.
+        limit: seconds from now on after which reading frames fails; None for no limit.
 
     Attributes:
         seconds: by phase.
         failed: innermost phase that raised an exception.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, limit: float | None) -> None:
+        self._name, self._limit = name, limit
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self.failed: str | None = None
-        self._stack: list[str] = []
-        self._since = time.perf_counter()
+        self._phase: str | None = None
+        self._begin = self._since = time.perf_counter()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time the block as a phase."""
-        self._switch()
-        self._stack.append(name)
+        outer = self._switch(name)
         try:
             yield
         except Exception:
             self.failed = self.failed or name
             raise
         finally:
-            self._switch()
-            self._stack.pop()
+            self._switch(outer)
 
     def frames(self, batches: Iterator[Frames]) -> Iterator[Frames]:
-        """Forward frames; reading them is the decode phase."""
-        return self._follow("decode", batches)
+        """Forward frames; reading them is the decode phase.
+
+        Raises:
+            VideoError: the time limit has passed.
+        """
+        for batch in self._follow("decode", batches):
+            yield batch
+            if self._limit is not None and time.perf_counter() - self._begin > self._limit:
+                self.failed = "decode"
+                limit = f"`clip_timeout_seconds` {self._limit:g}"
+                raise VideoError(f"{self._name}: took longer than {limit}")
 
     def chunks(self, chunks: Iterator[CodeChunk]) -> Iterator[CodeChunk]:
         """Forward chunks; making them is the model phase."""
         return self._follow("model", chunks)
 
     def _follow(self, name: str, values: Iterator[T]) -> Iterator[T]:
+        end = object()
         while True:
             with self.phase(name):
-                try:
-                    value = next(values)
-                except StopIteration:
-                    return
-            yield value
+                value = next(values, end)
+            if value is end:
+                return
+            yield cast(T, value)
 
-    def _switch(self) -> None:
-        now = time.perf_counter()
-        if self._stack:
-            self.seconds[self._stack[-1]] += now - self._since
-        self._since = now
-
-
-class TimeLimit(Observer):
-    """Observer that fails a video that takes too long.
-
-    Args:
-        name: name of the video, for the error.
-        seconds: time limit from now; None for no limit.
-    """
-
-    def __init__(self, name: str, seconds: float | None) -> None:
-        self._name, self._seconds, self._begin = name, seconds, time.monotonic()
-
-    def frames(self, batches: Iterator[Frames]) -> Iterator[Frames]:
-        """Forward frames, and check the time after each batch."""
-        limit = self._seconds
-        for batch in batches:
-            yield batch
-            if limit is not None and time.monotonic() - self._begin > limit:
-                raise VideoError(f"{self._name}: took longer than `clip_timeout_seconds` {limit:g}")
+    def _switch(self, name: str | None) -> str | None:
+        """Start another phase; returns the one before."""
+        now, outer = time.perf_counter(), self._phase
+        if outer is not None:
+            self.seconds[outer] += now - self._since
+        self._phase, self._since = name, now
+        return outer
 
 
 class Worker:
-    """Encodes one item after another, with its own decoder process.
+    """Encodes items in any number of threads, each with its own decoder process.
 
-    Args:
-        model: encodes.
-        job: settings of the run.
+    Attributes:
+        model: loaded for all threads.
     """
 
-    def __init__(self, model: LoadedTokenizer, job: Job) -> None:
-        self._model, self._job = model, job
-        memory = job.options.memory_mb
-        self._decoder = Decoder(None if memory is None else memory << 20)
+    def __init__(self, job: Job) -> None:
+        from vtok.models.load import resolve
+        from vtok.pipeline._runtime import batched
+
+        options = job.options
+        model = resolve(job.model, device=options.device, dtype=options.dtype)
+        batch = options.batch or (1 if model.device.type == "cpu" else GPU_BATCH)
+        self.model, self._job = batched(model, batch), job
+        self._local = threading.local()
+        self._decoders: list[Decoder] = []
+        self._closed = False
 
     def encode(self, task: Task) -> Record:
         """Encode an item; returns its record, also of a failure.
@@ -192,7 +169,8 @@ class Worker:
         Raises:
             DiskFailure: the output disk is full or broken.
         """
-        item, timer, begin = task.item, PhaseTimer(), time.perf_counter()
+        item, begin = task.item, time.perf_counter()
+        timer = PhaseTimer(item.name, self._job.options.clip_timeout_seconds)
         record = blank_record(task)
         try:
             record |= self._encode(task, timer)
@@ -206,25 +184,24 @@ class Worker:
         return record
 
     def close(self) -> None:
-        """End the decoder process, also from another thread; a running item fails."""
-        self._decoder.close()
+        """End the decoder processes, also from another thread; running items fail."""
+        self._closed = True
+        for decoder in self._decoders:
+            decoder.close()
 
     def _encode(self, task: Task, timer: PhaseTimer) -> Record:
         item = task.item
-        with timer.phase("fetch"):
-            sign = signature(item)
-            source = fetched(item, self._job.scratch)
-            path = source.__enter__()
-        try:
+        with ExitStack() as stack:
             with timer.phase("fetch"):
+                sign = signature(item)
+                path = stack.enter_context(fetched(item, self._job.scratch))
                 content = digest(item, path)
-            with timer.phase("write"):
-                result, sha256 = self._write(task, path, timer)
-        except VtokError as error:
-            error.args = (str(error).replace(str(path), item.name),)
-            raise
-        finally:
-            source.__exit__(None, None, None)
+            try:
+                with timer.phase("write"):
+                    result, sha256 = self._write(task, path, timer)
+            except VtokError as error:
+                error.args = (str(error).replace(str(path), item.name),)
+                raise
         return {**_facts(result), "signature": sign, "digest": content, "sha256": sha256}
 
     def _write(self, task: Task, path: Path, timer: PhaseTimer) -> tuple[Result, str]:
@@ -236,17 +213,17 @@ class Worker:
             except OSError as exc:
                 raise OutputError(f"{task.target}: cannot be written ({exc.strerror})") from exc
             with file:
-                hashing = _Hashing(file)
-                stream = CountingStream(cast(BinaryIO, hashing), str(task.target))
+                stream = CountingStream(file, str(task.target))
                 result = self._encode_into(stream, task, path, timer)
                 stream.flush()
             # a killed run may have left the same bytes
-            if not task.replace and _differs(task.target, temporary):
+            is_kept = task.replace or not task.target.exists()
+            if not is_kept and not filecmp.cmp(task.target, temporary, shallow=False):
                 raise OutputError(
                     f"{task.target}: exists already and is not from this data set: move it, or "
                     "set `overwrite`"
                 )
-        return result, hashing.sha256
+            return result, file_sha256(temporary)
 
     def _encode_into(
         self, stream: CountingStream, task: Task, path: Path, timer: PhaseTimer
@@ -254,80 +231,63 @@ class Worker:
         from vtok.pipeline.encode import encode_reader
         from vtok.pipeline.rate import PsnrMeter
 
-        item, options = task.item, self._job.encode_options(task.item)
+        item, settings = task.item, self._job.options
+        start, duration = item.seconds
+        options = replace(
+            settings.encode,
+            to=settings.file_format,
+            start_seconds=start,
+            duration_seconds=duration,
+        )
         with timer.phase("decode"):
-            reader = open_reader(path, options, self._decoder)
+            if not hasattr(self._local, "decoder"):
+                memory = settings.memory_mb
+                self._local.decoder = Decoder(None if memory is None else memory << 20)
+                self._decoders.append(self._local.decoder)
+            if self._closed:
+                raise RuntimeError("the run has ended")
+            reader = open_reader(path, options, self._local.decoder)
         with reader:
-            width, height = reader.output_size
-            meter = PsnrMeter(self._model, (height, width)) if self._job.options.psnr else None
-            limit = TimeLimit(item.name, self._job.options.clip_timeout_seconds)
+            meter = PsnrMeter(self.model, reader.output_size[::-1]) if settings.psnr else None
             header, counts = encode_reader(
                 reader,
                 stream,
                 name=os.fspath(path) if item.member is None else item.member.name,
-                model=self._model,
+                model=self.model,
                 options=options,
-                observers=[*([meter] if meter else []), limit, timer],
+                observers=[*([meter] if meter else []), timer],
             )
         if meter is not None:
             counts.psnr = meter.psnr
         return make_result(item.name, task.target, header, counts, 0.0)
 
 
-class LocalEngine:
-    """Encodes in threads of this process.
+def encode_in_threads(
+    job: Job, workers: int, tasks: Iterator[Task]
+) -> Generator[Record, None, None]:
+    """Encode tasks in threads of this process; see `vtok.dataset.scheduler.Engine`.
 
     Numeric libraries release the interpreter lock while they compute, and decoding happens in
     child processes, so threads keep as many cores busy.
-
-    Args:
-        job: settings of the run; the model is loaded when there is something to do.
-        workers: number of threads.
     """
+    from vtok.pipeline._runtime import many_videos  # imports torch
 
-    def __init__(self, job: Job, workers: int) -> None:
-        self._job, self._num_workers = job, workers
-        self._local = threading.local()
-        self._workers: list[Worker] = []
-        self._stopped = False
-
-    def run(self, tasks: Iterator[Task]) -> Generator[Record, None, None]:
-        """See `vtok.dataset.scheduler.Engine`."""
-        first = next(tasks, None)
-        if first is None:
-            return
-        from vtok.pipeline._runtime import many_videos  # imports torch
-
-        self._model = self._job.load()
-        with many_videos(self._model.device):
-            yield from self._run_in_threads(chain([first], tasks))
-
-    def _run_in_threads(self, tasks: Iterator[Task]) -> Generator[Record, None, None]:
-        pool = ThreadPoolExecutor(self._num_workers, thread_name_prefix="vtok-dataset")
-        running: set[Future[Record]] = set()
+    worker = Worker(job)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="vtok-dataset")
+    running: set[Future[Record]] = set()
+    with many_videos(worker.model.device):
         try:
             for task in tasks:
-                running.add(pool.submit(self._encode, task))
-                if len(running) >= AHEAD * self._num_workers:
+                running.add(pool.submit(worker.encode, task))
+                if len(running) >= AHEAD * workers:
                     done, running = wait(running, return_when=FIRST_COMPLETED)
                     yield from (future.result() for future in done)
-            while running:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
+            for future in as_completed(running):
+                yield future.result()
         finally:
-            self._stopped = True
-            for worker in self._workers:
-                worker.close()  # running items fail
-            pool.shutdown(wait=True, cancel_futures=True)
-
-    def _encode(self, task: Task) -> Record:
-        if not hasattr(self._local, "worker"):
-            self._local.worker = Worker(self._model, self._job)
-            self._workers.append(self._local.worker)
-        if self._stopped:
-            raise RuntimeError("the run has ended")
-        worker: Worker = self._local.worker
-        return worker.encode(task)
+            pool.shutdown(wait=False, cancel_futures=True)
+            worker.close()  # running items fail
+            pool.shutdown()
 
 
 def blank_record(task: Task) -> Record:
@@ -368,10 +328,9 @@ def _describe(error: Exception, name: str) -> Record:
     kind = type(error).__name__
     if isinstance(error, VtokError):
         return {"error": kind, "message": str(error)}
-    if isinstance(error, MemoryError):
-        return {"error": "MemoryError", "message": f"{name}: out of memory"}
-    if kind == "OutOfMemoryError":
-        return {"error": "MemoryError", "message": f"{name}: the device is out of memory"}
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
+        where = "" if isinstance(error, MemoryError) else "the device is "
+        return {"error": "MemoryError", "message": f"{name}: {where}out of memory"}
     text = " ".join(f"{kind}: {error}".split())[:200]
     return {"error": kind, "message": f"{name}: internal error: {text}"}
 
@@ -394,26 +353,3 @@ def _check_inside(target: Path, root: Path) -> None:
     inside = target.parent.resolve().is_relative_to(root.resolve())
     if not inside or target.is_symlink():
         raise OutputError(f"{target}: a link leads outside {root}: nothing is written there")
-
-
-def _differs(target: Path, made: Path) -> bool:
-    return target.exists() and not filecmp.cmp(target, made, shallow=False)
-
-
-class _Hashing:
-    """A file that computes the SHA-256 of what is written."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._found = file, hashlib.sha256()
-
-    @property
-    def sha256(self) -> str:
-        return self._found.hexdigest()
-
-    def write(self, data: Any) -> int:
-        taken = self._file.write(data)
-        self._found.update(data)
-        return taken
-
-    def flush(self) -> None:
-        self._file.flush()

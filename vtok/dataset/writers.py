@@ -16,42 +16,50 @@ import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vtok._files import atomic_output
-from vtok.dataset.fetch import file_sha256
 from vtok.dataset.folder import DatasetFolder
-from vtok.dataset.item import Item, file_name
-from vtok.dataset.journal import Record
-from vtok.dataset.partition import Partition
+from vtok.dataset.item import Item, Record, file_name, file_sha256
+from vtok.dataset.options import SHARD_FORMATS, DatasetOptions
 from vtok.dataset.plan import Plan
 from vtok.errors import UsageError
 
 Codes = npt.NDArray[np.unsignedinteger]
+Note = Callable[[Record], None]
 Contents = Iterator[tuple[Record, bytes]]
 """Records of the items of a shard, each with the content of its staged file."""
 
 
 class Writer:
-    """Base class of the outputs of a run; called from one thread."""
+    """Output of a run: one file per item, with the suffix `to`; called from one thread."""
+
+    def __init__(self, folder: DatasetFolder, to: str) -> None:
+        self._folder, self._to = folder, to
 
     def has(self, record: Record) -> bool:
         """Return True if the codes of an encoded item still exist."""
-        raise NotImplementedError
+        try:
+            status = os.stat(f"{self._folder.root}/{record['output']}")  # noqa: PTH116 - Path is slow
+            return bool(status.st_size == record["bytes"])
+        except OSError:
+            return False
 
     def start(self) -> None:
         """Prepare, once the plan knows what to do."""
 
     def assign(self, items: Iterator[Item]) -> Iterator[tuple[Item, Path]]:
         """Yield the items, which come in order of ids, each with the file for its codes."""
-        raise NotImplementedError
+        for item in items:
+            yield item, self._folder.root / self._name(item.id)
 
     def located(self, record: Record) -> Record:
         """Return a record completed by the location of the codes."""
-        raise NotImplementedError
+        output = self._name(record["id"]) if record["status"] == "ok" else None
+        return {**record, "output": output}
 
     def finished(self, record: Record) -> None:
         """Handle an item whose record is in the journal."""
@@ -59,81 +67,34 @@ class Writer:
     def close(self) -> None:
         """Clean up when all items are finished."""
 
-
-class FileWriter(Writer):
-    """One file per item.
-
-    Args:
-        root: folder of the data set.
-        to: vtok, npy or safetensors.
-    """
-
-    def __init__(self, root: Path, to: str) -> None:
-        self._root, self._to = root, to
-
-    def has(self, record: Record) -> bool:
-        """See `Writer`."""
-        try:
-            status = os.stat(f"{self._root}/{record['output']}")  # noqa: PTH116 - Path is slow
-            return bool(status.st_size == record["bytes"])
-        except OSError:
-            return False
-
-    def assign(self, items: Iterator[Item]) -> Iterator[tuple[Item, Path]]:
-        """See `Writer`."""
-        for item in items:
-            yield item, self._root / self._name(item.id)
-
-    def located(self, record: Record) -> Record:
-        """See `Writer`."""
-        output = self._name(record["id"]) if record["status"] == "ok" else None
-        return {**record, "output": output}
-
     def _name(self, id_: str) -> str:
         return f"{file_name(id_)}.{self._to}"
 
 
-class ShardFormat(Protocol):
-    """Layout of the items in the files of a shard."""
+def make_writer(folder: DatasetFolder, plan: Plan, options: DatasetOptions, note: Note) -> Writer:
+    """Make the writer of a run; `note` adds a record to journal and plan.
 
-    def names(self, number: int) -> list[str]:
-        """Return the file names of a shard; the shard is complete when the last exists."""
-
-    def write(self, paths: list[Path], contents: Contents) -> None:
-        """Write a shard, with the same bytes for the same items."""
-
-    def read(self, paths: list[Path]) -> Iterator[tuple[str, bytes]]:
-        """Yield ids and staged contents, in order."""
-
-
-class ShardWriter(Writer):
-    """Shards with a fixed number of items.
-
-    Args:
-        folder: of the data set.
-        partition: of the run.
-        plan: with all items and journals.
-        form: layout of a shard.
-        size: items per shard.
-        note: adds a record to journal and plan.
+    Raises:
+        UsageError: the format needs a package that is not installed.
     """
+    if options.to in SHARD_FORMATS:
+        return _ShardWriter(folder, plan, options, note)
+    return Writer(folder, options.to)
+
+
+class _ShardWriter(Writer):
+    """Shards with a fixed number of items."""
 
     def __init__(
-        self,
-        folder: DatasetFolder,
-        partition: Partition,
-        plan: Plan,
-        form: ShardFormat,
-        size: int,
-        note: Callable[[Record], None],
+        self, folder: DatasetFolder, plan: Plan, options: DatasetOptions, note: Note
     ) -> None:
-        self._folder, self._partition, self._plan = folder, partition, plan
-        self._form, self._size, self._note = form, size, note
+        self._folder, self._plan, self._note = folder, plan, note
+        self._partition, self._size = options.partition, options.shard_size
+        self._form = shard_format(options.to)
         self._open: dict[int, int] = {}  # shard -> items to come
         self._exists: dict[int, bool] = {}
 
     def has(self, record: Record) -> bool:
-        """See `Writer`."""
         written = self._plan.written_in(record["id"])
         if written is not None and written[1] == record["sha256"] and self._is_there(written[0]):
             return True
@@ -141,16 +102,16 @@ class ShardWriter(Writer):
         return path.is_file() and path.stat().st_size == record["bytes"]
 
     def start(self) -> None:
-        """See `Writer`; also writes shards that were complete when an earlier run stopped."""
+        """Write the shards that were complete when an earlier run stopped."""
         self._open = self._plan.open_shards()
-        self._remove_leftovers()
+        self.close()
         for shard in sorted({shard for _, shard in self._plan.unwritten()}):
             is_own = shard % self._partition.count == self._partition.index
             if is_own and shard not in self._open:
                 self._write(shard)
 
     def assign(self, items: Iterator[Item]) -> Iterator[tuple[Item, Path]]:
-        """See `Writer`; items without a shard fill new ones."""
+        """Items without a shard fill new ones."""
         new: list[Item] = []
         for item in items:
             if self._plan.shard_of(item.id) is not None:
@@ -164,7 +125,6 @@ class ShardWriter(Writer):
             yield from self._new_shard(new)
 
     def located(self, record: Record) -> Record:
-        """See `Writer`."""
         if record["status"] != "ok":
             return {**record, "output": None}
         shard = self._plan.shard_of(record["id"])
@@ -173,7 +133,6 @@ class ShardWriter(Writer):
         return {**record, "output": self._form.names(shard)[0], "staged": staged}
 
     def finished(self, record: Record) -> None:
-        """See `Writer`."""
         shard = self._plan.shard_of(record["id"])
         if shard is None:
             return
@@ -183,8 +142,11 @@ class ShardWriter(Writer):
             self._write(shard)
 
     def close(self) -> None:
-        """See `Writer`."""
-        self._remove_leftovers()
+        """Remove staged codes that are in their shard, or whose item is encoded again."""
+        needed = {_sha256(id_.encode()) for id_, _ in self._plan.unwritten()}
+        for path in self._folder.staged(self._partition).glob("*/*.part"):
+            if path.stem not in needed:
+                path.unlink(missing_ok=True)
 
     def _new_shard(self, items: list[Item]) -> Iterator[tuple[Item, Path]]:
         number, count = self._plan.next_shard(), self._partition.count
@@ -198,16 +160,14 @@ class ShardWriter(Writer):
         """Write a shard with all its items that are encoded."""
         ids = self._plan.encoded_ids(shard)
         found: dict[str, str] = {}
-        files: dict[str, str] = {}
-        if ids:
-            paths = self._paths(shard)[::-1]  # the last file appears last
-            with ExitStack() as stack:
-                tmp = self._folder.tmp(self._partition)
-                made = [stack.enter_context(atomic_output(path, True, tmp)) for path in paths]
+        paths = self._paths(shard)[::-1] if ids else []  # the last file appears last
+        with ExitStack() as stack:
+            tmp = self._folder.tmp(self._partition)
+            made = [stack.enter_context(atomic_output(path, True, tmp)) for path in paths]
+            if ids:
                 self._form.write(made[::-1], self._contents(shard, ids, found))
-                files = {
-                    path.name: file_sha256(half) for path, half in zip(paths, made, strict=True)
-                }
+            sums = map(file_sha256, made)
+            files = {path.name: sha256 for path, sha256 in zip(paths, sums, strict=True)}
         self._note({"kind": "written", "shard": shard, "items": found, "files": files})
         self._exists[shard] = bool(ids)
         for id_ in found:
@@ -259,41 +219,28 @@ class ShardWriter(Writer):
         name = _sha256(id_.encode())
         return self._folder.staged(self._partition) / name[:2] / f"{name}.part"
 
-    def _remove_leftovers(self) -> None:
-        """Remove staged codes that are in their shard, or whose item is encoded again."""
-        needed = {_sha256(id_.encode()) for id_, _ in self._plan.unwritten()}
-        for path in self._folder.staged(self._partition).glob("*/*.part"):
-            if path.stem not in needed:
-                path.unlink(missing_ok=True)
 
-
-class TarFormat:
-    """A tar file with two members per item: `KEY.npy` or `KEY.vtok`, and `KEY.json`.
-
-    Args:
-        file_format: npy or vtok.
-    """
+class _TarFormat:
+    """A tar file with two members per item: `KEY.npy` or `KEY.vtok`, and `KEY.json`."""
 
     def __init__(self, file_format: str) -> None:
         self.file_format = file_format
 
     def names(self, number: int) -> list[str]:
-        """See `ShardFormat`."""
         return [f"{number:06d}.tar"]
 
     def write(self, paths: list[Path], contents: Contents) -> None:
-        """See `ShardFormat`."""
         with tarfile.open(paths[0], "w", format=tarfile.PAX_FORMAT) as shard:
             for record, data in contents:
                 key = file_name(record["id"], dots=False)
-                for suffix, content in ((self.file_format, data), ("json", _json_line(record))):
+                about = json.dumps(_about(record), sort_keys=True).encode() + b"\n"
+                for suffix, content in ((self.file_format, data), ("json", about)):
                     info = tarfile.TarInfo(f"{key}.{suffix}")  # times and owners are 0
                     info.size, info.mode = len(content), 0o644
                     shard.addfile(info, io.BytesIO(content))
                 shard.members = []  # type: ignore[attr-defined]  # tarfile would keep all of them
 
     def read(self, paths: list[Path]) -> Iterator[tuple[str, bytes]]:
-        """See `ShardFormat`."""
         try:
             with tarfile.open(paths[0], "r:") as shard:
                 data = b""
@@ -308,7 +255,7 @@ class TarFormat:
             raise ValueError(str(exc)) from exc
 
 
-class MemmapFormat:
+class _MemmapFormat:
     """Three files in the layout of the 1X World Model challenge.
 
     `video_N.bin` is uint32 [steps, K, h, w], `segment_ids_N.bin` is int32 [steps], the index of
@@ -317,23 +264,22 @@ class MemmapFormat:
     """
 
     def names(self, number: int) -> list[str]:
-        """See `ShardFormat`."""
         return [f"video_{number}.bin", f"segment_ids_{number}.bin", f"metadata_{number}.json"]
 
     def write(self, paths: list[Path], contents: Contents) -> None:
-        """See `ShardFormat`."""
         first = 0
         listed: list[dict[str, Any]] = []
         with paths[0].open("wb") as video, paths[1].open("wb") as segments:
             for record, data in contents:
                 codes = read_npy(data)
-                stacked = codes if codes.ndim == 4 else codes[None]
+                stacked = codes.reshape(-1, *codes.shape[-3:])
                 steps = np.ascontiguousarray(np.moveaxis(stacked, 0, 1), "<u4")  # [t, K, h, w]
                 video.write(steps.tobytes())
                 segments.write(np.full(len(steps), len(listed), "<i4").tobytes())
-                place = {"first": first, "steps": len(steps)}
-                kind = {"dtype": codes.dtype.str, "ndim": codes.ndim}
-                listed.append(_about(record) | place | kind)
+                listed.append({
+                    **_about(record), "first": first, "steps": len(steps),
+                    "dtype": codes.dtype.str, "ndim": codes.ndim,
+                })  # fmt: skip
                 first += len(steps)
         num_codebooks, _, height, width = listed[0]["code_shape"] if listed else (0, 0, 0, 0)
         about = {
@@ -347,22 +293,16 @@ class MemmapFormat:
         paths[2].write_bytes(json.dumps(about, sort_keys=True).encode() + b"\n")
 
     def read(self, paths: list[Path]) -> Iterator[tuple[str, bytes]]:
-        """See `ShardFormat`."""
         about = json.loads(paths[2].read_bytes())
         steps = np.memmap(paths[0], "<u4", "r").reshape(about["shape"])
         for item in about["segments"]:
             codes = np.moveaxis(steps[item["first"] : item["first"] + item["steps"]], 0, 1)
-            if item["ndim"] == 3:
-                codes = codes[0]
+            codes = codes[0] if item["ndim"] == 3 else codes
             yield item["id"], write_npy(codes.astype(item["dtype"]))
 
 
-class ParquetFormat:
-    """A row per item: its id, its codes as bytes with their shape, and its columns.
-
-    Raises:
-        UsageError: pyarrow is not installed.
-    """
+class _ParquetFormat:
+    """A row per item: its id, its codes as bytes with their shape, and its columns."""
 
     def __init__(self) -> None:
         try:
@@ -372,11 +312,9 @@ class ParquetFormat:
         self._arrow: Any = pyarrow
 
     def names(self, number: int) -> list[str]:
-        """See `ShardFormat`."""
         return [f"{number:06d}.parquet"]
 
     def write(self, paths: list[Path], contents: Contents) -> None:
-        """See `ShardFormat`."""
         arrow = self._arrow
         schema = arrow.schema(
             [
@@ -397,7 +335,6 @@ class ParquetFormat:
                 writer.write_batch(arrow.RecordBatch.from_pylist([row], schema))
 
     def read(self, paths: list[Path]) -> Iterator[tuple[str, bytes]]:
-        """See `ShardFormat`."""
         try:
             table = self._arrow.parquet.ParquetFile(paths[0])
             for batch in table.iter_batches(64, columns=["id", "codes", "dtype", "shape"]):
@@ -408,6 +345,15 @@ class ParquetFormat:
             raise ValueError(str(exc)) from exc
 
 
+ShardFormat = _TarFormat | _MemmapFormat | _ParquetFormat
+"""Layout of the items in the files of a shard.
+
+`names(number)` returns the names of its files; the shard is complete when the last exists.
+`write(paths, contents)` writes the same bytes for the same items. `read(paths)` yields ids and
+staged contents, in order.
+"""
+
+
 def shard_format(to: str) -> ShardFormat:
     """Return the shard layout of an output format.
 
@@ -415,8 +361,8 @@ def shard_format(to: str) -> ShardFormat:
         UsageError: it needs a package that is not installed.
     """
     if to == "parquet":
-        return ParquetFormat()
-    return MemmapFormat() if to == "memmap" else TarFormat("vtok" if to == "tar-vtok" else "npy")
+        return _ParquetFormat()
+    return _MemmapFormat() if to == "memmap" else _TarFormat("vtok" if to == "tar-vtok" else "npy")
 
 
 def read_npy(data: bytes) -> Codes:
@@ -437,10 +383,6 @@ def _about(record: Record) -> Record:
     keys = ("id", "input", "start", "end", "frames", "width", "height", "fps", "code_shape",
             "bits_per_code", "columns")  # fmt: skip
     return {key: record.get(key) for key in keys}
-
-
-def _json_line(record: Record) -> bytes:
-    return json.dumps(_about(record), sort_keys=True).encode() + b"\n"
 
 
 def _sha256(data: bytes) -> str:
