@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from vtok.evaluation.metrics import Frames
+from vtok.video.frames import Frames
 
 FPS = 12
 BACKGROUND = np.array([24, 26, 34], np.float32)

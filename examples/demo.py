@@ -10,14 +10,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from vtok.evaluation.metrics import Frames, psnr
-from vtok.evaluation.pictures import side_by_side
+from vtok.evaluation.metrics import psnr
+from vtok.evaluation.pictures import draw_sheet
 from vtok.models.load import ModelCache, load
 from vtok.pipeline.decode import decode_file
 from vtok.pipeline.encode import encode_file
 from vtok.pipeline.inspect import inspect_file
 from vtok.pipeline.options import DecodeOptions, EncodeOptions
 from vtok.pipeline.result import Result
+from vtok.video.frames import Frames
 from vtok.video.images import write_png
 from vtok.video.reader import VideoReader
 
@@ -73,7 +74,8 @@ def main() -> None:
         columns[f"vtok, {bits} bits per position, {decoded.bpp:.3f} bpp"] = recon
     picture = args.out / f"{args.video.stem}.png"
     last = len(original) - 1
-    write_png(picture, side_by_side(columns, [0, last // 2, last]), overwrite=True)
+    rows = [[frames[k] for frames in columns.values()] for k in (0, last // 2, last)]
+    write_png(picture, draw_sheet(rows, titles=list(columns)), overwrite=True)
     console.print(table(encoded, decodes))
     console.print(f"original and reconstructions side by side: {picture}")
 

@@ -20,9 +20,9 @@ from safetensors.numpy import load_file
 
 from vtok import EncodeOptions, TokenModel, encode_tokens_file, load_token_model
 from vtok.errors import InputError, UsageError, VtokError
-from vtok.evaluation.metrics import Frames
 from vtok.evaluation.pictures import draw_sheet
 from vtok.tokens.encode import are_tokens_encoded
+from vtok.video.frames import Frames
 from vtok.video.images import write_png
 from vtok.video.reader import VideoReader
 

@@ -25,9 +25,9 @@ from world_net import WorldNet, bits_per_code, sample
 
 from vtok import VideoTokenizer
 from vtok.errors import UsageError, VtokError
-from vtok.evaluation.metrics import Frames
 from vtok.evaluation.pictures import draw_sheet
 from vtok.training.optimizers import Muon
+from vtok.video.frames import Frames
 from vtok.video.images import write_png
 from vtok.video.writer import VideoWriter
 

@@ -34,13 +34,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # where a test runs th
 from machine import facts, line
 from processes import cpu_seconds
 
-from vtok.evaluation.metrics import Frames
 from vtok.models.load import ModelCache, load
 from vtok.pipeline.codec import Decoder, Encoder
 from vtok.pipeline.decode import decode_file
 from vtok.pipeline.encode import encode_file
 from vtok.pipeline.options import DecodeOptions, EncodeOptions
 from vtok.video.decoder_process import Decoder as DecoderProcess
+from vtok.video.frames import Frames
 from vtok.video.reader import VideoReader
 from vtok.video.writer import VideoWriter
 

@@ -33,10 +33,11 @@ from processes import VTOK, run_command
 
 from vtok.errors import UsageError
 from vtok.evaluation.classic import CODECS, Codec, RateMatcher, find_codec
-from vtok.evaluation.metrics import Frames, psnr
+from vtok.evaluation.metrics import psnr
 from vtok.models.load import LoadedTokenizer, load
 from vtok.pipeline.codec import Decoder, Encoder
 from vtok.video.ffmpeg import ffmpeg_path
+from vtok.video.frames import Frames
 from vtok.video.reader import VideoReader
 
 # as vtok.evaluation.classic asks for a quality, but with as many threads as they like

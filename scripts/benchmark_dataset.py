@@ -29,11 +29,11 @@ import numpy as np
 
 from vtok.dataset.folder import WHOLE, DatasetFolder
 from vtok.dataset.plan import read_journal
-from vtok.evaluation.metrics import Frames
 from vtok.models.load import load
 from vtok.pipeline._runtime import many_videos
 from vtok.pipeline.codec import Encoder
 from vtok.video.decoder_process import Decoder
+from vtok.video.frames import Frames
 from vtok.video.reader import VideoReader
 from vtok.video.writer import VideoWriter
 

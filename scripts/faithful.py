@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vtok.evaluation.metrics import Frames, psnr
+from vtok.evaluation.metrics import psnr
 from vtok.models.load import LoadedTokenizer, load
 from vtok.nn.layers import StreamState
 from vtok.pipeline.codec import Encoder, clip_to_frames, frames_to_clip
+from vtok.video.frames import Frames
 from vtok.video.reader import VideoReader
 
 BEE = Path(__file__).resolve().parent.parent / "examples" / "bee.mp4"

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vtok.evaluation.metrics import Frames
+from vtok.video.frames import Frames
 from vtok.video.images import read_picture
 from vtok.video.reader import VideoReader
 

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vtok.evaluation.clips import CARD
-from vtok.evaluation.evaluate import EvalOptions, evaluate_file
+from vtok.evaluation.evaluate import CARD, EvalOptions, evaluate_file
 from vtok.models.load import LoadedTokenizer, load
 
 

@@ -18,11 +18,10 @@ from pathlib import Path
 
 from vtok._files import atomic_output
 from vtok.evaluation.classic import find_codec
-from vtok.evaluation.clips import CARD
 from vtok.evaluation.compare import compare_file, deltas
 from vtok.evaluation.curves import write_curves
-from vtok.evaluation.evaluate import EvalOptions
-from vtok.evaluation.quality import METRICS
+from vtok.evaluation.evaluate import CARD, EvalOptions
+from vtok.evaluation.metrics import METRICS
 from vtok.evaluation.results import VTOK, ClipResult, Point, mean_points
 from vtok.models.load import LoadedTokenizer, load
 

@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vtok.evaluation.clips import CARD, open_clip
-from vtok.evaluation.metrics import Frames, psnr
+from vtok.evaluation.evaluate import CARD, open_clip
+from vtok.evaluation.metrics import psnr
 from vtok.models.load import LoadedTokenizer, load
 from vtok.nn.config import LEARNERS
 from vtok.pipeline.codec import Encoder, clip_to_frames
 from vtok.tokens.model import TokenModel, load_token_model
+from vtok.video.frames import Frames
 
 COUNTS = (4, 8, 16, 32, 64)
 

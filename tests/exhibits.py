@@ -9,9 +9,10 @@ from PIL import Image, ImageFilter
 
 from vtok.codefile.header import CodeFormat, Header, ModelIdentity, SourceVideo, Transform
 from vtok.evaluation.compare import deltas
-from vtok.evaluation.metrics import psnr, psnr_per_frame
-from vtok.evaluation.report.exhibit import ORIGINAL, ChunkBytes, Exhibit, Strip
+from vtok.evaluation.metrics import psnr
+from vtok.evaluation.report import ORIGINAL, ChunkBytes, Exhibit, Strip
 from vtok.evaluation.results import VTOK, ClipResult, CodeUsage, Point
+from vtok.pipeline.rate import psnr_per_frame
 from vtok.video.images import frame_to_webp, webp_to_frame
 
 Frames = npt.NDArray[np.uint8]

@@ -5,7 +5,7 @@ from pathlib import Path
 from commands import tiny_checkpoint
 from exhibits import make_exhibit
 
-from vtok.evaluation.report.page import build_page
+from vtok.evaluation.report import build_page
 from vtok.models.load import load
 
 WIDTH, HEIGHT, FRAMES = 192, 128, 9

@@ -8,12 +8,11 @@ import torch
 from commands import tiny_model
 from models import make_tokenizer
 
-from vtok.evaluation.metrics import psnr_per_frame
 from vtok.models.load import LoadedTokenizer
 from vtok.pipeline import _runtime
 from vtok.pipeline._runtime import BatchedTokenizer, batched
 from vtok.pipeline.codec import Decoder, Encoder
-from vtok.pipeline.rate import PsnrMeter
+from vtok.pipeline.rate import PsnrMeter, psnr_per_frame
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from commands import rows, tiny_checkpoint, vtok
 
 import vtok.evaluation.doctor as doctor
-import vtok.evaluation.quality as quality
+import vtok.evaluation.metrics as metrics
 from vtok.models.checkpoint import card_quality, list_models, read_card, token_learners
 
 
@@ -46,7 +46,7 @@ def test_doctor_passes(tmp_path: Path) -> None:
 def test_doctor_reports_every_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "NEEDED", ("numpy", "no-such-package"))
     monkeypatch.setattr(doctor, "EXTRAS", {"no-such-extra": "plot"})
-    monkeypatch.setattr(quality, "has_vmaf", lambda: False)
+    monkeypatch.setattr(metrics, "has_vmaf", lambda: False)
     result = vtok("doctor", "--model", "no-such-model")
     lines = {line.split()[1]: line for line in result.stdout.splitlines()}
     assert lines["no-such-package"].startswith("FAILED")

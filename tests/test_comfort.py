@@ -200,7 +200,7 @@ def test_completion_of_lists() -> None:
 def test_completed_names_are_valid() -> None:
     from vtok.dataset.options import FORMATS
     from vtok.evaluation.classic import CODECS
-    from vtok.evaluation.quality import METRICS
+    from vtok.evaluation.metrics import METRICS
     from vtok.nn.config import BASELINES, LEARNERS
 
     offered = {

@@ -11,9 +11,8 @@ from videos import make_video
 
 from vtok.codefile.reader import CodeFileReader
 from vtok.errors import InputError, ShapeError, UsageError, VideoError
-from vtok.evaluation.clips import CARD, Part, open_clip
 from vtok.evaluation.compare import compare_file, deltas, write_side_by_side
-from vtok.evaluation.evaluate import EvalOptions, evaluate_file, stages_of
+from vtok.evaluation.evaluate import CARD, EvalOptions, Part, evaluate_file, open_clip, stages_of
 from vtok.evaluation.metrics import psnr
 from vtok.evaluation.results import ClipResult, CodeUsage, Point, mean_points, total_usage
 from vtok.models.load import LoadedTokenizer, load
@@ -217,18 +216,9 @@ def test_codecs_are_matched_to_the_bytes(
             assert other.bpp == pytest.approx(8 * other.bytes / (12 * 48 * 64))
             assert other.setting.startswith("crf ")
             assert other.bits == one.bits
-        write_side_by_side(
-            tmp_path / "s.mp4", comparison, source=source, part=options.part, model=model, bits=18
-        )
+        write_side_by_side(tmp_path / "s.mp4", comparison, bits=18)
         with pytest.raises(UsageError, match="show=6"):
-            write_side_by_side(
-                tmp_path / "t.mp4",
-                comparison,
-                source=source,
-                part=options.part,
-                model=model,
-                bits=6,
-            )
+            write_side_by_side(tmp_path / "t.mp4", comparison, bits=6)
         kept = comparison.folder
     assert not kept.exists()
     assert not (tmp_path / "t.mp4").exists()

@@ -10,13 +10,13 @@ import pytest
 from commands import tiny_model
 from videos import make_video
 
-from vtok.evaluation.clips import Part
 from vtok.evaluation.compare import coded_frames, compare_file
-from vtok.evaluation.evaluate import EvalOptions
-from vtok.evaluation.metrics import Frames, psnr
-from vtok.evaluation.report.exhibit import exhibit_file
+from vtok.evaluation.evaluate import EvalOptions, Part
+from vtok.evaluation.metrics import psnr
+from vtok.evaluation.report import exhibit_file
 from vtok.pipeline.codec import Decoder
 from vtok.pipeline.result import CodeChunk
+from vtok.video.frames import Frames
 from vtok.video.images import frame_to_webp
 from vtok.video.reader import VideoReader
 
@@ -37,8 +37,7 @@ def test_each_rate_is_decoded_once_and_seen_as_its_file_decodes(
     options = EvalOptions(Part(), bits=(6, 18), metrics=("psnr",))
     with compare_file(source, model=model, codecs=(), options=options) as comparison:
         again = {
-            point.bits: list(coded_frames(comparison, point, model))
-            for point in comparison.result.points
+            point.bits: list(coded_frames(comparison, point)) for point in comparison.result.points
         }
     monkeypatch.setattr(Decoder, "decode_next", counted)
     monkeypatch.setattr(Decoder, "decode", None)

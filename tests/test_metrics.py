@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from vtok.errors import ShapeError
-from vtok.evaluation.metrics import IDENTICAL_DB, psnr, psnr_per_frame
+from vtok.evaluation.metrics import psnr
+from vtok.pipeline.rate import IDENTICAL_DB, psnr_per_frame
 
 
 def test_psnr_of_known_errors() -> None:

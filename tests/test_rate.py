@@ -11,7 +11,6 @@ from videos import LOSSLESS, barcode_frames, run_ffmpeg
 
 from vtok.codefile.reader import CodeFileReader
 from vtok.errors import UsageError
-from vtok.evaluation.metrics import psnr_per_frame
 from vtok.models.load import LoadedTokenizer
 from vtok.pipeline.codec import Decoder
 from vtok.pipeline.decode import read_codes
@@ -19,6 +18,7 @@ from vtok.pipeline.edit import cut_file
 from vtok.pipeline.encode import encode_file
 from vtok.pipeline.inspect import is_encoded
 from vtok.pipeline.options import CutOptions, EncodeOptions
+from vtok.pipeline.rate import psnr_per_frame
 from vtok.video.reader import VideoReader
 
 FRAMES = 70  # in chunks of 29, 32 and 9

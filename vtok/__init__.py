@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from vtok.dataset.folder import Partition
     from vtok.dataset.options import DatasetOptions
     from vtok.dataset.scheduler import Totals
-    from vtok.evaluation.clips import Part
     from vtok.evaluation.compare import Comparison, compare_file
-    from vtok.evaluation.evaluate import EvalOptions, evaluate_file
+    from vtok.evaluation.evaluate import EvalOptions, Part, evaluate_file
     from vtok.evaluation.results import ClipResult, CodeUsage, Point
     from vtok.models.checkpoint import CheckpointInfo, list_models, save_checkpoint
     from vtok.models.load import LoadedTokenizer, ModelCache, load
@@ -119,9 +118,8 @@ _NAMES = {
     "vtok.dataset.folder": "Partition",
     "vtok.dataset.options": "DatasetOptions",
     "vtok.dataset.scheduler": "Totals",
-    "vtok.evaluation.clips": "Part",
     "vtok.evaluation.compare": "Comparison compare_file",
-    "vtok.evaluation.evaluate": "EvalOptions evaluate_file",
+    "vtok.evaluation.evaluate": "EvalOptions Part evaluate_file",
     "vtok.evaluation.results": "ClipResult CodeUsage Point",
     "vtok.models.checkpoint": "CheckpointInfo list_models save_checkpoint",
     "vtok.models.load": "LoadedTokenizer ModelCache load",

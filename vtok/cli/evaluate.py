@@ -28,9 +28,8 @@ from vtok.cli.options import argument, expand_options, option
 from vtok.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from vtok.evaluation.clips import Part
     from vtok.evaluation.compare import Comparison, Notify
-    from vtok.evaluation.evaluate import EvalOptions
+    from vtok.evaluation.evaluate import EvalOptions, Part
 
 RESULTS, CURVES, VIDEO = "results.json", ("curves.png", "curves.svg"), "side-by-side.mp4"
 
@@ -72,7 +71,7 @@ class MeasureOptions:
 
     def part(self, frames: int | None, size: str | None, **more: Any) -> Part:
         """The part of each video to measure; raises a UsageError if --card forbids an option."""
-        from vtok.evaluation.clips import CARD, Part
+        from vtok.evaluation.evaluate import CARD, Part
 
         if not self.card:
             start, timeout = self.start_seconds, self.timeout_seconds
@@ -200,15 +199,7 @@ def compare(
         facts = {**comparison.result.to_json(), "deltas": [one.to_json() for one in found]}
         _write_curves(folder, comparison, overwrite)
         notify(VIDEO, 0, None)
-        write_side_by_side(
-            folder / VIDEO,
-            comparison,
-            source=source,
-            part=part,
-            model=loaded,
-            bits=shown,
-            overwrite=overwrite,
-        )
+        write_side_by_side(folder / VIDEO, comparison, bits=shown, overwrite=overwrite)
         with atomic_output(folder / RESULTS, overwrite) as temporary:
             temporary.write_text(json.dumps(facts, indent=1) + "\n")
     if printing.as_json:

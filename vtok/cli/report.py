@@ -18,8 +18,8 @@ from vtok.cli.options import expand_options, option
 from vtok.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from vtok.evaluation.clips import Part
-    from vtok.evaluation.report.exhibit import Exhibit
+    from vtok.evaluation.evaluate import Part
+    from vtok.evaluation.report import Exhibit
     from vtok.models.load import LoadedTokenizer
 
 DEFAULT_SIDE = "360"
@@ -80,7 +80,7 @@ def report(
     with loading(quiet=printing.quiet):
         from vtok.evaluation.classic import find_codec
         from vtok.evaluation.evaluate import stages_of
-        from vtok.evaluation.report.exhibit import exhibit_file
+        from vtok.evaluation.report import exhibit_file
 
         names = words(codecs) or ()
         for name in names:
@@ -133,7 +133,7 @@ def _part(measure: MeasureOptions, frames: int, size: str | None) -> Part:
 @contextmanager
 def _phases(name: str, *, quiet: bool) -> Iterator[Callable[[str, int, int | None], None]]:
     """Give a function that shows the current phase and its progress."""
-    from vtok.evaluation.report.exhibit import PICTURES
+    from vtok.evaluation.report import PICTURES
     from vtok.evaluation.results import VTOK
 
     current, progress = "", None
@@ -163,7 +163,7 @@ def _write(
     printing: opt.PrintOptions,
 ) -> None:
     """Write the page whole or not at all, and print what it holds."""
-    from vtok.evaluation.report.page import build_page
+    from vtok.evaluation.report import build_page
 
     page = build_page(exhibits, model, title)
     with atomic_output(target, overwrite) as temporary:

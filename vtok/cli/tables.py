@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vtok.cli.console import colours, one_line, print_json
-from vtok.evaluation.quality import METRICS
+from vtok.evaluation.metrics import METRICS
 from vtok.evaluation.results import ClipResult, Point, mean_points, total_usage
 
 if TYPE_CHECKING:

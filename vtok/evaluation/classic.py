@@ -10,17 +10,17 @@ import math
 import re
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from vtok.errors import OptionError, UsageError, VtokError
-from vtok.evaluation.metrics import Frames
 from vtok.video.ffmpeg import QUIET, ffmpeg_path, input_arguments
+from vtok.video.frames import Frames
 from vtok.video.writer import BT709, TO_BT709, Encoder, Encoding
 
 TOLERANCE = 0.02
@@ -129,22 +129,20 @@ def make_master(path: Path, batches: Iterable[Frames], fps: Fraction) -> Master:
         OutputError: if the file cannot be written.
         VtokError: if there are no frames.
     """
-    encoder: Encoder | None = None
-    height = width = frames = 0
+    batches = iter(batches)
+    if (first := next(batches, None)) is None:
+        raise VtokError("the clip has no frames to compare")
+    frames, (height, width) = 0, first.shape[1:3]
+    even = (width + width % 2, height + height % 2)
+    encoder = Encoder(_Lossless("", "", *even, fps, 0), path.name, path)
     try:
-        for batch in batches:
-            frames, (height, width) = frames + len(batch), batch.shape[1:3]
-            even = np.pad(batch, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-            if encoder is None:
-                shape = (even.shape[2], even.shape[1])
-                encoder = Encoder(_Lossless("", "", *shape, fps, 0), path.name, path)
-            encoder.write(even)
-        if encoder is None:
-            raise VtokError("the clip has no frames to compare")
+        for batch in chain([first], batches):
+            frames += len(batch)
+            padding = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
+            encoder.write(np.pad(batch, padding, mode="edge"))
         encoder.finish()
     finally:
-        if encoder is not None:
-            encoder.abort()
+        encoder.abort()
     return Master(path, width, height, frames)
 
 
@@ -159,19 +157,13 @@ def encode_stream(master: Master, codec: Codec, crf: float, output: Path) -> int
     command += ["-c:v", codec.encoder, *arguments, "-f", codec.stream, f"file:{output}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, errors="replace")
     if done.returncode:
-        size = f"{master.width}x{master.height}"
+        first = next((line for line in done.stderr.splitlines() if "[error]" in line), "")
+        reason = re.sub(r"^.*\[error\]:? *", "", first).strip() or "ffmpeg gave no reason"
         raise VtokError(
-            f"{codec.description} cannot encode frames of {size} at crf {crf:g} "
-            f"({_why(done.stderr)})"
+            f"{codec.description} cannot encode frames of {master.width}x{master.height} at "
+            f"crf {crf:g} ({reason[:200]})"
         )
     return output.stat().st_size
-
-
-def _why(log: str) -> str:
-    """First error in the log of an encoder, without its prefix."""
-    lines = [line for line in log.splitlines() if "[error]" in line]
-    found = re.sub(r"^.*\[error\]:? *", "", lines[0]) if lines else "ffmpeg gave no reason"
-    return found.strip()[:200]
 
 
 def decode_stream(master: Master, stream: Path) -> Iterator[Frames]:
@@ -183,19 +175,16 @@ def decode_stream(master: Master, stream: Path) -> Iterator[Frames]:
     width, height = (side + side % 2 for side in (master.width, master.height))
     command = [ffmpeg_path(), *QUIET, *input_arguments(stream), "-fps_mode", "passthrough"]
     command += ["-vf", f"{_TO_RGB},format=rgb24", "-f", "rawvideo", "pipe:1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert process.stdout is not None
     count, size = 0, width * height * 3
-    try:
-        while len(data := process.stdout.read(size)) == size:
-            count += 1
-            frame = np.frombuffer(data, np.uint8).reshape(1, height, width, 3)
-            yield frame[:, : master.height, : master.width]
-    finally:
-        process.kill()
-        process.wait()
-        with suppress(OSError):
-            process.stdout.close()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        try:
+            while len(data := process.stdout.read(size)) == size:
+                count += 1
+                frame = np.frombuffer(data, np.uint8).reshape(1, height, width, 3)
+                yield frame[:, : master.height, : master.width]
+        finally:
+            process.kill()
     if count != master.frames:
         raise VtokError(f"{stream.name}: decodes to {count} frames instead of {master.frames}")
 
@@ -221,34 +210,26 @@ class RateMatcher:
         within `TOLERANCE`, or if no untried factor lies between one that gives too many bytes and
         one that gives too few.
         """
+        known, step = self._known, self._codec.step
+        lowest, highest = (round(x / step) for x in (self._codec.lowest, self._codec.highest))
         for trial in range(MAX_TRIALS):
-            candidate = self._next(target, halve=trial % 3 == 2)
-            if candidate is None:
+            if any(abs(count / target - 1) <= TOLERANCE for count in known.values()):
                 break
-            self._known[candidate] = self._bytes_at(float(candidate * self._codec.step))
-            if abs(self._known[candidate] / target - 1) <= TOLERANCE:
+            low = max((k for k in known if known[k] > target), default=None)  # too many bytes
+            high = min((k for k in known if known[k] <= target), default=None)
+            if not known:
+                candidate = (2 * highest + lowest) // 3
+            elif low is None or high is None:
+                end, outward = (min(known), -1) if low is None else (max(known), 1)
+                # for most encoders, six more halve the bytes
+                jump = round(6 * math.log2(known[end] / target) / step) or outward
+                candidate = min(highest, max(lowest, end + jump))
+            else:
+                share = math.log(known[low] / target) / math.log(known[low] / known[high])
+                middle = (low + high) // 2 if trial % 3 == 2 else round(low + share * (high - low))
+                candidate = min(high - 1, max(low + 1, middle))
+            if candidate in known:
                 break
-        best = min(self._known, key=lambda k: abs(math.log(self._known[k] / target)))
-        return float(best * self._codec.step), self._known[best]
-
-    def _next(self, target: float, *, halve: bool) -> int | None:
-        """Next factor to try; None if no factor can come nearer."""
-        known, per_unit = self._known, 1 / self._codec.step
-        lowest, highest = (round(x * per_unit) for x in (self._codec.lowest, self._codec.highest))
-        if any(abs(count / target - 1) <= TOLERANCE for count in known.values()):
-            return None
-        low = max((k for k in known if known[k] > target), default=None)  # too many bytes
-        high = min((k for k in known if known[k] <= target), default=None)
-        if low is None and high is None:
-            return (2 * highest + lowest) // 3
-        if low is None or high is None:
-            end, outward = (min(known), -1) if low is None else (max(known), 1)
-            # for most encoders, six more halve the bytes
-            jump = round(6 * math.log2(known[end] / target) * per_unit) or outward
-            candidate = min(highest, max(lowest, end + jump))
-            return None if candidate in known else candidate
-        if high - low <= 1:
-            return None
-        share = math.log(known[low] / target) / math.log(known[low] / known[high])
-        middle = (low + high) // 2 if halve else round(low + share * (high - low))
-        return min(high - 1, max(low + 1, middle))
+            known[candidate] = self._bytes_at(float(candidate * step))
+        best = min(known, key=lambda k: abs(math.log(known[k] / target)))
+        return float(best * step), known[best]

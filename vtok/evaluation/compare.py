@@ -6,12 +6,10 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from vtok.codefile.reader import CodeFileReader
 from vtok.errors import OptionError
@@ -24,84 +22,18 @@ from vtok.evaluation.classic import (
     find_codec,
     make_master,
 )
-from vtok.evaluation.clips import Part, each_frame, open_clip
 from vtok.evaluation.curves import bd_quality, bd_rate
-from vtok.evaluation.evaluate import EvalOptions, Watch, evaluate_file
-from vtok.evaluation.metrics import Frames
+from vtok.evaluation.evaluate import EvalOptions, Watch, evaluate_file, open_clip
+from vtok.evaluation.metrics import METRICS, Quality, QualityMeter
 from vtok.evaluation.pictures import labelled_tiles
-from vtok.evaluation.quality import METRICS, Quality, QualityMeter
 from vtok.evaluation.results import VTOK, ClipResult, Point
 from vtok.models.load import LoadedTokenizer, ModelLike, resolve
 from vtok.pipeline.codec import Decoder
 from vtok.pipeline.decode import read_codes
+from vtok.video.frames import Frames
 from vtok.video.writer import VideoWriter
 
 ORIGINAL = "original"
-
-
-def write_side_by_side(
-    output: Path,
-    comparison: Comparison,
-    *,
-    source: Path,
-    part: Part,
-    model: LoadedTokenizer,
-    bits: int,
-    overwrite: bool = False,
-) -> None:
-    """Write a side-by-side video of one rate; the file appears complete or not at all.
-
-    Args:
-        output: video to write.
-        comparison: an open comparison, whose streams exist.
-        source, part: video that was compared, and the frames of it.
-        model: tokenizer that was compared.
-        bits: bits per position to show; one of the rates measured.
-        overwrite: whether an existing file may be replaced.
-
-    Raises:
-        OptionError: for bits that were not measured.
-        OutputError: if the file cannot be written.
-    """
-    points = [point for point in comparison.result.points if point.bits == bits]
-    if not points:
-        raise OptionError("show", bits, "one of the rates that are compared")
-    labels = [ORIGINAL, *(label(point) for point in points)]
-    with open_clip(source, part) as clip:
-        streams = [each_frame(clip), *(coded_frames(comparison, point, model) for point in points)]
-        sheets = (labelled_tiles(frames, labels) for frames in zip(*streams, strict=False))
-        _write(output, sheets, clip.fps, overwrite)
-
-
-def label(point: Point) -> str:
-    """Format the caption of a picture, such as `vtok 18 bits 0.0801 bpp 25.74 dB`."""
-    psnr = point.quality.get("psnr")
-    name = f"{point.coder} {point.bits} bits" if point.coder == VTOK else point.coder
-    return f"{name}  {point.bpp:.3f} bpp" + ("" if psnr is None else f"  {psnr:.2f} dB")
-
-
-def coded_frames(comparison: Comparison, point: Point, model: LoadedTokenizer) -> Iterator[Frames]:
-    """Decode the frames of one coder at one rate, uint8 [H, W, 3] each."""
-    if point.coder != VTOK:
-        stream = comparison.streams[point.coder][point.bits]
-        yield from each_frame(decode_stream(comparison.master, stream))
-        return
-    size = (comparison.master.height, comparison.master.width)
-    with (comparison.folder / f"{point.bits}.vtok").open("rb") as file:
-        chunks = read_codes(CodeFileReader(file))
-        yield from each_frame(Decoder(model, size).decode(chunks))
-
-
-def _write(output: Path, sheets: Iterator[Frames], fps: Fraction, overwrite: bool) -> None:
-    first = next(sheets)
-    height, width = first.shape[:2]
-    with VideoWriter(
-        output, width=width, height=height, fps=fps, crf=14, overwrite=overwrite
-    ) as writer:
-        writer.write(first[None])
-        for sheet in sheets:
-            writer.write(np.asarray(sheet)[None])
-
 
 Notify = Callable[[str, int, "int | None"], None]
 """Called with the current task, the progress, and its end if that is known."""
@@ -136,16 +68,20 @@ class Comparison:
     """One clip coded by the tokenizer and by codecs, with the files of all streams.
 
     Attributes:
+        source, options, model: the video, and how it was measured.
         result: points of the tokenizer, then those of each codec at the same bytes.
+        folder: folder of the tokenizer's code files, named such as `18.vtok`.
         master: lossless file of the frames given to the codecs.
         streams: files of each codec, by the bits per position that they match.
-        folder: folder of the tokenizer's code files, named such as `18.vtok`.
     """
 
+    source: Path
+    options: EvalOptions
+    model: LoadedTokenizer
     result: ClipResult
+    folder: Path
     master: Master
     streams: Mapping[str, Mapping[int, Path]]
-    folder: Path
 
 
 @contextmanager
@@ -173,7 +109,7 @@ def compare_file(
         InputError, ShapeError: as in `evaluate_file`.
         VtokError: if ffmpeg fails.
     """
-    options, tell = options or EvalOptions(), notify or _ignore
+    options, tell = options or EvalOptions(), notify or (lambda what, done, total: None)
     loaded = resolve(model)
     found = {name: find_codec(name) for name in dict.fromkeys(codecs)}
     with tempfile.TemporaryDirectory(prefix="vtok-") as name:
@@ -188,13 +124,10 @@ def compare_file(
         )
         with open_clip(source, options.part) as clip:
             master = make_master(folder / "master.mkv", clip, clip.fps)
-        streams: dict[str, dict[int, Path]] = {}
+        comparison = Comparison(source, options, loaded, result, folder, master, {})
         for name, codec in found.items():
-            streams[name], points = _follow(
-                result, _Coded(name, codec, master, folder), source, options, tell
-            )
-            result = replace(result, points=(*result.points, *points))
-        yield Comparison(result, master, streams, folder)
+            comparison = _match(comparison, name, codec, tell)
+        yield comparison
 
 
 def deltas(points: Sequence[Point]) -> list[Delta]:
@@ -205,72 +138,105 @@ def deltas(points: Sequence[Point]) -> list[Delta]:
     for codec in codecs:
         theirs = [point for point in points if point.coder == codec]
         for metric in (name for name in METRICS if METRICS[name].rises):
-            pair = _curve(ours, metric), _curve(theirs, metric)
+            pair = [
+                [(p.bpp, value) for p in points if (value := p.quality.get(metric)) is not None]
+                for points in (ours, theirs)
+            ]
             if all(pair):
                 result.append(Delta(codec, metric, bd_quality(*pair), bd_rate(*pair)))
     return result
 
 
-def _curve(points: Sequence[Point], metric: str) -> list[tuple[float, float]]:
-    values = [(point.bpp, point.quality.get(metric)) for point in points]
-    return [(bpp, value) for bpp, value in values if value is not None]
+def _match(comparison: Comparison, name: str, codec: Codec, tell: Notify) -> Comparison:
+    """Match one codec to every point of the tokenizer, and add its streams and points."""
+    master, result = comparison.master, comparison.result
 
+    def path_of(crf: float) -> Path:
+        return comparison.folder / f"{name}-{crf:g}.{codec.stream}"
 
-@dataclass(frozen=True)
-class _Coded:
-    """Streams of one codec, made from one master."""
-
-    name: str
-    codec: Codec
-    master: Master
-    folder: Path
-
-    def stream(self, crf: float) -> Path:
-        return self.folder / f"{self.name}-{crf:g}.{self.codec.stream}"
-
-    def bytes_at(self, crf: float) -> int:
-        return encode_stream(self.master, self.codec, crf, self.stream(crf))
-
-
-def _follow(
-    result: ClipResult, coded: _Coded, source: Path, options: EvalOptions, tell: Notify
-) -> tuple[dict[int, Path], list[Point]]:
-    """Match one codec to every point of the tokenizer; returns streams by bits, and points."""
-    matcher = RateMatcher(coded.codec, coded.bytes_at)
+    matcher = RateMatcher(codec, lambda crf: encode_stream(master, codec, crf, path_of(crf)))
     ours, streams, points = result.of(VTOK), {}, []
     for number, point in enumerate(ours):
-        tell(coded.name, number, len(ours))
+        tell(name, number, len(ours))
         crf, count = matcher.match(point.bytes)
-        streams[point.bits] = coded.stream(crf)
+        streams[point.bits] = path_of(crf)
         scale = count / point.bytes
         points.append(
             replace(
                 point,
-                coder=coded.name,
+                coder=name,
                 setting=f"crf {crf:g}",
                 bytes=count,
                 bpp=point.bpp * scale,
                 raw_bpp=None,
                 kbps=point.kbps * scale,
-                quality=_measure(coded, streams[point.bits], source, options),
+                quality=_measure(comparison, path_of(crf)),
                 decode_fps=None,
             )
         )
-    return streams, points
+    result = replace(result, points=(*result.points, *points))
+    return replace(comparison, result=result, streams={**comparison.streams, name: streams})
 
 
-def _measure(coded: _Coded, stream: Path, source: Path, options: EvalOptions) -> Quality:
+def _measure(comparison: Comparison, stream: Path) -> Quality:
     """Measure a stream against the original RGB frames, not against the 4:2:0 master."""
-    master = coded.master
-    decoded = decode_stream(master, stream)
+    master, options = comparison.master, comparison.options
     with (
-        open_clip(source, options.part) as clip,
+        open_clip(comparison.source, options.part) as clip,
         QualityMeter(master.width, master.height, options.metrics) as meter,
     ):
-        for frame, reference in zip(each_frame(decoded), each_frame(clip), strict=True):
-            meter.add(frame[None], reference[None])
+        originals = chain.from_iterable(clip)
+        for frame, original in zip(decode_stream(master, stream), originals, strict=True):
+            meter.add(frame, original[None])
         return meter.finish()
 
 
-def _ignore(what: str, done: int, total: int | None) -> None:
-    pass
+def coded_frames(comparison: Comparison, point: Point) -> Iterator[Frames]:
+    """Decode the frames of one coder at one rate, uint8 [H, W, 3] each."""
+    master = comparison.master
+    if point.coder != VTOK:
+        stream = comparison.streams[point.coder][point.bits]
+        yield from chain.from_iterable(decode_stream(master, stream))
+        return
+    with (comparison.folder / f"{point.bits}.vtok").open("rb") as file:
+        decoder = Decoder(comparison.model, (master.height, master.width))
+        yield from chain.from_iterable(decoder.decode(read_codes(CodeFileReader(file))))
+
+
+def write_side_by_side(
+    output: Path, comparison: Comparison, *, bits: int, overwrite: bool = False
+) -> None:
+    """Write a side-by-side video of one rate; the file appears complete or not at all.
+
+    Args:
+        output: video to write.
+        comparison: an open comparison, whose streams exist.
+        bits: bits per position to show; one of the rates measured.
+        overwrite: replace an existing file.
+
+    Raises:
+        OptionError: for bits that were not measured.
+        OutputError: if the file cannot be written.
+    """
+    points = [point for point in comparison.result.points if point.bits == bits]
+    if not points:
+        raise OptionError("show", bits, "one of the rates that are compared")
+    labels = [ORIGINAL, *(_label(point) for point in points)]
+    with open_clip(comparison.source, comparison.options.part) as clip:
+        coded = (coded_frames(comparison, point) for point in points)
+        streams = zip(chain.from_iterable(clip), *coded, strict=False)
+        sheets = (labelled_tiles(frames, labels) for frames in streams)
+        first = next(sheets)
+        height, width = first.shape[:2]
+        with VideoWriter(
+            output, width=width, height=height, fps=clip.fps, crf=14, overwrite=overwrite
+        ) as writer:
+            for sheet in chain([first], sheets):
+                writer.write(sheet[None])
+
+
+def _label(point: Point) -> str:
+    """Caption of a picture, such as `vtok 18 bits  0.080 bpp  25.74 dB`."""
+    psnr = point.quality.get("psnr")
+    name = f"{point.coder} {point.bits} bits" if point.coder == VTOK else point.coder
+    return f"{name}  {point.bpp:.3f} bpp" + ("" if psnr is None else f"  {psnr:.2f} dB")

@@ -10,7 +10,6 @@ the curves are monotone piecewise cubics (F. N. Fritsch and J. Butland, SIAM J. 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ import numpy.typing as npt
 
 from vtok._files import atomic_output
 from vtok.errors import OutputError, UsageError
-from vtok.evaluation.quality import METRICS
+from vtok.evaluation.metrics import METRICS
 from vtok.evaluation.results import VTOK, Point
 
 if TYPE_CHECKING:
@@ -38,7 +37,8 @@ def bd_quality(curve: Sequence[RatePoint], anchor: Sequence[RatePoint]) -> float
         The mean over the logarithms of the rates that both curves cover, in the unit of the
         quality; None if they share no range or a curve has fewer than two points.
     """
-    return _mean_distance(*(_by_rate(points) for points in (curve, anchor)))
+    by_rate = ([(np.log(x), y) for x, y in sorted(points)] for points in (curve, anchor))
+    return _mean_distance(*by_rate)
 
 
 def bd_rate(curve: Sequence[RatePoint], anchor: Sequence[RatePoint]) -> float | None:
@@ -48,59 +48,37 @@ def bd_rate(curve: Sequence[RatePoint], anchor: Sequence[RatePoint]) -> float | 
         The mean over the qualities that both curves cover, below 0 if `curve` needs fewer bits;
         None if they share no range, a curve has fewer than two points or does not rise.
     """
-    distance = _mean_distance(*(_by_quality(points) for points in (curve, anchor)))
+    by_quality = ([(y, np.log(x)) for x, y in sorted(points)] for points in (curve, anchor))
+    distance = _mean_distance(*by_quality)
     return None if distance is None else 100 * float(np.expm1(distance))
 
 
-Curve = tuple[Values, Values]
-
-
-def _by_rate(points: Sequence[RatePoint]) -> Curve | None:
-    x, y = np.array(sorted(points), np.float64).reshape(-1, 2).T
-    return _checked(np.log(x), y)
-
-
-def _by_quality(points: Sequence[RatePoint]) -> Curve | None:
-    rate, quality = np.array(sorted(points), np.float64).reshape(-1, 2).T
-    return _checked(quality, np.log(rate))
-
-
-def _checked(x: Values, y: Values) -> Curve | None:
-    """The curve, or None unless x has two points or more and rises strictly."""
-    return (x, y) if len(x) > 1 and bool((np.diff(x) > 0).all()) else None
-
-
-def _mean_distance(curve: Curve | None, anchor: Curve | None) -> float | None:
-    """Mean of `curve` minus `anchor` over the range of x that both cover."""
-    if curve is None or anchor is None:
+def _mean_distance(curve: Sequence[RatePoint], anchor: Sequence[RatePoint]) -> float | None:
+    """Mean of `curve` minus `anchor` over the range of x that both cover; None if undefined."""
+    (x, y), (x2, y2) = (np.array(c, np.float64).reshape(-1, 2).T for c in (curve, anchor))
+    if any(len(values) < 2 or (np.diff(values) <= 0).any() for values in (x, x2)):
         return None
-    low = max(curve[0][0], anchor[0][0])
-    high = min(curve[0][-1], anchor[0][-1])
+    low, high = max(x[0], x2[0]), min(x[-1], x2[-1])
     if low >= high:
         return None
-    return (_integral(curve, low, high) - _integral(anchor, low, high)) / float(high - low)
-
-
-def _integral(curve: Curve, low: float, high: float) -> float:
-    """Integral from `low` to `high` of the piecewise cubic through the points of a curve."""
-    x, y = curve
-    slopes = _slopes(x, y)
+    # between the points of both, the curves are cubics, which two nodes integrate exactly
+    ends = np.unique(np.concatenate((x, x2)).clip(low, high))
+    half, middle = np.diff(ends) / 2, (ends[1:] + ends[:-1]) / 2
     total = 0.0
-    for k in range(len(x) - 1):
-        left, right = max(low, x[k]), min(high, x[k + 1])
-        if left < right:
-            width = x[k + 1] - x[k]
-            piece = _hermite(y[k : k + 2], slopes[k : k + 2], width).integ()
-            total += width * (piece((right - x[k]) / width) - piece((left - x[k]) / width))
-    return float(total)
+    for at in (middle - half / np.sqrt(3), middle + half / np.sqrt(3)):
+        total += float(half @ (_interpolate(x, y, at) - _interpolate(x2, y2, at)))
+    return total / float(high - low)
 
 
-def _hermite(ends: Values, slopes: Values, width: float) -> np.polynomial.Polynomial:
-    """Cubic over 0..1 with the given values and slopes (per unit of x) at its ends."""
-    rise, (first, last) = ends[1] - ends[0], slopes * width
-    return np.polynomial.Polynomial(
-        [ends[0], first, 3 * rise - 2 * first - last, first + last - 2 * rise]
-    )
+def _interpolate(x: Values, y: Values, at: Values) -> Values:
+    """Values of the piecewise cubic through the points (x, y)."""
+    k = np.searchsorted(x, at).clip(1, len(x) - 1) - 1
+    slopes = _slopes(x, y)
+    width, rise = x[k + 1] - x[k], y[k + 1] - y[k]
+    t, first, last = (at - x[k]) / width, slopes[k] * width, slopes[k + 1] * width
+    cubic = first + t * (3 * rise - 2 * first - last + t * (first + last - 2 * rise))
+    values: Values = y[k] + t * cubic
+    return values
 
 
 def _slopes(x: Values, y: Values) -> Values:
@@ -150,14 +128,20 @@ def write_curves(
         OutputError: if a file cannot be written.
     """
     try:
+        import matplotlib
+
         figure = _draw(points, title)
     except ImportError as exc:
         raise UsageError("drawing curves needs matplotlib: pip install 'vtok[plot]'") from exc
     for path in paths:
-        data = _render(figure, path.suffix.removeprefix("."))
-        with atomic_output(path, overwrite) as temporary:
+        kind = path.suffix.removeprefix(".")
+        facts = {"Date": None} if kind == "svg" else {}  # no date makes the output reproducible
+        with (
+            matplotlib.rc_context({"svg.hashsalt": "vtok", "svg.fonttype": "none"}),
+            atomic_output(path, overwrite) as temporary,
+        ):
             try:
-                temporary.write_bytes(data)
+                figure.savefig(temporary, format=kind, dpi=110, metadata=facts)
             except OSError as exc:
                 raise OutputError(f"{path}: cannot be written ({exc.strerror})") from exc
 
@@ -184,33 +168,20 @@ def _draw_metric(place: Axes, name: str, points: Sequence[Point]) -> None:
     for number, coder in enumerate(dict.fromkeys(point.coder for point in points)):
         pairs = [(p.bpp, p.quality.get(name)) for p in points if p.coder == coder]
         known = sorted((x, y) for x, y in pairs if y is not None)
-        if not known:
-            continue
-        place.plot(
-            [x for x, _ in known],
-            [y for _, y in known],
-            label=coder,
-            color=COLOURS[number % len(COLOURS)],
-            marker=MARKS[number % len(MARKS)],
-            markersize=5,
-            linewidth=2.2 if coder == VTOK else 1.4,
-        )
-    metric = METRICS[name]
+        if known:
+            place.plot(
+                *zip(*known, strict=True),
+                label=coder,
+                color=COLOURS[number % len(COLOURS)],
+                marker=MARKS[number % len(MARKS)],
+                markersize=5,
+                linewidth=2.2 if coder == VTOK else 1.4,
+            )
+    metric, first = METRICS[name], points[0].coder
     place.set_xscale("log")
     place.set_xlabel("bits per pixel")
     place.set_title(metric.label + ("" if metric.rises else " (lower is better)"), fontsize=10)
-    ticks = sorted({round(point.bpp, 2 if point.bpp > 0.1 else 3) for point in points
-                    if point.coder == points[0].coder})  # fmt: skip
+    ticks = sorted({round(p.bpp, 2 if p.bpp > 0.1 else 3) for p in points if p.coder == first})
     place.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     place.minorticks_off()
     place.grid(alpha=0.3)
-
-
-def _render(figure: Figure, kind: str) -> bytes:
-    import matplotlib
-
-    data = BytesIO()
-    # no date and a fixed salt make the output reproducible
-    with matplotlib.rc_context({"svg.hashsalt": "vtok", "svg.fonttype": "none"}):
-        figure.savefig(data, format=kind, dpi=110, metadata={"Date": None} if kind == "svg" else {})
-    return data.getvalue()

@@ -53,9 +53,7 @@ def examine(model: str = "vtok-base", device: str = "auto") -> Iterator[Finding]
     yield from map(_package, NEEDED)
     yield from (_package(name, extra) for name, extra in EXTRAS.items())
     yield _guarded("ffmpeg", _ffmpeg)
-    for name in ("x264", "x265", "av1"):
-        yield _codec(name)
-    yield _vmaf()
+    yield from map(_optional, ("x264", "x265", "av1", "vmaf"))
     yield _guarded("device", lambda: _device(device))
     yield _guarded("round trip", lambda: _round_trip(model, device))
 
@@ -74,12 +72,8 @@ def _guarded(name: str, check: Callable[[], str]) -> Finding:
     try:
         return Finding(name, "ok", check())
     except Exception as error:  # any error is a finding
-        text = " ".join(str(error).split())[:200]
-        return Finding(
-            name,
-            "failed",
-            text if isinstance(error, VtokError) else f"{type(error).__name__}: {text}",
-        )
+        kind = "" if isinstance(error, VtokError) else f"{type(error).__name__}: "
+        return Finding(name, "failed", kind + " ".join(str(error).split())[:200])
 
 
 def _ffmpeg() -> str:
@@ -89,24 +83,19 @@ def _ffmpeg() -> str:
     return f"{found[1] if found else 'unknown version'}, {path}"
 
 
-def _codec(name: str) -> Finding:
+def _optional(name: str) -> Finding:
+    """Finding about a codec, or about VMAF."""
     from vtok.evaluation.classic import find_codec
+    from vtok.evaluation.metrics import check_metrics
 
     try:
+        if name == "vmaf":
+            check_metrics([name])
+            return Finding(name, "ok", "libvmaf in ffmpeg")
         return Finding(name, "ok", find_codec(name).description)
     except VtokError:
-        return Finding(name, "missing", "not available to vtok compare: this ffmpeg lacks it")
-
-
-def _vmaf() -> Finding:
-    from vtok.evaluation.quality import has_vmaf
-
-    try:
-        if has_vmaf():
-            return Finding("vmaf", "ok", "libvmaf in ffmpeg")
-    except VtokError:
-        pass
-    return Finding("vmaf", "missing", "not measured by vtok eval: this ffmpeg has no libvmaf")
+        command = "eval" if name == "vmaf" else "compare"
+        return Finding(name, "missing", f"not available to vtok {command}: this ffmpeg lacks it")
 
 
 def _device(name: str) -> str:
@@ -125,12 +114,14 @@ def _round_trip(name: str, device: str) -> str:
     from vtok.video.reader import probe
     from vtok.video.writer import VideoWriter
 
+    t, y, x = np.indices((FRAMES, HEIGHT, WIDTH))
+    frames = (np.stack((2 * x + 3 * t, 3 * y, x + y), axis=-1) % 256).astype(np.uint8)
     model = load(name, device=device)
     models = ModelCache(name, device=device)
     with tempfile.TemporaryDirectory(prefix="vtok-") as folder:
         made, codes, decoded = (Path(folder) / file for file in ("a.mp4", "a.vtok", "b.mp4"))
         with VideoWriter(made, width=WIDTH, height=HEIGHT, fps=Fraction(25)) as writer:
-            writer.write(_frames())
+            writer.write(frames)
         begin = time.perf_counter()
         result = encode_file(made, codes, model=model)
         decode_file(codes, decoded, model=models)
@@ -139,16 +130,7 @@ def _round_trip(name: str, device: str) -> str:
     if (info.num_frames, info.width, info.height) != (FRAMES, WIDTH, HEIGHT):
         found = f"{info.num_frames} frames of {info.width}x{info.height}"
         raise VtokError(f"{FRAMES} frames of {WIDTH}x{HEIGHT} decoded to {found}")
-    what = f"{FRAMES} frames of {WIDTH}x{HEIGHT} by {model.info.name}"
-    speed = f"encoded and decoded at {FRAMES / seconds:.0f} frames/s"
-    return f"{what}, {result.bytes:,} bytes of codes, {speed}"
-
-
-def _frames() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """A moving colour gradient."""
-    x, y = np.arange(WIDTH), np.arange(HEIGHT)[:, None]
-    frames = [
-        np.stack(((2 * x + 3 * k + 0 * y) % 256, (3 * y + 0 * x) % 256, (x + y) % 256), axis=-1)
-        for k in range(FRAMES)
-    ]
-    return np.stack(frames).astype(np.uint8)
+    return (
+        f"{FRAMES} frames of {WIDTH}x{HEIGHT} by {model.info.name}, {result.bytes:,} bytes of "
+        f"codes, encoded and decoded at {FRAMES / seconds:.0f} frames/s"
+    )

@@ -1,6 +1,6 @@
 """`evaluate_file`: encode a video once, decode it at several rates and measure each.
 
-Everything streams: memory holds the frames of one chunk, and the decoder state of each rate.
+Memory holds the frames of one chunk and the decoder state of each rate.
 """
 
 from __future__ import annotations
@@ -8,20 +8,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeVar, cast
 
 import numpy as np
 
 from vtok.codefile.header import Header
 from vtok.codefile.packing import CodedPart, encode_parts
 from vtok.codefile.writer import CodeFileWriter
-from vtok.errors import OptionError, ShapeError
-from vtok.evaluation.clips import WHOLE, Clip, Part, open_clip
-from vtok.evaluation.metrics import Frames
-from vtok.evaluation.quality import QualityMeter, check_metrics
+from vtok.errors import OptionError, ShapeError, VideoError
+from vtok.evaluation.metrics import QualityMeter, check_metrics
 from vtok.evaluation.results import VTOK, ClipResult, CodeUsage, Point
 from vtok.models.load import LoadedTokenizer, ModelLike, resolve
 from vtok.pipeline.codec import Decoder, Encoder
@@ -29,7 +28,107 @@ from vtok.pipeline.encode import make_header
 from vtok.pipeline.files import CountingStream
 from vtok.pipeline.options import EncodeOptions
 from vtok.pipeline.result import ChunkObserver, CodeChunk, Observer, Progress
+from vtok.video.frames import Frames, parse_size
+from vtok.video.reader import VideoReader, probe
 
+CROP_STEP = 16
+"""Crops have sides that are multiples of this, in pixels."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Frames of a video to measure, and their size.
+
+    Attributes:
+        frames: number of frames from the start; all if None.
+        size: short side "256" or "WIDTHxHEIGHT"; the source size if None.
+        only_shrink: keep the size of sources whose short side is at most `size`, which must be a
+            short side.
+        crop: width and height in pixels of a centre crop, reduced to the largest multiple of 16
+            that fits; no crop if None.
+        start_seconds: start time in the source.
+        timeout_seconds: longest wait for the next frames.
+
+    Raises:
+        OptionError: for numbers out of range.
+    """
+
+    frames: int | None = None
+    size: str | None = None
+    only_shrink: bool = False
+    crop: int | None = None
+    start_seconds: float = 0.0
+    timeout_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.frames is not None and self.frames < 1:
+            raise OptionError("frames", self.frames, "1 or more")
+        if not 0 <= self.start_seconds < 1e9:
+            raise OptionError("start_seconds", f"{self.start_seconds:g}", "0 or more seconds")
+        if not 0 < self.timeout_seconds < 1e9:
+            raise OptionError("timeout_seconds", f"{self.timeout_seconds:g}", "more than 0 seconds")
+        if self.size is not None:
+            parse_size(self.size, 16, 9)  # checks the syntax
+
+
+CARD = Part(frames=33, size="384", only_shrink=True, crop=256)
+"""Part that the figures of the model cards are measured on."""
+
+
+class Clip:
+    """Iterate once over the selected frames of a video, in batches uint8 [n, H, W, 3].
+
+    Attributes:
+        width, height: frame size in pixels.
+        fps: exact frame rate; the mean of a variable one.
+        expected: approximate number of frames; None if unknown.
+    """
+
+    def __init__(self, reader: VideoReader, path: Path, part: Part) -> None:
+        self.reader, self._most = reader, part.frames
+        self.width, self.height = reader.output_size
+        self.fps: Fraction = reader.output_fps
+        if part.crop is not None:
+            self.width, self.height = (
+                min(part.crop, side // CROP_STEP * CROP_STEP) for side in reader.output_size
+            )
+        if not self.width * self.height:
+            raise VideoError(f"{path}: smaller than {CROP_STEP} pixels, too small to crop")
+        self.expected = part.frames
+        if (total := reader.info.num_frames) is not None:
+            left = max(1, total - round(part.start_seconds * reader.info.fps))
+            self.expected = left if part.frames is None else min(left, part.frames)
+
+    def __iter__(self) -> Iterator[Frames]:
+        left, (width, height) = self._most, self.reader.output_size
+        x, y = (width - self.width) // 2, (height - self.height) // 2
+        for batch in self.reader:
+            shown = batch[:left, y : y + self.height, x : x + self.width]
+            yield np.ascontiguousarray(shown)
+            if left is not None:
+                left -= len(shown)
+                if not left:
+                    return
+
+
+@contextmanager
+def open_clip(path: Path, part: Part) -> Iterator[Clip]:
+    """Open the selected frames of a video.
+
+    Raises:
+        InputError: if the file is missing or is not a readable video.
+    """
+    size, timeout = part.size, part.timeout_seconds
+    if size is not None and part.only_shrink:
+        info = probe(path, timeout_seconds=timeout)
+        size = size if min(info.width, info.height) > int(size) else None
+    with VideoReader(
+        path, start_seconds=part.start_seconds, size=size, timeout_seconds=timeout
+    ) as reader:
+        yield Clip(reader, path, part)
+
+
+T = TypeVar("T")
 Watch = Callable[[int, Frames, Frames], None]
 """Called for each rate in order of frames: bits per position, decoded frames, original frames."""
 
@@ -42,14 +141,14 @@ class EvalOptions:
         part: frames to measure and their size.
         bits: bits per position, each a multiple of the bits of a stage; by default those of 1, 2,
             4, 8 ... and all stages.
-        metrics: names from `vtok.evaluation.quality.METRICS`; all available ones if None.
+        metrics: names from `vtok.evaluation.metrics.METRICS`; all available ones if None.
         compress: whether to count entropy-coded bytes, as `vtok encode` writes them.
 
     Raises:
         OptionError: for unknown metrics.
     """
 
-    part: Part = WHOLE
+    part: Part = Part()
     bits: tuple[int, ...] | None = None
     metrics: tuple[str, ...] | None = None
     compress: bool = True
@@ -104,25 +203,23 @@ def evaluate_file(
         OptionError: for rates that the model does not have.
     """
     loaded, options = resolve(model), options or EvalOptions()
-    rates = stages_of(loaded, options.bits)
+    stages = stages_of(loaded, options.bits)
+    most = max(stages.values())
     with ExitStack() as stack:
         clip = stack.enter_context(open_clip(Path(source), options.part))
-        header = _header(Path(source), clip, loaded, max(rates.values()))
+        header = _header(Path(source), clip, loaded, most)
         try:
-            decoders = [
-                stack.enter_context(
-                    _Rate(loaded, header, bits, stages, options.metrics, keep, watch)
-                )
-                for bits, stages in rates.items()
+            rates = [
+                _Rate(stack, loaded, header, bits, stages[bits], options.metrics, keep, watch)
+                for bits in stages
             ]
         except ShapeError as exc:
             raise ShapeError(
                 f"{source}: {exc}: leave it out of `metrics`, or use a larger `size`"
             ) from exc
-        most, timer = max(rates.values()), _Timer()
         codebooks = most * loaded.tokenizer.quantizer.num_codebooks
-        usage = [CodeUsage(header.format.codebook_size) for _ in range(codebooks)]
-        measured = _Measured(header, decoders, usage, options.compress)
+        usage = tuple(CodeUsage(header.format.codebook_size) for _ in range(codebooks))
+        timer, measured = _Timer(), _Measured(header, rates, usage, options.compress)
         # not pipelined: calls ahead of the current chunk would not be timed
         encoder = Encoder(loaded, most, observers=[timer, measured], pipelined=False)
         for _ in encoder.encode(clip):
@@ -134,8 +231,8 @@ def evaluate_file(
             height=clip.height,
             frames=measured.frames_done,
             fps=clip.fps,
-            points=tuple(decoder.finish() for decoder in decoders),
-            usage=tuple(usage),
+            points=tuple(rate.finish() for rate in rates),
+            usage=usage,
             encode_fps=measured.frames_done / max(timer.seconds, 1e-9),
         )
 
@@ -144,41 +241,33 @@ def _header(source: Path, clip: Clip, model: LoadedTokenizer, stages: int) -> He
     """Make the header of a code file of the clip, with the size of the crop."""
     header = make_header(str(source), clip.reader, model, stages, EncodeOptions())
     space = header.format.spatial_compression
-    grid = (-(-clip.height // space), -(-clip.width // space))
     return replace(
         header,
-        format=replace(header.format, grid=grid),
+        format=replace(header.format, grid=(-(-clip.height // space), -(-clip.width // space))),
         transform=replace(header.transform, width=clip.width, height=clip.height),
     )
 
 
-def _each_codebook(chunk: CodeChunk) -> Iterator[np.ndarray]:
-    """Iterate over the codes of each codebook of each stage, stages outermost."""
-    return (codes for stage in chunk.codes for codes in stage)
-
-
 class _Timer(Observer):
-    """Observer that measures the seconds of the encoder, without those of the reader."""
+    """Seconds spent on producing items; as an observer, those of the encoder without reading."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
-    def frames(self, batches: Iterator[Frames]) -> Iterator[Frames]:
-        begin = time.perf_counter()
-        for batch in batches:
-            self.seconds -= time.perf_counter() - begin
-            yield batch
-            begin = time.perf_counter()
-        self.seconds -= time.perf_counter() - begin
-
-    def chunks(self, chunks: Iterator[CodeChunk]) -> Iterator[CodeChunk]:
+    def timed(self, items: Iterator[T], sign: int = 1) -> Iterator[T]:
         while True:
             begin = time.perf_counter()
-            chunk = next(chunks, None)
-            self.seconds += time.perf_counter() - begin
-            if chunk is None:
+            item = next(items, None)
+            self.seconds += sign * (time.perf_counter() - begin)
+            if item is None:
                 return
-            yield chunk
+            yield item
+
+    def frames(self, batches: Iterator[Frames]) -> Iterator[Frames]:
+        return self.timed(batches, -1)
+
+    def chunks(self, chunks: Iterator[CodeChunk]) -> Iterator[CodeChunk]:
+        return self.timed(chunks)
 
 
 class _Measured(ChunkObserver):
@@ -188,12 +277,13 @@ class _Measured(ChunkObserver):
         self, header: Header, rates: Sequence[_Rate], usage: Sequence[CodeUsage], compress: bool
     ) -> None:
         super().__init__()
-        self._header, self._rates, self._usage = header, rates, usage
+        self._format, self._rates, self._usage = header.format, rates, usage
         self._compress, self.frames_done = compress, 0
 
     def on_pair(self, chunk: CodeChunk, frames: Frames) -> CodeChunk:
-        parts = encode_parts(chunk.codes, self._header.format, compress=self._compress)
-        for codes, counted in zip(_each_codebook(chunk), self._usage, strict=True):
+        parts = encode_parts(chunk.codes, self._format, compress=self._compress)
+        codebooks = (codes for stage in chunk.codes for codes in stage)
+        for codes, counted in zip(codebooks, self._usage, strict=True):
             counted.add(codes)
         for rate in self._rates:
             rate.add(chunk, parts, frames)
@@ -202,10 +292,14 @@ class _Measured(ChunkObserver):
 
 
 class _Rate:
-    """One rate: writes its code file, decodes it and measures the frames."""
+    """One rate: writes its code file, decodes it and measures the frames.
+
+    `stack` closes the file and the meter.
+    """
 
     def __init__(
         self,
+        stack: ExitStack,
         model: LoadedTokenizer,
         header: Header,
         bits: int,
@@ -214,44 +308,35 @@ class _Rate:
         keep: Path | None,
         watch: Watch | None,
     ) -> None:
-        self._watch = watch
-        self._bits, self._stages = bits, stages
+        self._bits, self._stages, self._watch = bits, stages, watch
         self._header = replace(header, format=replace(header.format, num_stages=stages))
-        shape = header.transform
-        self._decoder = Decoder(model, (shape.height, shape.width))
-        self._frames = self._codes = 0
-        self._seconds = 0.0
-        self._stack = ExitStack()
-        self._meter = self._stack.enter_context(QualityMeter(shape.width, shape.height, metrics))
+        width, height = header.transform.width, header.transform.height
+        self._decoder, self._timer = Decoder(model, (height, width)), _Timer()
+        self._meter = stack.enter_context(QualityMeter(width, height, metrics))
         path = Path(os.devnull) if keep is None else keep / f"{bits}.vtok"
-        file = self._stack.enter_context(path.open("wb"))
-        self._file = CountingStream(file, str(path))
+        self._file = CountingStream(stack.enter_context(path.open("wb")), str(path))
         self._writer = CodeFileWriter(cast(BinaryIO, self._file), self._header)
+        self._frames = self._codes = 0
 
     def add(self, chunk: CodeChunk, parts: Sequence[CodedPart], reference: Frames) -> None:
         """Write, decode and measure the first stages of a chunk."""
         codes = chunk.codes[: self._stages]
         self._writer.write_parts(parts[: self._stages], codes.shape[2], chunk.num_frames)
         self._codes += codes.size
-        shown = self._decoder.decode_next(replace(chunk, codes=codes))
-        begin, place = time.perf_counter(), 0
-        for frames in shown:
-            self._seconds += time.perf_counter() - begin
+        self._frames += chunk.num_frames
+        place = 0
+        for frames in self._timer.timed(self._decoder.decode_next(replace(chunk, codes=codes))):
             originals = reference[place : place + len(frames)]
             self._meter.add(frames, originals)
             if self._watch is not None:
                 self._watch(self._bits, frames, originals)
             place += len(frames)
-            begin = time.perf_counter()
-        self._seconds += time.perf_counter() - begin
-        self._frames += chunk.num_frames
 
     def finish(self) -> Point:
         """Finish the code file and return the measurements."""
         self._writer.close()
-        shape = self._header.transform
+        shape, bits = self._header.transform, 8 * self._file.count
         pixels = self._frames * shape.width * shape.height
-        bits = 8 * self._file.count
         return Point(
             coder=VTOK,
             setting=f"{self._bits} bits",
@@ -261,11 +346,5 @@ class _Rate:
             raw_bpp=self._codes * self._header.format.bits_per_code / pixels,
             kbps=bits / 1000 / float(self._frames / shape.fps),
             quality=self._meter.finish(),
-            decode_fps=self._frames / max(self._seconds, 1e-9),
+            decode_fps=self._frames / max(self._timer.seconds, 1e-9),
         )
-
-    def __enter__(self) -> _Rate:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()

@@ -1,8 +1,13 @@
-"""PSNR, SSIM and MS-SSIM: the definitions that evaluation and training share."""
+"""PSNR, SSIM, MS-SSIM, VMAF and flicker: single functions, and `QualityMeter` for streams."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -11,11 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vtok.errors import ShapeError
-from vtok.pipeline.rate import IDENTICAL_DB as IDENTICAL_DB
-from vtok.pipeline.rate import check_pair as check_pair
-from vtok.pipeline.rate import psnr_per_frame as psnr_per_frame
-from vtok.video.frames import Frames as Frames
+from vtok.errors import OptionError, ShapeError, UsageError, VtokError
+from vtok.pipeline.rate import check_pair, psnr_per_frame
+from vtok.video.ffmpeg import QUIET, ffmpeg_path
+from vtok.video.frames import Frames
 
 Values = npt.NDArray[np.float64]
 
@@ -27,42 +31,251 @@ MS_SIDE = WINDOW << (len(SCALE_WEIGHTS) - 1)
 _BLOCK = 32  # rows or columns filtered by one matrix product
 
 
+@dataclass(frozen=True)
+class Metric:
+    """A measure of quality.
+
+    Attributes:
+        label: column heading.
+        digits: digits worth printing after the decimal point.
+        rises: True if more is better.
+        meaning: one-line definition.
+    """
+
+    label: str
+    digits: int
+    rises: bool
+    meaning: str
+
+
+METRICS: Mapping[str, Metric] = {
+    "psnr": Metric("PSNR dB", 2, True, "10 log10(255^2 / MSE) of each RGB frame, then the mean"),
+    "ssim": Metric(
+        "SSIM", 4, True, "mean over R, G and B and over frames, with an 11x11 Gaussian window"
+    ),
+    "ms_ssim": Metric(
+        "MS-SSIM", 4, True, "SSIM at five scales; needs frames of at least 176x176 pixels"
+    ),
+    "vmaf": Metric("VMAF", 2, True, "0 to 100, model vmaf_v0.6.1 of libvmaf, mean over frames"),
+    "flicker": Metric(
+        "flicker", 2, False, "mean |e(t) - e(t-1)| in levels of 0..255, e the error of a frame"
+    ),
+}
+Quality = dict[str, float | None]
+"""Values by names of `METRICS`; None if the clip is too small or too short for the metric."""
+
+
+def check_metrics(names: Iterable[str] | None) -> tuple[str, ...]:
+    """Return the names in the order of `METRICS`; those that can be measured here if None.
+
+    Raises:
+        OptionError: for an unknown name, or no name at all.
+        UsageError: for VMAF if ffmpeg lacks libvmaf.
+    """
+    if names is None:
+        return tuple(name for name in METRICS if name != "vmaf" or has_vmaf())
+    given = set(names)
+    unknown = sorted(given - METRICS.keys())
+    if unknown or not given:
+        value = unknown[0] if unknown else ""
+        raise OptionError("metrics", repr(value), f"some of {', '.join(METRICS)}")
+    if "vmaf" in given and not has_vmaf():
+        raise UsageError(
+            "VMAF cannot be measured: this ffmpeg has no libvmaf; leave vmaf out, or use the "
+            "ffmpeg of imageio-ffmpeg"
+        )
+    return tuple(name for name in METRICS if name in given)
+
+
+class QualityMeter:
+    """Compares two videos frame by frame in constant memory.
+
+    ```python
+    with QualityMeter(width=256, height=256) as meter:
+        meter.add(frames, reference)
+        quality = meter.finish()
+    ```
+
+    Args:
+        width, height: size of the frames, in pixels.
+        metrics: names from `METRICS`; all available ones if None.
+
+    Raises:
+        ShapeError: if SSIM is measured and the frames are smaller than its window.
+        UsageError: see `check_metrics`.
+    """
+
+    def __init__(self, width: int, height: int, metrics: Iterable[str] | None = None) -> None:
+        self._names = check_metrics(metrics)
+        self._needs_ssim = bool({"ssim", "ms_ssim"} & set(self._names))
+        if self._needs_ssim:
+            check_side((height, width), WINDOW, "SSIM")
+        self._multi_scale = "ms_ssim" in self._names and min(width, height) >= MS_SIDE
+        self._sums = dict.fromkeys(self._names, 0.0)
+        self._counts = dict.fromkeys(self._names, 0)
+        self._last_error: npt.NDArray[np.int16] | None = None
+        large_enough = min(width, height) >= VMAF_SIDE
+        self._vmaf = Vmaf(width, height) if "vmaf" in self._names and large_enough else None
+
+    def add(self, frames: Frames, reference: Frames) -> None:
+        """Compare the next frames.
+
+        Args:
+            frames: uint8 [T, H, W, 3].
+            reference: the original frames, of the same shape.
+
+        Raises:
+            ShapeError: if the types are not uint8 or the shapes differ.
+            VtokError: if VMAF cannot be measured.
+        """
+        check_pair(frames, reference)
+        if "psnr" in self._names:
+            self._count("psnr", psnr_per_frame(frames, reference))
+        if self._needs_ssim:
+            single, multiple = similarities_per_frame(
+                frames, reference, multi_scale=self._multi_scale
+            )
+            self._count("ssim", single)
+            if self._multi_scale:
+                self._count("ms_ssim", multiple)
+        if "flicker" in self._names:
+            for frame, original in zip(frames, reference, strict=True):
+                error = frame.astype(np.int16) - original
+                if self._last_error is not None:
+                    self._count("flicker", np.abs(error - self._last_error).mean(keepdims=True))
+                self._last_error = error
+        if self._vmaf is not None:
+            self._vmaf.add(frames, reference)
+            self._counts["vmaf"] += len(frames)
+
+    def _count(self, name: str, values: Values) -> None:
+        if name in self._names:
+            self._sums[name] += float(values.sum())
+            self._counts[name] += values.size
+
+    def finish(self) -> Quality:
+        """Return the mean of each metric over all frames."""
+        if self._vmaf is not None and self._counts["vmaf"]:
+            self._sums["vmaf"] = self._vmaf.finish() * self._counts["vmaf"]
+        return {
+            name: self._sums[name] / count if count else None
+            for name, count in self._counts.items()
+        }
+
+    def __enter__(self) -> QualityMeter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._vmaf is not None:
+            self._vmaf.close()
+
+
+VMAF_SIDE = 32
+"""Smallest height and width for VMAF: libvmaf downsamples four times."""
+_VMAF_GRAPH = (
+    "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_inp,"
+    "format=yuv444p,split[a][b];"  # only luma is compared; 4:4:4 allows odd sizes
+    "[a]crop={width}:{height}:0:0[frames];[b]crop={width}:{height}:0:{height}[reference];"
+    "[frames][reference]libvmaf=model=version=vmaf_v0.6.1:n_threads=1"
+)
+
+
+@cache
+def has_vmaf() -> bool:
+    """Check that the ffmpeg program includes libvmaf."""
+    command = [ffmpeg_path(), "-hide_banner", "-filters"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return re.search(r"\slibvmaf\s", done.stdout) is not None
+
+
+class Vmaf:
+    """VMAF by an ffmpeg process, on the luma of frames converted to BT.709 limited range.
+
+    Frame and reference are sent stacked vertically through one pipe, since two pipes could
+    deadlock.
+
+    Args:
+        width, height: size of the frames, in pixels.
+    """
+
+    def __init__(self, width: int, height: int) -> None:
+        source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{2 * height}"]
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close
+        self._process = subprocess.Popen(
+            [*(ffmpeg_path(), *QUIET, "-threads", "1", *source, "-i", "pipe:0"),
+             *("-lavfi", _VMAF_GRAPH.format(width=width, height=height), "-f", "null", "-")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self._log,
+            start_new_session=True,  # Ctrl-C reaches only the parent, which closes this process
+        )  # fmt: skip
+        assert self._process.stdin is not None
+        self._input = self._process.stdin
+
+    def add(self, frames: Frames, reference: Frames) -> None:
+        """Compare the next frames, both uint8 [T, H, W, 3].
+
+        Raises:
+            VtokError: if ffmpeg failed.
+        """
+        try:
+            for pair in zip(frames, reference, strict=True):
+                self._input.write(np.concatenate(pair).data)
+        except BrokenPipeError:
+            self.finish()
+
+    def finish(self) -> float:
+        """Return the mean over all frames, 0 to 100.
+
+        Raises:
+            VtokError: if ffmpeg failed.
+        """
+        with suppress(BrokenPipeError):  # the log holds the reason
+            self._input.close()
+        failed = self._process.wait()
+        self._log.seek(0)
+        log = self._log.read().decode(errors="replace")
+        score = re.search(r"VMAF score: ([0-9.]+)", log)
+        if failed or score is None:
+            last_line = (log.splitlines() or ["ffmpeg printed nothing"])[-1][:200]
+            raise VtokError(f"VMAF could not be measured: {last_line}")
+        return float(score[1])
+
+    def close(self) -> None:
+        """Stop the process; may be called twice, and after `finish`."""
+        self._process.kill()
+        self._process.wait()
+        with suppress(BrokenPipeError):
+            self._input.close()
+        self._log.close()
+
+
 def psnr(frames: Frames, reference: Frames) -> float:
     """Mean over frames of `psnr_per_frame`, in dB."""
     return float(psnr_per_frame(frames, reference).mean())
 
 
-def ssim_per_frame(frames: Frames, reference: Frames) -> Values:
-    """SSIM of each frame (Wang et al., IEEE TIP 13, 2004), the mean over R, G and B.
+def similarities_per_frame(
+    frames: Frames, reference: Frames, *, multi_scale: bool
+) -> tuple[Values, Values]:
+    """SSIM and MS-SSIM of each frame, the means over R, G and B.
+
+    SSIM is that of Wang et al., IEEE TIP 13, 2004, and MS-SSIM of Wang et al., Asilomar 2003.
 
     Args:
-        frames: uint8 [T, H, W, 3], at least 11 x 11.
+        frames: uint8 [T, H, W, 3] of at least 11 x 11 pixels, for MS-SSIM 176 x 176.
         reference: the original frames, of the same shape.
+        multi_scale: compute MS-SSIM, which is NaN otherwise.
 
     Returns:
-        float64 [T], 1 for equal frames.
+        Two arrays float64 [T], 1 for equal frames.
 
     Raises:
         ShapeError: if the types are not uint8, the shapes differ or the frames are smaller.
     """
-    return similarities_per_frame(frames, reference, multi_scale=False)[0]
-
-
-def ms_ssim_per_frame(frames: Frames, reference: Frames) -> Values:
-    """MS-SSIM of each frame (Wang et al., Asilomar 2003); frames of at least 176 x 176.
-
-    Otherwise as `ssim_per_frame`.
-    """
-    check_side(frames.shape[1:3], MS_SIDE, "MS-SSIM")
-    return similarities_per_frame(frames, reference, multi_scale=True)[1]
-
-
-def similarities_per_frame(
-    frames: Frames, reference: Frames, *, multi_scale: bool
-) -> tuple[Values, Values]:
-    """SSIM and MS-SSIM of each frame in one computation; MS-SSIM is NaN unless `multi_scale`."""
     check_pair(frames, reference)
-    check_side(frames.shape[1:3], WINDOW, "SSIM")
+    side, name = (MS_SIDE, "MS-SSIM") if multi_scale else (WINDOW, "SSIM")
+    check_side(frames.shape[1:3], side, name)
     single, multiple = np.empty(len(frames)), np.full(len(frames), np.nan)
     weights = SCALE_WEIGHTS if multi_scale else SCALE_WEIGHTS[:1]
     with torch.inference_mode():

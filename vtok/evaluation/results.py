@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from vtok.evaluation.quality import METRICS, Quality
+from vtok.evaluation.metrics import Quality
 
 Counts = npt.NDArray[np.int64]
 
@@ -36,12 +36,14 @@ class CodeUsage:
 
     def add(self, codes: npt.NDArray[np.integer]) -> None:
         """Count codes, an array of any shape."""
-        self._merge(*np.unique(codes, return_counts=True))
+        total = self + CodeUsage(self.codebook_size, *np.unique(codes, return_counts=True))
+        self.entries, self.counts = total.entries, total.counts
 
     def __add__(self, other: CodeUsage) -> CodeUsage:
-        total = CodeUsage(self.codebook_size, self.entries, self.counts)
-        total._merge(other.entries, other.counts)
-        return total
+        both = np.concatenate((self.entries, other.entries))
+        entries, places = np.unique(both, return_inverse=True)
+        counts = np.bincount(places, np.concatenate((self.counts, other.counts)), len(entries))
+        return CodeUsage(self.codebook_size, entries, counts.astype(np.int64))
 
     @property
     def codes(self) -> int:
@@ -69,14 +71,6 @@ class CodeUsage:
             "used": round(self.used, 6),
             "perplexity": round(self.perplexity, 3),
         }
-
-    def _merge(self, entries: npt.NDArray[np.integer], counts: npt.NDArray[np.integer]) -> None:
-        self.entries, places = np.unique(
-            np.concatenate((self.entries, entries)), return_inverse=True
-        )
-        self.counts = np.bincount(
-            places, np.concatenate((self.counts, counts)), len(self.entries)
-        ).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -107,7 +101,7 @@ class Point:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
-        facts = {
+        return {
             "coder": self.coder,
             "setting": self.setting,
             "bits": self.bits,
@@ -115,9 +109,9 @@ class Point:
             "bpp": round(self.bpp, 6),
             "raw_bpp": _rounded(self.raw_bpp, 6),
             "kbps": round(self.kbps, 2),
+            **{name: _rounded(value, 5) for name, value in self.quality.items()},
+            "decode_fps": _rounded(self.decode_fps, 2),
         }
-        measured = {name: _rounded(value, 5) for name, value in self.quality.items()}
-        return {**facts, **measured, "decode_fps": _rounded(self.decode_fps, 2)}
 
 
 @dataclass(frozen=True)
@@ -171,28 +165,20 @@ def mean_points(clips: Sequence[ClipResult]) -> tuple[Point, ...]:
 
 def total_usage(clips: Sequence[ClipResult]) -> tuple[CodeUsage, ...]:
     """Code usage of all clips together."""
-    first, *others = (clip.usage for clip in clips)
-    for usage in others:
-        first = tuple(a + b for a, b in zip(first, usage, strict=True))
-    return first
+    columns = zip(*(clip.usage for clip in clips), strict=True)
+    return tuple(sum(rest, first) for first, *rest in columns)
 
 
 def _mean(points: Sequence[Point]) -> Point:
     first = points[0]
-    same_setting = len({point.setting for point in points}) == 1
-    return Point(
-        coder=first.coder,
-        setting=first.setting if same_setting else "",
-        bits=first.bits,
+    return replace(
+        first,
+        setting=first.setting if len({point.setting for point in points}) == 1 else "",
         bytes=float(np.mean([point.bytes for point in points])),
         bpp=float(np.mean([point.bpp for point in points])),
         raw_bpp=_mean_of([point.raw_bpp for point in points]),
         kbps=float(np.mean([point.kbps for point in points])),
-        quality={
-            name: _mean_of([point.quality[name] for point in points])
-            for name in METRICS
-            if name in first.quality
-        },
+        quality={name: _mean_of([p.quality[name] for p in points]) for name in first.quality},
         decode_fps=_mean_of([point.decode_fps for point in points]),
     )
 

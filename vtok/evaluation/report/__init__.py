@@ -1,1 +1,0 @@
-"""Single-file HTML report of originals, reconstructions and measurements."""
