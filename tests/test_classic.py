@@ -129,7 +129,7 @@ def test_empty_clip_raises(tmp_path: Path) -> None:
 def test_missing_codecs_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OptionError, match="codecs=h266: expected some of x264, x265, av1"):
         find_codec("h266")
-    monkeypatch.setattr(classic, "_encoders", lambda: frozenset({"libx264", "libaom-av1"}))
+    monkeypatch.setattr(classic, "ffmpeg_lists", lambda kind: {"libx264", "libaom-av1"})
     assert find_codec("av1").encoder == "libaom-av1"
     with pytest.raises(UsageError, match="x265: this ffmpeg has no libx265"):
         find_codec("x265")

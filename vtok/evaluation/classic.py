@@ -12,13 +12,13 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from vtok.errors import OptionError, UsageError, VtokError
+from vtok.evaluation.metrics import ffmpeg_lists
 from vtok.video.ffmpeg import QUIET, ffmpeg_path, input_arguments
 from vtok.video.frames import Frames
 from vtok.video.writer import BT709, TO_BT709, Encoder, Encoding
@@ -83,7 +83,7 @@ def find_codec(name: str) -> Codec:
     """
     if name not in CODECS:
         raise OptionError("codecs", name, f"some of {', '.join(CODECS)}")
-    found = [codec for codec in CODECS[name] if codec.encoder in _encoders()]
+    found = [codec for codec in CODECS[name] if codec.encoder in ffmpeg_lists("encoders")]
     if not found:
         wanted = " or ".join(codec.encoder for codec in CODECS[name])
         raise UsageError(
@@ -91,14 +91,6 @@ def find_codec(name: str) -> Codec:
             "imageio-ffmpeg"
         )
     return found[0]
-
-
-@cache
-def _encoders() -> frozenset[str]:
-    done = subprocess.run(
-        [ffmpeg_path(), "-hide_banner", "-encoders"], capture_output=True, text=True, check=False
-    )
-    return frozenset(re.findall(r"^ [A-Z.]{6} (\S+)", done.stdout, re.MULTILINE))
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,14 @@ def bd_rate(curve: Sequence[RatePoint], anchor: Sequence[RatePoint]) -> float | 
     return None if distance is None else 100 * float(np.expm1(distance))
 
 
+def quality_at(rate: float, curve: Sequence[RatePoint]) -> float | None:
+    """Interpolate the quality of a curve at a rate; None outside its range."""
+    x, y = np.array(list(dict(sorted(curve)).items()), np.float64).reshape(-1, 2).T
+    if len(x) < 2 or not x[0] <= rate <= x[-1]:
+        return None
+    return float(_interpolate(np.log(x), y, np.log([rate]))[0])
+
+
 def _mean_distance(curve: Sequence[RatePoint], anchor: Sequence[RatePoint]) -> float | None:
     """Mean of `curve` minus `anchor` over the range of x that both cover; None if undefined."""
     (x, y), (x2, y2) = (np.array(c, np.float64).reshape(-1, 2).T for c in (curve, anchor))

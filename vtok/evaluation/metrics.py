@@ -181,11 +181,16 @@ _VMAF_GRAPH = (
 
 
 @cache
+def ffmpeg_lists(kind: str) -> frozenset[str]:
+    """Names of the "encoders" or "filters" that the ffmpeg program has."""
+    command = [ffmpeg_path(), "-hide_banner", f"-{kind}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return frozenset(re.findall(r"^ \S+ +(\S+)", done.stdout, re.MULTILINE))
+
+
 def has_vmaf() -> bool:
     """Check that the ffmpeg program includes libvmaf."""
-    command = [ffmpeg_path(), "-hide_banner", "-filters"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return re.search(r"\slibvmaf\s", done.stdout) is not None
+    return "libvmaf" in ffmpeg_lists("filters")
 
 
 class Vmaf:
@@ -344,28 +349,22 @@ def _compare(x: Tensor, y: Tensor, value_range: float) -> tuple[Tensor, Tensor]:
 def _blur(x: Tensor) -> Tensor:
     """[..., H, W] -> [..., H - 10, W - 10]: Gaussian means where the window fits.
 
-    Rows, then columns, in blocks that are multiplied by a band matrix, which on a CPU is as fast
-    as a depthwise convolution at its best and never much slower.
+    Columns, then rows, in blocks that are multiplied by a band matrix, which on a CPU is as fast as
+    a depthwise convolution at its best and never much slower.
     """
-    height, width = (side - WINDOW + 1 for side in x.shape[-2:])
-    rows = []
-    for start in range(0, height, _BLOCK):
-        count = min(_BLOCK, height - start)
-        rows.append(_band(count, x) @ x[..., start : start + count + WINDOW - 1, :])
-    x, columns = torch.cat(rows, dim=-2), []
-    for start in range(0, width, _BLOCK):
-        count = min(_BLOCK, width - start)
-        columns.append(x[..., start : start + count + WINDOW - 1] @ _band(count, x).T)
-    return torch.cat(columns, dim=-1)
-
-
-def _band(count: int, like: Tensor) -> Tensor:
-    """[count, count + 10] with the window's weights in each row, shifted by one from row to row."""
-    return torch.from_numpy(_band_array(count)).to(like)
+    for _ in range(2):
+        side, means = x.shape[-2] - WINDOW + 1, []
+        for start in range(0, side, _BLOCK):
+            count = min(_BLOCK, side - start)
+            band = torch.from_numpy(_band(count)).to(x)
+            means.append(band @ x[..., start : start + count + WINDOW - 1, :])
+        x = torch.cat(means, dim=-2).transpose(-2, -1)
+    return x
 
 
 @cache  # arrays: a tensor made in inference mode could not be used in training later
-def _band_array(count: int) -> npt.NDArray[np.float32]:
+def _band(count: int) -> npt.NDArray[np.float32]:
+    """[count, count + 10] with the window's weights in each row, shifted by one from row to row."""
     offsets = np.arange(WINDOW) - (WINDOW - 1) / 2
     window = np.exp(-(offsets**2) / (2 * SIGMA**2))
     band = np.zeros((count, count + WINDOW - 1), np.float32)
