@@ -159,7 +159,8 @@ def main() -> None:
     elif args.csv:
         writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        for row in rows:
+            writer.writerow({k: round(x, 4) if isinstance(x, float) else x for k, x in row.items()})
     elif args.full:
         print_table(rows)
     else:
