@@ -143,7 +143,7 @@ def test_compare_checks_options_before_work(monkeypatch: pytest.MonkeyPatch) -> 
     ):
         result = vtok("compare", "a.mp4", *FAST, *arguments, "-o", "early")
         assert (result.exit_code, words in result.stderr) == (2, True), result.stderr
-    monkeypatch.setattr(classic, "_encoders", frozenset)
+    monkeypatch.setattr(classic, "ffmpeg_lists", lambda kind: frozenset())
     result = vtok("compare", "a.mp4", *FAST, "--with", "av1", "-o", "early")
     assert result.exit_code == 2
     assert "this ffmpeg has no libsvtav1 or libaom-av1" in result.stderr
