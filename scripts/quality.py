@@ -45,7 +45,9 @@ CRF_STEP = 2
 
 
 def x264_curve(path: Path, part: Part, most_bytes: float) -> list[RatePoint]:
-    """Encode a part with x264 from its lowest quality up until it exceeds a number of bytes.
+    """Encode a part with x264 from its lowest quality up until it twice exceeds a number of bytes.
+
+    The second point beyond makes the interpolation independent of where the curve ends.
 
     Returns:
         Bytes of the elementary stream and mean PSNR in dB, at every second constant rate factor.
@@ -59,7 +61,7 @@ def x264_curve(path: Path, part: Part, most_bytes: float) -> list[RatePoint]:
             count = encode_stream(master, codec, crf, stream)
             decoded = np.concatenate(list(decode_stream(master, stream)))
             curve.append((float(count), psnr(decoded, frames)))
-            if count > most_bytes:
+            if len(curve) > 1 and curve[-2][0] > most_bytes:
                 break
     return curve
 
