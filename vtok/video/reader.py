@@ -5,14 +5,12 @@ from __future__ import annotations
 import stat
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from vtok.errors import InputError, OptionError, UsageError, VideoError, VtokError
 from vtok.video.decoder_process import ChildDied, ChildTimeout, Decoder
 from vtok.video.frames import Frames, VideoInfo, parse_size
-from vtok.video.source import Request
-from vtok.video.worker import RingShape, map_ring
+from vtok.video.worker import map_ring
 
 ERRORS: dict[str, type[VtokError]] = {
     kind.__name__: kind for kind in (VtokError, UsageError, OptionError, InputError, VideoError)
@@ -83,12 +81,7 @@ class VideoReader:
     def __enter__(self) -> VideoReader:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __iter__(self) -> VideoReader:
@@ -112,7 +105,9 @@ class VideoReader:
             self._ended = True
             self.close()
             if self.frames_read == 0:
-                raise VideoError(f"{self._path}: no frame in the requested part{self._length()}")
+                seconds = self.info.duration_seconds
+                length = "" if seconds is None else f" (the video is {seconds:.3f} s long)"
+                raise VideoError(f"{self._path}: no frame in the requested part{length}")
             raise StopIteration
         frames: Frames = self._ring[message["slot"], : message["count"]].copy()
         self._child.release_slot()
@@ -134,8 +129,7 @@ class VideoReader:
         self.info = VideoInfo(**{**fields, "fps": Fraction(fields["fps"])})
         self.output_fps = Fraction(message["fps"])
         width, height = self.output_size = message["width"], message["height"]
-        shape = RingShape(message["batch_frames"], height, width)
-        self._ring = map_ring(self._decoder.memory, shape)
+        self._ring = map_ring(self._decoder.memory, message["batch_frames"], height, width)
 
     def _receive(self, expected: str) -> dict[str, Any]:
         """Wait for a message of one kind, or `end`; raise any failure."""
@@ -152,11 +146,6 @@ class VideoReader:
             raise ERRORS[message["type"]](*message["arguments"])
         assert message["kind"] in (expected, "end")
         return message
-
-    def _length(self) -> str:
-        """Describe the length of the video."""
-        seconds = self.info.duration_seconds
-        return "" if seconds is None else f" (the video is {seconds:.3f} s long)"
 
 
 def probe(path: Path, timeout_seconds: float = 60.0) -> VideoInfo:
@@ -194,10 +183,11 @@ def make_request(
         raise OptionError("duration_seconds", duration_seconds, "a number above 0")
     if fps is not None and not 0 < fps <= 1000:
         raise OptionError("fps", fps, "a rate above 0 and at most 1000")
-    text = size if size is None or isinstance(size, str) else f"{size[0]}x{size[1]}"
+    text = f"{size[0]}x{size[1]}" if isinstance(size, tuple) else size
     if text is not None:
         parse_size(text, 16, 9)  # an invalid size is an error before any file is opened
-    return {**Request(path, start, duration, fps, text).to_fields()}
+    fields = {"path": path, "start": start, "duration": duration, "fps": fps, "size": text}
+    return {name: None if value is None else str(value) for name, value in fields.items()}
 
 
 def _to_seconds(name: str, seconds: float | Fraction) -> Fraction:

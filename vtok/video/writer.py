@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from queue import Queue
-from types import TracebackType
 from typing import IO, BinaryIO, NoReturn
 
 import numpy as np
@@ -52,18 +51,13 @@ class Encoding:
         odd = self.width % 2 or self.height % 2  # 4:2:0 halves both sides
         pixels = "yuv444p" if odd else "yuv420p"
         colours = f"{TO_BT709},format={pixels},{BT709}"
-        return ["-vf", colours, "-c:v", self.codec, *self._quality(), *self._container()]
-
-    def _quality(self) -> list[str]:
+        quality = ["-crf", str(self.crf), "-preset", "veryfast"]
         if self.codec == "libvpx-vp9":  # its scale goes to 63
-            speed = ["-deadline", "realtime", "-cpu-used", "7", "-row-mt", "1"]
-            return ["-crf", str(round(self.crf * 63 / 51)), "-b:v", "0", *speed]
-        return ["-crf", str(self.crf), "-preset", "veryfast"]
-
-    def _container(self) -> list[str]:
-        """Make arguments with the index in front, so that players can start at once."""
-        front = ["-movflags", "+faststart"] if self.container in ("mp4", "mov") else []
-        return [*front, "-f", self.container]
+            quality = ["-crf", str(round(self.crf * 63 / 51)), "-b:v", "0"]
+            quality += ["-deadline", "realtime", "-cpu-used", "7", "-row-mt", "1"]
+        if self.container in ("mp4", "mov"):
+            quality += ["-movflags", "+faststart"]  # index first, so that players start at once
+        return ["-vf", colours, "-c:v", self.codec, *quality, "-f", self.container]
 
 
 # arguments for an mp4 that needs no seeking, to write to a pipe
@@ -324,12 +318,7 @@ class VideoWriter:
     def __enter__(self) -> VideoWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
         else:
