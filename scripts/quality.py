@@ -21,7 +21,7 @@ from vtok.models.load import LoadedTokenizer, load
 
 
 def measure(model: LoadedTokenizer, path: Path) -> dict[int, float | None]:
-    """PSNR in dB by bits a position."""
+    """Measure PSNR in dB by bits per latent position."""
     quantizer = model.tokenizer.quantizer
     bits = tuple(quantizer.bits_per_stage * k for k in range(1, quantizer.num_stages + 1))
     options = EvalOptions(CARD, bits, metrics=("psnr",))
