@@ -49,7 +49,7 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {  # arguments and frames
     "no layers": ({**SMALL, "layers": ()}, 3),
     "all kinds, 4x2x2": ({**SMALL, "layers": MIXED}, 17),
     "all kinds, one frame": ({**SMALL, "layers": MIXED}, 1),
-    "8 frames a step": ({**SMALL, "layers": ("compress_time",) * 3, "max_dim": 20}, 17),
+    "8 frames per step": ({**SMALL, "layers": ("compress_time",) * 3, "max_dim": 20}, 17),
     "two codebooks": ({**SMALL, "layers": MIXED, "num_codebooks": 2}, 9),
     "spherical": ({**SMALL, "layers": MIXED, "lfq_spherical": True}, 9),
     "no projection": ({**SMALL, "init_dim": 6, "layers": ("residual", "compress_time")}, 9),

@@ -73,7 +73,11 @@ class VideoReader:
         self._decoder = decoder or Decoder()
         self._child = self._decoder.start(request)
         try:
-            self._take_info(self._receive("info"))
+            message = self._receive("info")
+            self.info = VideoInfo(**{**message["info"], "fps": Fraction(message["info"]["fps"])})
+            self.output_fps = Fraction(message["fps"])
+            width, height = self.output_size = message["width"], message["height"]
+            self._ring = map_ring(self._decoder.memory, message["batch_frames"], height, width)
         except BaseException:
             self.close()
             raise
@@ -123,14 +127,6 @@ class VideoReader:
             self._ended = True  # the decoder may now serve another reader
         self._ring = None
 
-    def _take_info(self, message: dict[str, Any]) -> None:
-        """Read the first message and map the ring that it announces."""
-        fields = message["info"]
-        self.info = VideoInfo(**{**fields, "fps": Fraction(fields["fps"])})
-        self.output_fps = Fraction(message["fps"])
-        width, height = self.output_size = message["width"], message["height"]
-        self._ring = map_ring(self._decoder.memory, message["batch_frames"], height, width)
-
     def _receive(self, expected: str) -> dict[str, Any]:
         """Wait for a message of one kind, or `end`; raise any failure."""
         try:
@@ -175,26 +171,21 @@ def make_request(
     Raises:
         OptionError: An argument is out of range.
     """
-    start = _to_seconds("start_seconds", start_seconds)
-    duration = (
-        None if duration_seconds is None else _to_seconds("duration_seconds", duration_seconds)
-    )
-    if duration == 0:
+    for name, seconds in (("start_seconds", start_seconds), ("duration_seconds", duration_seconds)):
+        if seconds is not None and not 0 <= seconds < float("inf"):
+            raise OptionError(name, seconds, "a number of at least 0")
+    if duration_seconds == 0:
         raise OptionError("duration_seconds", duration_seconds, "a number above 0")
     if fps is not None and not 0 < fps <= 1000:
         raise OptionError("fps", fps, "a rate above 0 and at most 1000")
     text = f"{size[0]}x{size[1]}" if isinstance(size, tuple) else size
     if text is not None:
         parse_size(text, 16, 9)  # an invalid size is an error before any file is opened
+    # Fraction(str(...)) is the decimal that was meant, not its binary approximation
+    duration = None if duration_seconds is None else Fraction(str(duration_seconds))
+    start = Fraction(str(start_seconds))
     fields = {"path": path, "start": start, "duration": duration, "fps": fps, "size": text}
     return {name: None if value is None else str(value) for name, value in fields.items()}
-
-
-def _to_seconds(name: str, seconds: float | Fraction) -> Fraction:
-    """Convert a time to the decimal that was meant, not to its binary approximation."""
-    if not 0 <= seconds < float("inf"):
-        raise OptionError(name, seconds, "a number of at least 0")
-    return Fraction(str(seconds))
 
 
 def _check_file(path: Path) -> None:
