@@ -1,18 +1,17 @@
 #!/usr/bin/env python
-"""`vtok encode` and `vtok decode` as commands, beside their parts and beside ffmpeg, in one run.
+"""Measure `vtok encode` and `vtok decode` as commands, against their parts and against ffmpeg.
 
     scripts/benchmark_commands.py [--threads 2] [--runs 3] [--json FILE]
 
-On a short clip and on one many times as long, so that start-up is told from rate. x264, x265 and
-AV1 are given about the bytes of the code file; their decoders give RGB frames to nobody, while
-`vtok decode` writes an mp4. Everything is kept on as many cores as there are threads. PSNR is of
-what each command wrote, against the frames of the clip.
+A short and a long clip separate start-up time from speed. x264, x265 and AV1 encode to about as
+many bytes as the code file; their decoders discard the RGB frames, while `vtok decode` writes an
+mp4. All processes are bound to as many cores as there are threads. PSNR compares the frames of the
+clip with those decoded from the file that the command wrote.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -26,9 +25,22 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # where a test runs this by its path
-from benchmark import bee_square, make_video, read_all
-from machine import facts, line
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for tests, which run it by path
+from benchmark_tools import (
+    BEE,
+    THREADS,
+    add_quick,
+    crop_square,
+    describe,
+    facts,
+    log,
+    make_parser,
+    markdown_table,
+    read_and_discard,
+    read_frames,
+    write_json,
+    write_video,
+)
 from processes import VTOK, run_command
 
 from vtok.errors import UsageError
@@ -38,9 +50,8 @@ from vtok.models.load import LoadedTokenizer, load
 from vtok.pipeline.codec import Decoder, Encoder
 from vtok.video.ffmpeg import ffmpeg_path
 from vtok.video.frames import Frames
-from vtok.video.reader import VideoReader
 
-# as vtok.evaluation.classic asks for a quality, but with as many threads as they like
+# the quality settings of vtok.evaluation.classic, without its limit on threads
 QUALITY = {
     "libx264": ("-preset", "medium", "-crf", "{crf}"),
     "libx265": ("-preset", "medium", "-crf", "{crf}", "-x265-params", "log-level=error"),
@@ -48,92 +59,85 @@ QUALITY = {
     "libaom-av1": ("-cpu-used", "6", "-crf", "{crf}", "-b:v", "0"),
 }
 QUIET = ("-hide_banner", "-nostdin", "-loglevel", "error", "-y")
-FIRST_CRF = 30.0
-"""Where bytes are not matched."""
+DEFAULT_CRF = 30.0  # if bytes are not matched
 HEADS = (
-    "what", "bytes", "bits a pixel", "PSNR dB", "encode frames/s", "decode frames/s",
+    "coder", "bytes", "bits per pixel", "PSNR dB", "encode frames/s", "decode frames/s",
     "encode MB", "decode MB",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Took:
-    """One piece of work: seconds, and megabytes where it is a process of its own."""
+class Cost:
+    """Time and memory of one run."""
 
     seconds: float
-    peak_mb: float | None = None
+    peak_mb: float | None = None  # for a command; None for a call in this process
 
 
 @dataclass(frozen=True)
 class Row:
-    """Something that encodes and decodes.
-
-    Attributes:
-        name: for people.
-        encode, decode: do it once.
-        coded, back: the files that they write; None where it is only a part of a command.
-    """
+    """Coder to measure, or a part of one."""
 
     name: str
-    encode: Callable[[], Took]
-    decode: Callable[[], Took]
-    coded: Path | None = None
-    back: Path | None = None
+    encode: Callable[[], Cost]
+    decode: Callable[[], Cost]
+    coded: Path | None = None  # file that `encode` writes; None for a part
+    back: Path | None = None  # video to compare with the clip; None for a part
 
 
-def by_command(*words: str | Path) -> Callable[[], Took]:
-    """A process, start included."""
+def measure_command(*words: str | Path) -> Callable[[], Cost]:
+    """Make a function that measures a command, start-up included."""
 
-    def work() -> Took:
-        ran = run_command(words)
-        return Took(ran.seconds, ran.peak_mb)
+    def work() -> Cost:
+        result = run_command(words)
+        return Cost(result.seconds, result.peak_mb)
 
     return work
 
 
-def in_here(function: Callable[[], Any]) -> Callable[[], Took]:
-    """A call in this process."""
+def measure_call(function: Callable[[], Any]) -> Callable[[], Cost]:
+    """Make a function that measures a call in this process."""
 
-    def work() -> Took:
+    def work() -> Cost:
         begin = time.perf_counter()
         function()
-        return Took(time.perf_counter() - begin)
+        return Cost(time.perf_counter() - begin)
 
     return work
 
 
 def vtok_rows(folder: Path, clip: Path, frames: Frames, model: LoadedTokenizer) -> list[Row]:
-    """The commands, then the model alone, then what reads and writes videos, alone."""
+    """List the commands, the model alone, and reading and writing videos alone."""
     coded, back, spare = (folder / name for name in ("a.vtok", "a.mp4", "spare.mp4"))
     chunks, size = list(Encoder(model).encode([frames])), frames.shape[1:3]
     return [
         Row(
             "`vtok encode`, `vtok decode`",
-            by_command(*VTOK, "encode", clip, "-o", coded, "-q", "--overwrite"),
-            by_command(*VTOK, "decode", coded, "-o", back, "-q", "--overwrite"),
+            measure_command(*VTOK, "encode", clip, "-o", coded, "-q", "--overwrite"),
+            measure_command(*VTOK, "decode", coded, "-o", back, "-q", "--overwrite"),
             coded,
             back,
         ),
         Row(
-            "the model alone",
-            in_here(lambda: list(Encoder(model).encode([frames]))),
-            in_here(lambda: list(Decoder(model, size).decode(chunks))),
+            "model only",
+            measure_call(lambda: list(Encoder(model).encode([frames]))),
+            measure_call(lambda: list(Decoder(model, size).decode(chunks))),
         ),
         Row(
-            "reading the video, writing one",
-            in_here(lambda: read_all(clip)),
-            in_here(lambda: make_video(spare, frames)),
+            "video reader and writer only",
+            measure_call(lambda: read_and_discard(clip)),
+            measure_call(lambda: write_video(spare, frames)),
         ),
     ]
 
 
 def classic_row(folder: Path, clip: Path, codec: Codec, crf: float) -> Row:
-    """ffmpeg with one codec."""
+    """Describe ffmpeg with one codec."""
     coded = folder / f"{codec.encoder}.mkv"
     return Row(
         f"ffmpeg, {codec.description}",
-        by_command(*encoding(clip, coded, codec, crf)),
-        by_command(
+        measure_command(*encoding(clip, coded, codec, crf)),
+        measure_command(
             *(ffmpeg_path(), *QUIET, "-i", coded, "-pix_fmt", "rgb24", "-f", "rawvideo", os.devnull)
         ),
         coded,
@@ -142,13 +146,13 @@ def classic_row(folder: Path, clip: Path, codec: Codec, crf: float) -> Row:
 
 
 def encoding(clip: Path, coded: Path, codec: Codec, crf: float) -> list[str | Path]:
-    """The command that encodes a clip."""
+    """Make the ffmpeg command that encodes a clip."""
     quality = [word.format(crf=f"{crf:g}") for word in QUALITY[codec.encoder]]
     return [ffmpeg_path(), *QUIET, "-i", clip, "-an", "-c:v", codec.encoder, *quality, coded]
 
 
-def matched(folder: Path, clip: Path, codec: Codec, target: int) -> float:
-    """The factor with which a codec takes about so many bytes for a clip."""
+def match_bytes(folder: Path, clip: Path, codec: Codec, target: int) -> float:
+    """Find the constant rate factor at which a codec needs about `target` bytes for a clip."""
     trial = folder / "trial.mkv"
 
     def bytes_at(crf: float) -> int:
@@ -158,116 +162,116 @@ def matched(folder: Path, clip: Path, codec: Codec, target: int) -> float:
     return RateMatcher(codec, bytes_at).match(target)[0]
 
 
-def take(rows: Sequence[Row], frames: Frames, runs: int) -> list[dict[str, Any]]:
-    """Figures of each row: medians over rounds in which each has its turn."""
-    taken: dict[str, list[tuple[Took, Took]]] = {row.name: [] for row in rows}
+def measure_rows(rows: Sequence[Row], frames: Frames, runs: int) -> list[dict[str, Any]]:
+    """Measure the rows in turn; times are medians over rounds."""
+    taken: dict[str, list[tuple[Cost, Cost]]] = {row.name: [] for row in rows}
     for number in range(runs):
         for row in rows:
             taken[row.name].append((row.encode(), row.decode()))
-            say(f"round {number + 1} of {runs}, {len(frames)} frames: {row.name}")
+            log(f"round {number + 1} of {runs}, {len(frames)} frames: {row.name}")
     found = []
     for row in rows:
-        figures: dict[str, Any] = {"what": row.name}
+        figures: dict[str, Any] = {"coder": row.name}
         for index, name in enumerate(("encode", "decode")):
-            tooks = [pair[index] for pair in taken[row.name]]
-            figures[f"{name} s"] = statistics.median(took.seconds for took in tooks)
+            costs = [pair[index] for pair in taken[row.name]]
+            figures[f"{name} s"] = statistics.median(cost.seconds for cost in costs)
             figures[f"{name} fps"] = len(frames) / figures[f"{name} s"]
-            if tooks[0].peak_mb is not None:
-                figures[f"{name} MB"] = max(took.peak_mb or 0 for took in tooks)
+            if costs[0].peak_mb is not None:
+                figures[f"{name} MB"] = max(cost.peak_mb or 0 for cost in costs)
         if row.coded is not None and row.back is not None:
             figures["bytes"] = row.coded.stat().st_size
             figures["bpp"] = 8 * figures["bytes"] / (frames.size / 3)
-            figures["psnr"] = psnr(read(row.back), frames)
+            figures["psnr"] = psnr(read_frames(row.back), frames)
         found.append(figures)
     return found
 
 
-def read(path: Path) -> Frames:
-    """All frames of a video, uint8 [T, H, W, 3]."""
-    with VideoReader(path) as reader:
-        return np.concatenate(list(reader))
-
-
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Figures by number of frames."""
-    model, frames = load(device="cpu", dtype="float32"), bee_square()
+    """Measure a short and a long clip; returns rows by number of frames."""
+    model = load(device="cpu", dtype="float32")
+    frames = crop_square(read_frames(BEE, "256"))
     if args.quick:
         frames = np.ascontiguousarray(frames[:9, :64, :64])
     factors: dict[Codec, float] = {}
     found = {}
     for times in (1, args.times):
         clip = folder / f"clip{times}.mp4"
-        make_video(clip, np.concatenate([frames] * times))
-        seen = read(clip)
+        write_video(clip, np.concatenate([frames] * times))
+        seen = read_frames(clip)
         ours = vtok_rows(folder, clip, seen, model)
         if not factors:
             ours[0].encode()
             target = ours[0].coded.stat().st_size if ours[0].coded else 0
             for codec in codecs():
-                quick = args.quick
-                factors[codec] = float(FIRST_CRF) if quick else matched(folder, clip, codec, target)
-                say(f"{codec.description}: crf {factors[codec]:g}")
+                factors[codec] = DEFAULT_CRF
+                if not args.quick:
+                    factors[codec] = match_bytes(folder, clip, codec, target)
+                log(f"{codec.description}: crf {factors[codec]:g}")
         classic = [classic_row(folder, clip, codec, crf) for codec, crf in factors.items()]
-        found[str(len(seen))] = take([*ours, *classic], seen, args.runs if times == 1 else 1)
+        found[str(len(seen))] = measure_rows(
+            [*ours, *classic], seen, args.runs if times == 1 else 1
+        )
     return found
 
 
 def codecs() -> list[Codec]:
-    """The codecs that this ffmpeg has."""
+    """List the codecs that this ffmpeg supports."""
     found = []
     for name in CODECS:
         try:
             found.append(find_codec(name))
         except UsageError as error:
-            say(str(error))
+            log(str(error))
     return found
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows of one length as Markdown."""
+    """Format the rows of one clip as a Markdown table."""
     forms = {
         "bytes": ",", "bpp": ".4f", "psnr": ".2f", "encode fps": ".3g", "decode fps": ".3g",
         "encode MB": ",.0f", "decode MB": ",.0f",
     }  # fmt: skip
-    lines = ["| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
-    for row in rows:
-        cells = [format(row[key], form) if key in row else "" for key, form in forms.items()]
-        lines.append("| " + " | ".join([row["what"], *cells]) + " |")
-    return "\n".join(lines)
+    cells = [
+        [format(row[key], form) if key in row else "" for key, form in forms.items()]
+        for row in rows
+    ]
+    return markdown_table(
+        HEADS, [[row["coder"], *rest] for row, rest in zip(rows, cells, strict=True)]
+    )
 
 
 def start_and_rate(found: dict[str, list[dict[str, Any]]]) -> str:
-    """What of the seconds does not grow with a clip, and the rate of the rest."""
+    """Estimate start-up seconds and frames/s from both clips, by a straight line."""
     (few, short), (many, long) = found.items()
-    lines = ["| what | encode: start s | then frames/s | decode: start s | then frames/s |"]
-    lines.append("|---" * 5 + "|")
+    rows = []
     for a, b in zip(short, long, strict=True):
         if "bytes" not in a:
             continue
-        cells = [a["what"]]
+        cells = [a["coder"]]
         for name in ("encode", "decode"):
             each = (b[f"{name} s"] - a[f"{name} s"]) / (int(many) - int(few))
             start = max(0.0, a[f"{name} s"] - int(few) * each)
             cells += [f"{start:.2f}", f"{1 / each:.3g}"] if each > 0 else ["", ""]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def say(text: str) -> None:
-    """One line of progress."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+        rows.append(cells)
+    heads = (
+        "coder",
+        "encode start-up s",
+        "encode frames/s",
+        "decode start-up s",
+        "decode frames/s",
+    )
+    return markdown_table(heads, rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print tables, and write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    """Print tables and write JSON."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--threads", type=int, default=THREADS)
+    parser.add_argument("--runs", type=int, default=3, help="rounds with the short clip")
+    parser.add_argument(
+        "--times", type=int, default=10, help="length of the long clip, in short clips"
     )
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
-    parser.add_argument("--runs", type=int, default=3, help="rounds of the short clip")
-    parser.add_argument("--times", type=int, default=10, help="how long the long clip is")
-    parser.add_argument("--quick", action="store_true", help="tiny clips once: does all this run?")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
+    add_quick(parser)
     args = parser.parse_args(arguments)
     if args.quick:
         args.runs, args.times = 1, 2
@@ -278,12 +282,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="vtok-commands-") as name:
         found = measure(args, Path(name))
     machine = facts(args.threads, "float32") | {"ffmpeg": Path(ffmpeg_path()).name}
-    if args.json:
-        args.json.write_text(json.dumps({"machine": machine, "rows": found}, indent=1) + "\n")
-    print(line(machine))
+    write_json(args.json, {"machine": machine, "rows": found})
+    print(describe(machine))
     for frames, rows in found.items():
         print(f"\n{frames} frames\n\n{table(rows)}")
-    print(f"\nOf both together:\n\n{start_and_rate(found)}")
+    print(f"\nStart-up time and speed, from both clips:\n\n{start_and_rate(found)}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Speed of `vtok dataset encode` against decoding alone and the model alone, in one run.
+"""Measure `vtok dataset encode` against decoding alone and the model alone, in one run.
 
-scripts/benchmark_dataset.py [VIDEO ...] [--clips 500] [--workers N] [--json]
+    scripts/benchmark_dataset.py [VIDEO ...] [--clips 500] [--workers N] [--json FILE]
 
 It also measures memory for different numbers of videos, and the time of a run in which 10,000 items
 are up to date. It takes about six minutes on two idle cores; on a busy machine the ratios are
@@ -10,7 +10,6 @@ meaningless.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -21,11 +20,21 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for tests, which run it by path
+from benchmark_tools import (
+    BEE,
+    crop_square,
+    describe,
+    make_parser,
+    markdown_table,
+    read_and_discard,
+    read_frames,
+    write_json,
+    write_video,
+)
 
 from vtok.dataset.folder import WHOLE, DatasetFolder
 from vtok.dataset.plan import read_journal
@@ -33,12 +42,8 @@ from vtok.models.load import load
 from vtok.pipeline._runtime import many_videos
 from vtok.pipeline.codec import Encoder
 from vtok.video.decoder_process import Decoder
-from vtok.video.frames import Frames
-from vtok.video.reader import VideoReader
-from vtok.video.writer import VideoWriter
 
-BEE = Path(__file__).resolve().parent.parent / "examples" / "bee.mp4"
-DISTINCT = 16
+DISTINCT = 16  # videos with different frames; the others are copies
 MODEL_CLIPS = 96
 """Videos for the speed of the model alone, which does not depend on their number."""
 RUN = """
@@ -58,14 +63,10 @@ def make_clips(folder: Path, videos: Sequence[Path], clips: int, frames: int, si
     """Cut short square videos, a few distinct ones under many names."""
     folder.mkdir()
     for number in range(min(DISTINCT, clips)):
-        with VideoReader(videos[number % len(videos)], size=str(side)) as reader:
-            shown = np.concatenate(list(reader))
+        shown = read_frames(videos[number % len(videos)], str(side))
         first = number * 7 % max(1, len(shown) - frames + 1)
-        left = (shown.shape[2] - side) // 2
-        square = np.ascontiguousarray(shown[first : first + frames, :side, left : left + side])
-        path = folder / f"{number:05d}.mp4"
-        with VideoWriter(path, width=side, height=side, fps=Fraction(30)) as writer:
-            writer.write(square)
+        square = crop_square(shown[first : first + frames, :side])
+        write_video(folder / f"{number:05d}.mp4", square)
     for number in range(DISTINCT, clips):
         shutil.copy(folder / f"{number % DISTINCT:05d}.mp4", folder / f"{number:05d}.mp4")
 
@@ -82,13 +83,11 @@ def decode_rate(paths: Sequence[Path], workers: int) -> float:
     """Measure frames per second of decoding alone, with one decoder process per worker."""
     idle = [Decoder() for _ in range(workers)]
     for decoder in idle:  # start-up does not count: it happens once per run
-        with VideoReader(paths[0], decoder=decoder) as reader:
-            list(reader)
+        read_and_discard(paths[0], decoder)
 
     def work(path: Path) -> int:
         decoder = idle.pop()
-        with VideoReader(path, decoder=decoder) as reader:
-            count = sum(map(len, reader))
+        count = read_and_discard(path, decoder)
         idle.append(decoder)
         return count
 
@@ -102,11 +101,7 @@ def decode_rate(paths: Sequence[Path], workers: int) -> float:
 def model_rate(paths: Sequence[Path], workers: int) -> float:
     """Measure frames per second of the model alone, on frames in memory."""
     model = load()
-    held: dict[str, Frames] = {}
-    for path in paths[:DISTINCT]:
-        with VideoReader(path) as reader:
-            held[path.name] = np.concatenate(list(reader))
-    shown = [held[path.name] for path in paths[:DISTINCT]]
+    shown = [read_frames(path) for path in paths[:DISTINCT]]
 
     def work(path: Path) -> int:
         frames = shown[int(path.stem) % len(shown)]
@@ -157,15 +152,14 @@ def resume_seconds(folder: Path, output: Path, clips: int) -> tuple[float, float
 
 
 def main() -> None:
-    """Print a table, or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Print a table and write JSON."""
+    parser = make_parser(__doc__)
     parser.add_argument("videos", nargs="*", type=Path, default=[BEE])
     parser.add_argument("--clips", type=int, default=500)
     parser.add_argument("--frames", type=int, default=33)
     parser.add_argument("--side", type=int, default=192)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--finished", type=int, default=10_000)
-    parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -188,17 +182,13 @@ def main() -> None:
             few, folder / "quarter", args.workers, "vtok"
         )
         wall, spent = resume_seconds(folder / "in", folder / "resume", args.finished)
-        figures[f"finding {args.finished:,} clips done (s)"] = wall
-        figures[f"finding {args.finished:,} clips done (s of a core)"] = spent
+        figures[f"finding {args.finished:,} items up to date (s)"] = wall
+        figures[f"finding {args.finished:,} items up to date (CPU s)"] = spent
     about = {"clips": args.clips, "frames": args.frames, "side": args.side,
              "workers": args.workers, "cores": os.cpu_count()}  # fmt: skip
-    if args.json:
-        print(json.dumps({"about": about, "figures": figures}))
-        return
-    print(", ".join(f"{key} {value}" for key, value in about.items()))
-    print("\n| figure | value |\n|---|---|")
-    for key, value in figures.items():
-        print(f"| {key} | {value:.3g} |")
+    write_json(args.json, {"about": about, "figures": figures})
+    rows = [(name, f"{value:.3g}") for name, value in figures.items()]
+    print(f"{describe(about)}\n\n{markdown_table(('figure', 'value'), rows)}")
 
 
 if __name__ == "__main__":

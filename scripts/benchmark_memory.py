@@ -1,21 +1,19 @@
 #!/usr/bin/env python
-"""Peak memory of commands on a short and on a long synthetic video: it must be the same.
+"""Measure the peak memory of commands on a short and a long synthetic video; it should be equal.
 
-    scripts/benchmark_memory.py                   all of it, some 25 minutes on two idle cores
-    scripts/benchmark_memory.py hour 1080p        these settings alone
-    scripts/benchmark_memory.py 4k hour256        not among those run by default
-    scripts/benchmark_memory.py --json FILE --resume           only what is not in FILE
+    scripts/benchmark_memory.py                   default settings, 25 minutes on two idle cores
+    scripts/benchmark_memory.py hour 1080p        only these settings
+    scripts/benchmark_memory.py 4k hour256        settings that are not run by default
+    scripts/benchmark_memory.py --json FILE --resume           only settings that FILE lacks
 
-Memory may grow with frames, with their size, or with both. A whole hour is of small frames and by
-a small model; large frames are fewer, but still many times what a chunk holds. What is measured is
-the most that a command and the processes that it starts (decoder, writer) have at one time.
+Memory could grow with the number of frames, with their size, or with both. Hour-long videos have
+small frames and a small model; large frames have shorter videos, still many times the length of a
+chunk. Memory is that of the command and of the processes that it starts (decoder, writer).
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -25,11 +23,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # where a test runs this by its path
-from machine import facts, line
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for tests, which run it by path
+from benchmark_tools import (
+    add_quick,
+    describe,
+    facts,
+    log,
+    make_parser,
+    markdown_table,
+    write_json,
+)
 from processes import VTOK, run_command
 
-from vtok._files import atomic_output
 from vtok.models.checkpoint import read_info, save_checkpoint
 from vtok.nn.config import PRESETS, TokenConfig
 from vtok.nn.token_pipeline import TokenPipeline
@@ -42,28 +47,19 @@ SMALL, SHIPPED = "small", "vtok-base"
 CODING, ALL = ("encode", "decode"), ("encode", "decode", "tokens", "dump", "pack", "verify")
 COPYING = ("cat", "verify", "cut")
 TITLES = {"tokens": "encode --to tokens", "pack": "pack (the entropy coder alone)"}
-MOST = 1.05  # of the memory that the short video takes
+MAX_RATIO = 1.05  # target for long MB / short MB
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A short and a long video, and what is done with both.
+    """Videos of two lengths, and the commands to run on both."""
 
-    Attributes:
-        size: width and height of the frames.
-        frames: of the short video.
-        times: how often the long one has them.
-        model: `SMALL` or a shipped name.
-        commands: of `Commands`.
-        made: how often what is encoded of the video is joined before these commands.
-    """
-
-    size: tuple[int, int]
-    frames: int
-    times: int
-    model: str
-    commands: tuple[str, ...]
-    made: int = 1
+    size: tuple[int, int]  # width and height in pixels
+    frames: int  # length of the short video
+    times: int  # length of the long video, in short videos
+    model: str  # `SMALL` or the name of a shipped model
+    commands: tuple[str, ...]  # names known to `Commands`
+    copies: int = 1  # copies of the codes that are joined before the commands run
 
 
 MINUTE = 60 * RATE
@@ -71,7 +67,7 @@ SETTINGS = {
     "hour": Setting((64, 64), MINUTE, 60, SMALL, ALL),
     "shipped": Setting((256, 256), 900, 4, SHIPPED, ALL),
     "1080p": Setting((1920, 1080), 240, 3, SMALL, ALL),
-    "copies": Setting((1920, 1080), 30, 60, SMALL, COPYING, made=60),
+    "copies": Setting((1920, 1080), 30, 60, SMALL, COPYING, copies=60),
     "large": Setting((1920, 1080), 37, 2, SHIPPED, CODING),
     "4k": Setting((3840, 2160), 21, 2, SHIPPED, CODING),
     "hour256": Setting((256, 256), MINUTE, 60, SMALL, ALL),
@@ -82,18 +78,18 @@ QUICK = Setting((64, 64), 9, 2, SMALL, ("encode", "dump", "pack"))
 
 
 class Commands:
-    """What can be done with a video, each command once on request, with its peak in megabytes."""
+    """Commands that can be measured on one video."""
 
     def __init__(self, folder: Path, model: str) -> None:
-        """Begin in a folder of its own; `model` is a name or a checkpoint."""
+        """Use an empty folder for files; `model` is a name or a checkpoint."""
         self.video, self.codes, self.back = (folder / f"a.{x}" for x in ("mkv", "vtok", "mp4"))
         self._dump, self._joined = folder / "a.bin", folder / "joined.vtok"
         self._tokens, self._learner = folder / "a.safetensors", folder / "learner.safetensors"
         self._model = ("--model", model)
 
     def peak(self, name: str, copies: int = 1) -> float:
-        """Run one; `cat` joins the codes with themselves, so many `copies`."""
-        made: dict[str, tuple[str | Path, ...]] = {
+        """Run a command and return its peak memory in MiB; `cat` joins `copies` of the codes."""
+        arguments: dict[str, tuple[str | Path, ...]] = {
             "encode": (self.video, "-o", self.codes, "--stages", "2", *self._model),
             "decode": (self.codes, "-o", self.back, *self._model),
             "tokens": (
@@ -108,32 +104,33 @@ class Commands:
         }
         verb = {"tokens": "encode"}.get(name, name)
         quiet = ("-q",) if name == "verify" else ("-q", "--overwrite")
-        ran = run_command([*VTOK, verb, *made[name], *quiet])
-        say(f"{name}: {ran.seconds:.0f} s, {ran.cpu_seconds:.0f} s of cores, {ran.peak_mb:,.0f} MB")
-        return ran.peak_mb
+        result = run_command([*VTOK, verb, *arguments[name], *quiet])
+        times = f"{result.seconds:.0f} s, {result.cpu_seconds:.0f} CPU s"
+        log(f"{name}: {times}, {result.peak_mb:,.0f} MB")
+        return result.peak_mb
 
     def join(self, copies: int) -> None:
-        """Go on with the codes joined with themselves, so many `copies`."""
+        """Replace the code file by `copies` of itself, joined."""
         if copies > 1:
             self.peak("cat", copies)
             self._joined.replace(self.codes)
 
 
 def make_video(path: Path, size: tuple[int, int], frames: int, times: int = 1) -> None:
-    """Write a moving test picture of (width, height), some frames of it and all these again."""
+    """Write a test pattern of (width, height) with `frames` frames, repeated `times` times."""
     short = path.with_suffix(f".short{path.suffix}")
     picture = f"testsrc2=size={size[0]}x{size[1]}:rate={RATE}"
     codec = ("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p")
     start = (ffmpeg_path(), "-v", "error", "-y")
-    made = (*start, "-f", "lavfi", "-i", picture, "-frames:v", str(frames), *codec, short)
-    subprocess.run([*map(str, made)], check=True)
+    pattern = (*start, "-f", "lavfi", "-i", picture, "-frames:v", str(frames), *codec, short)
+    subprocess.run([*map(str, pattern)], check=True)
     looped = (*start, "-stream_loop", str(times - 1), "-i", short, "-c", "copy", path)
     subprocess.run([*map(str, looped)], check=True)
     short.unlink()
 
 
 def make_models(folder: Path, model: str) -> str:
-    """A learner with the weights it starts from, and the small model where that is asked for."""
+    """Save an untrained token learner and, for `SMALL`, a small model; returns the model."""
     if model == SMALL:
         layers = (("space_time_patch", 32), ("causal_depthwise", 32))
         small = replace(
@@ -150,12 +147,12 @@ def make_models(folder: Path, model: str) -> str:
 
 
 def peaks(folder: Path, model: str, setting: Setting, times: int) -> dict[str, float]:
-    """Peak megabytes by command, of the short video so many `times`."""
-    commands, joined = Commands(folder, model), setting.made > 1
+    """Measure the peak MiB of each command on the short video repeated `times` times."""
+    commands, joined = Commands(folder, model), setting.copies > 1
     make_video(commands.video, setting.size, setting.frames, 1 if joined else times)
     if joined:
         commands.peak("encode")
-        commands.join(setting.made)
+        commands.join(setting.copies)
     if not joined:
         return {name: commands.peak(name) for name in setting.commands}
     found = {"cat": commands.peak("cat", times)}
@@ -164,12 +161,12 @@ def peaks(folder: Path, model: str, setting: Setting, times: int) -> dict[str, f
 
 
 def measure(name: str, setting: Setting) -> Iterator[dict[str, Any]]:
-    """A row for each command, the short video against the long one."""
+    """Measure a setting; yields a row for each command."""
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="vtok-memory-") as folder:
         model = make_models(Path(folder), setting.model)
         short, long = (peaks(Path(folder), model, setting, n) for n in (1, setting.times))
-    frames = setting.frames * setting.made
+    frames = setting.frames * setting.copies
     for command, megabytes in short.items():
         yield {
             "setting": name, "size": "x".join(map(str, setting.size)), "model": setting.model,
@@ -177,73 +174,68 @@ def measure(name: str, setting: Setting) -> Iterator[dict[str, Any]]:
             "long frames": frames * setting.times, "short MB": megabytes,
             "long MB": long[command], "ratio": long[command] / megabytes,
         }  # fmt: skip
-    say(f"{name}: done in {time.monotonic() - begin:.0f} s")
+    log(f"{name}: done in {time.monotonic() - begin:.0f} s")
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """All rows as Markdown, what they come to, and what was not run."""
+    """Format all rows as Markdown, with the largest ratio and a list of settings not run."""
     heads = ("size", "model", "command", "short, frames", "long, frames", "short, MB", "long, MB")
-    lines = ["| " + " | ".join((*heads, "ratio")) + " |", "|---" * (len(heads) + 1) + "|"]
+    cells = []
     for row in rows:
         counts = (f"{row[f'{x} frames']:,}" for x in ("short", "long"))
         sizes = (f"{row[f'{x} MB']:,.0f}" for x in ("short", "long"))
-        told = (row["size"], row["model"], row["command"], *counts, *sizes, f"{row['ratio']:.3f}")
-        lines.append("| " + " | ".join(told) + " |")
+        name = (row["size"], row["model"], row["command"])
+        cells.append([*name, *counts, *sizes, f"{row['ratio']:.3f}"])
     worst = max(rows, key=lambda row: row["ratio"])
-    lines.append(
+    verdict = "within" if worst["ratio"] <= MAX_RATIO else "above"
+    lines = [
+        markdown_table((*heads, "ratio"), cells),
         f"\nThe largest ratio is {worst['ratio']:.3f}, of {worst['command']} at {worst['size']} "
-        f"({'within' if worst['ratio'] <= MOST else 'more than'} the {MOST - 1:.0%} aimed at)."
-    )
+        f"({verdict} the target of {MAX_RATIO:.2f}).",
+    ]
     left = [name for name in SETTINGS if name not in {row["setting"] for row in rows}]
     if left:
-        lines += ["\nNot run:\n", *(f"- `{name}`: {told_of(SETTINGS[name])}" for name in left)]
+        lines += ["\nNot run:\n", *(f"- `{name}`: {summarize(SETTINGS[name])}" for name in left)]
     return "\n".join(lines)
 
 
 def kept_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of an earlier run whose videos were as long as they are to be now."""
+    """Read the rows of an earlier run whose settings are unchanged."""
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
-    return [row for row in rows if row["setting"] in SETTINGS and _is_of(row)]
+    lengths = {
+        name: (setting.frames * setting.copies, setting.frames * setting.copies * setting.times)
+        for name, setting in SETTINGS.items()
+    }
+    return [
+        row
+        for row in rows
+        if lengths.get(row["setting"]) == (row["short frames"], row["long frames"])
+    ]
 
 
-def _is_of(row: dict[str, Any]) -> bool:
-    setting = SETTINGS[row["setting"]]
-    short = setting.frames * setting.made
-    return bool((row["short frames"], row["long frames"]) == (short, short * setting.times))
-
-
-def say(text: str) -> None:
-    """One line of progress."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
-
-def told_of(setting: Setting) -> str:
-    """A setting in words."""
-    frames, (width, height) = setting.frames * setting.made, setting.size
+def summarize(setting: Setting) -> str:
+    """Describe a setting."""
+    frames, (width, height) = setting.frames * setting.copies, setting.size
     long = f"{frames:,} against {frames * setting.times:,} frames of {width}x{height}"
     return f"{long}, {setting.model} model, {', '.join(setting.commands)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a Markdown table; JSON is written setting by setting."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Print a Markdown table; write JSON after each setting."""
+    parser = make_parser(__doc__)
     parser.add_argument(
         "settings", nargs="*", metavar="SETTING", default=BY_DEFAULT,
-        help=", ".join(f"{name}: {told_of(setting)}" for name, setting in SETTINGS.items()),
+        help=", ".join(f"{name}: {summarize(setting)}" for name, setting in SETTINGS.items()),
     )  # fmt: skip
-    parser.add_argument("--quick", action="store_true", help="seconds of 64x64: does all this run?")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
-    parser.add_argument("--resume", action="store_true", help="keep the settings that FILE has")
+    add_quick(parser)
+    parser.add_argument("--resume", action="store_true", help="skip the settings that FILE has")
     args = parser.parse_args(arguments)
     if args.resume and args.json is None:
         parser.error("--resume needs --json FILE")
     if unknown := set(args.settings) - set(SETTINGS):
         parser.error(f"{', '.join(unknown)}: expected some of {', '.join(SETTINGS)}")
-    os.environ["NUMBA_DISABLE_JIT"] = "1"
     machine = facts(0, "float32")
-    del machine["threads"], machine["dtype"]  # memory hardly hangs on them, and each is its default
+    del machine["threads"], machine["dtype"]  # defaults, with little effect on memory
     rows = kept_rows(args.json) if args.resume else []
     chosen = {"quick": QUICK} if args.quick else {name: SETTINGS[name] for name in args.settings}
     for name, setting in chosen.items():
@@ -251,10 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         rows += measure(name, setting)
         rows.sort(key=lambda row: [*SETTINGS, "quick"].index(row["setting"]))
-        if args.json:
-            with atomic_output(args.json, overwrite=True) as path:
-                path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
-    print(f"{line(machine)}\n\n{table(rows)}")
+        write_json(args.json, {"machine": machine, "rows": rows})
+    print(f"{describe(machine)}\n\n{table(rows)}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Put what a script prints into a page, between `<!-- begin NAME -->` and `<!-- end NAME -->`.
+"""Put the output of a script into a page, between `<!-- begin NAME -->` and `<!-- end NAME -->`.
 
 scripts/roofline.py | scripts/fill_page.py docs/benchmarks.md roofline
 """
@@ -13,22 +13,22 @@ from pathlib import Path
 
 
 def filled(page: str, name: str, text: str) -> str:
-    """The page with `text` between the marks of `name`.
+    """Return the page with `text` between the markers of `name`.
 
     Raises:
-        SystemExit: if the marks are not there, or there is nothing to put in.
+        SystemExit: The page has no such markers, or the text is empty.
     """
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     marked = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
     if not marked.search(page):
         raise SystemExit(f"no {begin} ... {end} in the page")
     if not text.strip():
-        raise SystemExit("nothing came in: the page stays as it was")
+        raise SystemExit("standard input is empty: the page is unchanged")
     return marked.sub(lambda _: f"{begin}\n{text.strip()}\n{end}", page)
 
 
 def main() -> None:
-    """Read standard input, rewrite the page."""
+    """Rewrite a page with the text of standard input."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("page", type=Path)
     parser.add_argument("name")

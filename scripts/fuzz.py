@@ -159,7 +159,7 @@ def check_codes(data: bytes, seed: bytes) -> None:
     expected = iter(CodeFileReader(io.BytesIO(seed)))
     for chunk in CodeFileReader(io.BytesIO(data), salvage=True):
         if not any(np.array_equal(chunk.codes, other.codes) for other in expected):
-            raise AssertionError("wrong codes, and nobody noticed")
+            raise AssertionError("wrong codes were read without an error")
 
 
 def read_picked(stream: BinaryIO) -> None:

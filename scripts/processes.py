@@ -1,4 +1,4 @@
-"""Run a command and measure it: seconds, those of processors, peak memory of all that it starts."""
+"""Run a command and measure its wall time, CPU time and peak memory, child processes included."""
 
 from __future__ import annotations
 
@@ -19,78 +19,77 @@ PROCESSES = Path("/proc")
 
 
 @dataclass(frozen=True)
-class Ran:
-    """What a command took.
+class CommandResult:
+    """Measurements of a finished command and its child processes."""
 
-    Attributes:
-        seconds: by the clock, start included.
-        cpu_seconds: of processors, all its processes together.
-        peak_mb: the most memory that its processes had at one time.
-        output: what it wrote to standard output.
-    """
-
-    seconds: float
-    cpu_seconds: float
-    peak_mb: float
-    output: str
+    seconds: float  # wall time, start-up included
+    cpu_seconds: float  # CPU time of all processes
+    peak_mb: float  # peak memory of all processes in MiB
+    output: str  # standard output
 
 
-def run_command(command: Sequence[str | Path], threads: int | None = None) -> Ran:
-    """Run a command to its end; `threads` is how many libraries for arithmetic may take.
+def run_command(command: Sequence[str | Path], threads: int | None = None) -> CommandResult:
+    """Run a command to its end.
+
+    Args:
+        command: Program and arguments.
+        threads: Value of OMP_NUM_THREADS; None keeps the present one.
 
     Raises:
-        SystemExit: with what it says, if it fails.
+        SystemExit: The command failed; the message contains its standard error.
     """
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     words = [str(word) for word in command]
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         begin, peak = time.perf_counter(), 0.0
-        process = subprocess.Popen(words, stdout=out, stderr=log, env=environment)
+        process = subprocess.Popen(words, stdout=out, stderr=errors, env=environment)
         try:
             while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
-                peak = max(peak, memory_of(process.pid))
+                peak = max(peak, peak_memory(process.pid))
                 time.sleep(SAMPLE_SECONDS)
         except BaseException:
             process.kill()
             raise
         seconds, (_, status, usage) = time.perf_counter() - begin, ended
         process.returncode = os.waitstatus_to_exitcode(status)
-        said = [_text(file) for file in (out, log)]
+        out.seek(0)
+        errors.seek(0)
+        output, log = (file.read().decode(errors="replace") for file in (out, errors))
     if process.returncode:
-        raise SystemExit(f"{' '.join(words)}: exit {process.returncode}\n{said[1]}")
+        raise SystemExit(f"{' '.join(words)}: exit {process.returncode}\n{log}")
     if not PROCESSES.exists():
-        peak = usage.ru_maxrss / 2**20  # macOS, where this does not begin with the parent's
-    return Ran(seconds, usage.ru_utime + usage.ru_stime, peak, said[0])
+        peak = usage.ru_maxrss / 2**20  # macOS: bytes, not inherited from the parent
+    return CommandResult(seconds, usage.ru_utime + usage.ru_stime, peak, output)
 
 
 def cpu_seconds() -> float:
-    """Seconds of processors so far, of this process and of all below it, ended or not.
+    """Return the CPU seconds of this process and all its child processes so far.
 
-    Where there is no /proc, of those that have ended.
+    On systems without /proc, child processes count only after they have ended.
     """
     own, ended = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     waited = own.ru_utime + own.ru_stime + ended.ru_utime + ended.ru_stime
-    return waited + sum(_cpu_of(each) for each in _below(os.getpid()))
+    return waited + sum(_cpu_of(child) for child in _descendants(os.getpid()))
 
 
 def _cpu_of(pid: int) -> float:
-    """Seconds of processors of a process and of those it has waited for; 0 if it is gone."""
+    """CPU seconds of a process and its ended children; 0 if it has ended."""
     with suppress(OSError):
         fields = (PROCESSES / str(pid) / "stat").read_text().rpartition(")")[2].split()
         return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
     return 0.0
 
 
-def memory_of(pid: int) -> float:
-    """Megabytes that a process and those below it have had at most, each for itself.
+def peak_memory(pid: int) -> float:
+    """Return the sum of the peak resident memory in MiB of a process and its descendants.
 
-    Not what `getrusage` says: Linux counts there what the parent had when it started the process.
+    `getrusage` is not used because on Linux it includes the parent's memory at the fork.
     """
-    return _high_water(pid) + sum(_high_water(each) for each in _below(pid))
+    return _high_water(pid) + sum(_high_water(child) for child in _descendants(pid))
 
 
 def _high_water(pid: int) -> float:
-    """Megabytes a process has had at most; 0 if it is gone."""
+    """Peak resident memory of a process in MiB; 0 if it has ended."""
     with suppress(OSError):
         for text in (PROCESSES / str(pid) / "status").read_text().splitlines():
             if text.startswith("VmHWM"):
@@ -98,10 +97,10 @@ def _high_water(pid: int) -> float:
     return 0.0
 
 
-def _below(pid: int) -> Iterator[int]:
-    """The processes that a process has started, and those that these have.
+def _descendants(pid: int) -> Iterator[int]:
+    """List descendants, except forks that have not yet executed a program.
 
-    One with the command line of its parent has not begun yet: all its memory is the parent's.
+    A fork with its parent's command line still shares the parent's memory.
     """
     with suppress(OSError):
         line = _command_line(pid)
@@ -109,13 +108,8 @@ def _below(pid: int) -> Iterator[int]:
             for child in map(int, (task / "children").read_text().split()):
                 if _command_line(child) != line:
                     yield child
-                    yield from _below(child)
+                    yield from _descendants(child)
 
 
 def _command_line(pid: int) -> bytes:
     return (PROCESSES / str(pid) / "cmdline").read_bytes()
-
-
-def _text(file: tempfile._TemporaryFileWrapper) -> str:  # type: ignore[type-arg]
-    file.seek(0)
-    return bytes(file.read()).decode(errors="replace")

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""The model against classic codecs at the same bytes: docs/results.md.
+"""Compare the model with classic codecs at equal size, and write docs/results.md.
 
 The part of each clip is that of the model cards (33 frames, short side at most 384, the centre
-256x256); bytes of the model are those of entropy-coded files. The same weights and encoders give
-the same figures again.
+256x256). Sizes of the model are those of entropy-coded files. Figures are reproducible with the
+same weights and encoders.
 
     scripts/results.py validation/* --write docs/results.md     also writes docs/results.svg
 """
@@ -16,6 +16,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for tests, which run it by path
+from benchmark_tools import markdown_table
+
 from vtok._files import atomic_output
 from vtok.evaluation.classic import find_codec
 from vtok.evaluation.compare import compare_file, deltas
@@ -26,7 +29,7 @@ from vtok.evaluation.results import VTOK, ClipResult, Point, mean_points
 from vtok.models.load import LoadedTokenizer, load
 
 CLIPS = "MCL-JCV, 17x256x256"
-PUBLISHED = (  # as the columns of `published`, and the source
+PUBLISHED = (  # columns of `published`, and the number of the source
     ("OmniTokenizer, 8,192 entries", "51 M", 13, 0.0508, 26.93, 0.841, 0.165, CLIPS, 1),
     ("Cosmos 0.1 DV 4x8x8, 64,000 entries", "101 M", 16, 0.0624, 28.07, 0.743, 0.212, CLIPS, 1),
     ("VidTok, 32,768 entries", "157 M", 15, 0.0586, 29.16, 0.854, 0.117, CLIPS, 1),
@@ -38,13 +41,13 @@ SOURCES = """\
 [1] Tang et al., "VidTok", arXiv 2412.13061, table 1.
 [2] NVIDIA, "Cosmos", arXiv 2501.03575, table 5.
 [3] Yu et al., "Language Model Beats Diffusion", arXiv 2310.05737, table 3.
-Bits a pixel are those of the codes, without the latent step that the first frame takes."""
+Bits per pixel are those of the codes, without the latent step of the first frame."""
 
 
 def compare(
     model: LoadedTokenizer, path: Path, bits: tuple[int, ...], codecs: Sequence[str]
 ) -> ClipResult:
-    """One clip by every coder."""
+    """Compare all coders on one clip."""
     options = EvalOptions(CARD, bits, compress=True)
     with compare_file(path, model=model, codecs=codecs, options=options) as comparison:
         print(f"{path.name}: measured", file=sys.stderr)
@@ -52,24 +55,26 @@ def compare(
 
 
 def table(points: Sequence[Point]) -> str:
-    """A row a coder and rate; metrics that some clip lacks are left out."""
+    """Format one row per coder and rate, without metrics that a clip lacks."""
     names = [name for name in METRICS if all(p.quality.get(name) is not None for p in points)]
-    heads = ["coder", "bits a position", "bytes", "bits a pixel"]
+    heads = ["coder", "bits per latent position", "bytes", "bits per pixel"]
     heads += [METRICS[name].label for name in names]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    rows = []
     for point in sorted(points, key=lambda p: p.bits):
-        cells = [point.coder, f"{point.bits}" if point.coder == VTOK else f"as {point.bits}"]
+        cells = [
+            point.coder,
+            f"{point.bits}" if point.coder == VTOK else f"matched to {point.bits}",
+        ]
         cells += [f"{point.bytes:,.0f}", f"{point.bpp:.4f}"]
         cells += [f"{point.quality[name]:.{METRICS[name].digits}f}" for name in names]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown_table(heads, rows)
 
 
 def best(points: Sequence[Point]) -> str:
-    """Which coder is best by each metric at each rate."""
+    """Rank the coders by each metric at each rate."""
     rates = sorted({point.bits for point in points})
-    lines = ["| metric | " + " | ".join(f"{bits} bits" for bits in rates) + " |"]
-    lines.append("|---" * (len(rates) + 1) + "|")
+    rows = []
     for name, metric in METRICS.items():
         if any(point.quality.get(name) is None for point in points):
             continue
@@ -81,25 +86,25 @@ def best(points: Sequence[Point]) -> str:
                 reverse=metric.rises,
             )
             cells.append(" > ".join(point.coder for point in order))
-        lines.append(f"| {metric.label} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append([metric.label, *cells])
+    return markdown_table(["metric", *(f"{bits} bits" for bits in rates)], rows)
 
 
 def distances(points: Sequence[Point]) -> str:
-    """Bjontegaard deltas of the model."""
-    lines = ["| against | by | at the same bytes | at the same quality |", "|---|---|---|---|"]
+    """Format the Bjontegaard deltas of the model."""
+    rows = []
     for delta in deltas(points):
         metric = METRICS[delta.metric]
         quality = "" if delta.quality is None else f"{delta.quality:+.{metric.digits}f}"
-        rate = "no quality is shared" if delta.rate is None else f"{delta.rate:+.0f} % bytes"
-        lines.append(f"| {delta.codec} | {metric.label} | {quality} | {rate} |")
-    return "\n".join(lines)
+        rate = "no overlap in quality" if delta.rate is None else f"{delta.rate:+.0f} % bytes"
+        rows.append((delta.codec, metric.label, quality, rate))
+    return markdown_table(("codec", "metric", "at equal bytes", "at equal quality"), rows)
 
 
 def page(
     model: LoadedTokenizer, clips: Sequence[ClipResult], codecs: Sequence[str], picture: str
 ) -> str:
-    """The whole page."""
+    """Write the page."""
     mean = mean_points(clips)
     encoders = ", ".join(find_codec(name).description for name in codecs)
     each = "\n\n".join(
@@ -117,31 +122,32 @@ largest multiple of 16 that fits. The constant rate factor of each codec is sear
 stream takes as many bytes as the model's code file. [evaluation.md](evaluation.md) defines the
 metrics and lists what favours which side.
 
-## At the same bytes
+## At equal size
 
-Mean over {len(clips)} clips:
+Mean over {len(clips)} clips. Bits per latent position are the rate of vtok: one position
+stands for 4 frames of 8x8 pixels. "matched to 9" is a codec at the size of vtok at 9 bits.
 
 {table(mean)}
 
 ![Rate-distortion curves]({picture})
 
-From best to worst:
+Coders from best to worst:
 
 {best(mean)}
 
-Bjontegaard deltas of vtok on these means:
+Bjontegaard deltas of vtok relative to each codec, on these means:
 
 {distances(mean)}
 
-The figures do not show what codes are for: they are integers on a fixed grid, a known number for
-each frame, which another model can read and write one by one, and their first stages are a video of
-lower quality. Taking one frame, or half of the bits, from a codec's stream requires decoding or
-encoding it.
+Codes have uses that these figures do not show. They are integers on a fixed grid, a known number
+per frame, which another model can read and generate one by one. Their first stages alone decode to
+a video of lower quality. To take one frame, or half of the bits, from the stream of a codec, it
+must be decoded or encoded again.
 
 ## Published figures of other tokenizers
 
-These were measured on other clips, with other frames and sizes. They show what is possible, not how
-far one tokenizer is ahead of another.
+These were measured on other clips, with other numbers of frames and sizes. They show what is
+possible, but cannot be compared directly with each other or with the tables above.
 
 {published()}
 
@@ -154,18 +160,15 @@ far one tokenizer is ahead of another.
 
 
 def published() -> str:
-    """What others have reported."""
-    heads = ("tokenizer", "parameters", "bits a position", "bits a pixel")
-    lines = ["| " + " | ".join((*heads, "PSNR dB", "SSIM", "LPIPS", "clips")) + " |"]
-    lines.append("|---" * 8 + "|")
-    for name, *facts, source in PUBLISHED:
-        cells = [f"{name} [{source}]", *(f"{fact}" for fact in facts)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    """Format the figures that others have published."""
+    heads = ("tokenizer", "parameters", "bits per latent position", "bits per pixel")
+    heads += ("PSNR dB", "SSIM", "LPIPS", "clips")
+    rows = [[f"{name} [{source}]", *map(str, facts)] for name, *facts, source in PUBLISHED]
+    return markdown_table(heads, rows)
 
 
 def main() -> None:
-    """Print the page, or JSON; or write it."""
+    """Print the page or JSON, or write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("videos", nargs="+", type=Path)
     parser.add_argument("--model", default="vtok-base")

@@ -293,7 +293,7 @@ def probe(args: argparse.Namespace) -> dict[str, Any]:
 def markdown(found: dict[str, Any]) -> str:
     """Markdown table of means and standard deviations over the seeds, in percent."""
     columns = [f"{task} {name}" for task in TASKS for name in PROBES]
-    lines = ["| features | numbers a step | " + " | ".join(columns) + " |"]
+    lines = ["| features | numbers per step | " + " | ".join(columns) + " |"]
     lines.append("|---|---|" + "---|" * len(columns))
     for row in found["rows"]:
         numbers = " / ".join(f"{n:,}" for n in dict.fromkeys(row[f"{t} numbers"] for t in TASKS))

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Mean PSNR of what learned tokens keep, by learner and by number of tokens a latent step.
+"""Measure the mean PSNR after decoding from learned tokens, by learner and number of tokens.
 
-On the part of each video that the model cards are measured on: the first 33 frames, short side at
-most 384, the centre 256x256 or the largest multiple of 16 that fits. `latents` is what the
-tokenizer itself gives from its unquantized latents, which no tokens can better by much.
+The part of each video is that of the model cards: the first 33 frames, short side at most 384, the
+centre 256x256 or the largest multiple of 16 that fits. The row `latents` is decoded from the
+unquantized latents, an approximate upper limit.
 
     scripts/token_quality.py validation/* --learners runs/v11/tokens.safetensors v10
 """
@@ -29,7 +29,7 @@ COUNTS = (4, 8, 16, 32, 64)
 
 
 def show(model: LoadedTokenizer, latents: torch.Tensor, frames: Frames) -> float:
-    """PSNR in dB of latents [1, D, t, h, w] as the tokenizer decodes them."""
+    """Measure the PSNR in dB of decoded latents [1, D, t, h, w]."""
     with torch.inference_mode():
         clip = model.tokenizer.decode(latents, num_frames=len(frames), size=frames.shape[1:3])
     return psnr(clip_to_frames(clip), frames)
@@ -38,7 +38,7 @@ def show(model: LoadedTokenizer, latents: torch.Tensor, frames: Frames) -> float
 def measure(
     model: TokenModel, latents: torch.Tensor, frames: Frames, counts: list[int], bits: bool
 ) -> list[float]:
-    """PSNR in dB for each number of tokens; NaN where the frames are too small for so many."""
+    """Measure PSNR in dB by number of tokens; NaN if the frames are too small for a number."""
     found, grid = [], (latents.shape[3], latents.shape[4])
     for count in counts:
         if count > model.positions(frames.shape[1:3]):
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def learners_label(model: TokenModel) -> str:
-    """What a learner is called in a table."""
+    """Name a learner for the table."""
     return model.info.config.learner
 
 

@@ -1,4 +1,4 @@
-"""scripts/benchmark_commands.py: what its tables say of what was measured."""
+"""scripts/benchmark_commands.py: contents of its tables."""
 
 import runpy
 from pathlib import Path
@@ -14,12 +14,12 @@ def bench() -> dict[str, Any]:
     return runpy.run_path(str(SCRIPT))
 
 
-def row(what: str, seconds: float, frames: int, **more: Any) -> dict[str, Any]:
-    return {"what": what, "encode s": seconds, "decode s": 2 * seconds,
+def row(coder: str, seconds: float, frames: int, **more: Any) -> dict[str, Any]:
+    return {"coder": coder, "encode s": seconds, "decode s": 2 * seconds,
             "encode fps": frames / seconds, "decode fps": frames / seconds / 2, **more}  # fmt: skip
 
 
-def test_start_up_is_told_from_rate(bench: dict[str, Any]) -> None:
+def test_start_up_time_is_separated_from_speed(bench: dict[str, Any]) -> None:
     found = {
         "100": [row("command", 2.0, 100, bytes=1), row("part", 1.0, 100)],
         "1000": [row("command", 11.0, 1000, bytes=9), row("part", 9.0, 1000)],
@@ -27,11 +27,11 @@ def test_start_up_is_told_from_rate(bench: dict[str, Any]) -> None:
     shown = bench["start_and_rate"](found)
     assert "| command | 1.00 | 100 | 2.00 | 50 |" in shown
     assert "part" not in shown
-    faster = {"100": found["1000"], "1000": found["100"]}  # of a machine with other things to do
+    faster = {"100": found["1000"], "1000": found["100"]}  # as on a busy machine
     assert "| command |  |  |  |  |" in bench["start_and_rate"](faster)
 
 
-def test_what_a_part_does_not_have_is_left_empty(bench: dict[str, Any]) -> None:
+def test_unknown_figures_are_empty_cells(bench: dict[str, Any]) -> None:
     whole = row("command", 2.0, 100, bytes=12345, bpp=0.25, psnr=28.561)
     whole |= {"encode MB": 1234.4, "decode MB": 500.0}
     lines = bench["table"]([whole, row("part", 1.0, 100)]).splitlines()
@@ -39,7 +39,7 @@ def test_what_a_part_does_not_have_is_left_empty(bench: dict[str, Any]) -> None:
     assert lines[3] == "| part |  |  |  | 100 | 50 |  |  |"
 
 
-def test_every_codec_can_be_asked_for_a_quality(bench: dict[str, Any], tmp_path: Path) -> None:
+def test_every_codec_has_a_quality_option(bench: dict[str, Any], tmp_path: Path) -> None:
     codecs = {codec for group in bench["CODECS"].values() for codec in group}
     assert {codec.encoder for codec in codecs} == set(bench["QUALITY"])
     for codec in codecs:

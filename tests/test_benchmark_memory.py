@@ -1,4 +1,4 @@
-"""scripts/benchmark_memory.py: memory does not depend on the length of a video."""
+"""scripts/benchmark_memory.py: memory is measured, and independent of the length of a video."""
 
 import runpy
 import sys
@@ -21,7 +21,7 @@ def processes() -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_longer_video_takes_no_more_memory(bench: dict[str, Any]) -> None:
+def test_memory_is_independent_of_video_length(bench: dict[str, Any]) -> None:
     setting = bench["Setting"]((64, 64), 150, 8, bench["SMALL"], bench["ALL"])
     rows = list(bench["measure"]("hour", setting))
     commands = [row["command"] for row in rows]
@@ -35,8 +35,8 @@ def test_a_longer_video_takes_no_more_memory(bench: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_copies_are_of_joined_codes(bench: dict[str, Any]) -> None:
-    setting = bench["Setting"]((64, 64), 5, 4, bench["SMALL"], ("cat", "verify"), made=3)
+def test_copies_setting_uses_joined_codes(bench: dict[str, Any]) -> None:
+    setting = bench["Setting"]((64, 64), 5, 4, bench["SMALL"], ("cat", "verify"), copies=3)
     rows = list(bench["measure"]("copies", setting))
     assert [(row["command"], row["short frames"], row["long frames"]) for row in rows] == [
         ("cat", 15, 60),
@@ -44,7 +44,7 @@ def test_copies_are_of_joined_codes(bench: dict[str, Any]) -> None:
     ]
 
 
-def test_what_grows_is_named(bench: dict[str, Any]) -> None:
+def test_largest_ratio_is_compared_with_the_target(bench: dict[str, Any]) -> None:
     row = {
         "setting": "hour",
         "size": "64x64",
@@ -56,12 +56,12 @@ def test_what_grows_is_named(bench: dict[str, Any]) -> None:
         "long MB": 104.0,
         "ratio": 1.04,
     }
-    assert "1.040, of encode at 64x64 (within the 5% aimed at)" in bench["table"]([row])
+    assert "1.040, of encode at 64x64 (within the target of 1.05)" in bench["table"]([row])
     worse = {**row, "command": "decode", "ratio": 1.06}
-    assert "1.060, of decode at 64x64 (more than the 5%" in bench["table"]([row, worse])
+    assert "1.060, of decode at 64x64 (above the target" in bench["table"]([row, worse])
 
 
-def test_only_settings_that_exist_are_run(
+def test_unknown_settings_are_an_error(
     bench: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -69,8 +69,8 @@ def test_only_settings_that_exist_are_run(
     assert "expected some of hour, " in capsys.readouterr().err
 
 
-def test_memory_is_that_of_a_command_and_of_what_it_starts(processes: dict[str, Any]) -> None:
-    mine = bytearray(300 << 20)  # which a command that is started does not have
+def test_peak_memory_includes_child_processes(processes: dict[str, Any]) -> None:
+    mine = bytearray(300 << 20)  # must not count for the command
     mine[:: 1 << 12] = b"1" * len(mine[:: 1 << 12])
     take = "x = bytearray(120 << 20); x[::4096] = b'1' * len(x[::4096]); import time; time.sleep(1)"
     start = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {take!r}], check=True)"
@@ -83,6 +83,6 @@ def test_memory_is_that_of_a_command_and_of_what_it_starts(processes: dict[str, 
     assert peaks[1] + 2 < peaks[2] < 240
 
 
-def test_a_command_that_fails_says_why(processes: dict[str, Any]) -> None:
+def test_failed_commands_report_their_error(processes: dict[str, Any]) -> None:
     with pytest.raises(SystemExit, match=r"missing\.vtok"):
         processes["run_command"]([*processes["VTOK"], "verify", "missing.vtok"])

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md: each of its commands parses, runs, and fills the part it names."""
+"""docs/benchmarks.md: each command parses, runs, and fills the section that it names."""
 
 import argparse
 import re
@@ -17,48 +17,46 @@ from vtok.cli.app import app
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "benchmarks.md").read_text()
 FILLED = re.compile(r"(?P<made>(?P<script>scripts/\S+).*) \| scripts/fill_page\.py (?P<to>.*)")
-SHORTER = {  # what makes each script that the page names run through in seconds, and what it prints
+SHORTER = {  # options for a run of a few seconds, and a part of the output
     "scripts/benchmark_peers.py": ("--quick --only vtok-base magvit2-pytorch", "| vtok-base | 4."),
     "scripts/benchmark.py": ("--quick --threads 1", "| model encode |"),
     "scripts/benchmark_commands.py": ("--quick --threads 1", "| `vtok encode`, `vtok decode` |"),
     "scripts/benchmark_memory.py": ("--quick", "| 64x64 | small | encode | 9 | 18 |"),
     "scripts/roofline.py": ("--threads 1 --size 32 --repeats 1", "| encoder |"),
-    "scripts/faithful.py": ("--frames 9 --size 32", "| step by step | 1.000000 |"),
+    "scripts/faithful.py": ("--frames 9 --size 32", "| one step per model call | 1.000000 |"),
     "scripts/peers/magvit2_parity.py": ("--only residual", "| residual | 5 | 1.000000 |"),
 }
 NEEDS = {"scripts/peers/magvit2_parity.py": "magvit2_pytorch"}
 
 
 def commands(page: str) -> list[str]:
-    """The lines of its sh blocks, without comments."""
+    """Return the lines of all sh blocks, without comments."""
     blocks = re.findall(r"^```sh\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     lines = [re.sub(r"\s+# .*", "", line) for block in blocks for line in block.splitlines()]
     return [line for line in lines if line]
 
 
-def of_kind(start: str) -> list[str]:
+def commands_with(start: str) -> list[str]:
     return [line for line in commands(PAGE) if line.startswith(start)]
 
 
 class Parsed(Exception):
-    """Raised where a script has read its command line."""
+    """A script has parsed its command line."""
 
 
-def test_every_command_is_one_that_a_test_here_runs() -> None:
+def test_all_commands_of_the_page_are_tested() -> None:
     kinds = ("scripts/", "vtok ", "pip install ")
     assert [line for line in commands(PAGE) if not line.startswith(kinds)] == []
-    found = [FILLED.fullmatch(line) for line in of_kind("scripts/")]
-    assert all(found), "a script of this page fills a part of it"
+    found = [FILLED.fullmatch(line) for line in commands_with("scripts/")]
+    assert all(found), "a script on this page must fill a section"
     assert {match["script"] for match in found if match} == set(SHORTER)
     parts = [match["to"].split() for match in found if match]
     assert [part[0] for part in parts] == ["docs/benchmarks.md"] * len(parts)
     assert [part[1] for part in parts] == re.findall(r"<!-- begin (\w+) -->", PAGE)
 
 
-@pytest.mark.parametrize("line", of_kind("scripts/"))
-def test_scripts_take_the_options_that_the_page_gives(
-    line: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("line", commands_with("scripts/"))
+def test_scripts_accept_the_options_on_the_page(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     parse = argparse.ArgumentParser.parse_args
 
     def only_parse(self: argparse.ArgumentParser, args: Any = None, *_: Any) -> NoReturn:
@@ -68,7 +66,7 @@ def test_scripts_take_the_options_that_the_page_gives(
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", only_parse)
     script, *arguments = line.partition(" | ")[0].split()
     path = ROOT / script
-    assert path.stat().st_mode & 0o111, f"{script}: cannot be run as it is written there"
+    assert path.stat().st_mode & 0o111, f"{script}: not executable"
     monkeypatch.syspath_prepend(path.parent)
     for given in (arguments, [*arguments, *SHORTER[script][0].split()]):
         monkeypatch.setattr(sys, "argv", [script, *given])
@@ -77,8 +75,8 @@ def test_scripts_take_the_options_that_the_page_gives(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", of_kind("scripts/"))
-def test_scripts_fill_the_page(line: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", commands_with("scripts/"))
+def test_scripts_fill_their_section(line: str, tmp_path: Path) -> None:
     match = FILLED.fullmatch(line)
     assert match
     script, part = match["script"], match["to"].split()[-1]
@@ -97,22 +95,24 @@ def test_scripts_fill_the_page(line: str, tmp_path: Path) -> None:
     assert before[0] + before[2].partition(end)[2] == after[0] + after[2].partition(end)[2]
 
 
-def test_packages_are_those_that_the_project_names() -> None:
+def test_installed_packages_match_the_project() -> None:
     extras = (ROOT / "pyproject.toml").read_text()
     version = runpy.run_path(str(ROOT / "scripts" / "peers" / "magvit2_peer.py"))["VERSION"]
-    first, second = of_kind("pip install ")
+    first, second = commands_with("pip install ")
     assert all(f"\n{name} = [" in extras for name in re.findall(r"\.\[(\w+)\]", first))
     assert (ROOT / "constraints.txt").exists()
     assert second.endswith(f"magvit2-pytorch=={version}")
 
 
-def test_an_imported_checkpoint_encodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_import_a_checkpoint_and_encode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for kind in ("pt", "toml"):
         source = ROOT / "tests" / "golden" / f"magvit2.{kind}"
         shutil.copy(source, tmp_path / f"tokenizer.{kind}")
     shutil.copy(ROOT / "examples" / "bee.mp4", tmp_path / "clip.mp4")
     monkeypatch.chdir(tmp_path)
-    for line in of_kind("vtok "):
+    for line in commands_with("vtok "):
         shorter = ["--size", "32", "--duration", "0.2"] if line.startswith("vtok encode") else []
         done = CliRunner().invoke(app, [*line.split()[1:], *shorter])
         assert done.exit_code == 0, done.output

@@ -17,7 +17,7 @@ from vtok.video.frames import (
     resize_frames,
     snap_fps,
 )
-from vtok.video.worker import BATCH_BYTES, ring_shape
+from vtok.video.worker import BATCH_BYTES, frames_per_batch
 
 UNSET = np.iinfo(np.int64).min
 
@@ -209,8 +209,7 @@ def test_single_frame_has_a_rate() -> None:
 
 
 @given(st.integers(1, 4000), st.integers(1, 4000))
-def test_ring_shape_is_bounded(width: int, height: int) -> None:
-    shape = ring_shape(width, height)
-    num_bytes = shape.batch_frames * width * height * 3
-    assert 1 <= shape.batch_frames <= 16
-    assert num_bytes <= BATCH_BYTES or shape.batch_frames == 1
+def test_batches_have_bounded_size(width: int, height: int) -> None:
+    count = frames_per_batch(width, height)
+    assert 1 <= count <= 16
+    assert count * width * height * 3 <= BATCH_BYTES or count == 1

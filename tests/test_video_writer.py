@@ -224,7 +224,7 @@ def test_full_disk(tmp_path: Path) -> None:
 
 def test_writing_is_asynchronous(tmp_path: Path) -> None:
     writer = VideoWriter(tmp_path / "a.mp4", width=640, height=480, fps=FPS)
-    process = writer._sink._encoder._process
+    process = writer._encoder._process
     os.kill(process.pid, signal.SIGSTOP)
     frames = np.zeros((1, 480, 640, 3), np.uint8)  # more than a pipe holds
     writer.write(frames)  # taken by the thread
@@ -242,7 +242,7 @@ def test_writing_is_asynchronous(tmp_path: Path) -> None:
 
 def test_abort_hanging_encoder(tmp_path: Path) -> None:
     writer = VideoWriter(tmp_path / "a.mp4", width=640, height=480, fps=FPS)
-    os.kill(writer._sink._encoder._process.pid, signal.SIGSTOP)
+    os.kill(writer._encoder._process.pid, signal.SIGSTOP)
     for _ in range(2):
         writer.write(np.zeros((1, 480, 640, 3), np.uint8))
     writer.abort()
@@ -254,7 +254,7 @@ def test_abort_hanging_encoder(tmp_path: Path) -> None:
 def test_killed_encoder(tmp_path: Path) -> None:
     writer = VideoWriter(tmp_path / "a.mp4", width=64, height=48, fps=FPS)
     writer.write(barcode_frames(range(3)))
-    os.kill(writer._sink._encoder._process.pid, signal.SIGKILL)
+    os.kill(writer._encoder._process.pid, signal.SIGKILL)
     with pytest.raises(OutputError, match="ffmpeg was stopped by SIGKILL"):
         writer.close()
     assert list(tmp_path.iterdir()) == []

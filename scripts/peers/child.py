@@ -1,4 +1,4 @@
-"""A tokenizer in a process of its own, which can be asked, and ended: see measure.py."""
+"""Client of a tokenizer in a separate process (measure.py), which can be stopped at any time."""
 
 from __future__ import annotations
 
@@ -12,23 +12,21 @@ from pathlib import Path
 from typing import Any
 
 MEASURE = Path(__file__).resolve().parent / "measure.py"
-START_SECONDS = 600  # to import and to make random weights, even on a machine that is busy
+START_SECONDS = 600  # limit for imports and random weights, also on a busy machine
 
 
 @dataclass
 class Child:
-    """A peer in its process.
+    """Process of a peer."""
 
-    Attributes:
-        name: of the peer.
-        process: answers a line of JSON with one.
-    """
-
-    name: str
-    process: subprocess.Popen[str]
+    name: str  # name of the peer
+    process: subprocess.Popen[str]  # answers each line of JSON with a line of JSON
 
     def ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """One request; an answer with `error` where it failed; one that hangs or dies is ended."""
+        """Send a request and return the answer, which has an `error` if the request failed.
+
+        The process is ended if it dies or takes longer than `seconds`.
+        """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
@@ -45,7 +43,7 @@ class Child:
         return {"error": failure}
 
     def _death(self) -> str:
-        """What a process died of that closed its output."""
+        """Explain why a process closed its output."""
         try:
             code = self.process.wait(START_SECONDS)
         except subprocess.TimeoutExpired:
@@ -73,15 +71,18 @@ def start(
     peers: str | None = None,
     debug: bool = False,
 ) -> tuple[Child, dict[str, Any]]:
-    """Start a peer; returns it and its first answer: its parameters, or an `error`.
+    """Start a peer.
 
     Args:
-        name: of the peer.
-        threads: of the processor.
+        name: Name of the peer.
+        threads: Number of torch threads.
         dtype: `float32` or `bfloat16`.
-        memory: gigabytes that it may take beside its weights.
-        peers: where packages of peers were installed apart.
-        debug: show what it prints.
+        memory: Memory limit in GB, weights excluded.
+        peers: Folder with the packages of the peers.
+        debug: Show the output of the peer.
+
+    Returns:
+        The process, and its first answer: the number of parameters, or an `error`.
     """
     command = [sys.executable, str(MEASURE), name, "--threads", str(threads)]
     command += ["--dtype", dtype, "--memory", f"{memory:.1f}"]

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Whether `vtok import magvit2` gives the codes and frames of magvit2-pytorch 0.5.1 itself.
+"""Check that models of `vtok import magvit2` give the codes and frames of magvit2-pytorch 0.5.1.
 
 scripts/peers/magvit2_parity.py [--peers FOLDER]
-pip install --target FOLDER --no-deps magvit2-pytorch==0.5.1, and what docs/benchmarks.md names
 
-Every layer kind, several widths, codebooks and lengths, with random weights: each is built by
-magvit2-pytorch, saved by it, read by vtok, and both encode and decode the same random clips.
+docs/benchmarks.md tells how to install magvit2-pytorch. The cases cover every layer kind and
+several widths, codebooks and lengths, with random weights. magvit2-pytorch builds and saves each
+model, vtok reads it, and both encode and decode the same random clips.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from magvit2_peer import README, add_path, make_peer
+from magvit2_peer import README, add_path, as_lists, make_peer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -49,7 +49,7 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {  # arguments and frames
     "no layers": ({**SMALL, "layers": ()}, 3),
     "all kinds, 4x2x2": ({**SMALL, "layers": MIXED}, 17),
     "all kinds, one frame": ({**SMALL, "layers": MIXED}, 1),
-    "8 frames a step": ({**SMALL, "layers": ("compress_time",) * 3, "max_dim": 20}, 17),
+    "8 frames per step": ({**SMALL, "layers": ("compress_time",) * 3, "max_dim": 20}, 17),
     "two codebooks": ({**SMALL, "layers": MIXED, "num_codebooks": 2}, 9),
     "spherical": ({**SMALL, "layers": MIXED, "lfq_spherical": True}, 9),
     "no projection": ({**SMALL, "init_dim": 6, "layers": ("residual", "compress_time")}, 9),
@@ -62,25 +62,25 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {  # arguments and frames
 
 
 def scramble(peer: nn.Module, seed: int, strength: float) -> None:
-    """Random weights of which every one matters, at about their initial size."""
+    """Add noise to all weights, at about their initial scale, so that each affects the result."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in peer.state_dict().items():
         if tensor.is_floating_point() and not name.startswith("discr."):
             noise = torch.randn(tensor.shape, generator=generator)
             size = tensor.std().clamp(0.05, 0.2) if tensor.numel() > 1 else 0.1
-            # gates start shut: a bias of -10, which must not hide what they multiply
+            # gates start closed with a bias of -10, which would hide the values that they multiply
             tensor.copy_(tensor.clamp(min=-1) + noise * size * strength)
 
 
 @torch.inference_mode()
 def compare(arguments: dict[str, Any], frames: int, seed: int, folder: Path) -> dict[str, float]:
-    """Share of equal codes, and largest differences of frames and of what codes are signs of."""
+    """Compare codes, latents and frames; see the columns of the table."""
     torch.manual_seed(seed)
     peer = make_peer(**arguments)
-    # wide and deep, the same noise makes numbers that no float32 can compare
+    # in large models the full noise leads to numbers too large to compare in float32
     scramble(peer, seed, 1.0 if arguments["init_dim"] < 16 else 0.1)
     peer.save(folder / "peer.pt")
-    given = {key: _as_lists(value) for key, value in arguments.items()}
+    given = {key: as_lists(value) for key, value in arguments.items()}
     imported = read_magvit2(folder / "peer.pt", Magvit2Config.from_dict(given))
     save_checkpoint(folder / "ours.safetensors", imported.tokenizer, "parity")
     ours = load_checkpoint(folder / "ours.safetensors")[0]
@@ -99,7 +99,7 @@ def compare(arguments: dict[str, Any], frames: int, seed: int, folder: Path) -> 
     theirs = peer.decode_from_code_indices(_theirs(codes, arguments), cond=cond)
     recon = ours.decode(codes, cond=out, num_frames=frames)
     raw = torch.atanh((latents / (2 * FIRST_SCALE)).clamp(-1 + 1e-7, 1 - 1e-7))
-    within = raw.abs() < 2  # beyond, a tanh has no digits left to compare
+    within = raw.abs() < 2  # larger values lose their precision in the tanh
     return {
         "equal codes": (codes == mine).double().mean().item(),
         "latents": (raw - features)[within].abs().max().item(),
@@ -111,9 +111,7 @@ def compare(arguments: dict[str, Any], frames: int, seed: int, folder: Path) -> 
 
 @torch.inference_mode()
 def write_golden(folder: Path) -> None:
-    """Write what tests/test_import_magvit2.py compares with: a checkpoint, its config, and what
-    magvit2-pytorch makes of a clip. The weights are of 16 bits, to be small.
-    """
+    """Write the golden files of tests/test_import_magvit2.py, with 16-bit weights to save space."""
     torch.manual_seed(0)
     arguments, frames = {**SMALL, "layers": MIXED, "num_codebooks": 2}, 9
     peer = make_peer(**arguments)
@@ -126,7 +124,7 @@ def write_golden(folder: Path) -> None:
     peer.half().save(folder / "magvit2.pt")
     results = {"clip": clip, "codes": codes.contiguous(), "frames": frames_out.contiguous()}
     save_file(results, folder / "magvit2.safetensors")
-    lines = [f"{key} = {json.dumps(_as_lists(value))}\n" for key, value in arguments.items()]
+    lines = [f"{key} = {json.dumps(as_lists(value))}\n" for key, value in arguments.items()]
     (folder / "magvit2.toml").write_text("".join(lines))
 
 
@@ -134,24 +132,23 @@ def _theirs(codes: Tensor, arguments: dict[str, Any]) -> Tensor:
     return codes.movedim(1, -1) if arguments.get("num_codebooks", 1) > 1 else codes
 
 
-def _as_lists(value: Any) -> Any:
-    return [_as_lists(item) for item in value] if isinstance(value, tuple) else value
-
-
 def main() -> None:
-    """Print a table; the exit code is 1 where something is not equal."""
+    """Print a table; the exit code is 1 if a case differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peers", metavar="FOLDER", help="where magvit2-pytorch is installed")
+    parser.add_argument("--peers", metavar="FOLDER", help="folder with magvit2-pytorch")
     parser.add_argument("--only", metavar="CASE", choices=CASES, help=", ".join(CASES))
     parser.add_argument("--tolerance", type=float, default=1e-4)
-    parser.add_argument("--write-golden", metavar="FOLDER", help="write a small example instead")
+    parser.add_argument(
+        "--write-golden", metavar="FOLDER", help="write the golden files of the tests instead"
+    )
     args = parser.parse_args()
     add_path(args.peers)
     if args.write_golden:
         write_golden(Path(args.write_golden))
         return
-    print("| case | frames | equal codes | of values | latents differ | frames differ, of |")
-    print("|---|---|---|---|---|---|")
+    heads = ("case", "frames", "equal codes", "different codes used", "largest latent difference")
+    heads += ("largest frame difference", "largest frame value")
+    print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
     failed = []
     for name, (arguments, frames) in CASES.items():
         if args.only not in (None, name):
@@ -160,7 +157,7 @@ def main() -> None:
             found = compare(arguments, frames, 0, Path(folder))
         print(
             f"| {name} | {frames} | {found['equal codes']:.6f} | {found['used codes']:.0f} "
-            f"| {found['latents']:.1e} | {found['frames']:.1e}, {found['range']:.2f} |",
+            f"| {found['latents']:.1e} | {found['frames']:.1e} | {found['range']:.2f} |",
             flush=True,
         )
         if found["equal codes"] < 1 or found["frames"] > args.tolerance:

@@ -1,7 +1,7 @@
-"""magvit2-pytorch 0.5.1, imported without what inference never runs.
+"""Import magvit2-pytorch 0.5.1 without dependencies that inference does not use.
 
-Its package imports torchvision (for a perceptual loss, and it must match torch exactly) and its
-trainer (which wants OpenCV); stand-ins for both let `VideoTokenizer` be imported alone.
+The package imports torchvision (for a perceptual loss; its version must match torch exactly) and a
+trainer (which needs OpenCV). Stubs for both allow `VideoTokenizer` to be imported alone.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ README: dict[str, Any] = {
         ("consecutive_residual", 2), "compress_time", ("consecutive_residual", 2), "attend_time",
     ),
 }  # fmt: skip
-"""The configuration of its README."""
+"""Configuration from the README of magvit2-pytorch."""
 
 
 def add_path(folder: str | Path | None) -> None:
-    """Where packages of peers were installed apart; behind everything else."""
+    """Append a folder with the packages of the peers to the import path."""
     if folder is not None:
         sys.path.append(str(Path(folder).resolve()))
 
 
 def peer_class() -> type:
-    """Its `VideoTokenizer`.
+    """Return the class `VideoTokenizer` of magvit2-pytorch.
 
     Raises:
-        ImportError: if it, or what it needs, is not installed.
+        ImportError: The package or a dependency is missing, or the version differs.
     """
     vision, models = types.ModuleType("torchvision"), types.ModuleType("torchvision.models")
     vision.models = models
@@ -59,7 +59,12 @@ def peer_class() -> type:
 
 
 def make_peer(**arguments: Any) -> Any:
-    """Its tokenizer in eval mode, without perceptual loss and with the smallest discriminator."""
+    """Make a tokenizer in eval mode, without perceptual loss and with a minimal discriminator."""
     small = {"dim": 4, "image_size": 8, "channels": 3, "max_dim": 8}
     made = peer_class()(perceptual_loss_weight=0.0, use_gan=False, discr_kwargs=small, **arguments)
     return made.eval()
+
+
+def as_lists(value: Any) -> Any:
+    """Convert nested tuples to lists, as in JSON and TOML."""
+    return [as_lists(item) for item in value] if isinstance(value, tuple) else value

@@ -1,6 +1,6 @@
-"""One tokenizer in a process of its own, which times what it is told to: see benchmark_peers.py.
+"""Time one tokenizer in a separate process, on request: started by child.py.
 
-Requests are lines of JSON on standard input, answers on standard output; both end with the process.
+Requests are lines of JSON on standard input, answers are lines of JSON on standard output.
 """
 
 from __future__ import annotations
@@ -21,44 +21,36 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 import torch
-from allocated import Allocated
-from magvit2_peer import README, add_path, make_peer
-from processes import memory_of
+from magvit2_peer import README, add_path, as_lists, make_peer
+from processes import peak_memory
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SEED = 0
-# as torch, C++ and oneDNN say it; the last one hides it behind the name of what it was making
+# messages of torch, C++ and oneDNN
 OUT_OF_MEMORY = ("can't allocate memory", "bad_alloc", "could not create a")
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A tokenizer to time.
+    """Tokenizer to time."""
 
-    Attributes:
-        encode: clip [1, 3, T, H, W] -> codes or latents.
-        decode: those -> clip.
-        parameters: numbers in what both use.
-        note: what was found out about it.
-    """
-
-    encode: Callable[[Tensor], Any]
-    decode: Callable[[Any], Tensor]
-    parameters: int
-    note: str = ""
+    encode: Callable[[Tensor], Any]  # clip [1, 3, T, H, W] -> codes or latents
+    decode: Callable[[Any], Tensor]  # codes or latents -> clip
+    parameters: int  # number of parameters
+    note: str = ""  # result of a check, for the table
 
 
 def vtok_base(dtype: torch.dtype) -> Peer:
-    """The shipped model."""
+    """Load the shipped model."""
     from vtok import VideoTokenizer
 
     return _ours(VideoTokenizer.from_pretrained("vtok-base").to(dtype))
 
 
 def magvit2(dtype: torch.dtype) -> Peer:
-    """magvit2-pytorch as its README configures it, with random weights."""
+    """Make magvit2-pytorch with the configuration of its README and random weights."""
     torch.manual_seed(SEED)
     peer = make_peer(**README).to(dtype)
     return Peer(
@@ -69,12 +61,12 @@ def magvit2(dtype: torch.dtype) -> Peer:
 
 
 def magvit2_imported(dtype: torch.dtype) -> Peer:
-    """The same weights in vtok; first shown to give the same codes and frames."""
+    """Import the same weights into vtok; check that codes and frames are equal."""
     from vtok.models.magvit2 import Magvit2Config, convert
 
     torch.manual_seed(SEED)
     peer = make_peer(**README)
-    stated = {key: _as_lists(value) for key, value in README.items()}
+    stated = {key: as_lists(value) for key, value in README.items()}
     ours = convert(peer.state_dict(), Magvit2Config.from_dict(stated)).tokenizer
     clip = torch.rand(1, 3, 5, 64, 64) * 2 - 1
     codes, mine = peer.encode(clip, quantize=True).indices, ours.encode(clip, quantize=True)
@@ -89,7 +81,7 @@ def magvit2_imported(dtype: torch.dtype) -> Peer:
 
 
 def diffusers(name: str, **arguments: Any) -> Callable[[torch.dtype], Peer]:
-    """An architecture of diffusers with random weights and its own default configuration."""
+    """Return a maker of an architecture of diffusers with random weights."""
 
     def make(dtype: torch.dtype) -> Peer:
         import diffusers as library
@@ -109,7 +101,7 @@ PEERS: dict[str, Callable[[torch.dtype], Peer]] = {
     "vtok-base": vtok_base,
     "magvit2-pytorch": magvit2,
     "magvit2 in vtok": magvit2_imported,
-    # as Cosmos-Tokenizer publishes 4x8x8; the class's own default is 8x8x8
+    # the published 4x8x8 model; the default of the class is 8x8x8
     "Cosmos 4x8x8": diffusers(
         "AutoencoderKLCosmos", temporal_compression_ratio=4, latents_mean=None, latents_std=None
     ),
@@ -126,59 +118,52 @@ def _ours(tokenizer: nn.Module, note: str = "") -> Peer:
     return Peer(lambda x: tokenizer.encode(x, quantize=True), tokenizer.decode, parameters, note)
 
 
-def _as_lists(value: Any) -> Any:
-    return [_as_lists(item) for item in value] if isinstance(value, tuple) else value
-
-
 def operations(name: str, request: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """Multiply-adds and memory of a clip, by tensors that have none, so in seconds at any size.
+    """Count the multiply-adds of a clip with meta tensors, in seconds at any size.
 
-    An `error` where the peer looks at values; then they are counted in its first run.
+    Fails if the peer reads values of tensors; the first run counts then.
     """
     with torch.device("meta"):
-        peer = PEERS[name](dtype)
-        with Allocated() as allocated:
-            answer = run(peer, {**request, "count": True}, dtype)
-    macs = {key: value for key, value in answer.items() if key.endswith("macs")}
-    return {**macs, "gigabytes": allocated.peak / 2**30}
+        answer = run(PEERS[name](dtype), {**request, "count": True}, dtype)
+    return {key: value for key, value in answer.items() if key.endswith("macs")}
 
 
 @torch.inference_mode()
 def run(peer: Peer, request: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """Encode and decode a random clip once: seconds, and multiply-adds where they are asked for."""
+    """Encode and decode a random clip once; returns seconds and, if requested, multiply-adds."""
     shape = (1, 3, request["frames"], request["height"], request["width"])
     clip = (torch.rand(shape) * 2 - 1).to(dtype)
     answer: dict[str, Any] = {}
-    made: Any = clip
+    data: Any = clip
     for name, work in (("encode", peer.encode), ("decode", peer.decode)):
         counter = FlopCounterMode(display=False)
         with counter if request["count"] else nullcontext():
             begin = time.perf_counter()
-            made = work(made)
+            data = work(data)
             answer[name] = time.perf_counter() - begin
         if request["count"]:
             answer[f"{name} macs"] = counter.get_total_flops() / 2
-    answer["shape"] = list(made.shape)
+    answer["shape"] = list(data.shape)
     return answer
 
 
 def limit_memory(gigabytes: float) -> None:
-    """Make allocations fail beyond so much, in place of bringing the machine down."""
+    """Make allocations fail beyond the present memory plus `gigabytes`."""
     pages = int(open("/proc/self/statm").read().split()[0])  # noqa: SIM115, PTH123
     most = pages * os.sysconf("SC_PAGE_SIZE") + int(gigabytes * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def forget_peak() -> None:
-    """Begin anew with the peak of memory, as far as the system can: without what building took."""
+    """Reset the peak memory, if the system can, to exclude the construction of the peer."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def serve(args: argparse.Namespace) -> None:
-    """Answer requests until there are no more."""
+    """Answer requests until standard input ends."""
     out = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # libraries print
+    os.dup2(2, 1)  # libraries print to standard output
     peer: Peer | None = None
     for line in sys.stdin:
         request = json.loads(line)
@@ -192,9 +177,9 @@ def serve(args: argparse.Namespace) -> None:
                 answer = operations(args.peer, request, DTYPES[args.dtype])
             else:
                 answer = run(peer, request, DTYPES[args.dtype])
-        except Exception as error:  # whatever a peer raises is its row in the table
+        except Exception as error:  # any error of a peer is reported in its row
             answer = {"error": _reason(error, args.memory)}
-        out.write(json.dumps({**answer, "peak mb": memory_of(os.getpid())}) + "\n")
+        out.write(json.dumps({**answer, "peak mb": peak_memory(os.getpid())}) + "\n")
 
 
 def _reason(error: Exception, memory: float) -> str:
@@ -207,18 +192,18 @@ def _reason(error: Exception, memory: float) -> str:
 
 
 def main() -> None:
-    """Read the arguments that benchmark_peers.py gives."""
+    """Parse the arguments and answer requests."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("peer", choices=PEERS)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument("--memory", type=float, default=12.0, help="GB beside the weights")
-    parser.add_argument("--peers", help="where packages of peers were installed apart")
+    parser.add_argument("--memory", type=float, default=12.0, help="limit in GB, weights excluded")
+    parser.add_argument("--peers", help="folder with the packages of the peers")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     add_path(args.peers)
     torch.set_num_threads(args.threads)
-    with FlopCounterMode(display=False):  # its first use imports for seconds
+    with FlopCounterMode(display=False):  # the first use takes seconds to import
         torch.ones(1, 1) @ torch.ones(1, 1)
     serve(args)
 

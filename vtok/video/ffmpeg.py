@@ -238,12 +238,8 @@ def _make_index(path: Path, header: _Header, packets: _Packets) -> VideoIndex:
     )
 
 
-@dataclass(frozen=True)
-class _Event:
-    """Next event in the log of ffmpeg."""
-
-    seconds: Fraction | None = None  # time stamp of the next frame in the pipe
-    fault: str | None = None  # why a packet could not be decoded
+# a time stamp of the next frame in seconds, if known; or why a packet could not be decoded
+_Event = tuple[Fraction | None, str | None]
 
 
 def read_ffmpeg(
@@ -282,6 +278,7 @@ def _read(
     path: Path, index: VideoIndex, width: int, height: int, seek: Fraction
 ) -> Generator[tuple[Fraction, Frames], None, None]:
     """Read from a time on; the log has the time of each frame before the pipe has its pixels."""
+    timeline = index.timeline
     process = _start(path, width, height, seek)
     assert process.stdout is not None
     assert process.stderr is not None
@@ -292,14 +289,21 @@ def _read(
     count = 0
     try:
         while (event := events.get()) is not None:
-            if event.fault is not None:
+            seconds, fault = event
+            if fault is not None:
                 if count and index.damage is None:
-                    raise VideoError(f"{path}: {describe_damage(count, event.fault)}")
+                    raise VideoError(f"{path}: {describe_damage(count, fault)}")
                 continue  # broadcasts start anywhere; cut files are read to their end
             frame = np.empty((height, width, 3), np.uint8)
-            if not _fill(process.stdout, frame):
+            pixels = frame.reshape(-1).data
+            if process.stdout.readinto(pixels) < len(pixels):  # type: ignore[attr-defined]
                 break
-            yield _frame_time(index, event.seconds, seek, count), frame
+            if seconds is None or timeline.ticks is None:
+                seconds = count / timeline.fps
+            else:
+                first = int(timeline.ticks[0]) * timeline.time_base
+                seconds = timeline.time_of(seek + seconds - first)
+            yield seconds, frame
             count += 1
         log.join()
         if process.wait() != 0 or (count == 0 and seek == 0):
@@ -337,39 +341,13 @@ def _follow_log(log: IO[bytes], events: SimpleQueue[_Event | None], errors: list
         line = parse_log_line(raw.decode(errors="replace").rstrip())
         if line.level in ("error", "fatal"):
             errors.append(line.text)
-        if _is_fault(line):
-            events.put(_Event(fault=line.text))
+            if line.source.startswith("vist#"):  # a decoder refused a packet; others repair theirs
+                events.put((None, line.text))
         if not line.source.startswith("Parsed_showinfo"):
             continue
         if match := re.match(r"config in time_base: ([0-9]+/[0-9]+)", line.text):
             time_base = Fraction(match[1])
         elif match := re.match(r"n: *[0-9]+ pts: *(-?[0-9]+|NOPTS)", line.text):
             known = match[1] != "NOPTS"
-            events.put(_Event(seconds=int(match[1]) * time_base if known else None))
+            events.put((int(match[1]) * time_base if known else None, None))
     events.put(None)
-
-
-def _is_fault(line: LogLine) -> bool:
-    """Return True if a decoder refused a packet; errors it repaired have another source."""
-    return line.level in ("error", "fatal") and line.source.startswith("vist#")
-
-
-def _fill(pipe: IO[bytes], frame: Frames) -> bool:
-    """Read one whole frame from a pipe; False if the pipe ends before."""
-    view = frame.reshape(-1).data
-    while view:
-        count = pipe.readinto(view)  # type: ignore[attr-defined]
-        if not count:
-            return False
-        view = view[count:]
-    return True
-
-
-def _frame_time(
-    index: VideoIndex, seconds: Fraction | None, seek: Fraction, count: int
-) -> Fraction:
-    """Compute the time of a frame since the first, from its time stamp or its position."""
-    timeline = index.timeline
-    if seconds is None or timeline.ticks is None:
-        return count / timeline.fps
-    return timeline.time_of(seek + seconds - int(timeline.ticks[0]) * timeline.time_base)

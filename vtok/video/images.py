@@ -74,31 +74,21 @@ def write_png(path: Path, image: Frames, overwrite: bool = False) -> None:
     """
     if path.suffix.lower() != ".png":
         raise UsageError(f"{path}: expected a name that ends in .png")
-    save_picture(path, image, overwrite)
+    with atomic_output(path, overwrite) as temporary:
+        write_picture(temporary, image, ".png", str(path))
 
 
-def save_picture(path: Path, image: Frames, overwrite: bool) -> None:
-    """Write a picture atomically, in the format of its suffix.
-
-    Args:
-        path: File to write, ending in one of `PICTURE_SUFFIXES`.
-        image: uint8 [H, W, 3] RGB.
-        overwrite: Replace an existing file.
-
-    Raises:
-        OutputError: The file exists or cannot be written.
-    """
+def write_picture(temporary: Path, image: Frames, suffix: str, name: str) -> None:
+    """Write uint8 [H, W, 3] RGB in the format of a suffix; errors show `name`."""
     import imageio.v3 as iio
 
-    suffix = path.suffix.lower()
     encoded = iio.imwrite(  # PNG ignores the quality
         "<bytes>", image, plugin="pillow", extension=suffix, quality=JPEG_QUALITY
     )
-    with atomic_output(path, overwrite) as temporary:
-        try:
-            temporary.write_bytes(encoded)
-        except OSError as exc:
-            raise OutputError(f"{path}: cannot be written ({exc.strerror})") from exc
+    try:
+        temporary.write_bytes(encoded)
+    except OSError as exc:
+        raise OutputError(f"{name}: cannot be written ({exc.strerror})") from exc
 
 
 QUALITY = 92

@@ -5,14 +5,12 @@ from __future__ import annotations
 import stat
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from vtok.errors import InputError, OptionError, UsageError, VideoError, VtokError
 from vtok.video.decoder_process import ChildDied, ChildTimeout, Decoder
 from vtok.video.frames import Frames, VideoInfo, parse_size
-from vtok.video.source import Request
-from vtok.video.worker import RingShape, map_ring
+from vtok.video.worker import map_ring
 
 ERRORS: dict[str, type[VtokError]] = {
     kind.__name__: kind for kind in (VtokError, UsageError, OptionError, InputError, VideoError)
@@ -75,7 +73,11 @@ class VideoReader:
         self._decoder = decoder or Decoder()
         self._child = self._decoder.start(request)
         try:
-            self._take_info(self._receive("info"))
+            message = self._receive("info")
+            self.info = VideoInfo(**{**message["info"], "fps": Fraction(message["info"]["fps"])})
+            self.output_fps = Fraction(message["fps"])
+            width, height = self.output_size = message["width"], message["height"]
+            self._ring = map_ring(self._decoder.memory, message["batch_frames"], height, width)
         except BaseException:
             self.close()
             raise
@@ -83,12 +85,7 @@ class VideoReader:
     def __enter__(self) -> VideoReader:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __iter__(self) -> VideoReader:
@@ -112,7 +109,9 @@ class VideoReader:
             self._ended = True
             self.close()
             if self.frames_read == 0:
-                raise VideoError(f"{self._path}: no frame in the requested part{self._length()}")
+                seconds = self.info.duration_seconds
+                length = "" if seconds is None else f" (the video is {seconds:.3f} s long)"
+                raise VideoError(f"{self._path}: no frame in the requested part{length}")
             raise StopIteration
         frames: Frames = self._ring[message["slot"], : message["count"]].copy()
         self._child.release_slot()
@@ -127,15 +126,6 @@ class VideoReader:
             self._decoder.stop()
             self._ended = True  # the decoder may now serve another reader
         self._ring = None
-
-    def _take_info(self, message: dict[str, Any]) -> None:
-        """Read the first message and map the ring that it announces."""
-        fields = message["info"]
-        self.info = VideoInfo(**{**fields, "fps": Fraction(fields["fps"])})
-        self.output_fps = Fraction(message["fps"])
-        width, height = self.output_size = message["width"], message["height"]
-        shape = RingShape(message["batch_frames"], height, width)
-        self._ring = map_ring(self._decoder.memory, shape)
 
     def _receive(self, expected: str) -> dict[str, Any]:
         """Wait for a message of one kind, or `end`; raise any failure."""
@@ -152,11 +142,6 @@ class VideoReader:
             raise ERRORS[message["type"]](*message["arguments"])
         assert message["kind"] in (expected, "end")
         return message
-
-    def _length(self) -> str:
-        """Describe the length of the video."""
-        seconds = self.info.duration_seconds
-        return "" if seconds is None else f" (the video is {seconds:.3f} s long)"
 
 
 def probe(path: Path, timeout_seconds: float = 60.0) -> VideoInfo:
@@ -186,25 +171,21 @@ def make_request(
     Raises:
         OptionError: An argument is out of range.
     """
-    start = _to_seconds("start_seconds", start_seconds)
-    duration = (
-        None if duration_seconds is None else _to_seconds("duration_seconds", duration_seconds)
-    )
-    if duration == 0:
+    for name, seconds in (("start_seconds", start_seconds), ("duration_seconds", duration_seconds)):
+        if seconds is not None and not 0 <= seconds < float("inf"):
+            raise OptionError(name, seconds, "a number of at least 0")
+    if duration_seconds == 0:
         raise OptionError("duration_seconds", duration_seconds, "a number above 0")
     if fps is not None and not 0 < fps <= 1000:
         raise OptionError("fps", fps, "a rate above 0 and at most 1000")
-    text = size if size is None or isinstance(size, str) else f"{size[0]}x{size[1]}"
+    text = f"{size[0]}x{size[1]}" if isinstance(size, tuple) else size
     if text is not None:
         parse_size(text, 16, 9)  # an invalid size is an error before any file is opened
-    return {**Request(path, start, duration, fps, text).to_fields()}
-
-
-def _to_seconds(name: str, seconds: float | Fraction) -> Fraction:
-    """Convert a time to the decimal that was meant, not to its binary approximation."""
-    if not 0 <= seconds < float("inf"):
-        raise OptionError(name, seconds, "a number of at least 0")
-    return Fraction(str(seconds))
+    # Fraction(str(...)) is the decimal that was meant, not its binary approximation
+    duration = None if duration_seconds is None else Fraction(str(duration_seconds))
+    start = Fraction(str(start_seconds))
+    fields = {"path": path, "start": start, "duration": duration, "fps": fps, "size": text}
+    return {name: None if value is None else str(value) for name, value in fields.items()}
 
 
 def _check_file(path: Path) -> None:

@@ -41,13 +41,9 @@ class Request:
     fps: Fraction | None  # rate of the output; None keeps the frames as they are
     size: str | None  # size as `parse_size` takes it; None keeps the size of the source
 
-    def to_fields(self) -> dict[str, str | None]:
-        """Convert to plain JSON types."""
-        return {name: None if value is None else str(value) for name, value in vars(self).items()}
-
     @classmethod
     def from_fields(cls, fields: dict[str, str | None]) -> Request:
-        """Convert back from `to_fields`."""
+        """Convert from a result of `make_request`."""
         duration, fps = fields["duration"], fields["fps"]
         return cls(
             path=Path(fields["path"] or ""),
@@ -67,10 +63,6 @@ class Source:
     height: int  # height of the frames that are read, in pixels
     last_seconds: Fraction  # duration of the last frame
     frames: TimedFrames  # the frames, to be read once
-
-    def info_fields(self) -> dict[str, Any]:
-        """Convert `info` to plain JSON types."""
-        return {**vars(self.info), "fps": str(self.info.fps)}
 
 
 def open_source(request: Request, on_progress: Callable[[], None]) -> Source:
@@ -93,7 +85,18 @@ def open_source(request: Request, on_progress: Callable[[], None]) -> Source:
     reader, frames = _choose_reader(request, index, width, height)
     timeline = index.timeline
     last_seconds = timeline.duration_seconds - timeline.time(timeline.num_frames - 1)
-    return Source(_describe(index, reader), width, height, last_seconds, frames)
+    info = VideoInfo(
+        width=index.width,
+        height=index.height,
+        fps=timeline.fps,
+        num_frames=timeline.num_frames,
+        duration_seconds=float(timeline.duration_seconds),
+        rotation=index.rotation,
+        variable_frame_rate=timeline.variable,
+        reader=reader,
+        codec=index.codec,
+    )
+    return Source(info, width, height, last_seconds, frames)
 
 
 def _open_picture(request: Request) -> Source:
@@ -156,22 +159,6 @@ def _to_the_end(request: Request, index: VideoIndex, width: int, height: int) ->
         raise VideoError(f"{request.path}: {describe_damage(count, index.damage)}")
 
 
-def _describe(index: VideoIndex, reader: Literal["decord", "ffmpeg"]) -> VideoInfo:
-    """Convert the index to `VideoInfo`."""
-    timeline = index.timeline
-    return VideoInfo(
-        width=index.width,
-        height=index.height,
-        fps=timeline.fps,
-        num_frames=timeline.num_frames,
-        duration_seconds=float(timeline.duration_seconds),
-        rotation=index.rotation,
-        variable_frame_rate=timeline.variable,
-        reader=reader,
-        codec=index.codec,
-    )
-
-
 class DecordFault(Exception):
     """decord cannot return the next frame, although the file may be intact."""
 
@@ -205,7 +192,9 @@ def read_decord(
             the next one.
     """
     video = _open(path, width, height)
-    if _count_shown(video) != index.timeline.num_frames:
+    starts = video.get_frame_timestamp(range(len(video)))[:, 0]
+    shown = (starts >= 0) | (starts < UNSET)  # frames before time 0 are decoded but not shown
+    if np.count_nonzero(shown) != index.timeline.num_frames:
         raise DecordFault("the count of frames differs")
     for position in range(index.timeline.num_frames):
         try:
@@ -229,9 +218,3 @@ def _open(path: Path, width: int, height: int) -> Any:
         )
     except Exception as exc:  # decord's errors have no common base class
         raise DecordFault(str(exc)) from exc
-
-
-def _count_shown(video: Any) -> int:
-    """Count the shown frames: those before time 0 are decoded but not shown."""
-    starts = video.get_frame_timestamp(range(len(video)))[:, 0]
-    return int(np.count_nonzero((starts >= 0) | (starts < UNSET)))

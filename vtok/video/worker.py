@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import io
 import json
+import math
 import mmap
 import os
 import resource
@@ -19,7 +20,6 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -35,24 +35,9 @@ BATCH_BYTES = 8 * 2**20  # largest size of a batch, unless a single frame is lar
 ALIVE_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
-class RingShape:
-    """Shape of a ring of batches, [NUM_SLOTS, batch_frames, height, width, 3]."""
-
-    batch_frames: int
-    height: int
-    width: int
-
-    @property
-    def dimensions(self) -> tuple[int, int, int, int, int]:
-        """Shape of the whole ring as an array."""
-        return NUM_SLOTS, self.batch_frames, self.height, self.width, 3
-
-
-def ring_shape(width: int, height: int) -> RingShape:
+def frames_per_batch(width: int, height: int) -> int:
     """Choose the number of frames of this size in a batch."""
-    fitting = BATCH_BYTES // (width * height * 3)
-    return RingShape(min(BATCH_FRAMES, max(1, fitting)), height, width)
+    return min(BATCH_FRAMES, max(1, BATCH_BYTES // (width * height * 3)))
 
 
 def create_memory() -> int:
@@ -63,16 +48,17 @@ def create_memory() -> int:
         return os.dup(file.fileno())
 
 
-def map_ring(descriptor: int, shape: RingShape) -> Frames:
-    """Map a ring into this process, growing the memory if needed.
+def map_ring(descriptor: int, batch_frames: int, height: int, width: int) -> Frames:
+    """Map a ring of batches into this process, growing the memory if needed.
 
     Returns:
         Shared uint8 [NUM_SLOTS, batch_frames, height, width, 3].
     """
-    num_bytes = int(np.prod(shape.dimensions))
+    shape = NUM_SLOTS, batch_frames, height, width, 3
+    num_bytes = math.prod(shape)
     if os.fstat(descriptor).st_size < num_bytes:
         os.ftruncate(descriptor, num_bytes)
-    return np.frombuffer(mmap.mmap(descriptor, num_bytes), np.uint8).reshape(shape.dimensions)
+    return np.frombuffer(mmap.mmap(descriptor, num_bytes), np.uint8).reshape(shape)
 
 
 class Channel:
@@ -119,12 +105,6 @@ def die_with_parent(lifeline: int) -> None:
         pass
 
 
-def _limit_memory(num_bytes: int) -> None:
-    """Limit the private memory of this process and of each one it starts, if the system can."""
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, num_bytes))
-
-
 def _select(
     source: Source, request: Request, channel: Channel
 ) -> Iterator[tuple[Fraction, Frames]]:
@@ -138,9 +118,8 @@ def _select(
             yield seconds, frame
 
 
-def _send_frames(frames: Iterator[Frames], memory: int, shape: RingShape, channel: Channel) -> None:
+def _send_frames(frames: Iterator[Frames], ring: Frames, channel: Channel) -> None:
     """Send frames through the ring, batch by batch, including those before an error."""
-    ring = map_ring(memory, shape)
     batches = filled = 0
     try:
         for frame in frames:
@@ -148,7 +127,7 @@ def _send_frames(frames: Iterator[Frames], memory: int, shape: RingShape, channe
                 channel.wait_for_slot()
             ring[batches % NUM_SLOTS, filled] = frame
             filled += 1
-            if filled == shape.batch_frames:
+            if filled == ring.shape[1]:
                 channel.send("frames", slot=batches % NUM_SLOTS, count=filled)
                 batches, filled = batches + 1, 0
     finally:
@@ -159,22 +138,23 @@ def _send_frames(frames: Iterator[Frames], memory: int, shape: RingShape, channe
 def _serve(request: Request, memory: int, channel: Channel) -> None:
     """Open the video and send it."""
     source = open_source(request, channel.alive)
-    shape = ring_shape(source.width, source.height)
-    map_ring(memory, shape)  # the memory must have its size before the parent maps it
+    batch_frames = frames_per_batch(source.width, source.height)
+    # the memory must have its size before the parent maps it
+    ring = map_ring(memory, batch_frames, source.height, source.width)
     fps = request.fps or source.info.fps
     channel.send(
         "info",
-        info=source.info_fields(),
+        info={**vars(source.info), "fps": str(source.info.fps)},
         fps=str(fps),
         width=source.width,
         height=source.height,
-        batch_frames=shape.batch_frames,
+        batch_frames=batch_frames,
     )
     timed = _select(source, request, channel)
     frames: Iterator[Frames] = (frame for _, frame in timed)
     if request.fps is not None:
         frames = resample(timed, request.fps, source.last_seconds)
-    _send_frames(frames, memory, shape, channel)
+    _send_frames(frames, ring, channel)
     channel.send("end")
 
 
@@ -204,7 +184,8 @@ def main() -> None:
     start = json.loads(first)
     die_with_parent(start["lifeline"])
     if start["limit"] is not None:
-        _limit_memory(start["limit"])
+        with contextlib.suppress(OSError, ValueError):  # not all systems can limit private memory
+            resource.setrlimit(resource.RLIMIT_DATA, (start["limit"], start["limit"]))
     for line in lines:
         if line.strip():  # skip what is left of the bytes for batches of the last request
             _answer(json.loads(line), start["memory"], channel)

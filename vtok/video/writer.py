@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from queue import Queue
-from types import TracebackType
 from typing import IO, BinaryIO, NoReturn
 
 import numpy as np
 
-from vtok._files import atomic_output, check_output
+from vtok._files import atomic_output
 from vtok.errors import OutputError, ShapeError, UsageError, VideoError
 from vtok.video.ffmpeg import QUIET, ffmpeg_path, parse_log_line, read_index
 from vtok.video.frames import Frames
-from vtok.video.images import PICTURE_SUFFIXES, save_picture
+from vtok.video.images import PICTURE_SUFFIXES, write_picture
 
 # conversion to the colours that players assume for HD video
 TO_BT709 = "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_inp"
@@ -52,18 +51,13 @@ class Encoding:
         odd = self.width % 2 or self.height % 2  # 4:2:0 halves both sides
         pixels = "yuv444p" if odd else "yuv420p"
         colours = f"{TO_BT709},format={pixels},{BT709}"
-        return ["-vf", colours, "-c:v", self.codec, *self._quality(), *self._container()]
-
-    def _quality(self) -> list[str]:
+        quality = ["-crf", str(self.crf), "-preset", "veryfast"]
         if self.codec == "libvpx-vp9":  # its scale goes to 63
-            speed = ["-deadline", "realtime", "-cpu-used", "7", "-row-mt", "1"]
-            return ["-crf", str(round(self.crf * 63 / 51)), "-b:v", "0", *speed]
-        return ["-crf", str(self.crf), "-preset", "veryfast"]
-
-    def _container(self) -> list[str]:
-        """Make arguments with the index in front, so that players can start at once."""
-        front = ["-movflags", "+faststart"] if self.container in ("mp4", "mov") else []
-        return [*front, "-f", self.container]
+            quality = ["-crf", str(round(self.crf * 63 / 51)), "-b:v", "0"]
+            quality += ["-deadline", "realtime", "-cpu-used", "7", "-row-mt", "1"]
+        if self.container in ("mp4", "mov"):
+            quality += ["-movflags", "+faststart"]  # index first, so that players start at once
+        return ["-vf", colours, "-c:v", self.codec, *quality, "-f", self.container]
 
 
 # arguments for an mp4 that needs no seeking, to write to a pipe
@@ -270,16 +264,19 @@ class VideoWriter:
         self._shape = (height, width, 3)
         self._closed = False
         self.frames_written = 0
-        self._sink: Encoder | _FileSink | _PictureSink
-        if isinstance(output, Path) and suffix in PICTURE_SUFFIXES:
-            self._sink = _PictureSink(output, overwrite)
-            return
-        container, usual_codec = _find_format(self._name, suffix, fps)
-        encoding = Encoding(container, codec or usual_codec, width, height, fps, crf)
-        if isinstance(output, Path):
-            self._sink = _FileSink(output, encoding, overwrite)
-        else:
-            self._sink = Encoder(encoding, self._name, output)
+        self._suffix, self._picture = suffix, np.empty(self._shape, np.uint8)
+        self._encoder: Encoder | None = None
+        encoding = None
+        if not isinstance(output, Path) or suffix not in PICTURE_SUFFIXES:
+            container, usual_codec = _find_format(self._name, suffix, fps)
+            encoding = Encoding(container, codec or usual_codec, width, height, fps, crf)
+        with ExitStack() as stack:
+            target = output
+            if isinstance(output, Path):
+                target = stack.enter_context(atomic_output(output, overwrite))
+            if encoding is not None:
+                self._encoder = Encoder(encoding, self._name, target)
+            self._target, self._stack = target, stack.pop_all()
 
     def write(self, frames: Frames) -> None:
         """Add frames.
@@ -296,7 +293,12 @@ class VideoWriter:
                 f"{self._name}: frames of {frames.dtype} {list(frames.shape)} do not fit"
                 f" uint8 [T, {self._shape[0]}, {self._shape[1]}, 3]"
             )
-        self._sink.write(frames)
+        if self._encoder is not None:
+            self._encoder.write(frames)
+        elif self.frames_written + len(frames) > 1:
+            raise OutputError(f"{self._name}: a picture holds one frame, this video has more")
+        elif len(frames):
+            self._picture = frames[0].copy()
         self.frames_written += len(frames)
 
     def close(self) -> None:
@@ -311,25 +313,43 @@ class VideoWriter:
         try:
             if self.frames_written == 0:
                 raise OutputError(f"{self._name}: there is no frame to write")
-            self._sink.finish()
+            if self._encoder is not None:
+                self._encoder.finish()
+            if isinstance(self._target, Path):
+                self._finish_file(self._target)
         except BaseException:
-            self._sink.abort()
+            self.abort()
             raise
+        self._stack.close()
 
     def abort(self) -> None:
         """Stop and remove the unfinished file."""
         self._closed = True
-        self._sink.abort()
+        if self._encoder is not None:
+            self._encoder.abort()
+        self._stack.__exit__(OutputError, OutputError("abandoned"), None)
+
+    def _finish_file(self, temporary: Path) -> None:
+        """Write the picture, or check the video."""
+        if self._encoder is None:
+            write_picture(temporary, self._picture, self._suffix, self._name)
+            return
+        try:
+            index = read_index(temporary)
+        except VideoError as exc:
+            raise OutputError(f"{self._name}: the written file is not a video") from exc
+        height, width, _ = self._shape
+        written = (index.timeline.num_frames, index.width, index.height)
+        if written != (self.frames_written, width, height) or index.damage is not None:
+            raise OutputError(
+                f"{self._name}: the written file holds {written[0]} frames of {written[1]}x"
+                f"{written[2]} instead of {self.frames_written} of {width}x{height}"
+            )
 
     def __enter__(self) -> VideoWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
         else:
@@ -343,62 +363,3 @@ def _find_format(name: str, suffix: str, fps: Fraction) -> tuple[str, str]:
     if suffix == ".gif" and fps > GIF_FPS:
         raise UsageError(f"{name}: a GIF holds at most {GIF_FPS} frames/s, not {float(fps):g}")
     return FORMATS[suffix]
-
-
-class _FileSink:
-    """Video file: encoded under a temporary name, checked, renamed."""
-
-    def __init__(self, path: Path, encoding: Encoding, overwrite: bool) -> None:
-        self._path, self._encoding = path, encoding
-        self._num_frames = 0
-        self._stack = ExitStack()
-        self._temporary = self._stack.enter_context(atomic_output(path, overwrite))
-        self._encoder = Encoder(encoding, str(path), self._temporary)
-
-    def write(self, frames: Frames) -> None:
-        self._encoder.write(frames)
-        self._num_frames += len(frames)
-
-    def finish(self) -> None:
-        self._encoder.finish()
-        self._check()
-        self._stack.close()
-
-    def abort(self) -> None:
-        self._encoder.abort()
-        self._stack.__exit__(OutputError, OutputError("abandoned"), None)
-
-    def _check(self) -> None:
-        try:
-            index = read_index(self._temporary)
-        except VideoError as exc:
-            raise OutputError(f"{self._path}: the written file is not a video") from exc
-        written = (index.timeline.num_frames, index.width, index.height)
-        given = (self._num_frames, self._encoding.width, self._encoding.height)
-        if written != given or index.damage is not None:
-            raise OutputError(
-                f"{self._path}: the written file holds {written[0]} frames of {written[1]}x"
-                f"{written[2]} instead of {given[0]} of {given[1]}x{given[2]}"
-            )
-
-
-class _PictureSink:
-    """Picture file, which holds one frame."""
-
-    def __init__(self, path: Path, overwrite: bool) -> None:
-        check_output(path, overwrite)
-        self._path, self._overwrite = path, overwrite
-        self._frame: Frames | None = None
-
-    def write(self, frames: Frames) -> None:
-        if len(frames) > 1 or (self._frame is not None and len(frames)):
-            raise OutputError(f"{self._path}: a picture holds one frame, this video has more")
-        if len(frames):
-            self._frame = frames[0].copy()
-
-    def finish(self) -> None:
-        assert self._frame is not None
-        save_picture(self._path, self._frame, self._overwrite)
-
-    def abort(self) -> None:
-        self._frame = None
