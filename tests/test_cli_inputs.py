@@ -14,7 +14,7 @@ from typer.main import get_command
 import vtok as package
 from vtok.cli.app import app
 from vtok.cli.console import one_line
-from vtok.cli.inputs import Job, plan
+from vtok.cli.jobs import Job, plan
 from vtok.errors import InputError, UsageError
 from vtok.video.frames import VIDEO_SUFFIXES
 

@@ -113,7 +113,7 @@ def test_make_encodes_what_is_missing(shell: Shell, tmp_path: Path) -> None:
 
 
 def test_lists_of_names(tmp_path: Path) -> None:
-    from vtok.cli.inputs import with_listed
+    from vtok.cli.jobs import with_listed
     from vtok.errors import InputError, UsageError
 
     path = tmp_path / "list"

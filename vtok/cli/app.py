@@ -20,8 +20,7 @@ from vtok.cli import options as opt
 from vtok.cli.console import say_error
 from vtok.cli.decode import decode
 from vtok.cli.encode import encode
-from vtok.cli.evaluate import compare, evaluate
-from vtok.cli.report import report
+from vtok.cli.evaluate import compare, evaluate, report
 from vtok.errors import OutputError
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}

@@ -12,8 +12,7 @@ from vtok.cli import options as opt
 from vtok.cli.completion import codes, dumps, one_of
 from vtok.cli.console import one_line, print_json
 from vtok.cli.failures import Failures
-from vtok.cli.inputs import STREAM, Job, plan, standard_input
-from vtok.cli.jobs import check_jobs, print_result, run_jobs
+from vtok.cli.jobs import STREAM, Job, check_jobs, plan, print_result, run_jobs, standard_input
 from vtok.cli.options import argument, expand_options, option
 from vtok.errors import UsageError
 
@@ -124,10 +123,7 @@ def cut(
     inputs: opt.CodeFiles,
     *,
     output: opt.Output = None,
-    num_stages: opt.Stages = None,
-    num_bits: opt.Bits = None,
-    start_seconds: opt.Start = 0.0,
-    duration_seconds: opt.Duration = None,
+    selected: opt.RangeOptions,
     max_bytes: Annotated[
         int | None,
         option("--max-bytes", "N", "Drop the last stages until the file has at most N bytes."),
@@ -154,14 +150,7 @@ def cut(
     from vtok.pipeline.edit import cut_file
     from vtok.pipeline.options import CutOptions
 
-    options = CutOptions(
-        num_stages=num_stages,
-        num_bits=num_bits,
-        start_seconds=start_seconds,
-        duration_seconds=duration_seconds,
-        max_bytes=max_bytes,
-        overwrite=overwrite,
-    )
+    options = CutOptions(**vars(selected), max_bytes=max_bytes, overwrite=overwrite)
 
     def work(source: Any, target: Any, progress: Any) -> Any:
         return cut_file(source, target, options=options, progress=progress)

@@ -12,7 +12,7 @@ import typer
 from vtok.cli import options as opt
 from vtok.cli.completion import one_of
 from vtok.cli.console import one_line, print_json, say
-from vtok.cli.inputs import STREAM, standard_input
+from vtok.cli.jobs import STREAM, standard_input
 from vtok.cli.options import argument, expand_options, option
 from vtok.errors import CodeFileError, PartialFailure, UsageError, VtokError
 

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 from vtok.cli import options as opt
 from vtok.cli.completion import learners
 from vtok.cli.console import loading
-from vtok.cli.inputs import plan
-from vtok.cli.jobs import check_jobs, run_jobs
+from vtok.cli.jobs import check_jobs, plan, run_jobs
 from vtok.cli.options import expand_options, option
 from vtok.errors import UsageError
 
@@ -20,10 +19,7 @@ def decode(
     inputs: opt.CodeFiles,
     *,
     output: opt.Output = None,
-    num_stages: opt.Stages = None,
-    num_bits: opt.Bits = None,
-    start_seconds: opt.Start = 0.0,
-    duration_seconds: opt.Duration = None,
+    selected: opt.RangeOptions,
     num_tokens: Annotated[
         int | None,
         option("--num-tokens", "S", "Use the first S learned tokens. [default: all]"),
@@ -76,14 +72,11 @@ def decode(
         from vtok.tokens.model import TokenModels
 
         options = DecodeOptions(
-            num_stages=num_stages,
-            num_bits=num_bits,
+            **vars(selected),
             num_tokens=num_tokens,
             crf=crf,
             overwrite=overwrite or skip_existing,
             salvage=salvage,
-            start_seconds=start_seconds,
-            duration_seconds=duration_seconds,
         )
         models, tokens = model.cache(), TokenModels(token_learner)
         if model.model is not None:

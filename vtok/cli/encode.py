@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from vtok.cli import options as opt
 from vtok.cli.completion import one_of
 from vtok.cli.console import loading
-from vtok.cli.inputs import STREAM, Job, plan, with_listed
-from vtok.cli.jobs import IsDone, Work, check_jobs, run_jobs
+from vtok.cli.jobs import STREAM, IsDone, Job, Work, check_jobs, plan, run_jobs, with_listed
 from vtok.cli.options import expand_options, option
 from vtok.errors import UsageError
 

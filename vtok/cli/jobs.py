@@ -1,27 +1,181 @@
-"""Process inputs one by one; one that fails does not stop the others."""
+"""Expand inputs to files, choose their outputs, and process them one by one."""
 
 from __future__ import annotations
 
+import glob
+import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vtok._files import check_output
 from vtok.cli.console import frames_progress, print_json, say, say_warning
 from vtok.cli.failures import Failures
-from vtok.cli.inputs import STREAM, Job, standard_input
 from vtok.cli.options import PrintOptions
 from vtok.errors import InputError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from vtok.pipeline.result import Result
 
+STREAM = "-"
 Work = Callable[[Any, Any, Any], "Result"]
 """Called with an input, an output (each a path or a stream) and a progress function."""
 IsDone = Callable[[Path, Path], bool]
 """Called with an output and its input: is the output complete and up to date?"""
 MAX_GAPS = 5  # listed in a warning
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and its output, each a path or `-` for a standard stream.
+
+    Attributes:
+        source: what to read.
+        output: what to write.
+    """
+
+    source: str
+    output: str
+
+
+def plan(
+    inputs: Sequence[str], output: str | None, suffix: str, suffixes: frozenset[str]
+) -> list[Job]:
+    """List every input file, sorted, with its output.
+
+    Args:
+        inputs: files, folders (searched for `suffixes`), glob patterns, or `-`.
+        output: a file for one input, or a folder for several, in which input folders are
+            mirrored. By default an output is written next to its input, and that of standard
+            input to standard output.
+        suffix: suffix of outputs that are named after their input.
+        suffixes: suffixes of the files to take from folders.
+
+    Raises:
+        InputError: if an input is missing or a folder holds no such file.
+        UsageError: if two inputs have the same output, or several share one output file.
+    """
+    if "" in inputs or output == "":
+        raise UsageError("an empty name: give a file or a folder (. is the current one)")
+    if STREAM in inputs:
+        if len(inputs) > 1:
+            raise UsageError("- reads standard input: it cannot be one of several inputs")
+        if output is not None and (output.endswith(os.sep) or Path(output).is_dir()):
+            raise UsageError(f"-o {output}: is a folder, standard input needs a file name")
+        return [Job(STREAM, output or STREAM)]
+    found = [pair for text in inputs for pair in _expand(text, suffixes)]
+    several = len(found) > 1 or any(Path(text).is_dir() for text in inputs)
+    into_folder = output is not None and (
+        several or output.endswith(os.sep) or Path(output).is_dir()
+    )
+    if output == STREAM and several:
+        raise UsageError("-o - takes one input: several outputs cannot share standard output")
+    if several and output is not None and Path(output).is_file():
+        raise UsageError(f"-o {output}: is a file, several inputs need a folder")
+    jobs = []
+    for path, relative in found:
+        if into_folder:
+            target = str(Path(str(output)) / relative.with_suffix(suffix))
+        else:
+            target = output or str(path.with_suffix(suffix))
+        jobs.append(Job(str(path), target))
+    _refuse_collisions(jobs)
+    return jobs
+
+
+def with_listed(names: Sequence[str] | None, lists: Sequence[str] | None, null: bool) -> list[str]:
+    """Add the paths listed in files to the names given as arguments.
+
+    Args:
+        names: arguments.
+        lists: files with one path per line; `-` for standard input.
+        null: paths end in NUL bytes instead of newlines.
+
+    Raises:
+        InputError: if a list cannot be read, or all lists are empty.
+        UsageError: if there is no input, or standard input would be read twice.
+    """
+    found = list(names or ())
+    if null and not lists:
+        raise UsageError("-0 needs --files-from")
+    if [*found, *(lists or ())].count(STREAM) > 1:
+        raise UsageError("- reads standard input, which can be read only once")
+    for source in lists or ():
+        try:
+            data = sys.stdin.buffer.read() if source == STREAM else Path(source).read_bytes()
+        except OSError as exc:
+            raise InputError(f"{source}: cannot be read ({exc.strerror})") from exc
+        lines = data.split(b"\0") if null else [line.rstrip(b"\r") for line in data.split(b"\n")]
+        if not null and b"\0" in data:
+            raise UsageError(f"--files-from {source}: has NUL bytes: did you mean to give -0?")
+        found += [os.fsdecode(line) for line in lines if line]
+    if not found:
+        raise (InputError if lists else UsageError)("no input: give files, or --files-from LIST")
+    return found
+
+
+def find_files(inputs: Sequence[str], suffixes: frozenset[str]) -> list[Path]:
+    """List every input file of a command that writes no file per input; see `plan`.
+
+    Raises:
+        InputError: if an input is missing or a folder holds no such file.
+        UsageError: for standard input, which can be read only once.
+    """
+    if "" in inputs or STREAM in inputs:
+        raise UsageError("give files, folders or quoted globs: standard input is not read here")
+    return [path for text in inputs for path, _ in _expand(text, suffixes)]
+
+
+def standard_input() -> BinaryIO:
+    """Standard input as a binary stream.
+
+    Raises:
+        UsageError: if it is a terminal or closed.
+    """
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("standard input is not a file or pipe: give a file")
+    return sys.stdin.buffer
+
+
+def _expand(text: str, suffixes: frozenset[str]) -> list[tuple[Path, Path]]:
+    """Files of one argument, each with its path below the output folder."""
+    path = Path(text)
+    if path.is_dir():
+        ends = tuple(suffixes)  # some have two parts
+        files = sorted(p for p in path.rglob("*") if p.name.lower().endswith(ends) and p.is_file())
+        if not files:
+            some = ", ".join(sorted(suffixes)[:6]) + (" ..." if len(suffixes) > 6 else "")
+            raise InputError(f"{text}: no file in this folder ends in {some}")
+        return [(file, file.relative_to(path)) for file in files]
+    if path.exists() or not glob.has_magic(text):
+        return [(path, Path(path.name))]
+    # Path.glob takes no absolute pattern
+    found = (Path(match) for match in glob.glob(text, recursive=True))  # noqa: PTH207
+    matches = sorted(match for match in found if not match.is_dir())
+    if not matches:
+        raise InputError(f"{text}: no file matches")
+    return [(match, Path(match.name)) for match in matches]
+
+
+def _refuse_collisions(jobs: list[Job]) -> None:
+    """Refuse two inputs with one output, and an output that is itself an input."""
+    sources = {_identity(job.source) for job in jobs}
+    seen: dict[str, str] = {}
+    for job in jobs:
+        if job.output == STREAM:
+            continue
+        key = _identity(job.output)
+        if key in sources:
+            raise UsageError(f"{job.output}: is an input, it cannot be the output of {job.source}")
+        if key in seen:
+            raise UsageError(f"{seen[key]} and {job.source} would both be written to {job.output}")
+        seen[key] = job.source
+
+
+def _identity(name: str) -> str:
+    return os.path.normcase(os.path.realpath(name))
 
 
 def check_jobs(

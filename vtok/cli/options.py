@@ -191,6 +191,16 @@ class RateOptions:
 
 
 @dataclass(frozen=True)
+class RangeOptions:
+    """Stages and time range of a code file; the fields are those of `DecodeOptions`."""
+
+    num_stages: Stages = None
+    num_bits: Bits = None
+    start_seconds: Start = 0.0
+    duration_seconds: Duration = None
+
+
+@dataclass(frozen=True)
 class PartOptions:
     """Time range, frame rate and size of a video."""
 
