@@ -50,7 +50,15 @@ CONDITIONED = {
         "cond_attend_time",
     ),
 }
-ARCHITECTURES = {"fast": FAST, "classic": CLASSIC, "conditioned": CONDITIONED}
+LINEAR = {
+    **FAST,
+    "codebook_size": 8,
+    "linear_path": True,
+    "bit_plan": (0, 0, 1, 1, 2, 0, 3, 3, 4),
+}
+ARCHITECTURES = {
+    "fast": FAST, "classic": CLASSIC, "conditioned": CONDITIONED, "linear": LINEAR,
+}  # fmt: skip
 
 
 def make_tokenizer(kind: str = "fast", seed: int = 0) -> VideoTokenizer:

@@ -69,8 +69,8 @@ class VideoTokenizer(nn.Module):
         bit_plan: In place of `stage_plan`, the dimension that each bit refines, stage by stage,
             such as (0, 0, 1, 1, 0, 2) for two stages of a codebook of 8 entries.
         linear_path: Add a linear map of each block of pixels to the raw latents, and a linear map
-            of the expanded latents to the frames. The networks then start as zero; see
-            `fit_linear_path`.
+            of the expanded latents to the frames. The networks then start as zero;
+            scripts/fit_components.py sets the maps to principal components.
 
     Attributes:
         temporal_compression, spatial_compression: Frames and pixels per latent step.
