@@ -87,7 +87,7 @@ class LFQ(nn.Module):
             planes[dim] += 1
         self.num_planes = max(planes)
         place = torch.tensor([2**bit for bit in reversed(range(self.bits_per_code))])
-        self.register_buffer("place", place, persistent=False)
+        self.register_buffer("place", rearrange(place, "d -> d 1 1 1"), persistent=False)
         self.place: Tensor
 
     def normalize(self, x: Tensor) -> Tensor:
@@ -139,8 +139,8 @@ class LFQ(nn.Module):
         if num_stages is not None and not 0 < num_stages <= self.num_stages:
             raise ShapeError(f"{num_stages} stages: expected 1 to {self.num_stages}")
         signs = self.signs(latents)[:, :num_stages]
-        bits = rearrange(signs, "b s (k d) t h w -> b (s k) t h w d", k=self.num_codebooks)
-        codes = (bits * self.place).sum(-1)
+        bits = rearrange(signs, "b s (k d) t h w -> b (s k) d t h w", k=self.num_codebooks)
+        codes = (bits * self.place).sum(2)
         return codes.squeeze(1) if self.codes_per_position == 1 else codes
 
     def codes_to_quantized(self, codes: Tensor) -> Tensor:
@@ -153,8 +153,8 @@ class LFQ(nn.Module):
         if self.codes_per_position == 1 and codes.ndim == 4:
             codes = codes.unsqueeze(1)
         codes = self._check(codes)
-        bits = (codes.unsqueeze(-1) & self.place) != 0
-        signs = rearrange(bits, "b (s k) t h w d -> b s (k d) t h w", k=self.num_codebooks)
+        bits = (codes.unsqueeze(2) & self.place) != 0
+        signs = rearrange(bits, "b (s k) d t h w -> b s (k d) t h w", k=self.num_codebooks)
         return self._sum_bits(self._bit_values(signs, torch.float32))
 
     def _residuals(self, latents: Tensor) -> Iterator[Tensor]:
