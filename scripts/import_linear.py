@@ -29,10 +29,18 @@ from vtok.nn.tokenizer import VideoTokenizer
 
 
 def to_config(theirs: Mapping[str, Any]) -> TokenizerConfig:
-    """Convert the trainer's configuration."""
-    (encoder, decoder), (down, up), plan = theirs["width"], theirs["blocks"], theirs["plan"]
+    """Convert the trainer's configuration.
+
+    The order of bits of different dimensions within a stage is free. If the plan is that of the
+    preset in another order, the preset's order is used, which the entropy coder codes better.
+    """
+    preset, plan = PRESETS["vtok-linear"], tuple(theirs["plan"])
+    (encoder, decoder), (down, up) = theirs["width"], theirs["blocks"]
+    assert preset.bit_plan is not None
+    if stages_of(plan) == stages_of(preset.bit_plan):
+        plan = preset.bit_plan
     return dataclasses.replace(
-        PRESETS["vtok-linear"],
+        preset,
         num_stages=len(plan) // 9,
         layers=(("space_time_patch", encoder), *(("causal_depthwise", encoder),) * down),
         decoder_layers=(
@@ -40,8 +48,13 @@ def to_config(theirs: Mapping[str, Any]) -> TokenizerConfig:
             ("space_time_patch", decoder),
             *(("causal_depthwise", decoder),) * up,
         ),
-        bit_plan=tuple(plan),
+        bit_plan=plan,
     )
+
+
+def stages_of(plan: tuple[int, ...]) -> list[list[int]]:
+    """Return the dimensions that each stage of 9 bits refines, in rising order."""
+    return [sorted(plan[place : place + 9]) for place in range(0, len(plan), 9)]
 
 
 def to_tokenizer(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> VideoTokenizer:

@@ -11,10 +11,11 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "scripts"))
-from import_linear import to_tokenizer  # noqa: E402
+from import_linear import to_config, to_tokenizer  # noqa: E402
 
 from vtok.errors import CheckpointError  # noqa: E402
 from vtok.models.checkpoint import load_checkpoint  # noqa: E402
+from vtok.nn.config import PRESETS  # noqa: E402
 
 CONFIG = {
     "width": [12, 16],
@@ -87,6 +88,16 @@ def test_codes_and_frames_equal_those_of_the_trainer() -> None:
         for stages in (1, 2):
             frames = tokenizer.decode(codes[:, :stages])
             np.testing.assert_allclose(frames, expected[f"frames_{stages}"], atol=1e-4)
+
+
+def test_bits_of_a_known_plan_are_reordered_for_the_entropy_coder() -> None:
+    preset = PRESETS["vtok-linear"]
+    assert preset.bit_plan is not None
+    stages = [preset.bit_plan[start : start + 9] for start in range(0, 72, 9)]
+    other = [dim for stage in stages for dim in reversed(stage)]
+    sizes = {"width": [256, 320], "blocks": [5, 4]}
+    assert to_config({**sizes, "plan": other}) == preset
+    assert to_config({**sizes, "plan": other[:18]}).bit_plan == tuple(other[:18])
 
 
 def test_script_writes_a_checkpoint(tmp_path: Path) -> None:

@@ -245,15 +245,17 @@ PRESETS: dict[str, TokenizerConfig] = {
         lfq_entropy_loss_weight=0.0,
         lfq_commitment_loss_weight=0.0,
         linear_path=True,
-        bit_plan=(  # principal components by gain per bit, a line for each stage
-            0, 0, 0, 1, 1, 0, 1, 2, 2,
-            3, 3, 4, 0, 4, 2, 3, 6, 6,
-            1, 5, 5, 7, 7, 4, 0, 8, 8,
-            9, 9, 5, 10, 10, 6, 2, 3, 7,
-            11, 11, 1, 8, 12, 12, 13, 13, 14,
-            14, 9, 15, 15, 10, 4, 17, 17, 11,
-            1, 16, 16, 18, 18, 19, 19, 20, 20,
-            21, 21, 0, 5, 22, 22, 15, 14, 23,
+        # principal components by gain per bit, a line for each stage; within a stage the order that
+        # suits the entropy coder: first planes first, then where the stage before has the dimension
+        bit_plan=(
+            0, 1, 2, 0, 1, 2, 0, 1, 0,
+            3, 4, 2, 0, 6, 3, 4, 6, 3,
+            5, 4, 7, 8, 1, 0, 5, 7, 8,
+            5, 9, 7, 10, 6, 2, 3, 9, 10,
+            11, 12, 13, 14, 8, 1, 11, 12, 13,
+            15, 17, 9, 14, 10, 4, 11, 15, 17,
+            16, 18, 19, 20, 1, 16, 18, 19, 20,
+            21, 22, 23, 14, 15, 5, 0, 21, 22,
         ),
     ),
 }  # fmt: skip
