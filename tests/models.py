@@ -75,7 +75,7 @@ def load_all() -> dict[str, LoadedTokenizer]:
     """Load `vtok-base`, and make a tiny tokenizer of each kind that streams."""
     base = load("vtok-base", device="cpu", dtype="float32")
     made = {"vtok-base": base}
-    for kind in ("fast", "classic"):
+    for kind in ("fast", "classic", "linear"):
         tokenizer = make_tokenizer(kind).requires_grad_(False)
         made[kind] = LoadedTokenizer(tokenizer, base.info, base.device, base.dtype)
     return made

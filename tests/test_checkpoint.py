@@ -104,6 +104,14 @@ def test_misfit_tensors_are_named(saved: Path) -> None:
         ({"bit_plan": [0, 0, 1]}, "expected the dimension of each of 9 bits"),
         ({"linear_path": False}, "unknown tensors: decoder.linear.project.bias"),
         ({"patch_size": 4}, "has shape"),
+        (
+            {
+                "layers": [["compress_time", 8]] * 80,
+                "decoder_layers": None,
+                "decoder_init_dim": None,
+            },
+            "linear_path=blocks of [0-9]+ numbers: expected at most 65536",
+        ),
     ],
 )
 def test_misfit_linear_paths_and_plans_are_named(

@@ -177,7 +177,7 @@ def build_encoder(
     last = CausalConv3d(width, latent_dim, (1, 1, 1))
     linear = None
     if config.linear_path:
-        linear = LinearEncoder(patch_dim, latent_dim, **_block(layers))
+        linear = LinearEncoder(patch_dim, latent_dim, **_block(layers, patch_dim))
     return CausalStack([first, *inner, last], _lookback([first, *inner, last], layers), linear)
 
 
@@ -195,13 +195,17 @@ def build_decoder(
     lookback = _lookback([last, *reversed(inner), first], layers)
     linear = None
     if config.linear_path:
-        linear = LinearDecoder(latent_dim, patch_dim, **_block(layers))
+        linear = LinearDecoder(latent_dim, patch_dim, **_block(layers, patch_dim))
     return CausalStack([first, *inner, last], lookback, linear)
 
 
-def _block(layers: Sequence[ResolvedLayer]) -> dict[str, int]:
+def _block(layers: Sequence[ResolvedLayer], patch_dim: int) -> dict[str, int]:
     """Return the size of the block of patches that a latent position covers."""
     time, space = compression(layers)
+    if (numbers := patch_dim * time * space**2) > MAX_WIDTH:
+        raise OptionError(
+            "linear_path", f"blocks of {numbers} numbers", f"at most {MAX_WIDTH} numbers"
+        )
     return {"time": time, "space": space}
 
 

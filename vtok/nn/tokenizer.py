@@ -223,10 +223,9 @@ class VideoTokenizer(nn.Module):
         Raises:
             ShapeError: The shape or size is wrong, or a code is out of range.
         """
-        floating = codes_or_latents.is_floating_point()
         quantized = codes_or_latents
-        if not floating:
-            quantized = self.quantizer.codes_to_quantized(codes_or_latents)
+        if not quantized.is_floating_point():
+            quantized = self.quantizer.codes_to_quantized(quantized)
         dim = self.quantizer.dim
         if quantized.ndim != 5 or quantized.shape[1] != dim or 0 in quantized.shape:
             expected = f"[B, {dim}, t, h, w]"
@@ -238,14 +237,6 @@ class VideoTokenizer(nn.Module):
         p = self.config.patch_size
         clip = rearrange(patches[:, :, skip:], "b (p q c) t h w -> b c t (h p) (w q)", p=p, q=p)
         return crop(clip, num_frames, size)
-
-    def dequantize(self, codes: Tensor) -> Tensor:
-        """Convert codes to quantized latents [B, D, t, h, w] in the weights' type.
-
-        Raises:
-            ShapeError: The shape is wrong, or a code is out of range.
-        """
-        return self.quantizer.codes_to_quantized(codes).to(self.dtype)
 
     def reconstruct(
         self, video: Tensor, cond: Tensor | None = None, num_stages: int | None = None
