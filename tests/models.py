@@ -50,7 +50,15 @@ CONDITIONED = {
         "cond_attend_time",
     ),
 }
-ARCHITECTURES = {"fast": FAST, "classic": CLASSIC, "conditioned": CONDITIONED}
+LINEAR = {
+    **FAST,
+    "codebook_size": 8,
+    "linear_path": True,
+    "bit_plan": (0, 0, 1, 1, 2, 0, 3, 3, 4),
+}
+ARCHITECTURES = {
+    "fast": FAST, "classic": CLASSIC, "conditioned": CONDITIONED, "linear": LINEAR,
+}  # fmt: skip
 
 
 def make_tokenizer(kind: str = "fast", seed: int = 0) -> VideoTokenizer:
@@ -67,7 +75,7 @@ def load_all() -> dict[str, LoadedTokenizer]:
     """Load `vtok-base`, and make a tiny tokenizer of each kind that streams."""
     base = load("vtok-base", device="cpu", dtype="float32")
     made = {"vtok-base": base}
-    for kind in ("fast", "classic"):
+    for kind in ("fast", "classic", "linear"):
         tokenizer = make_tokenizer(kind).requires_grad_(False)
         made[kind] = LoadedTokenizer(tokenizer, base.info, base.device, base.dtype)
     return made

@@ -97,6 +97,33 @@ def test_misfit_tensors_are_named(saved: Path) -> None:
         load_checkpoint(saved)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bit_plan": [0, 0, 1, 1, 2, 0, 3, 3, 3]}, r"has shape .*5.*, expected .*4"),
+        ({"bit_plan": [0, 0, 1]}, "expected the dimension of each of 9 bits"),
+        ({"linear_path": False}, "unknown tensors: decoder.linear.project.bias"),
+        ({"patch_size": 4}, "has shape"),
+        (
+            {
+                "layers": [["compress_time", 8]] * 80,
+                "decoder_layers": None,
+                "decoder_init_dim": None,
+            },
+            "linear_path=blocks of [0-9]+ numbers: expected at most 65536",
+        ),
+    ],
+)
+def test_misfit_linear_paths_and_plans_are_named(
+    tmp_path: Path, changes: dict, message: str
+) -> None:
+    path = tmp_path / "linear.safetensors"
+    save_checkpoint(path, make_tokenizer("linear"), "linear")
+    rewrite(path, config={**make_tokenizer("linear").config.to_dict(), **changes})
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(path)
+
+
 @pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.complex64])
 def test_unknown_weight_types_are_refused(saved: Path, dtype: torch.dtype) -> None:
     tensors = load_file(saved)

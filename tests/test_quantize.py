@@ -89,6 +89,26 @@ def test_plan_with_interleaved_groups() -> None:
         assert used.flatten().tolist() == pytest.approx(expected)
 
 
+def test_bit_plan_refines_a_dimension_several_times_in_a_stage() -> None:
+    quantizer = LFQ(8, num_stages=2, bit_plan=(0, 0, 1, 2, 0, 1))
+    assert (quantizer.dim, quantizer.bits_per_stage) == (3, 3)
+    latents = torch.tensor([0.9, -0.5, -1.3]).view(1, 3, 1, 1, 1)
+    assert quantizer.latents_to_codes(latents).flatten().tolist() == [0b110, 0b001]
+    for stages, expected in enumerate(([1.2, -0.8, 0], [1.0, -0.4, -0.8]), start=1):
+        codes = quantizer.latents_to_codes(latents, stages)
+        assert quantizer.codes_to_quantized(codes).flatten().tolist() == pytest.approx(expected)
+        used = quantizer(latents, torch.tensor([stages]))
+        assert used.flatten().tolist() == pytest.approx(expected)
+
+
+def test_bit_plan_of_equal_planes_is_the_default() -> None:
+    plain, planned = LFQ(4, 2, 3), LFQ(4, 2, 3, bit_plan=(0, 1, 2, 3) * 3)
+    latents = torch.randn(2, 4, 2, 3, 3)
+    assert torch.equal(plain.latents_to_codes(latents), planned.latents_to_codes(latents))
+    assert torch.equal(plain.quantize(latents), planned.quantize(latents))
+    assert plain.losses(latents) == planned.losses(latents)
+
+
 def test_unused_groups_get_no_gradient() -> None:
     quantizer = LFQ(4, num_stages=4, stage_plan=(0, 0, 1, 1))
     latents = torch.randn(2, 4, 1, 2, 2, requires_grad=True)

@@ -287,6 +287,25 @@ def test_modulated_convolution_equals_modulated_weights() -> None:
     torch.testing.assert_close(unit(x, Context(cond=cond)), expected)
 
 
+def test_new_linear_path_is_the_linear_maps_alone() -> None:
+    torch.manual_seed(0)
+    tokenizer, clip = VideoTokenizer(**ARCHITECTURES["linear"]), make_clip(9)
+    with torch.no_grad():
+        latents, recon = tokenizer.encode(clip), tokenizer(clip)
+        for layer in (tokenizer.encoder.layers[1], tokenizer.decoder.layers[1]):
+            for parameter in layer.parameters():
+                parameter.normal_()
+        assert torch.equal(tokenizer.encode(clip), latents)
+        assert torch.equal(tokenizer(clip), recon)
+
+
+def test_linear_path_of_a_mirrored_architecture() -> None:
+    tokenizer = VideoTokenizer(**ARCHITECTURES["classic"], linear_path=True)
+    clip = make_clip(6, 18, 21)
+    assert tokenizer.encoder.linear.project.in_channels == 3 * 4 * 2 * 2
+    assert tokenizer(clip).shape == clip.shape
+
+
 def test_preset() -> None:
     tokenizer = VideoTokenizer.from_preset("vtok-base")
     assert (tokenizer.temporal_compression, tokenizer.spatial_compression) == (4, 8)
@@ -340,6 +359,15 @@ def test_wrong_latents_are_refused() -> None:
         ({"layers": ("cond_residual",), "dim_cond": 0}, "dim_cond=0: expected a whole number"),
         ({"decoder_init_dim": 8}, "decoder_init_dim=8: expected decoder_layers with it"),
         ({"input_conv_kernel_size": (2, 3, 3)}, "three odd numbers"),
+        ({"linear_path": 1}, "linear_path=1: expected true or false"),
+        ({"codebook_size": 4, "bit_plan": (0,)}, "expected the dimension of each of 2 bits"),
+        ({"codebook_size": 4, "bit_plan": (0, 2)}, r"bit_plan=\(0, 2\): expected the dimension"),
+        ({"codebook_size": 4, "bit_plan": (0, 1.0)}, "bit_plan="),
+        ({"codebook_size": 2**17, "bit_plan": (0,) * 17}, "16 each at most"),
+        (
+            {"codebook_size": 4, "bit_plan": (0, 0), "stage_plan": (0,)},
+            r"stage_plan=\(0,\): expected none with bit_plan",
+        ),
         (
             {"layers": ("space_time_patch",), "decoder_layers": ("residual",)},
             "the same compression",

@@ -32,6 +32,12 @@ def test_recipes_are_valid(accelerated: bool) -> None:
         assert {(c.frames, c.crop) for c in (first, second)} == {(17, 256)}
 
 
+@pytest.mark.parametrize("accelerated", [False, True])
+def test_recipe_of_the_linear_path_is_valid(accelerated: bool) -> None:
+    data = read_config(SCRIPTS / "recipes" / "linear.toml", accelerated=accelerated)
+    assert TrainingConfig.from_dict(data).tokenizer == PRESETS["vtok-linear"]
+
+
 @pytest.mark.slow
 def test_script_trains_two_phases_and_resumes(tmp_path: Path) -> None:
     settings = [argument for setting in FEW for argument in ("--set", setting)]

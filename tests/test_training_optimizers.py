@@ -88,6 +88,17 @@ def test_muon_trains_most_of_the_shipped_model() -> None:
     assert inside > 0.9 * sum(p.numel() for p in model.parameters())
 
 
+def test_linear_maps_learn_slowly_outside_muon() -> None:
+    model = make_tokenizer("linear")
+    muon, adamw = make_optimizers(model, tiny_config())
+    slow = adamw.param_groups[-1]
+    maps = [*model.encoder.linear.parameters(), *model.decoder.linear.parameters()]
+    assert {id(p) for p in slow["params"]} == {id(p) for p in maps}
+    assert (slow["lr"], slow["weight_decay"]) == (pytest.approx(0.0002), 0)
+    trained = [p for o in (muon, adamw) for group in o.param_groups for p in group["params"]]
+    assert len(trained) == len({id(p) for p in trained}) == len(list(model.parameters()))
+
+
 def test_rates_are_shares_of_the_full_rates() -> None:
     optimizers = make_optimizers(make_tokenizer(), tiny_config())
     for share in (0.5, 0.1):

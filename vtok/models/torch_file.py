@@ -21,7 +21,15 @@ def read_torch_file(path: Path) -> Any:
         InputError: The file is missing or cannot be read.
         CheckpointError: The file is of another kind, damaged, or needs pickle to run code.
     """
-    _check_zip(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            stored = all(item.compress_type == zipfile.ZIP_STORED for item in archive.infolist())
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be read ({exc.strerror})") from exc
+    except Exception as exc:  # zipfile raises several types for damaged files
+        raise CheckpointError(f"{path}: not written by torch.save, or cut short") from exc
+    if not stored:  # the content of an uncompressed archive is no larger than the file itself
+        raise CheckpointError(f"{path}: a compressed archive, not written by torch.save")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as exc:
@@ -60,16 +68,3 @@ def float_tensors(where: str, state: object) -> dict[str, Tensor]:
         if not tensors[name].isfinite().all():
             raise CheckpointError(f"{where}: tensor {name} holds infinities or NaN")
     return tensors
-
-
-def _check_zip(path: Path) -> None:
-    """Accept only uncompressed zip files, whose content is no larger than the file itself."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            stored = all(item.compress_type == zipfile.ZIP_STORED for item in archive.infolist())
-    except OSError as exc:
-        raise InputError(f"{path}: cannot be read ({exc.strerror})") from exc
-    except Exception as exc:  # zipfile raises several types for damaged files
-        raise CheckpointError(f"{path}: not written by torch.save, or cut short") from exc
-    if not stored:
-        raise CheckpointError(f"{path}: a compressed archive, not written by torch.save")

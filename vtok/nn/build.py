@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from vtok.errors import OptionError
@@ -23,6 +24,9 @@ from vtok.nn.layers import (
     SpaceTimePatchEmbed,
     SpaceTimePatchUnembed,
 )
+from vtok.nn.quantize import LATENT_BOUND
+
+MAX_TANH = 0.995  # bound of normalized latents before the inverse of tanh
 
 
 @dataclass(frozen=True)
@@ -104,25 +108,61 @@ def compression(layers: Sequence[ResolvedLayer]) -> tuple[int, int]:
     return math.prod(layer.time for layer in layers), math.prod(layer.space for layer in layers)
 
 
+class LinearEncoder(SpaceTimePatchEmbed):
+    """Linear map of each block of pixels, never computed in a lower precision than its weights."""
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """[B, dim, T, H, W] -> [B, dim_out, t, h, w]."""
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(self.project.weight.dtype), context)
+
+
+class LinearDecoder(SpaceTimePatchUnembed):
+    """Linear map of expanded latents to blocks of pixels, the mirror of `LinearEncoder`.
+
+    `LFQ.normalize` is undone first, so that without quantization and network the frames are those
+    that went in.
+    """
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """[B, dim, t, h, w] -> [B, dim_out, T, H, W]."""
+        with torch.autocast(x.device.type, enabled=False):
+            expanded = torch.atanh((x.float() / LATENT_BOUND).clamp(-MAX_TANH, MAX_TANH))
+            return super().forward(expanded.to(self.project.weight.dtype), context)
+
+
 class CausalStack(nn.Module):
-    """Causal layers applied one after another.
+    """Causal layers applied one after another, and optionally a linear map added to their result.
+
+    With a linear map, the last layer starts as zero, so that training starts from the map alone.
 
     Attributes:
         lookback: Steps of the latent grid that the output reads back; None if unbounded.
     """
 
-    def __init__(self, layers: Sequence[CausalLayer], lookback: int | None) -> None:
+    def __init__(
+        self,
+        layers: Sequence[CausalLayer],
+        lookback: int | None,
+        linear: CausalLayer | None = None,
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.lookback = lookback
+        self.linear = linear
+        if linear is not None:
+            for parameter in layers[-1].parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """Apply all layers to one chunk."""
+        straight = None if self.linear is None else self.linear(x, context)
+        x = x.to(next(self.parameters()).dtype)
         for layer in self.layers:
             x = layer(x, context)
         # marks the stream as started even if no layer has anything to remember
         context.remember(self, x.new_zeros(()))
-        return x
+        return x if straight is None else x + straight
 
 
 def build_encoder(
@@ -135,7 +175,10 @@ def build_encoder(
     inner = [_make_layer(layer, config, up=False) for layer in layers]
     width = layers[-1].dim_out if layers else config.init_dim
     last = CausalConv3d(width, latent_dim, (1, 1, 1))
-    return CausalStack([first, *inner, last], _lookback([first, *inner, last], layers))
+    linear = None
+    if config.linear_path:
+        linear = LinearEncoder(patch_dim, latent_dim, **_block(layers, patch_dim))
+    return CausalStack([first, *inner, last], _lookback([first, *inner, last], layers), linear)
 
 
 def build_decoder(
@@ -149,7 +192,21 @@ def build_decoder(
     first = CausalConv3d(latent_dim, width, (1, 1, 1))
     inner = [_make_layer(layer, config, up=True) for layer in reversed(layers)]
     last = CausalConv3d(dim, patch_dim, kernel, pad_mode=mode)
-    return CausalStack([first, *inner, last], _lookback([last, *reversed(inner), first], layers))
+    lookback = _lookback([last, *reversed(inner), first], layers)
+    linear = None
+    if config.linear_path:
+        linear = LinearDecoder(latent_dim, patch_dim, **_block(layers, patch_dim))
+    return CausalStack([first, *inner, last], lookback, linear)
+
+
+def _block(layers: Sequence[ResolvedLayer], patch_dim: int) -> dict[str, int]:
+    """Return the size of the block of patches that a latent position covers."""
+    time, space = compression(layers)
+    if (numbers := patch_dim * time * space**2) > MAX_WIDTH:
+        raise OptionError(
+            "linear_path", f"blocks of {numbers} numbers", f"at most {MAX_WIDTH} numbers"
+        )
+    return {"time": time, "space": space}
 
 
 def _make_layer(layer: ResolvedLayer, config: TokenizerConfig, *, up: bool) -> CausalLayer:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import reprlib
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,8 @@ LAYER_LISTS = ("layers", "decoder_layers")
 KERNELS = ("input_conv_kernel_size", "output_conv_kernel_size")
 WEIGHTS = ("lfq_entropy_loss_weight", "lfq_commitment_loss_weight", "lfq_diversity_gamma")
 ADDED = {"stage_plan"}  # keys that the oldest checkpoints lack
-MAX_WIDTH, MAX_KERNEL, MAX_LAYERS, MAX_WEIGHT = 1 << 16, 63, 1000, 10**6
+LATER = {"bit_plan", "linear_path"}  # the same, and not stored at their default
+MAX_WIDTH, MAX_KERNEL, MAX_LAYERS, MAX_WEIGHT, MAX_PLANES = 1 << 16, 63, 1000, 10**6, 16
 LARGEST = {
     "num_codebooks": 255, "channels": 64, "init_dim": MAX_WIDTH, "num_stages": 16,
     "patch_size": 64,
@@ -62,9 +64,16 @@ class TokenizerConfig:
     patch_size: int = 1
     decoder_layers: tuple[LayerSpec, ...] | None = None
     decoder_init_dim: int | None = None
+    bit_plan: tuple[int, ...] | None = None
+    linear_path: bool = False
 
     def __post_init__(self) -> None:
-        for name in (*LAYER_LISTS, "stage_plan", *KERNELS):  # JSON has lists in place of tuples
+        for name in (
+            *LAYER_LISTS,
+            "stage_plan",
+            "bit_plan",
+            *KERNELS,
+        ):  # JSON has lists in place of tuples
             object.__setattr__(self, name, _as_tuples(getattr(self, name)))
         self._check_numbers()
         for name in KERNELS:
@@ -73,23 +82,34 @@ class TokenizerConfig:
             _require(valid, name, kernel, f"three odd numbers from 1 to {MAX_KERNEL}")
         modes = ", ".join(PAD_MODES)
         _require(self.pad_mode in PAD_MODES, "pad_mode", self.pad_mode, f"one of {modes}")
-        self._check_plan()
+        self._check_plans()
         self._set_layers("layers")
         mirrored = self.decoder_layers is None
         if not mirrored:
             self._set_layers("decoder_layers")
         width = self.decoder_init_dim
         _require(not mirrored or width is None, "decoder_init_dim", width, "decoder_layers with it")
+        linear = self.linear_path
+        _require(isinstance(linear, bool), "linear_path", linear, "true or false")
 
-    def _check_plan(self) -> None:
+    def _check_plans(self) -> None:
         plan = self.stage_plan
-        if plan is None:
-            return
-        expected = f"the group of each of the {self.num_stages} stages, numbered as they appear"
-        valid = isinstance(plan, tuple) and len(plan) == self.num_stages
-        valid = valid and all(type(group) is int for group in plan)
-        valid = valid and all(0 <= g <= len(set(plan[:i])) for i, g in enumerate(plan))
-        _require(valid, "stage_plan", plan, expected)
+        if plan is not None:
+            expected = f"the group of each of the {self.num_stages} stages, numbered as they appear"
+            valid = isinstance(plan, tuple) and len(plan) == self.num_stages
+            valid = valid and all(type(group) is int for group in plan)
+            valid = valid and all(0 <= g <= len(set(plan[:i])) for i, g in enumerate(plan))
+            _require(valid, "stage_plan", plan, expected)
+        bits = self.bit_plan
+        if bits is not None:
+            _require(plan is None, "stage_plan", plan, "none with bit_plan")
+            count = self.num_stages * self.num_codebooks * (self.codebook_size.bit_length() - 1)
+            valid = isinstance(bits, tuple) and len(bits) == count
+            valid = valid and all(type(dim) is int for dim in bits)
+            valid = valid and set(bits) == set(range(len(set(bits))))
+            valid = valid and max(Counter(bits).values()) <= MAX_PLANES
+            expected = f"the dimension of each of {count} bits, all from 0 up, {MAX_PLANES} each"
+            _require(valid, "bit_plan", bits, f"{expected} at most")
 
     def _check_numbers(self) -> None:
         for name, most in LARGEST.items():
@@ -142,7 +162,7 @@ class TokenizerConfig:
         for name in LAYER_LISTS:
             if data[name] is not None:
                 data[name] = tuple(_rename(spec, STORED_KINDS) for spec in data[name])
-        return data
+        return {key: value for key, value in data.items() if value or key not in LATER}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> TokenizerConfig:
@@ -151,7 +171,7 @@ class TokenizerConfig:
         Raises:
             UsageError: A key is unknown or missing, or a value is invalid.
         """
-        _check_keys(cls, data, ADDED)
+        _check_keys(cls, data, ADDED | LATER)
         return cls(**data)
 
 
@@ -208,6 +228,35 @@ PRESETS: dict[str, TokenizerConfig] = {
             ("depthwise", 48), ("space_time_patch", 320), *(("causal_depthwise", 320),) * 4,
         ),
         lfq_entropy_loss_weight=0.02,
+    ),
+    "vtok-linear": TokenizerConfig(
+        codebook_size=512,
+        num_stages=8,
+        patch_size=4,
+        init_dim=64,
+        input_conv_kernel_size=(1, 3, 3),
+        output_conv_kernel_size=(1, 3, 3),
+        pad_mode="constant",
+        layers=(("space_time_patch", 256), *(("causal_depthwise", 256),) * 5),
+        decoder_init_dim=48,
+        decoder_layers=(
+            ("depthwise", 48), ("space_time_patch", 320), *(("causal_depthwise", 320),) * 4,
+        ),
+        lfq_entropy_loss_weight=0.0,
+        lfq_commitment_loss_weight=0.0,
+        linear_path=True,
+        # principal components by gain per bit, a line for each stage; within a stage the order that
+        # suits the entropy coder: first planes first, then where the stage before has the dimension
+        bit_plan=(
+            0, 1, 2, 0, 1, 2, 0, 1, 0,
+            3, 4, 2, 0, 6, 3, 4, 6, 3,
+            5, 4, 7, 8, 1, 0, 5, 7, 8,
+            5, 9, 7, 10, 6, 2, 3, 9, 10,
+            11, 12, 13, 14, 8, 1, 11, 12, 13,
+            15, 17, 9, 14, 10, 4, 11, 15, 17,
+            16, 18, 19, 20, 1, 16, 18, 19, 20,
+            21, 22, 23, 14, 15, 5, 0, 21, 22,
+        ),
     ),
 }  # fmt: skip
 

@@ -259,45 +259,54 @@ def _init_as_repeat(conv: nn.Conv3d, times: int) -> None:
 
 
 class SpaceTimePatchEmbed(CausalLayer):
-    """Patch embedding: each block of 4 frames of 2x2 pixels becomes one position.
+    """Patch embedding: each block of `time` frames of `space` x `space` pixels is one position.
 
-    The first frame of a video is repeated four times to fill a whole step.
+    The first frame of a video is repeated to fill a whole step.
     """
 
-    def __init__(self, dim: int, dim_out: int) -> None:
+    def __init__(
+        self, dim: int, dim_out: int, *, time: int = PATCH_TIME, space: int = PATCH_SPACE
+    ) -> None:
         super().__init__()
-        self.project = nn.Conv2d(dim * PATCH_TIME * PATCH_SPACE**2, dim_out, 1)
+        self.time, self.space = time, space
+        self.project = nn.Conv2d(dim * time * space**2, dim_out, 1)
+
+    def patches(self, x: Tensor, context: Context) -> Tensor:
+        """[B, dim, 1 + nf, hp, wp] (nf frames in a later chunk) -> [B * (1 + n), dim * fpp, h, w].
+
+        f is `time` and p is `space`; channels are ordered frame, row, column, channel.
+        """
+        if context.past(self) is None:
+            x = F.pad(x, (0, 0, 0, 0, self.time - 1, 0), mode="replicate")
+        context.remember(self, x.new_zeros(()))
+        pattern = "b c (t f) (h p) (w q) -> (b t) h w (f p q c)"
+        return channels_first(rearrange(x, pattern, f=self.time, p=self.space, q=self.space))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        """[B, dim, 1 + 4n, 2h, 2w] (4n frames in a later chunk) -> [B, dim_out, 1 + n, h, w]."""
-        if context.past(self) is None:
-            x = F.pad(x, (0, 0, 0, 0, PATCH_TIME - 1, 0), mode="replicate")
-        context.remember(self, x.new_zeros(()))
-        patches = rearrange(
-            x,
-            "b c (t f) (h p) (w q) -> (b t) h w (f p q c)",
-            f=PATCH_TIME, p=PATCH_SPACE, q=PATCH_SPACE,
-        )  # fmt: skip
-        rows = pointwise(channels_first(patches), self.project.weight, self.project.bias)
-        return as_clip(rows, x.shape[0])
+        """[B, dim, 1 + nf, hp, wp] (nf frames in a later chunk) -> [B, dim_out, 1 + n, h, w]."""
+        patches = self.patches(x, context)
+        return as_clip(pointwise(patches, self.project.weight, self.project.bias), x.shape[0])
 
 
 class SpaceTimePatchUnembed(CausalLayer):
-    """Mirror of `SpaceTimePatchEmbed`: each position becomes 4 frames of 2x2 pixels.
+    """Mirror of `SpaceTimePatchEmbed`: each position becomes a block of frames and pixels.
 
-    The output starts with three frames before the first one, which the tokenizer drops.
+    The output starts with `time - 1` frames before the first one, which the tokenizer drops.
     """
 
-    def __init__(self, dim: int, dim_out: int) -> None:
+    def __init__(
+        self, dim: int, dim_out: int, *, time: int = PATCH_TIME, space: int = PATCH_SPACE
+    ) -> None:
         super().__init__()
-        self.project = nn.Conv2d(dim, dim_out * PATCH_TIME * PATCH_SPACE**2, 1)
+        self.time, self.space = time, space
+        self.project = nn.Conv2d(dim, dim_out * time * space**2, 1)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        """[B, dim, t, h, w] -> [B, dim_out, 4t, 2h, 2w]."""
+        """[B, dim, t, h, w] -> [B, dim_out, t * time, h * space, w * space]."""
         patches = pointwise(as_frames(x), self.project.weight, self.project.bias)
         pixels = rearrange(
             patches,
             "(b t) (f p q c) h w -> b (t f) (h p) (w q) c",
-            b=x.shape[0], f=PATCH_TIME, p=PATCH_SPACE, q=PATCH_SPACE,
+            b=x.shape[0], f=self.time, p=self.space, q=self.space,
         )  # fmt: skip
         return channels_first(pixels)

@@ -66,6 +66,11 @@ class VideoTokenizer(nn.Module):
         decoder_layers: Separate `layers` of the decoder, also listed from the pixel side and of
             the same compression; default: the mirror of `layers`.
         decoder_init_dim: Width of the decoder's last layer, with `decoder_layers`.
+        bit_plan: In place of `stage_plan`, the dimension that each bit refines, stage by stage,
+            such as (0, 0, 1, 1, 0, 2) for two stages of a codebook of 8 entries.
+        linear_path: Add a linear map of each block of pixels to the raw latents, and a linear map
+            of the expanded latents to the frames. The networks then start as zero;
+            scripts/fit_components.py sets the maps to principal components.
 
     Attributes:
         temporal_compression, spatial_compression: Frames and pixels per latent step.
@@ -96,6 +101,8 @@ class VideoTokenizer(nn.Module):
         patch_size: int = 1,
         decoder_layers: tuple[LayerSpec, ...] | None = None,
         decoder_init_dim: int | None = None,
+        bit_plan: tuple[int, ...] | None = None,
+        linear_path: bool = False,
     ) -> None:
         super().__init__()
         given = dict(locals())
@@ -107,7 +114,7 @@ class VideoTokenizer(nn.Module):
             layers_up = resolve_layers(config.decoder_layers, width)
         if compression(layers_down) != compression(layers_up):
             raise UsageError("layers and decoder_layers: expected the same compression")
-        self.quantizer = LFQ(codebook_size, num_codebooks, num_stages, stage_plan)
+        self.quantizer = LFQ(codebook_size, num_codebooks, num_stages, stage_plan, bit_plan)
         self.encoder = build_encoder(config, layers_down, self.quantizer.dim)
         self.decoder = build_decoder(config, layers_up, self.quantizer.dim)
         self.temporal_compression, space = compression(layers_down)
@@ -216,27 +223,20 @@ class VideoTokenizer(nn.Module):
         Raises:
             ShapeError: The shape or size is wrong, or a code is out of range.
         """
-        floating = codes_or_latents.is_floating_point()
-        quantized = codes_or_latents if floating else self.dequantize(codes_or_latents)
+        quantized = codes_or_latents
+        if not quantized.is_floating_point():
+            quantized = self.quantizer.codes_to_quantized(quantized)
         dim = self.quantizer.dim
         if quantized.ndim != 5 or quantized.shape[1] != dim or 0 in quantized.shape:
             expected = f"[B, {dim}, t, h, w]"
             raise ShapeError(f"latents of shape {list(quantized.shape)}: expected {expected}")
         first = state is None or not state.started
-        patches = quantized.to(self.dtype).contiguous(memory_format=torch.channels_last_3d)
-        patches = self.decoder(patches, Context(state, cond))
+        quantized = quantized.contiguous(memory_format=torch.channels_last_3d)
+        patches = self.decoder(quantized, Context(state, cond))
         skip = self.temporal_compression - 1 if first else 0  # frames before the first one
         p = self.config.patch_size
         clip = rearrange(patches[:, :, skip:], "b (p q c) t h w -> b c t (h p) (w q)", p=p, q=p)
         return crop(clip, num_frames, size)
-
-    def dequantize(self, codes: Tensor) -> Tensor:
-        """Convert codes to quantized latents [B, D, t, h, w] in the weights' type.
-
-        Raises:
-            ShapeError: The shape is wrong, or a code is out of range.
-        """
-        return self.quantizer.codes_to_quantized(codes).to(self.dtype)
 
     def reconstruct(
         self, video: Tensor, cond: Tensor | None = None, num_stages: int | None = None

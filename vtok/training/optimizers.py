@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from vtok.training.config import TrainingConfig
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 BASE_RATE = "base_lr"
 ADAMW_BETAS, CRITIC_BETAS = (0.9, 0.98), (0.5, 0.9)
+
+SLOW_SHARE = 0.1
 
 Optimizers = list[torch.optim.Optimizer]
 
@@ -80,12 +83,14 @@ class Muon(torch.optim.Optimizer):
 def make_optimizers(model: VideoTokenizer, config: TrainingConfig) -> Optimizers:
     """Create Muon for the inner matrices and AdamW for all other parameters.
 
-    The first and last layers of encoder and decoder map pixels and codes: AdamW trains them.
+    The first and last layers of encoder and decoder map pixels and codes: AdamW trains them. It
+    trains the maps of a linear path, which start as principal components, at a tenth of its rate.
     """
-    ends = [stack.layers[i] for stack in (model.encoder, model.decoder) for i in (0, -1)]
-    return split_optimizers(
-        model, ends, config.learning_rate, config.adamw_learning_rate, config.weight_decay
-    )
+    stacks = (model.encoder, model.decoder)
+    ends = [stack.layers[i] for stack in stacks for i in (0, -1)]
+    slow = [stack.linear for stack in stacks if stack.linear is not None]
+    rates = config.learning_rate, config.adamw_learning_rate
+    return split_optimizers(model, ends, *rates, config.weight_decay, slow)
 
 
 def split_optimizers(
@@ -94,6 +99,7 @@ def split_optimizers(
     muon_rate: float,
     adamw_rate: float,
     weight_decay: float = 0.0,
+    slow: Sequence[nn.Module] = (),
 ) -> Optimizers:
     """Create Muon for the matrices of a model and AdamW for all other parameters.
 
@@ -105,15 +111,18 @@ def split_optimizers(
         muon_rate: full learning rate of Muon.
         adamw_rate: full learning rate of AdamW.
         weight_decay: decoupled weight decay of matrices.
+        slow: layers that AdamW trains at `SLOW_SHARE` of its rate, without weight decay.
     """
-    outside = {module for end in ends for module in end.modules()}
+    outside = {module for end in (*ends, *slow) for module in end.modules()}
+    held = [parameter for module in slow for parameter in module.parameters()]
     dense = (m for m in model.modules() if m not in outside and _is_dense(m))
     matrices = [m.get_parameter("weight") for m in dense]
-    taken = {id(weight) for weight in matrices}
+    taken = {id(weight) for weight in (*matrices, *held)}
     rest = [p for p in model.parameters() if id(p) not in taken]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": held, "weight_decay": 0.0, "lr": SLOW_SHARE * adamw_rate},
     ]
     adamw = torch.optim.AdamW(groups, lr=adamw_rate, betas=ADAMW_BETAS)
     optimizers: Optimizers = [adamw]
