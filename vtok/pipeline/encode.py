@@ -23,6 +23,7 @@ from vtok.codefile.writer import CodeFileWriter
 from vtok.models.load import LoadedTokenizer, ModelLike, resolve
 from vtok.pipeline._runtime import map_in_background
 from vtok.pipeline.codec import Encoder, chunk_steps, steps_per_call
+from vtok.pipeline.effort import Effort
 from vtok.pipeline.files import (
     CountingStream,
     name_of,
@@ -101,8 +102,9 @@ def encode_reader(
     header = make_header(name, reader, model, stages, options)
     counts = Counts(progress, frames_to_come(reader, options))
     rate = RateControl(model, header, options.rate, options.compress) if options.rate else None
+    effort = Effort(model, options.effort, stages) if options.effort else None
     followers = [*([rate] if rate else []), *observers, counts]
-    chunks = Encoder(model, stages, observers=followers).encode(reader)
+    chunks = Encoder(model, stages, observers=followers, effort=effort).encode(reader)
     if options.to == "vtok":
         write_code_file(stream, header, chunks, options)
     else:
@@ -180,7 +182,10 @@ def make_header(
             duration=rational(options.duration_seconds),
         ),
         writer=f"vtok {vtok.__version__}",
-        metadata={"rate": str(options.rate)} if options.rate else {},
+        metadata={
+            **({"rate": str(options.rate)} if options.rate else {}),
+            **({"effort": str(options.effort)} if options.effort else {}),
+        },
     )
 
 
