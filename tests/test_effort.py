@@ -20,10 +20,10 @@ from vtok.evaluation.metrics import psnr_per_frame
 from vtok.models.load import LoadedTokenizer, load
 from vtok.pipeline.codec import Decoder, Encoder
 from vtok.pipeline.decode import read_codes
-from vtok.pipeline.effort import Effort
 from vtok.pipeline.encode import encode_file
 from vtok.pipeline.inspect import is_encoded
 from vtok.pipeline.options import EncodeOptions
+from vtok.pipeline.rate import Effort
 from vtok.pipeline.result import CodeChunk, Observer
 from vtok.tokens.encode import check_token_options
 from vtok.video.frames import Frames
@@ -64,11 +64,9 @@ def error(shown: Frames, frames: Frames) -> float:
     return float(np.square(shown.astype(np.float64) - frames).mean())
 
 
-def codes(
-    model: LoadedTokenizer, batches: list[Frames], steps: int, stages: int, *others: Observer
-) -> np.ndarray:
-    effort = Effort(model, steps, stages) if steps else None
-    chunks = Encoder(model, stages, observers=others, effort=effort).encode(batches)
+def codes(model: LoadedTokenizer, batches: list[Frames], steps: int, stages: int) -> np.ndarray:
+    effort = [Effort(model, steps, stages)] if steps else []
+    chunks = Encoder(model, stages, observers=effort).encode(batches)
     return np.concatenate([chunk.codes for chunk in chunks], axis=2)
 
 
@@ -113,7 +111,7 @@ def test_next_chunk_follows_the_stages_that_were_kept(shipped: LoadedTokenizer) 
             return CodeChunk(chunk.codes[:1], chunk.num_frames)
 
     effort = Effort(shipped, 1, 2)
-    chunks = list(Encoder(shipped, 2, observers=[KeepOne()], effort=effort).encode([wide]))
+    chunks = list(Encoder(shipped, 2, observers=[KeepOne(), effort]).encode([wide]))
     assert [len(chunk.codes) for chunk in chunks] == [1, 1]
     decoder = Decoder(shipped, (32, 32))
     for chunk in chunks:

@@ -25,10 +25,10 @@ from vtok.evaluation.quality import QualityMeter, check_metrics
 from vtok.evaluation.results import VTOK, ClipResult, CodeUsage, Point
 from vtok.models.load import LoadedTokenizer, ModelLike, resolve
 from vtok.pipeline.codec import Decoder, Encoder
-from vtok.pipeline.effort import Effort
 from vtok.pipeline.encode import make_header
 from vtok.pipeline.files import CountingStream
 from vtok.pipeline.options import EncodeOptions, check_effort
+from vtok.pipeline.rate import Effort
 from vtok.pipeline.result import ChunkObserver, CodeChunk, Observer, Progress
 
 Watch = Callable[[int, Frames, Frames], None]
@@ -139,9 +139,9 @@ def evaluate_file(
         usage = [CodeUsage(header.format.codebook_size) for _ in range(codebooks)]
         measured = _Measured(header, decoders, usage, options.compress)
         # not pipelined: calls ahead of the current chunk would not be timed
-        effort = Effort(loaded, options.effort, most) if options.effort else None
-        observers = [timer, measured]
-        encoder = Encoder(loaded, most, observers=observers, pipelined=False, effort=effort)
+        effort = [Effort(loaded, options.effort, most)] if options.effort else []
+        observers = [*effort, timer, measured]
+        encoder = Encoder(loaded, most, observers=observers, pipelined=False)
         for _ in encoder.encode(clip):
             if progress is not None:
                 progress(measured.frames_done, clip.expected)

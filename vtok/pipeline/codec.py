@@ -24,7 +24,6 @@ from vtok.codefile.packing import steps_to_code
 from vtok.models.load import LoadedTokenizer
 from vtok.nn.layers import StreamState
 from vtok.pipeline._runtime import pipelined_calls
-from vtok.pipeline.effort import Effort
 from vtok.pipeline.result import CodeChunk, Codes, Observer
 from vtok.video.frames import Frames
 
@@ -50,7 +49,6 @@ class Encoder:
         steps_per_chunk: latent steps in a chunk; by default as many as the entropy coder takes.
         pipelined: whether model calls may run ahead of the chunk that is consumed; False where
             single calls are timed.
-        effort: improves the latents, one call after another.
     """
 
     def __init__(
@@ -62,11 +60,9 @@ class Encoder:
         to_codes: Callable[[Tensor], Codes] | None = None,
         steps_per_chunk: int | None = None,
         pipelined: bool = True,
-        effort: Effort | None = None,
     ) -> None:
-        self._model, self._num_stages, self._effort = model, num_stages, effort
-        self._observers = observers if effort is None else (*observers, effort)
-        self._pipelined = pipelined and effort is None
+        self._model, self._num_stages, self._observers = model, num_stages, observers
+        self._pipelined = pipelined and not any(one.sequential for one in observers)
         self._to_codes, self._steps_per_chunk = to_codes or self._quantize, steps_per_chunk
 
     def encode(self, batches: Iterable[Frames]) -> Iterator[CodeChunk]:
@@ -101,8 +97,8 @@ class Encoder:
             with torch.inference_mode():
                 clip = frames_to_clip(part.frames, self._model)
                 latents = self._model.tokenizer.encode_latents(clip, state=state)
-                if self._effort is not None:
-                    latents = self._effort.improve(latents, clip, begins=part.begins)
+                for observer in self._observers:
+                    latents = observer.on_latents(latents, clip, part.begins)
                 return function(latents), len(part.frames)
 
         frames = iter(batches)

@@ -23,7 +23,6 @@ from vtok.codefile.writer import CodeFileWriter
 from vtok.models.load import LoadedTokenizer, ModelLike, resolve
 from vtok.pipeline._runtime import map_in_background
 from vtok.pipeline.codec import Encoder, chunk_steps, steps_per_call
-from vtok.pipeline.effort import Effort
 from vtok.pipeline.files import (
     CountingStream,
     name_of,
@@ -33,7 +32,7 @@ from vtok.pipeline.files import (
     write_array,
 )
 from vtok.pipeline.options import EncodeOptions, choose_stages
-from vtok.pipeline.rate import RateControl
+from vtok.pipeline.rate import Effort, RateControl
 from vtok.pipeline.result import CodeChunk, Counts, Observer, Progress, Result, make_result
 from vtok.video.decoder_process import Decoder
 from vtok.video.reader import VideoReader
@@ -102,9 +101,9 @@ def encode_reader(
     header = make_header(name, reader, model, stages, options)
     counts = Counts(progress, frames_to_come(reader, options))
     rate = RateControl(model, header, options.rate, options.compress) if options.rate else None
-    effort = Effort(model, options.effort, stages) if options.effort else None
-    followers = [*([rate] if rate else []), *observers, counts]
-    chunks = Encoder(model, stages, observers=followers, effort=effort).encode(reader)
+    effort = [Effort(model, options.effort, stages)] if options.effort else []
+    followers = [*([rate] if rate else []), *effort, *observers, counts]
+    chunks = Encoder(model, stages, observers=followers).encode(reader)
     if options.to == "vtok":
         write_code_file(stream, header, chunks, options)
     else:
