@@ -213,7 +213,7 @@ class Effort(Observer):
         if len(chunk.codes) < self._stages:
             self._state = StreamState(dict(self._before.memory))
             codes = codes_of_grid(torch.from_numpy(chunk.codes)).to(self._used.device)
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():
                 self._tokenizer.decode(codes, state=self._state)
         self._before = self._state
         return chunk
