@@ -125,8 +125,8 @@ Effort = Annotated[
     option(
         "--effort",
         "N",
-        "Gradient steps through the decoder that improve the codes, 0 to 1000. 8 take about 20 "
-        "times as long as encoding.",
+        "Gradient steps through the decoder that improve the codes, 0 to 1000. With 8, "
+        "encoding takes about 17 times as long.",
     ),
 ]
 Compress = Annotated[
