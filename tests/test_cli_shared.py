@@ -99,6 +99,7 @@ def encode_flags() -> Iterator[None]:
         ("timeout_seconds", "--timeout"),
         ("dtype", "--dtype"),
         ("min_psnr", "--min-psnr"),
+        ("effort", "--effort"),
     ],
 )
 def test_option_errors_name_the_flag(field: str, flag: str, encode_flags: None) -> None:

@@ -54,6 +54,7 @@ def test_every_command_shows_examples(name: str) -> None:
     "script",
     [
         "quality.py",
+        "effort.py",
         "sizes.py",
         "token_quality.py",
         "token_probe.py",

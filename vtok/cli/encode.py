@@ -70,6 +70,7 @@ def encode(
       vtok encode clip.mp4                         writes clip.vtok
       vtok encode clip.mp4 --bits 18 -o small.vtok
       vtok encode clip.mp4 --min-psnr 28           more bits where needed
+      vtok encode clip.mp4 --bits 18 --effort 8    better pictures, slower
       vtok encode clip.mp4 --start 60 --duration 5 --fps 10 --size 256
       vtok encode videos/ -o codes/ --size 256     a folder, with sub-folders
       vtok encode 'raw/*.mkv' -o codes/ --to npy   arrays [K, t, h, w]

@@ -66,6 +66,7 @@ class MeasureOptions:
 
     bits: BitsList = None
     metrics: MetricsList = None
+    effort: opt.Effort = 0
     compress: opt.Compress = True
     start_seconds: opt.Start = 0.0
     card: Card = False
@@ -88,7 +89,8 @@ class MeasureOptions:
         """Options of the evaluation; raises a UsageError for lists that cannot be parsed."""
         from vtok.evaluation.evaluate import EvalOptions
 
-        return EvalOptions(part, _numbers(self.bits), words(self.metrics), self.compress)
+        bits, metrics = _numbers(self.bits), words(self.metrics)
+        return EvalOptions(part, bits, metrics, self.compress, self.effort)
 
 
 @expand_options
@@ -104,9 +106,9 @@ def evaluate(
 ) -> None:
     """Measure bytes, quality and code usage of a model.
 
-    Each video is encoded once and decoded at every rate; no file is written. Bytes are those of
-    the code file. Prints a table, JSON or CSV for every video and for their mean;
-    docs/evaluation.md defines the metrics.
+    Each video is encoded once and decoded at every rate; with --effort it is encoded for each
+    rate. No file is written. Bytes are those of the code file. Prints a table, JSON or CSV for
+    every video and for their mean; docs/evaluation.md defines the metrics.
 
     \b
       vtok eval clip.mp4

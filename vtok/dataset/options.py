@@ -112,6 +112,7 @@ def make_recipe(options: DatasetOptions, info: CheckpointInfo, dtype: str) -> di
         "min_psnr": encode.min_psnr,
         "max_bpp": encode.max_bpp,
         "compress": encode.compress and options.file_format == "vtok",
+        **({"effort": encode.effort} if encode.effort else {}),  # not in older recipes
         "model": info.name,
         "config_sha256": info.config_sha256,
         "weights_sha256": info.weights_sha256,
@@ -129,6 +130,7 @@ def with_recipe(options: DatasetOptions, recipe: dict[str, Any]) -> DatasetOptio
         num_bits=None,
         min_psnr=recipe["min_psnr"],
         max_bpp=recipe["max_bpp"],
+        effort=recipe.get("effort", 0),
         compress=recipe["compress"],
     )
     return replace(options, to=recipe["to"], encode=encode, dtype=recipe["dtype"])

@@ -26,7 +26,8 @@ from vtok.models.load import LoadedTokenizer, ModelLike, resolve
 from vtok.pipeline.codec import Decoder, Encoder
 from vtok.pipeline.encode import make_header
 from vtok.pipeline.files import CountingStream
-from vtok.pipeline.options import EncodeOptions
+from vtok.pipeline.options import EncodeOptions, check_effort
+from vtok.pipeline.rate import Effort
 from vtok.pipeline.result import ChunkObserver, CodeChunk, Observer, Progress
 from vtok.video.frames import Frames, parse_size
 from vtok.video.reader import VideoReader, probe
@@ -143,17 +144,21 @@ class EvalOptions:
             4, 8 ... and all stages.
         metrics: names from `vtok.evaluation.metrics.METRICS`; all available ones if None.
         compress: whether to count entropy-coded bytes, as `vtok encode` writes them.
+        effort: gradient steps per model call that improve the latents; above 0 the video is
+            encoded for each rate.
 
     Raises:
-        OptionError: for unknown metrics.
+        OptionError: for unknown metrics, or an effort out of range.
     """
 
     part: Part = Part()
     bits: tuple[int, ...] | None = None
     metrics: tuple[str, ...] | None = None
     compress: bool = True
+    effort: int = 0
 
     def __post_init__(self) -> None:
+        check_effort(self.effort)
         if self.metrics is not None:
             check_metrics(self.metrics)
 
@@ -191,7 +196,8 @@ def evaluate_file(
 
     Args:
         source: path of a video or an image.
-        model: tokenizer; it encodes once, and each rate is decoded from the first stages.
+        model: tokenizer; it encodes once, and each rate is decoded from the first stages. With
+            effort it encodes for each rate, and encoding speed and usage are those of the last.
         options: part, rates and metrics.
         progress: receives the number of frames done.
         keep: folder for the code file of each rate, named such as `18.vtok`.
@@ -204,10 +210,23 @@ def evaluate_file(
     """
     loaded, options = resolve(model), options or EvalOptions()
     stages = stages_of(loaded, options.bits)
+    if options.effort and len(stages) > 1:
+        results = [
+            evaluate_file(
+                source,
+                model=loaded,
+                options=replace(options, bits=(bits,)),
+                progress=progress,
+                keep=keep,
+                watch=watch,
+            )
+            for bits in stages
+        ]
+        return replace(results[-1], points=tuple(one.points[0] for one in results))
     most = max(stages.values())
     with ExitStack() as stack:
         clip = stack.enter_context(open_clip(Path(source), options.part))
-        header = _header(Path(source), clip, loaded, most)
+        header = _header(Path(source), clip, loaded, most, options.effort)
         try:
             rates = [
                 _Rate(stack, loaded, header, bits, stages[bits], options.metrics, keep, watch)
@@ -221,7 +240,9 @@ def evaluate_file(
         usage = tuple(CodeUsage(header.format.codebook_size) for _ in range(codebooks))
         timer, measured = _Timer(), _Measured(header, rates, usage, options.compress)
         # not pipelined: calls ahead of the current chunk would not be timed
-        encoder = Encoder(loaded, most, observers=[timer, measured], pipelined=False)
+        effort = [Effort(loaded, options.effort, most)] if options.effort else []
+        observers = [*effort, timer, measured]
+        encoder = Encoder(loaded, most, observers=observers, pipelined=False)
         for _ in encoder.encode(clip):
             if progress is not None:
                 progress(measured.frames_done, clip.expected)
@@ -237,9 +258,10 @@ def evaluate_file(
         )
 
 
-def _header(source: Path, clip: Clip, model: LoadedTokenizer, stages: int) -> Header:
+def _header(source: Path, clip: Clip, model: LoadedTokenizer, stages: int, effort: int) -> Header:
     """Make the header of a code file of the clip, with the size of the crop."""
-    header = make_header(str(source), clip.reader, model, stages, EncodeOptions())
+    options = EncodeOptions(effort=effort)
+    header = make_header(str(source), clip.reader, model, stages, options)
     space = header.format.spatial_compression
     return replace(
         header,

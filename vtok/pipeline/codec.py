@@ -61,8 +61,8 @@ class Encoder:
         steps_per_chunk: int | None = None,
         pipelined: bool = True,
     ) -> None:
-        self._model, self._num_stages = model, num_stages
-        self._observers, self._pipelined = observers, pipelined
+        self._model, self._num_stages, self._observers = model, num_stages, observers
+        self._pipelined = pipelined and not any(one.sequential for one in observers)
         self._to_codes, self._steps_per_chunk = to_codes or self._quantize, steps_per_chunk
 
     def encode(self, batches: Iterable[Frames]) -> Iterator[CodeChunk]:
@@ -97,6 +97,8 @@ class Encoder:
             with torch.inference_mode():
                 clip = frames_to_clip(part.frames, self._model)
                 latents = self._model.tokenizer.encode_latents(clip, state=state)
+                for observer in self._observers:
+                    latents = observer.on_latents(latents, clip, part.begins)
                 return function(latents), len(part.frames)
 
         frames = iter(batches)

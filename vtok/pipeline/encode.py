@@ -32,7 +32,7 @@ from vtok.pipeline.files import (
     write_array,
 )
 from vtok.pipeline.options import EncodeOptions, choose_stages
-from vtok.pipeline.rate import RateControl
+from vtok.pipeline.rate import Effort, RateControl
 from vtok.pipeline.result import CodeChunk, Counts, Observer, Progress, Result, make_result
 from vtok.video.decoder_process import Decoder
 from vtok.video.reader import VideoReader
@@ -101,7 +101,8 @@ def encode_reader(
     header = make_header(name, reader, model, stages, options)
     counts = Counts(progress, frames_to_come(reader, options))
     rate = RateControl(model, header, options.rate, options.compress) if options.rate else None
-    followers = [*([rate] if rate else []), *observers, counts]
+    effort = [Effort(model, options.effort, stages)] if options.effort else []
+    followers = [*([rate] if rate else []), *effort, *observers, counts]
     chunks = Encoder(model, stages, observers=followers).encode(reader)
     if options.to == "vtok":
         write_code_file(stream, header, chunks, options)
@@ -180,7 +181,10 @@ def make_header(
             duration=rational(options.duration_seconds),
         ),
         writer=f"vtok {vtok.__version__}",
-        metadata={"rate": str(options.rate)} if options.rate else {},
+        metadata={
+            **({"rate": str(options.rate)} if options.rate else {}),
+            **({"effort": str(options.effort)} if options.effort else {}),
+        },
     )
 
 

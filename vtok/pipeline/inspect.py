@@ -94,6 +94,8 @@ def inspect_code_file(stream: BinaryIO, name: str) -> Facts:
         "kbps": round(8 * size / 1000 / max(1e-9, float(frames / shape.fps)), 2),
         **origin_facts(header),
     }
+    if "effort" in header.metadata:
+        facts["effort"] = header.metadata["effort"]
     if "rate" in header.metadata:
         facts["rate"] = header.metadata["rate"]
         if len(index) <= MAX_HEADS:
@@ -274,6 +276,7 @@ def is_encoded(output: Path, source: Path, model: LoadedTokenizer, options: Enco
     return (
         header.format.num_stages == stages_of_model(model, options)
         and header.metadata.get("rate", "") == str(options.rate)
+        and header.metadata.get("effort", "0") == str(options.effort)
         and same_part(header, source, model, options)
     )
 

@@ -13,6 +13,7 @@ FORMATS = ("vtok", "npy", "safetensors")
 DUMP_KINDS = ("jsonl", "text", "bin")
 MAX_SECONDS = 1e9
 """31 years, the most that a header holds."""
+MAX_EFFORT = 1000
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class EncodeOptions:
         num_bits: bits per position, as an alternative to `num_stages`.
         min_psnr: choose the fewest stages per chunk that reach this PSNR in dB.
         max_bpp: choose the most stages per chunk that keep the file to these bits per pixel.
+        effort: gradient steps per model call that improve the latents of the encoder, 0 to 1000.
         compress: entropy-code the codes where that makes them smaller.
         overwrite: replace an existing output.
         timeout_seconds: longest time that the reader may take for the next frames.
@@ -75,6 +77,7 @@ class EncodeOptions:
     num_bits: int | None = None
     min_psnr: float | None = None
     max_bpp: float | None = None
+    effort: int = 0
     compress: bool = True
     overwrite: bool = False
     timeout_seconds: float = 60.0
@@ -93,6 +96,7 @@ class EncodeOptions:
             value = getattr(self, field)
             if value is not None and not 0 < value <= MAX_SECONDS:
                 raise OptionError(field, f"{value:g}", "more than 0 seconds")
+        check_effort(self.effort)
         if self.rate and self.to != "vtok":
             raise OptionError("to", self.to, "vtok: an array has the same stages in every chunk")
         if self.size is not None:
@@ -174,6 +178,16 @@ class DumpOptions:
     def __post_init__(self) -> None:
         if self.kind not in DUMP_KINDS:
             raise OptionError("kind", self.kind, f"one of {', '.join(DUMP_KINDS)}")
+
+
+def check_effort(steps: int) -> None:
+    """Check a number of gradient steps.
+
+    Raises:
+        OptionError: if it is out of range.
+    """
+    if not 0 <= steps <= MAX_EFFORT:
+        raise OptionError("effort", steps, f"0 to {MAX_EFFORT} steps")
 
 
 def choose_stages(

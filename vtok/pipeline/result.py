@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ from vtok.codefile.header import Header
 from vtok.codefile.packing import CodedPart
 from vtok.pipeline.files import name_of
 from vtok.video.frames import Frames
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Codes = npt.NDArray[np.int64]
 """int64 [stages, codebooks, t, h, w]."""
@@ -49,10 +52,19 @@ class Observer:
 
     Override `on_frames` and `on_chunk`; to time the work of producing frames or chunks, override
     the generators `frames` and `chunks`.
+
+    Attributes:
+        sequential: whether each model call of an `Encoder` must end before the next one begins.
     """
+
+    sequential = False
 
     def on_frames(self, frames: Frames) -> None:
         """Receive frames, uint8 [n, H, W, 3]: before encoding, or after decoding."""
+
+    def on_latents(self, latents: Tensor, clip: Tensor, begins: bool) -> Tensor:
+        """Receive latents and clip of a model call of the encoder; those returned replace them."""
+        return latents
 
     def on_chunk(self, chunk: CodeChunk) -> CodeChunk:
         """Receive a chunk; the chunk returned replaces it, e.g. one with fewer stages."""

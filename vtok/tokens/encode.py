@@ -188,9 +188,9 @@ def check_token_options(options: EncodeOptions) -> None:
     Raises:
         UsageError: naming them.
     """
-    if options.num_stages or options.num_bits or options.rate:
+    if options.num_stages or options.num_bits or options.rate or options.effort:
         raise UsageError(
-            "`num_stages`, `num_bits`, `min_psnr` and `max_bpp` do not apply to tokens"
+            "`num_stages`, `num_bits`, `min_psnr`, `max_bpp` and `effort` do not apply to tokens"
         )
 
 

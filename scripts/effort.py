@@ -1,0 +1,89 @@
+#!/usr/bin/env python
+"""Quality, size and time of encoding effort on videos: a row for each number of gradient steps.
+
+The first frames, short side scaled down to at most 384, then the centre 256x256 or the largest
+multiple of 16 that fits, as in the model cards. Every rate is encoded for itself.
+
+    scripts/effort.py validation/*.mp4 --steps 0,2,8 --bits 18,72
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from vtok.evaluation.evaluate import CARD, EvalOptions, evaluate_file
+from vtok.models.load import LoadedTokenizer, load
+
+
+@dataclass(frozen=True)
+class Row:
+    """Mean over the videos.
+
+    Attributes:
+        steps: gradient steps per model call.
+        bits: bits per position.
+        psnr: in dB.
+        bytes: size of a code file, entropy-coded.
+        seconds: to encode a frame, decoding of the video and measurement left out.
+    """
+
+    steps: int
+    bits: int
+    psnr: float
+    bytes: float
+    seconds: float
+
+
+def measure(
+    model: LoadedTokenizer, paths: Sequence[Path], steps: int, bits: int, frames: int
+) -> Row:
+    """Encode the first frames of videos with one effort at one rate."""
+    part = replace(CARD, frames=frames)
+    options = EvalOptions(part, (bits,), metrics=("psnr",), effort=steps)
+    results = [evaluate_file(path, model=model, options=options) for path in paths]
+    points = [one.points[0] for one in results]
+    return Row(
+        steps,
+        bits,
+        float(np.mean([point.quality["psnr"] for point in points])),
+        float(np.mean([point.bytes for point in points])),
+        float(np.mean([1 / one.encode_fps for one in results])),
+    )
+
+
+def main() -> None:
+    """Print a Markdown table, or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("videos", nargs="+", type=Path)
+    parser.add_argument("--model", default="vtok-base")
+    parser.add_argument("--steps", default="0,1,2,4,8,16,32", help="gradient steps, N,N,...")
+    parser.add_argument("--bits", default="9,18,36,72", help="bits per position, N,N,...")
+    parser.add_argument("--frames", type=int, default=17, help="first frames of each video")
+    parser.add_argument("--json", action="store_true", help="one JSON object per row")
+    args = parser.parse_args()
+    model = load(args.model, dtype="float32")
+    if not args.json:
+        print("| steps | bits | dB | gain | bytes | seconds per frame |\n|---|---|---|---|---|---|")
+    first: dict[int, float] = {}
+    for steps in map(int, args.steps.split(",")):
+        for bits in map(int, args.bits.split(",")):
+            row = measure(model, args.videos, steps, bits, args.frames)
+            gain = row.psnr - first.setdefault(bits, row.psnr)
+            if args.json:
+                print(json.dumps(asdict(row)), flush=True)
+                continue
+            print(
+                f"| {steps} | {bits} | {row.psnr:.2f} | {gain:+.2f} | {row.bytes:.0f} "
+                f"| {row.seconds:.3f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
