@@ -32,7 +32,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, open_browser(Path(folder)) as browser:
         browser.resize(WIDTH, HEIGHT)
         browser.open(arguments.page.resolve(), arguments.view)
-        Image.fromarray(browser.shot()).save(arguments.output, quality=QUALITY, optimize=True)
+        Image.fromarray(browser.screenshot()).save(arguments.output, quality=QUALITY, optimize=True)
 
 
 if __name__ == "__main__":
