@@ -181,13 +181,10 @@ def compare(
     _check_folder(folder, overwrite)
     with loading(quiet=printing.quiet):
         from vtok.cli.tables import Printer
-        from vtok.evaluation.classic import find_codec
         from vtok.evaluation.compare import compare_file, deltas, write_side_by_side
         from vtok.evaluation.evaluate import stages_of
 
-        names = words(codecs) or ()
-        for name in names:
-            find_codec(name)
+        names = _codec_names(codecs)
         options = measure.to_options(part)
         loaded = model.load()
         shown = _rate_to_show(list(stages_of(loaded, options.bits)), show)
@@ -218,6 +215,16 @@ def compare(
 def words(text: str | None) -> tuple[str, ...] | None:
     """Split a list of names such as `psnr,ssim`."""
     return None if text is None else tuple(piece.strip() for piece in text.split(","))
+
+
+def _codec_names(text: str | None) -> tuple[str, ...]:
+    """Split a list of codecs, and check that each is known and can be run."""
+    from vtok.evaluation.classic import find_codec
+
+    names = words(text) or ()
+    for name in names:
+        find_codec(name)
+    return names
 
 
 def _numbers(text: str | None) -> tuple[int, ...] | None:
@@ -332,13 +339,10 @@ def report(
     part = _part(measure, frames, size)
     paths = find_files(inputs, VIDEO_SUFFIXES)
     with loading(quiet=printing.quiet):
-        from vtok.evaluation.classic import find_codec
         from vtok.evaluation.evaluate import stages_of
         from vtok.evaluation.report import exhibit_file
 
-        names = words(codecs) or ()
-        for name in names:
-            find_codec(name)
+        names = _codec_names(codecs)
         options = measure.to_options(part)
         loaded = model.load()
         stages_of(loaded, options.bits)  # one usage error, not one per input

@@ -24,7 +24,7 @@ from vtok.video.frames import Frames
 IDENTICAL_DB = 100.0
 """PSNR of equal frames, so that means stay finite."""
 LEARNING_RATE, MOMENTUM = 0.06, 0.9
-"""Of `Effort`; the rate falls linearly to 0."""
+"""Parameters of the steps of `Effort`; the learning rate falls linearly to 0."""
 CHANGE_WEIGHT = 0.9
 """Weight of the mean change of a latent, relative to the error at the first step."""
 
