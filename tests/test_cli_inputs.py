@@ -2,7 +2,6 @@
 
 import os
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -140,26 +139,21 @@ def test_one_line_escapes_control_characters() -> None:
     assert one_line("a\nb\x1b[31m\udcff ü東") == r"a\nb\x1b[31m\udcff ü東"
 
 
-def test_help_is_fast_and_imports_no_torch() -> None:
+def test_help_imports_no_heavy_library() -> None:
     code = "import sys; sys.argv[0] = 'vtok'; import atexit\n"
-    code += "atexit.register(lambda: print({'torch', 'rich', 'decord'} & set(sys.modules)))\n"
+    code += "heavy = {'torch', 'numpy', 'rich', 'decord', 'imageio', 'PIL', 'safetensors'}\n"
+    code += "atexit.register(lambda: print(sorted(heavy & set(sys.modules))))\n"
     code += "from vtok.cli.app import main; main()"
     root = str(Path(package.__file__).parent.parent)
-    seconds = []
-    for _ in range(3):  # the minimum counts: other tests may run at the same time
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(
-            [sys.executable, "-c", code, "--help"],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={**os.environ, "PYTHONPATH": root},
-        )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert done.stdout.startswith("Usage: vtok")
-        assert done.stdout.endswith("set()\n")
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(seconds) < 0.3
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": root},
+    )
+    assert done.stdout.startswith("Usage: vtok")
+    assert done.stdout.endswith("[]\n")
 
 
 @pytest.mark.parametrize("command", [[], ["encode"], ["decode"], ["info"]])

@@ -170,8 +170,8 @@ def modulation(linear: nn.Linear, context: Context) -> Tensor:
 class CausalConv3d(CausalLayer):
     """3-D convolution whose output never depends on later frames.
 
-    Space is padded by `pad_mode`. Time is padded before the first frame only: with zeros if
-    `pad_mode` is constant, else with copies of the first frame (a reflection would look ahead).
+    Space is padded by `pad_mode`. Time is padded before the first frame only: with zeros, or with
+    copies of the first frame (a reflection would look ahead).
 
     Args:
         dim: Input channels.
@@ -179,6 +179,7 @@ class CausalConv3d(CausalLayer):
         kernel_size: Over time, height and width; odd in space.
         stride: Over time, height and width; at most the kernel size.
         pad_mode: constant, reflect or replicate.
+        time_mode: constant or replicate; default: constant if `pad_mode` is, else replicate.
     """
 
     def __init__(
@@ -188,10 +189,12 @@ class CausalConv3d(CausalLayer):
         kernel_size: tuple[int, int, int],
         stride: tuple[int, int, int] = (1, 1, 1),
         pad_mode: str = "constant",
+        time_mode: str | None = None,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv3d(dim, dim_out, kernel_size, stride)
         self.pad_mode = pad_mode
+        self.time_mode = time_mode or ("constant" if pad_mode == "constant" else "replicate")
         self.kernel_size = kernel_size
         self.lookback = kernel_size[0] - 1
 
@@ -206,8 +209,7 @@ class CausalConv3d(CausalLayer):
     def _pad_time(self, x: Tensor, context: Context) -> Tensor:
         past = context.past(self)
         if past is None:
-            mode = "constant" if self.pad_mode == "constant" else "replicate"
-            x = F.pad(x, (0, 0, 0, 0, self.kernel_size[0] - 1, 0), mode=mode)
+            x = F.pad(x, (0, 0, 0, 0, self.kernel_size[0] - 1, 0), mode=self.time_mode)
         else:
             x = torch.cat((past, x), dim=2)
         keep = self.kernel_size[0] - self.conv.stride[0]

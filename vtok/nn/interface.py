@@ -1,0 +1,240 @@
+"""The tokenizer interface: all that the code above `nn` knows of an architecture."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vtok.errors import ShapeError
+from vtok.nn.layers import StreamState, crop
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Plan of a causal tokenizer: consecutive model calls that pass a state on.
+
+    Attributes:
+        lookback: Latent steps before a frame that its pixels depend on; None if unbounded.
+        lookahead: Latent steps after a step that its frames depend on.
+    """
+
+    lookback: int | None
+    lookahead: int = 0
+
+
+@dataclass(frozen=True)
+class Window:
+    """Plan of a tokenizer that cannot stream: independent windows, which may form a batch.
+
+    Attributes:
+        frames: Frames of a window, 1 + n * temporal_compression. The last window of a video is
+            filled by repeating its last frame.
+    """
+
+    frames: int
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Shapes of a tokenizer.
+
+    T = 1 + n * temporal_compression frames give t = 1 + n latent steps.
+
+    Attributes:
+        temporal_compression: Frames per latent step.
+        spatial_compression: Pixels per latent position on each side.
+        latent_dim: Channels of the latents.
+        entries: Entries of each codebook, which need not be a power of two; None for a continuous
+            tokenizer, which has latents but no codes.
+        num_codebooks: Parallel codebooks of a stage.
+        num_stages: Residual stages; the first few can be decoded without the others.
+        plan: How a video is divided into model calls.
+        size_multiple: Height and width are padded to multiples of this; 0 means
+            `spatial_compression`.
+        square: Whether height and width must be equal.
+        trained_frames: Longest clip of the published training, None if unknown. Longer ones work.
+    """
+
+    temporal_compression: int
+    spatial_compression: int
+    latent_dim: int
+    entries: int | None
+    num_codebooks: int = 1
+    num_stages: int = 1
+    plan: Stream | Window = Stream(None)
+    size_multiple: int = 0
+    square: bool = False
+    trained_frames: int | None = None
+
+    @property
+    def codebook_size(self) -> int:
+        """Entries rounded up to a power of two, as code files store it; 0 without codes."""
+        return 0 if self.entries is None else 1 << (self.entries - 1).bit_length()
+
+    @property
+    def bits_per_stage(self) -> float:
+        """Information of a position and stage in bits: num_codebooks * log2(entries)."""
+        return 0.0 if self.entries is None else self.num_codebooks * math.log2(self.entries)
+
+    @property
+    def lookback(self) -> int | None:
+        """Latent steps that a decoder must see before a step; None if all of them."""
+        return self.plan.lookback if isinstance(self.plan, Stream) else 0
+
+    @property
+    def lookahead(self) -> int:
+        """Latent steps that a decoder must see after a step."""
+        return self.plan.lookahead if isinstance(self.plan, Stream) else 0
+
+
+class Config(Protocol):
+    """Configuration of an architecture: a frozen dataclass of plain values."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        ...
+
+
+class Tokenizer(nn.Module):
+    """Base class of tokenizers of every architecture.
+
+    A subclass sets `arch` and `geometry`, stores its `config`, and defines `encode_clip`,
+    `decode_latents`, `to_codes` and `from_codes`.
+
+    Attributes:
+        arch: Name of the architecture in checkpoints.
+        config: Configuration, which rebuilds the module with `from_config`.
+        geometry: Shapes and plan.
+    """
+
+    arch: ClassVar[str]
+    config: Any
+    geometry: Geometry
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: Any) -> Tokenizer:
+        """Create a tokenizer with random weights."""
+
+    @abstractmethod
+    def encode_clip(self, clip: Tensor, state: StreamState | None) -> Tensor:
+        """Encode a padded clip [B, 3, T, H, W] in -1..1 to latents [B, D, t, h, w].
+
+        Args:
+            clip: 1 + n * temporal_compression frames at the start of a video, and
+                n * temporal_compression later in a stream.
+            state: State of the stream, None if the clip is the whole video.
+        """
+
+    @abstractmethod
+    def decode_latents(self, latents: Tensor, state: StreamState | None, ahead: int) -> Tensor:
+        """Decode latents [B, D, t, h, w] to frames [B, 3, T, H, W], about -1..1.
+
+        Args:
+            latents: Quantized latents of a discrete tokenizer.
+            state: State of the stream, None if the latents are the whole video.
+            ahead: How many of the last steps are only looked at: they give no frames, and the
+                state does not advance over them. At most `geometry.lookahead`.
+
+        Returns:
+            1 + n * temporal_compression frames at the start of a video, and
+            n * temporal_compression later in a stream.
+        """
+
+    def to_codes(self, latents: Tensor, num_stages: int | None = None) -> Tensor:
+        """Quantize latents [B, D, t, h, w] to codes, int64 [B, K, t, h, w].
+
+        Args:
+            latents: As `encode_latents` returns them.
+            num_stages: Stages of codes to return, the outer part of K; default: all.
+
+        Raises:
+            ShapeError: The tokenizer has no codes, or not as many stages.
+        """
+        raise ShapeError(f"{self.arch} is a continuous tokenizer: it has latents, but no codes")
+
+    def from_codes(self, codes: Tensor) -> Tensor:
+        """Convert codes [B, K, t, h, w] to quantized latents, float32 [B, D, t, h, w].
+
+        Raises:
+            ShapeError: The tokenizer has no codes, or a code is out of range.
+        """
+        raise ShapeError(f"{self.arch} is a continuous tokenizer: it has latents, but no codes")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights, also the type of all computations."""
+        return next(self.parameters()).dtype
+
+    def new_state(self) -> StreamState:
+        """Create the state of the encoder or the decoder at the start of a video."""
+        return StreamState()
+
+    def encode_latents(self, video: Tensor, state: StreamState | None = None) -> Tensor:
+        """Encode a clip [B, 3, T, H, W] in -1..1 of any size and length to latents [B, D, t, h, w].
+
+        The clip is padded to whole latent steps and positions by repeating its last frame and its
+        edges.
+
+        Args:
+            video: The clip. In a stream, only the last call may have a number of frames that is
+                not a whole number of latent steps.
+            state: State of the stream, None if the clip is the whole video.
+        """
+        geometry, first = self.geometry, state is None or not state.started
+        multiple = geometry.size_multiple or geometry.spatial_compression
+        clip = pad_clip(video, geometry.temporal_compression, multiple, first=first)
+        return self.encode_clip(clip.to(self.dtype), state)
+
+    def decode(
+        self,
+        codes_or_latents: Tensor,
+        *,
+        num_frames: int | None = None,
+        size: tuple[int, int] | None = None,
+        state: StreamState | None = None,
+        ahead: int = 0,
+    ) -> Tensor:
+        """Decode codes [B, K, t, h, w] or float latents [B, D, t, h, w] to a clip.
+
+        Args:
+            codes_or_latents: Codes of all stages or the first few; or floats.
+            num_frames: Largest number of frames to keep; default: all.
+            size: (height, width) to keep, at most the decoded size; default: all.
+            state: State of the stream, None if the input is the whole video.
+            ahead: How many of the last steps are only looked at; see `decode_latents`.
+
+        Returns:
+            The clip [B, 3, T, H, W], about -1..1, not clamped.
+        """
+        latents = codes_or_latents
+        if not latents.is_floating_point():
+            latents = self.from_codes(latents)
+        dim = self.geometry.latent_dim
+        if latents.ndim != 5 or latents.shape[1] != dim or 0 in latents.shape:
+            raise ShapeError(
+                f"latents of shape {list(latents.shape)}: expected [B, {dim}, t, h, w]"
+            )
+        return crop(self.decode_latents(latents.to(self.dtype), state, ahead), num_frames, size)
+
+
+def pad_clip(clip: Tensor, temporal: int, multiple: int, *, first: bool) -> Tensor:
+    """Pad [B, C, T, H, W] to whole latent steps and positions by repeating frames and edges.
+
+    Args:
+        clip: The clip.
+        temporal: Frames per latent step.
+        multiple: What height and width are padded to a multiple of.
+        first: Whether the clip begins a video, so that its first frame is a step by itself.
+    """
+    frames = -(clip.shape[2] - first) % temporal
+    rows, columns = (-n % multiple for n in clip.shape[-2:])
+    if not (frames or rows or columns):
+        return clip
+    return F.pad(clip, (0, columns, 0, rows, 0, frames), mode="replicate")
