@@ -78,6 +78,11 @@ class Geometry:
         return 0 if self.entries is None else 1 << (self.entries - 1).bit_length()
 
     @property
+    def bits_per_code(self) -> int:
+        """Bits of a packed code; 0 without codes."""
+        return max(0, self.codebook_size.bit_length() - 1)
+
+    @property
     def bits_per_stage(self) -> float:
         """Information of a position and stage in bits: num_codebooks * log2(entries)."""
         return 0.0 if self.entries is None else self.num_codebooks * math.log2(self.entries)
@@ -167,6 +172,20 @@ class Tokenizer(nn.Module):
         """
         raise ShapeError(f"{self.arch} is a continuous tokenizer: it has latents, but no codes")
 
+    def quantize(self, latents: Tensor, num_stages: int | None = None) -> Tensor:
+        """Quantize latents [B, D, t, h, w] with a straight-through gradient; same shape.
+
+        Args:
+            latents: As `encode_latents` returns them.
+            num_stages: Stages to use; default: all.
+
+        Raises:
+            ShapeError: The tokenizer has no codes, or not as many stages.
+        """
+        with torch.no_grad():
+            quantized = self.from_codes(self.to_codes(latents, num_stages))
+        return latents + (quantized - latents).detach()
+
     @property
     def dtype(self) -> torch.dtype:
         """Type of the weights, also the type of all computations."""
@@ -187,10 +206,7 @@ class Tokenizer(nn.Module):
                 not a whole number of latent steps.
             state: State of the stream, None if the clip is the whole video.
         """
-        geometry, first = self.geometry, state is None or not state.started
-        multiple = geometry.size_multiple or geometry.spatial_compression
-        clip = pad_clip(video, geometry.temporal_compression, multiple, first=first)
-        return self.encode_clip(clip.to(self.dtype), state)
+        return mark(state, self.encode_clip(self.padded(video, state), state))
 
     def decode(
         self,
@@ -213,15 +229,37 @@ class Tokenizer(nn.Module):
         Returns:
             The clip [B, 3, T, H, W], about -1..1, not clamped.
         """
+        latents = self.as_latents(codes_or_latents).to(self.dtype)
+        clip = self.decode_latents(latents, state, ahead)
+        return crop(mark(state, clip), num_frames, size)
+
+    def padded(self, video: Tensor, state: StreamState | None) -> Tensor:
+        """Pad a clip to whole latent steps and positions, in the type of the weights."""
+        geometry, first = self.geometry, state is None or not state.started
+        multiple = geometry.size_multiple or geometry.spatial_compression
+        return pad_clip(video, geometry.temporal_compression, multiple, first=first).to(self.dtype)
+
+    def as_latents(self, codes_or_latents: Tensor) -> Tensor:
+        """Convert codes to latents and check the shape.
+
+        Raises:
+            ShapeError: The shape is wrong, or a code is out of range.
+        """
         latents = codes_or_latents
         if not latents.is_floating_point():
             latents = self.from_codes(latents)
         dim = self.geometry.latent_dim
         if latents.ndim != 5 or latents.shape[1] != dim or 0 in latents.shape:
-            raise ShapeError(
-                f"latents of shape {list(latents.shape)}: expected [B, {dim}, t, h, w]"
-            )
-        return crop(self.decode_latents(latents.to(self.dtype), state, ahead), num_frames, size)
+            expected = f"[B, {dim}, t, h, w]"
+            raise ShapeError(f"latents of shape {list(latents.shape)}: expected {expected}")
+        return latents
+
+
+def mark(state: StreamState | None, result: Tensor) -> Tensor:
+    """Mark a state as started, and return the result of the call."""
+    if state is not None:
+        state.started = True
+    return result
 
 
 def pad_clip(clip: Tensor, temporal: int, multiple: int, *, first: bool) -> Tensor:

@@ -26,9 +26,14 @@ class StreamState:
 
     Start each video with a new one. Each causal layer stores the past frames that it needs for its
     next output.
+
+    Attributes:
+        memory: Tensors stored by layers; a layer replaces its tensor and never changes it in place.
+        started: Whether the state has seen the first chunk, which the tokenizer sets after it.
     """
 
     memory: dict[nn.Module, Tensor] = field(default_factory=dict)
+    started: bool = False
 
     def past(self, layer: nn.Module) -> Tensor | None:
         """Return what `layer` stored at the previous chunk; None at the start of the video."""
@@ -40,12 +45,8 @@ class StreamState:
 
     def clone(self) -> StreamState:
         """Copy the state, to try a chunk without committing to it."""
-        return StreamState({layer: past.clone() for layer, past in self.memory.items()})
-
-    @property
-    def started(self) -> bool:
-        """True after the first chunk."""
-        return bool(self.memory)
+        memory = {layer: past.clone() for layer, past in self.memory.items()}
+        return StreamState(memory, self.started)
 
 
 @dataclass(frozen=True)

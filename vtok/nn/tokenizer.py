@@ -6,13 +6,13 @@ import dataclasses
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from vtok.errors import OptionError, ShapeError, UsageError
 from vtok.nn.build import build_decoder, build_encoder, compression, resolve_layers
 from vtok.nn.config import PRESETS, LayerSpec, TokenizerConfig
+from vtok.nn.interface import Geometry, Stream, Tokenizer, mark
 from vtok.nn.layers import Context, StreamState, channels_first, crop
 from vtok.nn.quantize import LFQ, QuantizerLosses
 
@@ -32,7 +32,7 @@ class LossBreakdown:
     quantizer: QuantizerLosses
 
 
-class VideoTokenizer(nn.Module):
+class VideoTokenizer(Tokenizer):
     """Causal convolutional video tokenizer with lookup-free quantization (arXiv 2310.05737).
 
     A clip of T = 1 + n * temporal_compression frames gives t = 1 + n latent steps. The first step
@@ -74,11 +74,15 @@ class VideoTokenizer(nn.Module):
 
     Attributes:
         temporal_compression, spatial_compression: Frames and pixels per latent step.
+        geometry: These and the other shapes, for code that works with any tokenizer.
 
     Raises:
         OptionError: An argument is invalid.
         UsageError: Encoder and decoder have different compression.
     """
+
+    arch = "vtok"
+    config: TokenizerConfig
 
     def __init__(
         self,
@@ -119,6 +123,15 @@ class VideoTokenizer(nn.Module):
         self.decoder = build_decoder(config, layers_up, self.quantizer.dim)
         self.temporal_compression, space = compression(layers_down)
         self.spatial_compression = space * config.patch_size
+        self.geometry = Geometry(
+            temporal_compression=self.temporal_compression,
+            spatial_compression=self.spatial_compression,
+            latent_dim=self.quantizer.dim,
+            entries=codebook_size,
+            num_codebooks=num_codebooks,
+            num_stages=num_stages,
+            plan=Stream(self.decoder.lookback),
+        )
 
     @classmethod
     def from_config(cls, config: TokenizerConfig) -> VideoTokenizer:
@@ -148,11 +161,6 @@ class VideoTokenizer(nn.Module):
         if name not in PRESETS:
             raise OptionError("preset", name, f"one of {', '.join(PRESETS)}")
         return cls.from_config(PRESETS[name])
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the weights, also the type of all computations."""
-        return next(self.parameters()).dtype
 
     @property
     def decoder_lookback(self) -> int | None:
@@ -186,17 +194,37 @@ class VideoTokenizer(nn.Module):
         Raises:
             ShapeError: The shape, type or number of stages is wrong.
         """
-        latents = self.encode_latents(video, cond, state)
+        latents = self.encode_latents(video, state, cond)
         return self.quantizer.latents_to_codes(latents, num_stages) if quantize else latents
 
     def encode_latents(
-        self, video: Tensor, cond: Tensor | None = None, state: StreamState | None = None
+        self, video: Tensor, state: StreamState | None = None, cond: Tensor | None = None
     ) -> Tensor:
         """Encode a clip [B, C, T, H, W] to latents [B, D, t, h, w]; see `encode`."""
-        clip = self._pad(self._as_clip(video), first=state is None or not state.started)
+        clip = self.padded(self._as_clip(video), state)
+        return mark(state, self.encode_clip(clip, state, cond))
+
+    def encode_clip(
+        self, clip: Tensor, state: StreamState | None, cond: Tensor | None = None
+    ) -> Tensor:
+        """Encode a padded clip; see `Tokenizer`."""
         p = self.config.patch_size
-        patches = rearrange(clip.to(self.dtype), "b c t (h p) (w q) -> b t h w (p q c)", p=p, q=p)
+        patches = rearrange(clip, "b c t (h p) (w q) -> b t h w (p q c)", p=p, q=p)
         return self.quantizer.normalize(self.encoder(channels_first(patches), Context(state, cond)))
+
+    def to_codes(self, latents: Tensor, num_stages: int | None = None) -> Tensor:
+        """Quantize latents [B, D, t, h, w] to codes, int64 [B, K, t, h, w]; see `Tokenizer`."""
+        codes = self.quantizer.latents_to_codes(latents, num_stages)
+        return codes.unsqueeze(1) if codes.ndim == 4 else codes
+
+    def from_codes(self, codes: Tensor) -> Tensor:
+        """Convert codes to quantized latents, float32 [B, D, t, h, w]; see `Tokenizer`."""
+        return self.quantizer.codes_to_quantized(codes)
+
+    def quantize(self, latents: Tensor, num_stages: int | None = None) -> Tensor:
+        """Quantize latents with a gradient to the dimensions in use; see `Tokenizer`."""
+        used = None if num_stages is None else torch.tensor([num_stages], device=latents.device)
+        return self.quantizer(latents, used)
 
     def decode(
         self,
@@ -206,6 +234,7 @@ class VideoTokenizer(nn.Module):
         num_frames: int | None = None,
         size: tuple[int, int] | None = None,
         state: StreamState | None = None,
+        ahead: int = 0,
     ) -> Tensor:
         """Decode codes or float latents to a clip.
 
@@ -216,6 +245,7 @@ class VideoTokenizer(nn.Module):
             num_frames: Largest number of frames to keep; default: all.
             size: (height, width) to keep, at most the decoded size; default: all.
             state: State of a stream whose next chunk this is.
+            ahead: 0, since a frame depends on no later steps.
 
         Returns:
             The clip [B, C, T, H, W], about -1..1, not clamped.
@@ -223,20 +253,20 @@ class VideoTokenizer(nn.Module):
         Raises:
             ShapeError: The shape or size is wrong, or a code is out of range.
         """
-        quantized = codes_or_latents
-        if not quantized.is_floating_point():
-            quantized = self.quantizer.codes_to_quantized(quantized)
-        dim = self.quantizer.dim
-        if quantized.ndim != 5 or quantized.shape[1] != dim or 0 in quantized.shape:
-            expected = f"[B, {dim}, t, h, w]"
-            raise ShapeError(f"latents of shape {list(quantized.shape)}: expected {expected}")
+        latents = self.as_latents(codes_or_latents)
+        clip = self.decode_latents(latents, state, ahead, cond)
+        return crop(mark(state, clip), num_frames, size)
+
+    def decode_latents(
+        self, latents: Tensor, state: StreamState | None, ahead: int, cond: Tensor | None = None
+    ) -> Tensor:
+        """Decode latents [B, D, t, h, w] of any float type; see `Tokenizer`."""
         first = state is None or not state.started
-        quantized = quantized.contiguous(memory_format=torch.channels_last_3d)
+        quantized = latents.contiguous(memory_format=torch.channels_last_3d)
         patches = self.decoder(quantized, Context(state, cond))
         skip = self.temporal_compression - 1 if first else 0  # frames before the first one
         p = self.config.patch_size
-        clip = rearrange(patches[:, :, skip:], "b (p q c) t h w -> b c t (h p) (w q)", p=p, q=p)
-        return crop(clip, num_frames, size)
+        return rearrange(patches[:, :, skip:], "b (p q c) t h w -> b c t (h p) (w q)", p=p, q=p)
 
     def reconstruct(
         self, video: Tensor, cond: Tensor | None = None, num_stages: int | None = None
@@ -262,7 +292,7 @@ class VideoTokenizer(nn.Module):
             The scalar loss and its parts.
         """
         clip = self._as_clip(video)
-        latents = self.encode_latents(clip, cond)
+        latents = self.encode_latents(clip, cond=cond)
         quantized = self.quantizer(latents, num_stages)
         _, _, frames, height, width = clip.shape
         recon = self.decode(quantized, cond, num_frames=frames, size=(height, width))
@@ -310,11 +340,3 @@ class VideoTokenizer(nn.Module):
         if not clip.is_floating_point():
             raise ShapeError(f"video of type {clip.dtype}: expected floats in -1..1")
         return clip
-
-    def _pad(self, clip: Tensor, *, first: bool) -> Tensor:
-        """Repeat the last frame and the edges up to whole latent steps."""
-        frames = -(clip.shape[2] - first) % self.temporal_compression
-        rows, columns = (-n % self.spatial_compression for n in clip.shape[-2:])
-        if not (frames or rows or columns):
-            return clip
-        return F.pad(clip, (0, columns, 0, rows, 0, frames), mode="replicate")

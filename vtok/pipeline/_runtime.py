@@ -169,7 +169,7 @@ def pipelined_calls(
         return
     state = StreamState()
     for call in calls:
-        state = StreamState() if call.begins else state
+        state = StreamState(started=not call.begins, memory={} if call.begins else state.memory)
         yield function(call, state)
 
 
@@ -230,14 +230,9 @@ class CallState(StreamState):
     """
 
     def __init__(self, before: CallState | None) -> None:
-        super().__init__()
-        self._before, self._first = before, before is None
+        super().__init__(started=before is not None)
+        self._before = before
         self._kept, self._ended = threading.Condition(), False
-
-    @property
-    def started(self) -> bool:
-        """True if a call precedes this one."""
-        return not self._first
 
     def past(self, layer: nn.Module) -> Tensor | None:
         """Return the memory that the previous call left in `layer`; wait for it."""
@@ -299,11 +294,11 @@ class BatchedTokenizer:
         return getattr(self._tokenizer, name)
 
     def encode_latents(
-        self, video: Tensor, cond: Tensor | None = None, state: StreamState | None = None
+        self, video: Tensor, state: StreamState | None = None, cond: Tensor | None = None
     ) -> Tensor:
         """Encode one clip, see `VideoTokenizer`; waits `WAIT_SECONDS` at most for others."""
         if state is None or cond is not None or video.shape[0] != 1:
-            return self._tokenizer.encode_latents(video, cond, state)
+            return self._tokenizer.encode_latents(video, state, cond)
         own = _BatchItem(video, state, Future())
         key = (video.shape, video.dtype, state.started)
         with self._lock:
@@ -358,7 +353,7 @@ def _padded(x: Tensor, batch: int) -> Tensor:
 
 def _join_states(states: list[StreamState], batch: int) -> StreamState:
     """Join the states of single clips, all at the same layer positions, into one of a batch."""
-    joined = StreamState()
+    joined = StreamState(started=states[0].started)
     for layer, first in states[0].memory.items():
         if first.ndim == 0:  # a marker without a batch dimension
             joined.memory[layer] = first
@@ -369,6 +364,8 @@ def _join_states(states: list[StreamState], batch: int) -> StreamState:
 
 
 def _split_state(joined: StreamState, states: list[StreamState]) -> None:
+    for state in states:
+        state.started = True
     for layer, memory in joined.memory.items():
         for number, state in enumerate(states):
             one = memory if memory.ndim == 0 else memory[number : number + 1].clone()

@@ -219,7 +219,7 @@ class Effort(Observer):
     def on_chunk(self, chunk: CodeChunk) -> CodeChunk:
         """Decode a chunk again of which rate control kept fewer stages."""
         if len(chunk.codes) < self._stages:
-            self._state = StreamState(dict(self._before.memory))
+            self._state = self._before.clone()
             codes = codes_of_grid(torch.from_numpy(chunk.codes)).to(self._used.device)
             with torch.inference_mode(False), torch.no_grad():
                 self._tokenizer.decode(codes, state=self._state)
@@ -265,7 +265,7 @@ class Effort(Observer):
 
     def _decode(self, codes_or_latents: Tensor, clip: Tensor) -> tuple[Tensor, StreamState]:
         """Decode after the earlier codes; return the squared error, a sum, and the new state."""
-        state = StreamState(dict(self._state.memory))
+        state = self._state.clone()
         size = (clip.shape[3], clip.shape[4])
         frames = self._tokenizer.decode(
             codes_or_latents, num_frames=clip.shape[2], size=size, state=state
