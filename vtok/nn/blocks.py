@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from vtok.nn.layers import (
     Context,
     as_clip,
     as_frames,
+    convolve,
     modulation,
     norm_channels,
     per_channel,
@@ -43,7 +45,9 @@ class DepthwiseBlock(CausalLayer):
         return as_clip(frames + change, x.shape[0])
 
     def _mix(self, frames: Tensor, batch: int, context: Context) -> Tensor:
-        return self.depthwise(frames)
+        layer = self.depthwise
+        options = {"padding": layer.padding, "groups": layer.groups}
+        return convolve(frames, layer.weight, layer.bias, **options)
 
 
 class CausalDepthwiseBlock(DepthwiseBlock):
@@ -62,7 +66,12 @@ class CausalDepthwiseBlock(DepthwiseBlock):
         )
 
     def _mix(self, frames: Tensor, batch: int, context: Context) -> Tensor:
-        mixed = as_clip(self.depthwise(frames), batch)
+        mixed = super()._mix(frames, batch, context)
+        if context.state is None and torch.is_grad_enabled():
+            # the gradient of shifted input takes fewer copies than that of shifted output
+            earlier = F.pad(as_clip(frames, batch)[:, :, :-1], (0, 0, 0, 0, 1, 0))
+            return mixed.add_(self.recall(as_frames(earlier)))
+        mixed = as_clip(mixed, batch)
         echo = as_clip(self.recall(frames), batch)
         mixed[:, :, 1:] += echo[:, :, :-1]
         past = context.past(self)

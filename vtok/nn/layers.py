@@ -7,6 +7,7 @@ rearrange pixels therefore end with `channels_first`, a view, so that no convolu
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -114,6 +115,17 @@ def norm_channels(frames: Tensor) -> Tensor:
     return F.layer_norm(frames.permute(0, 2, 3, 1), frames.shape[1:2]).permute(0, 3, 1, 2)
 
 
+def convolve(frames: Tensor, weight: Tensor, bias: Tensor | None, **options: Any) -> Tensor:
+    """Apply `F.conv2d`; in training the bias is added apart.
+
+    On a CPU, torch sums the gradient of a convolution's bias several times slower than that of an
+    addition (`scripts/profile_training.py`).
+    """
+    if bias is None or not (bias.requires_grad and torch.is_grad_enabled()):
+        return F.conv2d(frames, weight, bias, **options)
+    return F.conv2d(frames, weight, **options).add_(bias.view(-1, 1, 1))
+
+
 def pointwise(frames: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Apply a 1x1 convolution: [N, C, H, W] and weight [C', C, 1, 1] -> [N, C', H, W].
 
@@ -124,7 +136,7 @@ def pointwise(frames: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     onednn = frames.device.type == "cpu" and frames.dtype == torch.float32 and HAS_ONEDNN
     dilated = onednn and (len(frames) > 1 or frames.numel() > ONEDNN_NUMBERS)
-    return F.conv2d(frames, weight, bias, dilation=2 if dilated else 1)
+    return convolve(frames, weight, bias, dilation=2 if dilated else 1)
 
 
 def pad_space(x: Tensor, amounts: tuple[int, int], mode: str) -> Tensor:
@@ -224,7 +236,8 @@ class CausalConv3d(CausalLayer):
             return as_clip(pointwise(as_frames(x), weight, bias), x.shape[0])
         if self.pad_mode != "constant":
             x, amounts = pad_space(x, amounts, self.pad_mode), (0, 0)
-        frames = F.conv2d(as_frames(x), weight, bias, self.conv.stride[1:], amounts)
+        stride = self.conv.stride[1:]
+        frames = convolve(as_frames(x), weight, bias, stride=stride, padding=amounts)
         return as_clip(frames, x.shape[0])
 
 

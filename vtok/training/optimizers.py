@@ -23,21 +23,28 @@ Optimizers = list[torch.optim.Optimizer]
 def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
     """Approximate the nearest orthogonal matrix by a quintic Newton-Schulz iteration.
 
+    The iteration multiplies X by a polynomial of its Gram matrix G = X X^T. Here it runs on G, and
+    X is multiplied once by the product of the polynomials: a third fewer operations for matrices
+    three times as long as wide.
+
     Args:
         matrix: [rows, columns].
         steps: iterations; 5 bring the singular values to about 0.7 to 1.2.
     """
     a, b, c = NEWTON_SCHULZ
-    x = matrix / (matrix.norm() + 1e-7)
-    if x.is_cuda:
-        x = x.bfloat16()  # several times faster, and the iteration corrects its own rounding
-    if tall := x.shape[0] > x.shape[1]:
-        x = x.T
-    for _ in range(steps):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    result: Tensor = x.T if tall else x
-    return result.to(matrix.dtype)
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.T if tall else matrix).float()
+    x = x / (x.norm() + 1e-7)
+    gram = x @ x.T
+    total = torch.eye(len(gram), device=gram.device)
+    for step in range(steps):
+        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal().add_(a)
+        total = factor @ total if step else factor
+        if step < steps - 1:
+            gram = factor @ gram @ factor
+    x = total @ x
+    return (x.T if tall else x).to(matrix.dtype)
 
 
 class Muon(torch.optim.Optimizer):
