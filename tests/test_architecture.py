@@ -18,6 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = {
     "errors": 0,
     "_files": 1,
+    "_times": 1,
     "nn": 2,
     "video": 2,
     "codefile": 2,

@@ -10,6 +10,7 @@ from codefiles import FPS, HEIGHT, WIDTH, all_frames, load_tiny, random_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vtok._times import Part
 from vtok.codefile.index import frames_between
 from vtok.codefile.reader import CodeFileReader
 from vtok.codefile.writer import CodeFileWriter
@@ -178,14 +179,14 @@ def test_seconds_to_frames(
 ) -> None:
     header = CodeFileReader(io.BytesIO(data)).header
     assert header.transform.fps == FPS
-    assert frames_between(header, 130, start, duration) == expected
+    assert frames_between(header, 130, Part(start, duration)) == expected
 
 
 @pytest.mark.parametrize(
     ("start", "duration", "message"),
     [
         (5.2, None, r"^start_seconds=5\.2: expected a time in the file \(130 frames, 5\.2 s\)$"),
-        (-1.0, None, "^start_seconds=-1: expected a time"),
+        (-1.0, None, "^start_seconds=-1: expected 0 or more seconds"),
         (0.0, 0.0, "^duration_seconds=0: expected more than 0 seconds$"),
     ],
 )
@@ -194,4 +195,4 @@ def test_missing_parts_are_refused(
 ) -> None:
     header = CodeFileReader(io.BytesIO(data)).header
     with pytest.raises(UsageError, match=message):
-        frames_between(header, 130, start, duration)
+        frames_between(header, 130, Part(start, duration))

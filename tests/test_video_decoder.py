@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from videos import make_video, read_barcodes
 
+from vtok._times import Part
 from vtok.errors import InputError, VideoError
 from vtok.video.decoder_process import Decoder
 from vtok.video.reader import VideoReader, make_request
@@ -44,7 +45,7 @@ def test_reader_closed_early(tmp_path: Path, decoder: Decoder) -> None:
 
 def test_expected_video_is_started_early(tmp_path: Path, decoder: Decoder) -> None:
     path, other = make_video(tmp_path / "a.mp4", 40), make_video(tmp_path / "b.mp4", 30)
-    decoder.expect(make_request(path, 0.5, None, None, None))
+    decoder.expect(make_request(path, Part(0.5), None, None))
     process, requested = decoder._child, []
     assert process is not None
     process.request = requested.append  # type: ignore[method-assign]
@@ -53,10 +54,10 @@ def test_expected_video_is_started_early(tmp_path: Path, decoder: Decoder) -> No
     assert not requested  # it was already running
     del process.request
     assert numbers_in(path, decoder, start_seconds=0.5) == list(range(15, 40))  # used once
-    for unwanted in (make_request(path, 0.0, None, None, None), {"path": "none.mp4"}):
+    for unwanted in (make_request(path, Part(), None, None), {"path": "none.mp4"}):
         decoder.expect(unwanted)
         assert numbers_in(other, decoder) == list(range(30))
-    decoder.expect(make_request(path, 0.0, None, None, None))
+    decoder.expect(make_request(path, Part(), None, None))
     assert decoder._child is not None
     decoder._child.kill()
     assert numbers_in(path, decoder) == list(range(40))

@@ -476,7 +476,7 @@ def test_hanging_decoder_is_stopped(long_video: Path) -> None:
         started = time.monotonic()
         with pytest.raises(VideoError, match=r"did nothing for 0\.5 s after [0-9]+ frames"):
             list(reader)
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 30
         assert is_gone(pid)
 
 

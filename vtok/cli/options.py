@@ -154,6 +154,12 @@ Duration = Annotated[
     float | None,
     option("--duration", "SECONDS", "Duration in seconds. [default: to the end]"),
 ]
+StartFrame = Annotated[
+    int | None, option("--start-frame", "N", "Instead of --start: number of the first frame.")
+]
+NumFrames = Annotated[
+    int | None, option("--frames", "N", "Instead of --duration: number of frames.")
+]
 Timeout = Annotated[
     float, option("--timeout", "SECONDS", "Longest wait for the next frames of a video.")
 ]
@@ -208,6 +214,8 @@ class RangeOptions:
     num_bits: Bits = None
     start_seconds: Start = 0.0
     duration_seconds: Duration = None
+    start_frame: StartFrame = None
+    num_frames: NumFrames = None
 
 
 @dataclass(frozen=True)
@@ -218,6 +226,8 @@ class PartOptions:
     fps: Rate = None
     start_seconds: Start = 0.0
     duration_seconds: Duration = None
+    start_frame: StartFrame = None
+    num_frames: NumFrames = None
 
     def to_fields(self) -> dict[str, Any]:
         """Fields of `EncodeOptions`; raises a UsageError for a bad frame rate."""

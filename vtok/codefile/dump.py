@@ -1,7 +1,8 @@
 """Dumps for other programs: a code file as JSON Lines, text, or plain integers, and back.
 
 A dump has a line of JSON with the header, one for each chunk, and one at its end, so that
-`DumpReader` restores the same code file. docs/format.md has examples.
+`DumpReader` restores the same code file. It takes any spelling of the JSON, and any valid codes.
+docs/format.md has examples.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ import numpy.typing as npt
 from vtok.codefile.header import MAX_HEADER_BYTES, CodeFormat, Header, dump_json, load_json
 from vtok.codefile.packing import encode_parts
 from vtok.codefile.reader import CodeFileReader
-from vtok.codefile.records import PLAIN, VERSION, read_bytes
+from vtok.codefile.records import MODELLED, PLAIN, VERSION, read_bytes
 from vtok.codefile.writer import CodeFileWriter
 from vtok.errors import CodeFileError, ShapeError
 
 FORMATS = ("jsonl", "text", "bin")
 _COMMENT = b"# "  # before each line of JSON in text
 _LINE_BYTES = MAX_HEADER_BYTES + 4096  # maximum of a line without codes
-_CODE_BYTES = 11  # maximum of a code: ten digits and a separator
+_CODE_BYTES = 14  # maximum of a code: ten digits, separators and brackets
 
 
 def dump(reader: CodeFileReader, stream: BinaryIO, kind: str) -> Iterator[tuple[int, int, int]]:
@@ -137,8 +138,8 @@ class DumpReader:
         layout, keys = self.header.format, {"coders", "frames", "opens", "steps"}
         limit = _LINE_BYTES
         if self._kind == "jsonl":
-            codes = layout.num_stages * layout.codes_per_step * layout.chunk_steps
-            limit, keys = limit + codes * _CODE_BYTES, keys | {"codes"}
+            most = layout.num_stages * layout.codes_per_step * layout.chunk_steps
+            limit, keys = limit + most * _CODE_BYTES, keys | {"codes"}
         line = self._read_line(limit)
         if not line.startswith(self._comment):
             self._refuse("is not a line of JSON")
@@ -150,7 +151,9 @@ class DumpReader:
                 self._refuse(f"{key} is {str(row[key])[:20]}, not a number")
         if not 1 <= row["steps"] <= layout.chunk_steps:
             self._refuse(f"steps is {row['steps']}, not 1..{layout.chunk_steps}")
-        coders = row["coders"]
+        codes = row.get("codes")
+        count = len(codes) if isinstance(codes, list) else layout.num_stages
+        coders = row.setdefault("coders", [MODELLED] * count)
         good = isinstance(coders, list) and all(type(coder) is int for coder in coders)
         if not good or not 1 <= len(coders) <= layout.num_stages:
             self._refuse(f"coders is {str(coders)[:20]}, not 1..{layout.num_stages} numbers")
@@ -167,7 +170,7 @@ class DumpReader:
                 codes = np.array(row["codes"])
             except ValueError:  # lists of different lengths
                 codes = np.array(None)
-            if codes.shape != flat or codes.dtype.kind != "i":
+            if codes.shape not in (flat, shape) or codes.dtype.kind != "i":
                 self._refuse(f"codes are not integers [{', '.join(map(str, flat))}]")
         elif self._kind == "text":
             each = layout.grid[0] * layout.grid[1]
@@ -198,10 +201,11 @@ class DumpReader:
 
     def _parse(self, line: bytes, keys: set[str]) -> dict[str, Any]:
         try:
-            value = load_json(line.rstrip(b"\n"))
+            value = load_json(line, canonical=False)
         except ValueError as exc:
-            self._refuse(f"is not canonical JSON ({exc})")
-        if not isinstance(value, dict) or set(value) not in (keys, {"chunks", "frames"}):
+            self._refuse(f"is not JSON of integers and text ({exc})")
+        known = (keys, keys - {"coders"}, {"chunks", "frames"})
+        if not isinstance(value, dict) or set(value) not in known:
             self._refuse(f"has other keys than {', '.join(sorted(keys))}")
         return value
 

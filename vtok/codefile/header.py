@@ -33,20 +33,20 @@ def dump_json(value: object) -> bytes:
     return text.encode("ascii")
 
 
-def load_json(data: bytes) -> Any:
-    """Read canonical JSON.
+def load_json(data: bytes, *, canonical: bool = True) -> Any:
+    """Read JSON without floats and long integers.
 
     Raises:
-        ValueError: for anything else: a repeated key, a float, a space, a long integer.
+        ValueError: for anything else, and if `canonical` for any spelling but that of `dump_json`.
     """
     try:
         value = json.loads(
-            data.decode("ascii"),
+            data.decode("ascii" if canonical else "utf-8"),
             parse_int=_parse_integer,
             parse_float=_refuse_number,
             parse_constant=_refuse_number,
         )
-        if dump_json(value) != data:
+        if canonical and dump_json(value) != data:
             raise ValueError("not in canonical form")
     except RecursionError as exc:
         raise ValueError("nested too deeply") from exc
@@ -60,7 +60,7 @@ def source_name(path: str) -> str:
     return name if name not in ("", ".", "..") else "_"
 
 
-def rational(seconds: float | None) -> Fraction | None:
+def rational(seconds: float | Fraction | None) -> Fraction | None:
     """Convert seconds to a fraction, exact to the microsecond, as headers store it."""
     return None if seconds is None else Fraction(seconds).limit_denominator(1_000_000)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
-from math import ceil
 
 import numpy as np
 
-from vtok.codefile.header import CodeFormat, Header, rational
+from vtok._times import Part, frame_at
+from vtok.codefile.header import CodeFormat, Header
 from vtok.codefile.records import (
     FOOTER_BYTES,
     PLAIN,
@@ -22,7 +21,6 @@ from vtok.codefile.records import (
     Place,
     Rows,
 )
-from vtok.errors import OptionError
 
 
 class Index:
@@ -89,35 +87,18 @@ class Index:
         return before, after
 
 
-def frames_between(
-    header: Header, num_frames: int, start: float, duration: float | None
-) -> tuple[int, int]:
-    """Find the frames of a part of the video; frame i is shown at i / fps.
+def frames_between(header: Header, num_frames: int, part: Part) -> tuple[int, int]:
+    """Find the frames of a part of a file: (first, last + 1), at least one frame.
 
     Args:
         header: of the file.
         num_frames: of the file.
-        start: seconds from the start of the file.
-        duration: seconds; None for the rest.
-
-    Returns:
-        (first, last + 1), at least one frame.
+        part: in seconds from the start of the file, or in its frames.
 
     Raises:
         OptionError: if there is no such frame.
     """
-    fps, begin = header.transform.fps, rational(start) or Fraction(0)
-    first = ceil(begin * fps)
-    if begin < 0 or first >= num_frames:
-        length = f"{num_frames} frames, {float(num_frames / fps):g} s"
-        raise OptionError("start_seconds", f"{start:g}", f"a time in the file ({length})")
-    wanted = rational(duration)
-    if wanted is None:
-        return first, num_frames
-    if wanted <= 0:
-        raise OptionError("duration_seconds", f"{duration:g}", "more than 0 seconds")
-    # At least one frame: the one shown at the start.
-    return first, min(num_frames, max(first + 1, ceil((begin + wanted) * fps)))
+    return part.frames(num_frames, header.transform.fps)
 
 
 def expected_frames(header: Header) -> int | None:
@@ -126,7 +107,7 @@ def expected_frames(header: Header) -> int | None:
     lengths = [] if shape.duration is None else [shape.duration]
     if source.num_frames is not None:
         lengths.append(source.num_frames / source.fps - (shape.start or 0))
-    return max(0, ceil(min(lengths) * shape.fps)) if lengths else None
+    return max(0, frame_at(min(lengths), shape.fps)) if lengths else None
 
 
 @dataclass(frozen=True)

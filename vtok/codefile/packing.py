@@ -181,28 +181,24 @@ def encode_parts(
     Args:
         codes: integers `[stages, num_codebooks, t, h, w]`, 0 <= code < codebook_size.
         layout: of the file.
-        coders: of each stage. If None, `compress` decides.
+        coders: wanted for each stage: `PACKED`, or any other for entropy coding where that is
+            shorter. If None, `compress` decides.
         compress: entropy-code each stage that becomes shorter by it; else pack all.
 
     Raises:
         ShapeError: for codes that are no such integers.
-        CodeFileError: for unknown coders, or if entropy coding does not shorten a stage.
     """
-    for coder in coders or ():
-        check_coder(coder)
     shape, bits, parts = codes.shape[1:], layout.bits_per_code, []
     left, modelled = _most_modelled(shape, bits), StageCoder(shape, bits)
     for number, stage in enumerate(codes):
         packed = pack(stage.reshape(-1), bits)  # checks the codes too
-        wanted = coders[number] if coders else MODELLED if compress else PACKED
-        coded = modelled.encode(stage) if wanted == MODELLED and left else None
+        shorten = coders[number] != PACKED if coders else compress
+        coded = modelled.encode(stage) if shorten and left else None
         if coded is None:
             modelled.skip(stage)
         if coded is not None and len(coded) < len(packed):
             left -= 1
             parts.append(CodedPart(MODELLED, coded))
-        elif coders and wanted == MODELLED:
-            raise CodeFileError(f"coder {MODELLED} does not make stage {number + 1} any shorter")
         else:
             parts.append(CodedPart(PACKED, packed))
     return tuple(parts)

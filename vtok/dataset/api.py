@@ -97,7 +97,8 @@ def failed_items(folder: DatasetFolder) -> Iterator[Item | Fault]:
                 continue
             member = record["member"] and Member(*record["member"])
             yield Item(record["id"], record["source"], member, record["start"], record["end"],
-                       record["columns"])  # fmt: skip
+                       record["columns"], record.get("start_frame"),
+                       record.get("num_frames"))  # fmt: skip
 
 
 @dataclass

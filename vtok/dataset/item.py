@@ -22,10 +22,10 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, cast
 
+from vtok._times import MAX_FRAMES, MAX_SECONDS, Part
 from vtok.errors import InputError, OutputError, UsageError
 
 MAX_NAME_BYTES = 200  # of a file name; file systems take 255, and suffixes are appended
-MAX_SECONDS = 10**9  # 31 years, the most that a code file's header holds
 BLOCK = 1 << 20
 CHANGING = ("size", "ETag", "etag", "md5Hash", "mtime", "LastModified", "created")
 """Keys of an fsspec entry whose values change with the content of the file."""
@@ -53,6 +53,8 @@ class Item:
         start: start in seconds, as an exact decimal or fraction; None for the beginning.
         end: end in seconds; None for the end of the source.
         columns: other columns of the table that lists the item, as JSON types.
+        start_frame: number of the first frame, in place of `start`.
+        num_frames: number of frames, in place of `end`.
     """
 
     id: str
@@ -61,6 +63,8 @@ class Item:
     start: str | None = None
     end: str | None = None
     columns: dict[str, Any] = field(default_factory=dict)
+    start_frame: int | None = None
+    num_frames: int | None = None
 
     @property
     def name(self) -> str:
@@ -68,10 +72,11 @@ class Item:
         return self.source if self.member is None else f"{self.source}!{self.member.name}"
 
     @property
-    def seconds(self) -> tuple[float, float | None]:
-        """Start and duration in seconds; a duration of None lasts to the end of the source."""
+    def part(self) -> Part:
+        """The part of the source."""
         start = Fraction(self.start or 0)
-        return float(start), None if self.end is None else float(Fraction(self.end) - start)
+        duration = None if self.end is None else Fraction(self.end) - start
+        return Part(start, duration, self.start_frame, self.num_frames)
 
     def to_json(self) -> str:
         """Return ASCII JSON, which can hold any file name."""
@@ -107,7 +112,7 @@ def parse_seconds(value: Any) -> str | None:
     text = "" if value is None else str(value).strip()
     if text in ("", "nan"):  # an empty cell in a column of numbers
         return None
-    if not re.fullmatch(r"(\d{1,9}:){0,2}\d{1,10}(\.\d*)?(e[-+]?\d)?", text, re.ASCII):
+    if not re.fullmatch(r"(\d{1,9}:){0,2}\d{1,10}(\.\d*)?(e[-+]?\d\d?)?", text, re.ASCII):
         raise ValueError(f"time {text[:40]!r}: expected seconds such as 2.5, or 1:02:03.5")
     seconds = Fraction(0)
     for part in text.split(":"):
@@ -117,6 +122,20 @@ def parse_seconds(value: Any) -> str | None:
     return str(seconds)
 
 
+def parse_frames(value: Any, least: int) -> int | None:
+    """Parse a number of frames; None if the value is empty.
+
+    Raises:
+        ValueError: not a whole number of at least `least`.
+    """
+    text = "" if value is None else str(value).strip()
+    if text in ("", "nan"):
+        return None
+    if not re.fullmatch(r"\d{1,15}(\.0*)?", text, re.ASCII) or int(float(text)) < least:
+        raise ValueError(f"{text[:40]!r} frames: expected a whole number from {least} on")
+    return min(int(text.partition(".")[0]), MAX_FRAMES)
+
+
 def make_item(
     id_: str | None,
     source: str,
@@ -124,6 +143,8 @@ def make_item(
     name: str,
     start: Any = None,
     end: Any = None,
+    start_frame: Any = None,
+    frames: Any = None,
     columns: dict[str, Any] | None = None,
 ) -> Item:
     """Make an item from the values in a list or table.
@@ -133,17 +154,25 @@ def make_item(
         source: path or URL.
         name: basis of the id if there is none, such as a path without its suffix.
         start, end: see `parse_seconds`.
+        start_frame, frames: first frame and number of frames, instead of start and end.
         columns: other columns.
 
     Raises:
         ValueError: invalid times.
     """
     begin, stop = parse_seconds(start), parse_seconds(end)
+    first, count = parse_frames(start_frame, 0), parse_frames(frames, 1)
+    if first is not None and (begin, stop) != (None, None):
+        raise ValueError("has times in seconds and a start_frame: give one of them")
     if stop is not None and Fraction(stop) <= Fraction(begin or 0):
         raise ValueError(f"from {start} s to {end} s: the clip ends before it begins")
-    if id_ is None and (begin is not None or stop is not None):
+    if first is not None or count is not None:
+        name += f"@frame{first or 0}" if begin is None else f"@{_decimal(begin)}"
+        name += "" if count is None else f"+{count}"
+    elif begin is not None or stop is not None:
         name = f"{name}@{_decimal(begin or '0')}-{'' if stop is None else _decimal(stop)}"
-    return Item(valid_text(name if id_ is None else id_), source, None, begin, stop, columns or {})
+    id_ = valid_text(name if id_ is None else id_)
+    return Item(id_, source, None, begin, stop, columns or {}, first, count)
 
 
 def _decimal(seconds: str) -> str:

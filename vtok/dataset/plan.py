@@ -336,4 +336,6 @@ class Plan:
 
 def _described(item: Item) -> str:
     part = "" if item.start is item.end is None else f" from {item.start or 0} to {item.end}"
+    if item.start_frame is not None or item.num_frames is not None:
+        part += f" from frame {item.start_frame or 0}, {item.num_frames} frames"
     return item.name + part

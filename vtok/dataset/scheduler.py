@@ -104,8 +104,9 @@ def _current_signature(item: Item, record: Record, recipe: str, scratch: Path) -
     its codes cannot be made again.
     """
     known = str(record.get("signature"))
-    times = (record.get("start"), record.get("end"))
-    if record.get("recipe") != recipe or times != (item.start, item.end):
+    times = ("start", "end", "start_frame", "num_frames")
+    is_same = all(record.get(key) == getattr(item, key) for key in times)
+    if record.get("recipe") != recipe or not is_same:
         return None
     try:
         found = signature(item)

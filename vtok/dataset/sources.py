@@ -53,6 +53,7 @@ class Inputs:
         id_column: column of ids; by default `id` if it exists, else ids are made from paths and
             times.
         start_column, end_column: columns of seconds; by default `start` and `end` if they exist.
+            Columns `start_frame` and `frames`, used if there is no `end`, count frames instead.
         skip: folder to leave out: the output.
     """
 
@@ -327,7 +328,7 @@ def _from_rows(rows: Rows, name: str, inputs: Inputs, has_header: bool) -> Found
 
 
 def _choose(inputs: Inputs, row: Mapping[str, Any], name: str) -> dict[str, str | None]:
-    """The columns for input, id, start and end in this table; all others are copied.
+    """The columns for input, id and times in this table; all others are copied.
 
     Raises:
         OptionError: a column that was asked for is missing.
@@ -336,12 +337,14 @@ def _choose(inputs: Inputs, row: Mapping[str, Any], name: str) -> dict[str, str 
     names = list(row)
     shown = (", ".join(names[:8]) or "no column") + (" ..." if len(names) > 8 else "")
     chosen = {}
-    for key in ("input", "id", "start", "end"):
-        wanted = getattr(inputs, f"{key}_column")
+    for key in ("input", "id", "start", "end", "start_frame", "frames"):
+        wanted = getattr(inputs, f"{key}_column", None)
         if wanted is not None and wanted not in row:
             raise OptionError(f"{key}_column", wanted, f"a column of {name}, which has {shown}")
         known = INPUT_NAMES if key == "input" else (key,)
         chosen[key] = wanted or next((column for column in known if column in row), None)
+    if chosen["end"] is not None:
+        chosen["frames"] = None  # a column of information, as in a manifest
     if chosen["input"] is None:
         first = ", ".join(INPUT_NAMES[:3])
         raise UsageError(f"{name}: has no column {first} ..., but {shown}: give `input_column`")
@@ -352,7 +355,7 @@ def _from_row(
     row: Mapping[str, Any], chosen: dict[str, str | None], name: str, where: str
 ) -> Item | Fault:
     values: dict[Any, Any] = dict(row)
-    source, given, start, end = (values.pop(key, None) for key in chosen.values())
+    source, given, *times = (values.pop(key, None) for key in chosen.values())
     label = where if given in (None, "") else str(given)
     if not isinstance(source, str) or not source or "\0" in source:
         return Fault(label, where, f"{where}: has no input", name)
@@ -366,8 +369,7 @@ def _from_row(
             None if given is None else str(given),
             path,
             name=os.path.splitext(source.lstrip("/"))[0],  # noqa: PTH122
-            start=start,
-            end=end,
+            **dict(zip(("start", "end", "start_frame", "frames"), times, strict=True)),
             columns={str(key): _json_value(value) for key, value in values.items()},
         )
     except ValueError as exc:

@@ -232,13 +232,7 @@ class Worker:
         from vtok.pipeline.rate import PsnrMeter
 
         item, settings = task.item, self._job.options
-        start, duration = item.seconds
-        options = replace(
-            settings.encode,
-            to=settings.file_format,
-            start_seconds=start,
-            duration_seconds=duration,
-        )
+        options = replace(settings.encode, to=settings.file_format, **vars(item.part))
         with timer.phase("decode"):
             if not hasattr(self._local, "decoder"):
                 memory = settings.memory_mb
@@ -296,6 +290,7 @@ def blank_record(task: Task) -> Record:
     return {
         "kind": "item", "id": item.id, "status": "failed", "input": item.name,
         "source": item.source, "member": item.member, "start": item.start, "end": item.end,
+        "start_frame": item.start_frame, "num_frames": item.num_frames,
         "columns": item.columns, "attempts": task.attempts + 1,
     }  # fmt: skip
 

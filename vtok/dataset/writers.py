@@ -322,7 +322,9 @@ class _ParquetFormat:
                 ("shape", arrow.list_(arrow.int32())), ("frames", arrow.int64()),
                 ("width", arrow.int32()), ("height", arrow.int32()), ("fps", arrow.string()),
                 ("bits_per_code", arrow.int32()), ("input", arrow.string()),
-                ("start", arrow.string()), ("end", arrow.string()), ("columns", arrow.string()),
+                ("start", arrow.string()), ("end", arrow.string()),
+                ("start_frame", arrow.int64()), ("num_frames", arrow.int64()),
+                ("columns", arrow.string()),
             ]
         )  # fmt: skip
         with arrow.parquet.ParquetWriter(paths[0], schema, compression="zstd") as writer:
@@ -380,8 +382,8 @@ def write_npy(codes: npt.NDArray[Any]) -> bytes:
 
 def _about(record: Record) -> Record:
     """The part of a record that is the same in every run."""
-    keys = ("id", "input", "start", "end", "frames", "width", "height", "fps", "code_shape",
-            "bits_per_code", "columns")  # fmt: skip
+    keys = ("id", "input", "start", "end", "start_frame", "num_frames", "frames", "width", "height",
+            "fps", "code_shape", "bits_per_code", "columns")  # fmt: skip
     return {key: record.get(key) for key in keys}
 
 

@@ -84,10 +84,9 @@ def decode_file(
     if reader.lost and total is not None:
         counts.lost_frames = max(0, total - counts.frames_done)
     if options.is_part:
-        part = (options.start_seconds, options.duration_seconds)
-        counts.start = frames_between(header, reader.index.num_frames, *part)[0]
+        counts.start = frames_between(header, reader.index.num_frames, options.part)[0]
     counts.close_gaps()
-    if options.start_seconds and loaded.tokenizer.decoder_lookback is None:
+    if counts.start and loaded.tokenizer.decoder_lookback is None:
         counts.note = f"{loaded.info.name} has unbounded lookback: decoded from the start"
     return make_result(source, output, header, counts, seconds)
 
@@ -102,8 +101,7 @@ def _read(
         total = None if whole is None else max(whole, total or 0)
     if not options.is_part:
         return read_codes(reader), total
-    held = reader.index.num_frames
-    frames = frames_between(header, held, options.start_seconds, options.duration_seconds)
+    frames = frames_between(header, reader.index.num_frames, options.part)
     return read_frames(reader, model, frames), frames[1] - frames[0]
 
 

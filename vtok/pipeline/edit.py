@@ -47,8 +47,7 @@ def cut_file(
     with open_input(source, seekable=True) as stream:
         reader = CodeFileReader(stream, name=name_of(source) or STANDARD_INPUT)
         stages = stages_of_file(reader.header.format, options)
-        part = (options.start_seconds, options.duration_seconds)
-        frames = frames_between(reader.header, reader.index.num_frames, *part)
+        frames = frames_between(reader.header, reader.index.num_frames, options.part)
         with open_output(output, options.overwrite) as out:
             copied = cut(
                 reader,

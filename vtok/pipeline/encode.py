@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import vtok
+from vtok._times import exact
 from vtok.codefile.header import (
     CodeFormat,
     Header,
@@ -31,7 +32,7 @@ from vtok.pipeline.files import (
     open_reader,
     write_array,
 )
-from vtok.pipeline.options import EncodeOptions, choose_stages
+from vtok.pipeline.options import EncodeOptions, choose_stages, part_metadata
 from vtok.pipeline.rate import Effort, RateControl
 from vtok.pipeline.result import CodeChunk, Counts, Observer, Progress, Result, make_result
 from vtok.video.decoder_process import Decoder
@@ -143,6 +144,11 @@ def make_header(
 ) -> Header:
     """Make the header of a code file: frames of `reader`, encoded by `model` to `stages` stages."""
     tokenizer, info = model.tokenizer, reader.info
+    start, duration = rational(options.start_seconds), rational(options.duration_seconds)
+    if options.start_frame is not None:
+        start = rational(reader.start_seconds)
+    if options.num_frames is not None:
+        duration = rational(options.num_frames / info.fps)
     width, height = reader.output_size
     space = tokenizer.spatial_compression
     grid = (-(-height // space), -(-width // space))
@@ -177,11 +183,12 @@ def make_header(
             width=width,
             height=height,
             fps=reader.output_fps,
-            start=rational(options.start_seconds) or None,
-            duration=rational(options.duration_seconds),
+            start=start or None,
+            duration=duration,
         ),
         writer=f"vtok {vtok.__version__}",
         metadata={
+            **part_metadata(options.part),
             **({"rate": str(options.rate)} if options.rate else {}),
             **({"effort": str(options.effort)} if options.effort else {}),
         },
@@ -190,10 +197,13 @@ def make_header(
 
 def frames_to_come(reader: VideoReader, options: EncodeOptions) -> int | None:
     """Estimate the number of frames, for the progress display; None if unknown."""
-    if reader.info.num_frames is None:
-        known = options.duration_seconds
+    info, part = reader.info, options.part
+    if info.num_frames is None:
+        known = part.duration_seconds
         return None if known is None else round(known * reader.output_fps)
-    seconds = float(reader.info.num_frames / reader.info.fps) - options.start_seconds
-    if options.duration_seconds is not None:
-        seconds = min(seconds, options.duration_seconds)
+    seconds = info.num_frames / info.fps - reader.start_seconds
+    if part.num_frames is not None:
+        seconds = min(seconds, part.num_frames / info.fps)
+    elif part.duration_seconds is not None:
+        seconds = min(seconds, exact(part.duration_seconds))
     return max(1, round(seconds * reader.output_fps))

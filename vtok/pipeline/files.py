@@ -34,8 +34,7 @@ def open_reader(
     """Open the part of a source that the options select, at their size and frame rate."""
     return VideoReader(
         source,
-        start_seconds=options.start_seconds,
-        duration_seconds=options.duration_seconds,
+        **vars(options.part),
         fps=options.fps,
         size=options.size,
         timeout_seconds=options.timeout_seconds,
@@ -46,8 +45,7 @@ def open_reader(
 def expect_video(source: Path, options: EncodeOptions, decoder: Decoder) -> None:
     """Let a decoder process start on what `open_reader` will request."""
     if source.is_file():  # `open_reader` raises the error for anything else
-        start, duration = options.start_seconds, options.duration_seconds
-        decoder.expect(make_request(source, start, duration, options.fps, options.size))
+        decoder.expect(make_request(source, options.part, options.fps, options.size))
 
 
 @contextmanager

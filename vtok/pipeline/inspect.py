@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from vtok._times import Part
 from vtok.codefile.header import Header, rational, source_name
 from vtok.codefile.index import frames_between
 from vtok.codefile.reader import CodeFileReader
@@ -18,7 +19,7 @@ from vtok.errors import CodeFileError, InputError, VtokError
 from vtok.models.checkpoint import list_models, read_info
 from vtok.pipeline import extension_of, extensions
 from vtok.pipeline.files import STANDARD_INPUT, name_of, on_disk, open_input
-from vtok.pipeline.options import DecodeOptions, EncodeOptions
+from vtok.pipeline.options import PART_KEYS, DecodeOptions, EncodeOptions, part_metadata
 from vtok.video.ffmpeg import read_index
 from vtok.video.frames import parse_size
 from vtok.video.images import PICTURE_SUFFIXES
@@ -303,8 +304,18 @@ def same_part(header: Header, source: Path, model: LoadedTokenizer, options: Enc
         and header.model.weights_sha256 == model.info.weights_sha256
         and (shape.width, shape.height) == size
         and shape.fps == (options.fps or video.fps)
-        and shape.start == (rational(options.start_seconds) or None)
-        and shape.duration == rational(options.duration_seconds)
+        and _has_part(header, options.part)
+    )
+
+
+def _has_part(header: Header, part: Part) -> bool:
+    """Return whether a header states this part of the source."""
+    shape, given = header.transform, header.metadata
+    if part_metadata(part) != {key: given[key] for key in PART_KEYS if key in given}:
+        return False
+    start, duration = rational(part.start_seconds) or None, rational(part.duration_seconds)
+    return (part.start_frame is not None or shape.start == start) and (
+        part.num_frames is not None or shape.duration == duration
     )
 
 
@@ -317,8 +328,7 @@ def is_decoded(output: Path, source: Path, options: DecodeOptions) -> bool:
         header, frames = _contents(source)
         shape = header.transform
         if options.is_part:
-            part = (options.start_seconds, options.duration_seconds)
-            first, end = frames_between(header, frames, *part)
+            first, end = frames_between(header, frames, options.part)
             frames = end - first
         if output.suffix.lower() in PICTURE_SUFFIXES:
             picture = probe(output)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
+from vtok._times import MAX_SECONDS, Part
 from vtok.codefile.header import CodeFormat
 from vtok.errors import OptionError, UsageError
 from vtok.video.frames import parse_size
 
 FORMATS = ("vtok", "npy", "safetensors")
 DUMP_KINDS = ("jsonl", "text", "bin")
-MAX_SECONDS = 1e9
-"""31 years, the most that a header holds."""
 MAX_EFFORT = 1000
 
 
@@ -45,8 +44,32 @@ class Rate:
         return " ".join(f"{key} {value:g}" for key, value in limits.items() if value is not None)
 
 
+class _HasPart:
+    """Options with a part of a video."""
+
+    start_seconds: float
+    duration_seconds: float | None
+    start_frame: int | None
+    num_frames: int | None
+
+    @property
+    def part(self) -> Part:
+        """The part of the video; raises as `Part` does."""
+        return Part(self.start_seconds, self.duration_seconds, self.start_frame, self.num_frames)
+
+
+PART_KEYS = ("start_frame", "num_frames")
+"""Keys of a header's metadata for a part in frames."""
+
+
+def part_metadata(part: Part) -> dict[str, str]:
+    """Return the metadata of a header that states a part in frames."""
+    given = ((key, getattr(part, key)) for key in PART_KEYS)
+    return {key: str(value) for key, value in given if value is not None}
+
+
 @dataclass(frozen=True)
-class EncodeOptions:
+class EncodeOptions(_HasPart):
     """Options of encoding one video.
 
     Attributes:
@@ -55,6 +78,8 @@ class EncodeOptions:
         fps: frame rate to resample to; the source's rate if None.
         start_seconds: start time in the source.
         duration_seconds: length to encode; to the end if None.
+        start_frame: number of the first frame, in place of `start_seconds`.
+        num_frames: number of frames of the source, in place of `duration_seconds`.
         num_stages: stages of codes to keep; all if None.
         num_bits: bits per position, as an alternative to `num_stages`.
         min_psnr: choose the fewest stages per chunk that reach this PSNR in dB.
@@ -73,6 +98,8 @@ class EncodeOptions:
     fps: Fraction | None = None
     start_seconds: float = 0.0
     duration_seconds: float | None = None
+    start_frame: int | None = None
+    num_frames: int | None = None
     num_stages: int | None = None
     num_bits: int | None = None
     min_psnr: float | None = None
@@ -90,12 +117,9 @@ class EncodeOptions:
     def __post_init__(self) -> None:
         if self.to not in FORMATS:
             raise OptionError("to", self.to, f"one of {', '.join(FORMATS)}")
-        if not 0 <= self.start_seconds <= MAX_SECONDS:
-            raise OptionError("start_seconds", f"{self.start_seconds:g}", "0 or more seconds")
-        for field in ("duration_seconds", "timeout_seconds"):
-            value = getattr(self, field)
-            if value is not None and not 0 < value <= MAX_SECONDS:
-                raise OptionError(field, f"{value:g}", "more than 0 seconds")
+        _ = self.part  # checks it
+        if not 0 < self.timeout_seconds <= MAX_SECONDS:
+            raise OptionError("timeout_seconds", f"{self.timeout_seconds:g}", "more than 0 seconds")
         check_effort(self.effort)
         if self.rate and self.to != "vtok":
             raise OptionError("to", self.to, "vtok: an array has the same stages in every chunk")
@@ -104,7 +128,7 @@ class EncodeOptions:
 
 
 @dataclass(frozen=True)
-class DecodeOptions:
+class DecodeOptions(_HasPart):
     """Options of decoding one file.
 
     Attributes:
@@ -118,6 +142,8 @@ class DecodeOptions:
             equal to those of the whole file; a model with unbounded lookback is decoded from the
             start.
         duration_seconds: length to decode; to the end if None.
+        start_frame: number of the first frame, in place of `start_seconds`.
+        num_frames: number of frames, in place of `duration_seconds`.
     """
 
     num_stages: int | None = None
@@ -128,15 +154,17 @@ class DecodeOptions:
     salvage: bool = False
     start_seconds: float = 0.0
     duration_seconds: float | None = None
+    start_frame: int | None = None
+    num_frames: int | None = None
 
     @property
     def is_part(self) -> bool:
         """True if less than the whole video is requested."""
-        return self.start_seconds != 0 or self.duration_seconds is not None
+        return not self.part.is_whole
 
 
 @dataclass(frozen=True)
-class CutOptions:
+class CutOptions(_HasPart):
     """Options of copying part of a code file.
 
     Attributes:
@@ -144,6 +172,8 @@ class CutOptions:
         num_bits: bits per position, as an alternative to `num_stages`.
         start_seconds: start time in the video.
         duration_seconds: length to keep; to the end if None.
+        start_frame: number of the first frame, in place of `start_seconds`.
+        num_frames: number of frames, in place of `duration_seconds`.
         max_bytes: drop the last stages until the file is no longer than this.
         overwrite: replace an existing output.
     """
@@ -152,6 +182,8 @@ class CutOptions:
     num_bits: int | None = None
     start_seconds: float = 0.0
     duration_seconds: float | None = None
+    start_frame: int | None = None
+    num_frames: int | None = None
     max_bytes: int | None = None
     overwrite: bool = False
 

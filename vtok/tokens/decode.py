@@ -140,5 +140,4 @@ def _model(info: TokenFileInfo, models: ModelCache, tokens: TokenModels, name: s
 def _frames(info: TokenFileInfo, options: DecodeOptions) -> tuple[int, int]:
     if not options.is_part:
         return 0, info.num_frames
-    part = (options.start_seconds, options.duration_seconds)
-    return frames_between(info.header, info.num_frames, *part)
+    return frames_between(info.header, info.num_frames, options.part)

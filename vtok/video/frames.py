@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from vtok._times import SLACK, Part, exact, snap
 from vtok.errors import OptionError
 
 Ticks = npt.NDArray[np.int64]  # time stamps in units of the time base, rising
@@ -43,6 +45,36 @@ class Timeline:
         Time stamps are rounded, often to milliseconds; the exact rate is not.
         """
         return seconds if self.variable else round(seconds * self.fps) / self.fps
+
+    def bounds(self, part: Part) -> tuple[Fraction, Fraction | None]:
+        """Return the seconds at which a part starts and ends; None for the end of the video."""
+        if part.start_frame is not None:
+            start, begin = (self._edge(part.start_frame),) * 2
+        else:
+            begin = exact(part.start_seconds)
+            start = self._snap(begin)
+        if part.num_frames is not None:
+            return start, self._edge(self._position(start) + part.num_frames)
+        if part.duration_seconds is None:
+            return start, None
+        return start, self._snap(begin + exact(part.duration_seconds))
+
+    def _edge(self, position: int) -> Fraction:
+        """Return the time of a frame, or the end of the video."""
+        return self.duration_seconds if position >= self.num_frames else self.time(position)
+
+    def _position(self, seconds: Fraction) -> int:
+        """Return the number of the first frame at or after a time."""
+        return bisect_left(range(self.num_frames), seconds, key=self.time)
+
+    def _snap(self, seconds: Fraction) -> Fraction:
+        """Return the time of the frame that a time means; see `vtok._times`."""
+        if not self.variable:
+            return snap(seconds, self.fps)
+        after = self._position(seconds)
+        near, far = self._edge(max(0, after - 1)), self._edge(after)
+        slack = min(far - near, 1 / self.fps) * SLACK
+        return next((edge for edge in (near, far) if abs(edge - seconds) < slack), seconds)
 
 
 def find_timeline(
@@ -231,19 +263,17 @@ def resize_frames(frames: Frames, width: int, height: int) -> Frames:
     return resized
 
 
-def resample(
-    timed: Iterable[tuple[Fraction, T]], fps: Fraction, frame_seconds: Fraction
-) -> Iterator[T]:
+def resample(timed: Iterable[tuple[Fraction, T]], fps: Fraction, end: Fraction) -> Iterator[T]:
     """Drop and repeat frames to get a constant rate.
 
     Output k, at k / fps after the first frame, is the frame nearest in time, the earlier of two
-    equally near ones. Outputs start before the last frame ends. Times are rationals, so long
+    equally near ones. Outputs start before the end. Times are rationals, so long
     videos do not drift.
 
     Args:
         timed: Pairs of a time in seconds, rising, and a frame.
         fps: Rate of the output in frames per second.
-        frame_seconds: Duration of the last frame.
+        end: Time at which the last frame ends.
 
     Yields:
         Frames at the new rate; a repeated frame is the same object again.
@@ -259,7 +289,7 @@ def resample(
             yield held
             count += 1
         held_time, held = time, frame
-    while origin + count / fps < held_time + frame_seconds:
+    while origin + count / fps < end or not count:
         yield held
         count += 1
 

@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from vtok._times import Part, exact
 from vtok.errors import InputError, OptionError, UsageError, VideoError, VtokError
 from vtok.video.decoder_process import ChildDied, ChildTimeout, Decoder
 from vtok.video.frames import Frames, VideoInfo, parse_size
@@ -34,6 +35,7 @@ class VideoReader:
     info: VideoInfo  # what the file holds, before `start_seconds`, `fps` and `size`
     output_fps: Fraction  # rate of the returned frames; the mean if it varies
     output_size: tuple[int, int]  # width and height in pixels of the frames that are given
+    start_seconds: Fraction  # time of the requested start, from the first frame of the file
     frames_read: int  # frames given so far
 
     def __init__(
@@ -42,6 +44,8 @@ class VideoReader:
         *,
         start_seconds: float | Fraction = 0.0,
         duration_seconds: float | Fraction | None = None,
+        start_frame: int | None = None,
+        num_frames: int | None = None,
         fps: Fraction | None = None,
         size: tuple[int, int] | str | None = None,
         timeout_seconds: float = 60.0,
@@ -51,8 +55,10 @@ class VideoReader:
 
         Args:
             path: The file.
-            start_seconds: Skip frames before this time.
+            start_seconds: Skip frames before this time; see `vtok._times`.
             duration_seconds: Length to read; None reads to the end.
+            start_frame: Number of the first frame, in place of `start_seconds`.
+            num_frames: Frames of the source to read, in place of `duration_seconds`.
             fps: Rate to convert to by dropping and repeating frames; None keeps all frames.
             size: Width and height to resize to, or a text for `parse_size`; None keeps the source
                 size.
@@ -67,7 +73,8 @@ class VideoReader:
         self._path, self._timeout_seconds = path, timeout_seconds
         self.frames_read = 0
         self._ring: Frames | None = None
-        request = make_request(path, start_seconds, duration_seconds, fps, size)
+        part = Part(start_seconds, duration_seconds, start_frame, num_frames)
+        request = make_request(path, part, fps, size)
         _check_file(path)
         self._ended, self._is_lent = False, decoder is not None
         self._decoder = decoder or Decoder()
@@ -76,6 +83,7 @@ class VideoReader:
             message = self._receive("info")
             self.info = VideoInfo(**{**message["info"], "fps": Fraction(message["info"]["fps"])})
             self.output_fps = Fraction(message["fps"])
+            self.start_seconds = Fraction(message["start"])
             width, height = self.output_size = message["width"], message["height"]
             self._ring = map_ring(self._decoder.memory, message["batch_frames"], height, width)
         except BaseException:
@@ -160,31 +168,27 @@ def probe(path: Path, timeout_seconds: float = 60.0) -> VideoInfo:
 
 
 def make_request(
-    path: Path,
-    start_seconds: float | Fraction,
-    duration_seconds: float | Fraction | None,
-    fps: Fraction | None,
-    size: tuple[int, int] | str | None,
+    path: Path, part: Part, fps: Fraction | None, size: tuple[int, int] | str | None
 ) -> dict[str, Any]:
     """Make the request that a `VideoReader` with these arguments sends to its decoder.
 
     Raises:
         OptionError: An argument is out of range.
     """
-    for name, seconds in (("start_seconds", start_seconds), ("duration_seconds", duration_seconds)):
-        if seconds is not None and not 0 <= seconds < float("inf"):
-            raise OptionError(name, seconds, "a number of at least 0")
-    if duration_seconds == 0:
-        raise OptionError("duration_seconds", duration_seconds, "a number above 0")
     if fps is not None and not 0 < fps <= 1000:
         raise OptionError("fps", fps, "a rate above 0 and at most 1000")
     text = f"{size[0]}x{size[1]}" if isinstance(size, tuple) else size
     if text is not None:
         parse_size(text, 16, 9)  # an invalid size is an error before any file is opened
-    # Fraction(str(...)) is the decimal that was meant, not its binary approximation
-    duration = None if duration_seconds is None else Fraction(str(duration_seconds))
-    start = Fraction(str(start_seconds))
-    fields = {"path": path, "start": start, "duration": duration, "fps": fps, "size": text}
+    duration = part.duration_seconds
+    fields = {
+        **vars(part),
+        "start_seconds": exact(part.start_seconds),
+        "duration_seconds": None if duration is None else exact(duration),
+        "path": path,
+        "fps": fps,
+        "size": text,
+    }
     return {name: None if value is None else str(value) for name, value in fields.items()}
 
 

@@ -16,9 +16,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vtok._times import Part
 from vtok.errors import VideoError
 from vtok.video.ffmpeg import VideoIndex, describe_damage, read_ffmpeg, read_index
-from vtok.video.frames import DEFAULT_FPS, Frames, VideoInfo, parse_size, resize_frames
+from vtok.video.frames import DEFAULT_FPS, Frames, Timeline, VideoInfo, parse_size, resize_frames
 from vtok.video.images import is_picture, read_picture
 
 TimedFrames = Iterator[tuple[Fraction, Frames]]
@@ -36,19 +37,23 @@ class Request:
     """File, and the part of it to read."""
 
     path: Path
-    start: Fraction  # seconds from the first frame
-    duration: Fraction | None  # seconds; None reads to the end
+    part: Part  # frames to read
     fps: Fraction | None  # rate of the output; None keeps the frames as they are
     size: str | None  # size as `parse_size` takes it; None keeps the size of the source
 
     @classmethod
     def from_fields(cls, fields: dict[str, str | None]) -> Request:
         """Convert from a result of `make_request`."""
-        duration, fps = fields["duration"], fields["fps"]
+        duration, fps = fields["duration_seconds"], fields["fps"]
+        first, count = fields["start_frame"], fields["num_frames"]
         return cls(
             path=Path(fields["path"] or ""),
-            start=Fraction(fields["start"] or 0),
-            duration=None if duration is None else Fraction(duration),
+            part=Part(
+                Fraction(fields["start_seconds"] or 0),
+                None if duration is None else Fraction(duration),
+                None if first is None else int(first),
+                None if count is None else int(count),
+            ),
             fps=None if fps is None else Fraction(fps),
             size=fields["size"],
         )
@@ -61,8 +66,10 @@ class Source:
     info: VideoInfo  # properties of the file
     width: int  # width of the frames that are read, in pixels
     height: int  # height of the frames that are read, in pixels
-    last_seconds: Fraction  # duration of the last frame
-    frames: TimedFrames  # the frames, to be read once
+    start: Fraction  # seconds from the first frame at which the requested part starts
+    end: Fraction | None  # seconds at which it ends; None for the end of the video
+    length: Fraction  # seconds from the first frame to the end of the last
+    frames: TimedFrames  # the frames, to be read once, perhaps with some before and after the part
 
 
 def open_source(request: Request, on_progress: Callable[[], None]) -> Source:
@@ -82,9 +89,9 @@ def open_source(request: Request, on_progress: Callable[[], None]) -> Source:
     width, height = index.width, index.height
     if request.size is not None:
         width, height = parse_size(request.size, width, height)
-    reader, frames = _choose_reader(request, index, width, height)
     timeline = index.timeline
-    last_seconds = timeline.duration_seconds - timeline.time(timeline.num_frames - 1)
+    start, end = timeline.bounds(request.part)
+    reader, frames = _choose_reader(request.path, start, index, width, height)
     info = VideoInfo(
         width=index.width,
         height=index.height,
@@ -96,7 +103,7 @@ def open_source(request: Request, on_progress: Callable[[], None]) -> Source:
         reader=reader,
         codec=index.codec,
     )
-    return Source(info, width, height, last_seconds, frames)
+    return Source(info, width, height, start, end, timeline.duration_seconds, frames)
 
 
 def _open_picture(request: Request) -> Source:
@@ -117,23 +124,26 @@ def _open_picture(request: Request) -> Source:
     if request.size is not None:
         width, height = parse_size(request.size, width, height)
     frame = resize_frames(picture[None], width, height)[0]
-    return Source(info, width, height, 1 / DEFAULT_FPS, iter([(Fraction(0), frame)]))
+    timeline = Timeline(None, Fraction(1), 1, DEFAULT_FPS, False, 1 / DEFAULT_FPS)
+    start, end = timeline.bounds(request.part)
+    frames = iter([(Fraction(0), frame)])
+    return Source(info, width, height, start, end, 1 / DEFAULT_FPS, frames)
 
 
 def _choose_reader(
-    request: Request, index: VideoIndex, width: int, height: int
+    path: Path, start: Fraction, index: VideoIndex, width: int, height: int
 ) -> tuple[Literal["decord", "ffmpeg"], TimedFrames]:
     """Choose decord for what it reads exactly, else ffmpeg; try the first frame."""
-    if suits_decord(index, width, height) and request.start < SEEK_SECONDS:
-        frames = read_decord(request.path, index, width, height)
+    if suits_decord(index, width, height) and start < SEEK_SECONDS:
+        frames = read_decord(path, index, width, height)
         try:
             first = next(frames)
         except DecordFault:
             pass
         else:
-            rest = _finish_with_ffmpeg(frames, request.path, index, width, height)
+            rest = _finish_with_ffmpeg(frames, path, index, width, height)
             return "decord", chain([first], rest)
-    return "ffmpeg", _to_the_end(request, index, width, height)
+    return "ffmpeg", _to_the_end(path, start, index, width, height)
 
 
 def _finish_with_ffmpeg(
@@ -149,14 +159,16 @@ def _finish_with_ffmpeg(
         yield from islice(read_ffmpeg(path, index, width, height), count, None)
 
 
-def _to_the_end(request: Request, index: VideoIndex, width: int, height: int) -> TimedFrames:
+def _to_the_end(
+    path: Path, start: Fraction, index: VideoIndex, width: int, height: int
+) -> TimedFrames:
     """Read with ffmpeg; if the file is cut, raise an error at its end."""
     count = 0
-    for timed in read_ffmpeg(request.path, index, width, height, request.start):
+    for timed in read_ffmpeg(path, index, width, height, start):
         count += 1
         yield timed
     if index.damage is not None:
-        raise VideoError(f"{request.path}: {describe_damage(count, index.damage)}")
+        raise VideoError(f"{path}: {describe_damage(count, index.damage)}")
 
 
 class DecordFault(Exception):

@@ -105,16 +105,13 @@ def die_with_parent(lifeline: int) -> None:
         pass
 
 
-def _select(
-    source: Source, request: Request, channel: Channel
-) -> Iterator[tuple[Fraction, Frames]]:
-    """Yield the frames from the requested start to the requested end."""
-    end = None if request.duration is None else request.start + request.duration
+def _select(source: Source, channel: Channel) -> Iterator[tuple[Fraction, Frames]]:
+    """Yield the frames of the requested part."""
     for seconds, frame in source.frames:
         channel.alive()
-        if end is not None and seconds >= end:
+        if source.end is not None and seconds >= source.end:
             return
-        if seconds >= request.start:
+        if seconds >= source.start:
             yield seconds, frame
 
 
@@ -146,14 +143,15 @@ def _serve(request: Request, memory: int, channel: Channel) -> None:
         "info",
         info={**vars(source.info), "fps": str(source.info.fps)},
         fps=str(fps),
+        start=str(source.start),
         width=source.width,
         height=source.height,
         batch_frames=batch_frames,
     )
-    timed = _select(source, request, channel)
+    timed = _select(source, channel)
     frames: Iterator[Frames] = (frame for _, frame in timed)
     if request.fps is not None:
-        frames = resample(timed, request.fps, source.last_seconds)
+        frames = resample(timed, request.fps, min(source.end or source.length, source.length))
     _send_frames(frames, ring, channel)
     channel.send("end")
 
