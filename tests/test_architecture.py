@@ -48,7 +48,7 @@ OWNERS = {
     "tensorboard": {"training"},
     "matplotlib": {"evaluation"},
     "torch": {"nn", "models", "pipeline", "evaluation", "tokens", "training"},
-    "einops": {"nn", "pipeline", "tokens"},
+    "einops": {"nn", "models", "pipeline", "tokens"},
 }
 READING_DISTANCE = {"pipeline/encode.py": 32, "pipeline/decode.py": 34}
 """Most files that must be read to follow a file and all that it imports, without __init__.py."""

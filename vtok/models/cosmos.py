@@ -8,28 +8,36 @@ temporal attention reads back without limit, so that the memory of a stream grow
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+import re
 from dataclasses import dataclass
-from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
-from vtok.errors import OptionError, ShapeError
+from vtok.errors import CheckpointError, InputError, OptionError, ShapeError
+from vtok.models.checkpoint import open_tensors
+from vtok.models.cosmos_layers import (
+    POINT,
+    Downsample,
+    FrameNorm,
+    Haar,
+    Layers,
+    Level,
+    Middle,
+    ResidualBlock,
+    Upsample,
+    conv,
+    factorized,
+)
+from vtok.models.torch_file import float_tensors, read_torch_file
 from vtok.nn.fsq import FSQ
 from vtok.nn.interface import Geometry, Stream, Tokenizer, Window
-from vtok.nn.layers import (
-    CausalConv3d,
-    CausalLayer,
-    Context,
-    StreamState,
-    as_clip,
-    as_frames,
-    channels_first,
-)
+from vtok.nn.layers import Context, StreamState
 
 LEVELS = (8, 8, 8, 5, 5, 5)
 MAX_WIDTH, MAX_RESOLUTIONS, MAX_BLOCKS, MAX_ENTRIES, MAX_WINDOW = 1 << 14, 8, 16, 1 << 24, 1 << 12
@@ -132,6 +140,11 @@ class CosmosConfig:
         temporal = [0 < i <= times for i in numbers]
         return tuple((t, t or i < spaces > times) for i, t in zip(numbers, temporal, strict=True))
 
+    @property
+    def compression(self) -> str:
+        """Frames x pixels x pixels of a latent position, such as 8x16x16."""
+        return f"{self.temporal_compression}" + f"x{self.spatial_compression}" * 2
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         items = dataclasses.asdict(self).items()
@@ -155,226 +168,6 @@ def _is_whole(value: object, least: int, most: int) -> bool:
     return type(value) is int and least <= value <= most
 
 
-def haar_matrix(patch_size: int) -> Tensor:
-    """Create the signs of a 3-D Haar transform, [bands, frames * rows * columns].
-
-    Bands of the last level are outermost; each level orders its bands by time, height and width.
-    """
-    pair = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
-    level = torch.kron(torch.kron(pair, pair), pair)
-    matrix, size = torch.ones(1, 1), 1
-    while size < patch_size:
-        axes = {"f": 2, "p": 2, "q": 2, "g": size, "r": size, "s": size}
-        pattern = "bands (f p q g r s) -> bands (f g p r q s)"
-        matrix, size = rearrange(torch.kron(level, matrix), pattern, **axes), size * 2
-    return matrix
-
-
-class Haar(nn.Module):
-    """Wavelet transform of blocks of `patch_size` frames, rows and columns, and its inverse."""
-
-    def __init__(self, patch_size: int, dim: int = 3) -> None:
-        super().__init__()
-        self.patch_size = patch_size
-        signs = torch.kron(haar_matrix(patch_size), torch.eye(dim))
-        self.register_buffer("signs", signs, persistent=False)
-        self.signs: Tensor
-
-    def forward(self, clip: Tensor) -> Tensor:
-        """[B, 3, t * p, h * p, w * p] -> [B, 3 * p**3, t, h, w]."""
-        p = self.patch_size
-        pattern = "b c (t f) (h p) (w q) -> b t h w (f p q c)"
-        blocks = rearrange(clip, pattern, f=p, p=p, q=p)
-        return channels_first(F.linear(blocks, self.signs / p**3))
-
-    def inverse(self, bands: Tensor) -> Tensor:
-        """[B, 3 * p**3, t, h, w] -> [B, 3, t * p, h * p, w * p]."""
-        p = self.patch_size
-        blocks = F.linear(bands.movedim(1, -1), self.signs.t())
-        pattern = "b t h w (f p q c) -> b c (t f) (h p) (w q)"
-        return rearrange(blocks, pattern, f=p, p=p, q=p)
-
-
-class Layers(nn.Sequential):
-    """Causal layers, one after the other."""
-
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        """Apply all layers to one chunk."""
-        for layer in self:
-            x = layer(x, context)
-        return x
-
-
-def conv(dim: int, dim_out: int, kernel: tuple[int, int, int], stride: int = 1) -> CausalConv3d:
-    """Create a convolution that pads space with zeros and time with the first frame."""
-    strides = tuple(stride if size > 1 else 1 for size in kernel)
-    return CausalConv3d(dim, dim_out, kernel, strides, time_mode="replicate")  # type: ignore[arg-type]
-
-
-SPACE, TIME, POINT = (1, 3, 3), (3, 1, 1), (1, 1, 1)
-
-
-def factorized(dim: int, dim_out: int) -> Layers:
-    """Create a convolution over space, then one over time."""
-    return Layers(conv(dim, dim_out, SPACE), conv(dim_out, dim_out, TIME))
-
-
-class FrameNorm(nn.GroupNorm):
-    """Normalization of each frame over all channels and pixels."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__(1, dim, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, T, H, W] -> the same shape."""
-        return as_clip(super().forward(as_frames(x)), x.shape[0])
-
-
-class ResidualBlock(CausalLayer):
-    """Two factorized convolutions, each after a norm and SiLU, added to the input."""
-
-    def __init__(self, dim: int, dim_out: int) -> None:
-        super().__init__()
-        self.norm1, self.conv1 = FrameNorm(dim), factorized(dim, dim_out)
-        self.norm2, self.conv2 = FrameNorm(dim_out), factorized(dim_out, dim_out)
-        self.nin_shortcut = conv(dim, dim_out, POINT) if dim != dim_out else None
-
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        """[B, dim, T, H, W] -> [B, dim_out, T, H, W]."""
-        hidden = self.conv1(F.silu(self.norm1(x), inplace=True), context)
-        hidden = self.conv2(F.silu(self.norm2(hidden), inplace=True), context)
-        return hidden + (x if self.nin_shortcut is None else self.nin_shortcut(x, context))
-
-
-class Attention(CausalLayer):
-    """Base class of attention with one head."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.norm = FrameNorm(dim)
-        self.q, self.k, self.v, self.proj_out = (conv(dim, dim, POINT) for _ in range(4))
-
-    def _qkv(self, x: Tensor, context: Context) -> list[Tensor]:
-        hidden = self.norm(x)
-        return [layer(hidden, context) for layer in (self.q, self.k, self.v)]
-
-
-class SpaceAttention(Attention):
-    """Attention among the positions of each frame."""
-
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        """[B, C, T, H, W] -> the same shape."""
-        pattern = "b c t h w -> (b t) 1 (h w) c"
-        q, k, v = (rearrange(y, pattern) for y in self._qkv(x, context))
-        hidden = F.scaled_dot_product_attention(q, k, v)
-        batch, _, _, height, width = x.shape
-        pattern = "(b t) 1 (h w) c -> b c t h w"
-        hidden = rearrange(hidden, pattern, b=batch, h=height, w=width)
-        return x + self.proj_out(hidden, context)
-
-
-class TimeAttention(Attention):
-    """Attention of each position to itself and to earlier steps."""
-
-    lookback = None
-
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        """[B, C, T, H, W] -> the same shape."""
-        height, steps = x.shape[3], x.shape[2]
-        q, k, v = (rearrange(y, "b c t h w -> b (h w) t c") for y in self._qkv(x, context))
-        if context.state is not None:
-            past = context.past(self)
-            both = (
-                torch.stack((k, v)) if past is None else torch.cat((past, torch.stack((k, v))), 3)
-            )
-            context.state.keep(self, both.detach())
-            k, v = both
-        mask = torch.ones(steps, k.shape[2], dtype=torch.bool, device=x.device)
-        mask = mask.tril(k.shape[2] - steps)
-        hidden = F.scaled_dot_product_attention(q, k, v, mask if steps > 1 else None)
-        hidden = rearrange(hidden, "b (h w) t c -> b c t h w", h=height)
-        return x + self.proj_out(hidden, context)
-
-
-class Downsample(CausalLayer):
-    """Halve space and time by strided convolutions plus average pooling, which is part of them."""
-
-    def __init__(self, dim: int, *, time: bool, space: bool) -> None:
-        super().__init__()
-        self.conv1 = conv(dim, dim, SPACE, 2) if space else None
-        self.conv2 = conv(dim, dim, TIME, 2) if time else None
-        self.conv3 = conv(dim, dim, POINT)
-        self.lookback = 2 if time else 0
-
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        """[B, C, T, H, W] -> [B, C, T', H / 2, W / 2]; T' = 1 + n of 1 + 2n frames, n of 2n."""
-        if self.conv1 is not None:
-            layer = self.conv1.conv
-            weight = layer.weight[:, :, 0].clone()
-            weight[..., :2, :2].diagonal().add_(0.25)
-            frames = F.conv2d(F.pad(as_frames(x), (0, 1, 0, 1)), weight, layer.bias, 2)
-            x = as_clip(frames, x.shape[0])
-        if self.conv2 is not None:
-            layer = self.conv2.conv
-            weight = layer.weight.clone()
-            weight[:, :, 1:].diagonal().add_(0.5)
-            x = F.conv3d(self.conv2._pad_time(x, context), weight, layer.bias, (2, 1, 1))
-        return self.conv3(x, context)
-
-
-class Upsample(CausalLayer):
-    """Double time and space by repeating frames and pixels, each with a residual convolution."""
-
-    def __init__(self, dim: int, *, time: bool, space: bool) -> None:
-        super().__init__()
-        self.conv1 = conv(dim, dim, TIME) if time else None
-        self.conv2 = conv(dim, dim, SPACE) if space else None
-        self.conv3 = conv(dim, dim, POINT)
-        self.lookback = 2 if time else 0
-
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        """[B, C, t, h, w] -> [B, C, T, h * 2, w * 2]; T = 1 + 2n of 1 + n steps, 2n of n later."""
-        if self.conv1 is not None:
-            first = context.past(self.conv1) is None
-            x = x.repeat_interleave(2, dim=2)[:, :, int(first) :]
-            x = self.conv1(x, context) + x
-        if self.conv2 is not None:
-            x = x.repeat_interleave(2, dim=3).repeat_interleave(2, dim=4)
-            x = self.conv2(x, context) + x
-        return self.conv3(x, context)
-
-
-class Level(nn.Module):
-    """Residual blocks of one width, and a change of resolution after them."""
-
-    def __init__(self, blocks: list[ResidualBlock], name: str, resample: nn.Module | None) -> None:
-        super().__init__()
-        self.block = Layers(*blocks)
-        self.resample = name
-        if resample is not None:
-            self.add_module(name, resample)
-
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        """[B, C, T, H, W] -> [B, C', T', H', W']."""
-        x = self.block(x, context)
-        resample = getattr(self, self.resample, None)
-        return x if resample is None else resample(x, context)
-
-
-class Middle(nn.Module):
-    """Two residual blocks with attention over space and over time between them."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.block_1 = ResidualBlock(dim, dim)
-        self.attn_1 = Layers(SpaceAttention(dim), TimeAttention(dim))
-        self.block_2 = ResidualBlock(dim, dim)
-
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        """[B, C, T, H, W] -> the same shape."""
-        return self.block_2(self.attn_1(self.block_1(x, context), context), context)
-
-
 class Encoder(nn.Module):
     """Encoder from wavelet bands to `z_channels`."""
 
@@ -387,10 +180,10 @@ class Encoder(nn.Module):
             widths = [dim] + [width] * config.num_res_blocks
             time, space = (*config.downs, (False, False))[number]
             down = Downsample(width, time=time, space=space) if time or space else None
-            blocks = [ResidualBlock(*pair) for pair in pairwise(widths)]
+            blocks = [ResidualBlock(*pair) for pair in itertools.pairwise(widths)]
             levels.append(Level(blocks, "downsample", down))
             dim = width
-        self.down = Layers(*levels)
+        self.down = Layers(levels)
         self.mid = Middle(dim)
         self.norm_out = FrameNorm(dim)
         self.conv_out = factorized(dim, config.z_channels)
@@ -414,7 +207,7 @@ class Decoder(nn.Module):
             widths = [dim] + [width] * (config.num_res_blocks + 1)
             time, space = (*config.ups, (False, False))[number]
             up = Upsample(width, time=time, space=space) if time or space else None
-            blocks = [ResidualBlock(*pair) for pair in pairwise(widths)]
+            blocks = [ResidualBlock(*pair) for pair in itertools.pairwise(widths)]
             levels.insert(0, Level(blocks, "upsample", up))
             dim = width
         self.up = nn.ModuleList(levels)
@@ -491,3 +284,179 @@ class CosmosTokenizer(Tokenizer):
             if self.quantizer is None
             else self.quantizer.from_codes(codes)
         )
+
+
+ANCHOR = "encoder.conv_in.0.conv3d.weight"
+FOLDER_FILES = (("encoder.jit", "decoder.jit"), ("autoencoder.jit",), ("model.pt",))
+CONSTANTS = ("encoder.patcher3d.", "decoder.unpatcher3d.", "quantizer.", "inv_quant.quantizer.")
+RESAMPLING = re.compile(r"(encoder\.down\.\d+\.down|decoder\.up\.\d+\.up)sample\.conv[123]\.")
+
+
+def read_cosmos(
+    path: Path, *, compression: str | None = None, window: int = 17
+) -> tuple[CosmosTokenizer, list[str]]:
+    """Read a published Cosmos video tokenizer, in float32 and eval mode.
+
+    Args:
+        path: A folder with encoder.jit and decoder.jit, autoencoder.jit, model.pt or a safetensors
+            file; or one of these files.
+        compression: Such as 8x8x8. Needed only if the file also holds the layers of the other
+            compressions and the name of the file or folder does not state it.
+        window: Frames of an independent window; 0 for a stream.
+
+    Returns:
+        The tokenizer, and remarks about the file.
+
+    Raises:
+        InputError: A file is missing or cannot be read.
+        OptionError: `compression` is missing or contradicts the file, or `window` is invalid.
+        CheckpointError: The file is damaged or not a Cosmos video tokenizer.
+    """
+    found: dict[str, Tensor] = {}
+    for file in _files(path):
+        found |= _read_tensors(file)
+    try:
+        theirs, notes = _select(found)
+        config = _config(theirs, compression or _named_compression(path), window)
+        if compression and compression != config.compression:
+            raise OptionError("compression", compression, f"{config.compression}, as in the file")
+        constants = {name: theirs.pop(name) for name in list(theirs) if name.startswith(CONSTANTS)}
+        _check_constants(constants)
+        weights = {_our_name(name): tensor for name, tensor in theirs.items()}
+        with torch.device("meta"):  # shapes without memory, until all are known to fit
+            blank = CosmosTokenizer(config).state_dict()
+        spare = [name for name in weights if name not in blank and RESAMPLING.match(name)]
+        for name in spare:
+            del weights[name]
+        _check_shapes(weights, blank)
+    except _MisfitError as exc:
+        raise CheckpointError(f"{path}: {exc}: not a Cosmos video tokenizer, or damaged") from exc
+    if left_out := len(found) - len(weights):
+        notes.append(f"{left_out} tensors left out: constants, training state and unused layers")
+    tokenizer = CosmosTokenizer(config)
+    tokenizer.load_state_dict(float_tensors(str(path), weights), strict=True)
+    return tokenizer.eval(), notes
+
+
+class _MisfitError(CheckpointError):
+    """Tensors that are not those of a Cosmos video tokenizer."""
+
+
+def _files(path: Path) -> list[Path]:
+    """List the files to read, of a folder or of a file whose counterpart is next to it."""
+    if path.name in FOLDER_FILES[0]:
+        return [path.with_name(name) for name in FOLDER_FILES[0]]
+    if not path.is_dir():
+        return [path]
+    for names in FOLDER_FILES:
+        if all((path / name).is_file() for name in names):
+            return [path / name for name in names]
+    found = sorted(path.glob("*.safetensors"))
+    if len(found) != 1:
+        expected = "encoder.jit and decoder.jit, autoencoder.jit, model.pt or one safetensors file"
+        raise InputError(f"{path}: nothing to import: expected {expected}")
+    return found
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        with open_tensors(path, "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    package = read_torch_file(path)
+    state = package.get("model", package) if isinstance(package, dict) else package
+    return float_tensors(str(path), state)
+
+
+def _select(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Select the network by the names of the .jit files; the moving average if there is one."""
+    for separator, notes in (("-", ["the moving average of the weights is used"]), (".", [])):
+        anchor = ANCHOR.replace(".", separator)
+        roots = [name.removesuffix(anchor) for name in tensors if name.endswith(anchor)]
+        if roots:
+            root = min(roots, key=len)
+            names = {name: name[len(root) :] for name in tensors if name.startswith(root)}
+            return {new.replace(separator, "."): tensors[old] for old, new in names.items()}, notes
+    raise _MisfitError(f"tensor {ANCHOR} is missing")
+
+
+def _our_name(name: str) -> str:
+    return re.sub(r"(norm\w*)\.norm\.", r"\1.", name.replace(".conv3d.", ".conv."))
+
+
+def _named_compression(path: Path) -> str | None:
+    for name in (path.name, path.absolute().parent.name):
+        if match := re.search(r"\d+x(\d+)x\1(?!\d)", name):
+            return match[0]
+    return None
+
+
+def _config(theirs: dict[str, Tensor], compression: str | None, window: int) -> CosmosConfig:
+    """Derive the configuration from names and shapes."""
+
+    def shape(name: str) -> torch.Size:
+        if name not in theirs or theirs[name].ndim != 5:
+            raise _MisfitError(f"tensor {name} is missing or not of five dimensions")
+        return theirs[name].shape
+
+    def count(pattern: str) -> int:
+        return next(n for n in itertools.count() if pattern.format(n) not in theirs)
+
+    sizes = {3 * size**3: size for size in (2, 4)}
+    channels, bands = shape(ANCHOR)[:2]
+    if bands not in sizes:
+        raise _MisfitError(f"tensor {ANCHOR} has {bands} inputs, expected 24 or 192")
+    latent_dim, z_channels = shape("quant_conv.conv3d.weight")[:2]
+    widths = []
+    for side in ("encoder.down", "decoder.up"):
+        first = side + ".{}.block.0.conv1.0.conv3d.weight"
+        widths.append(tuple(shape(first.format(n))[0] for n in range(count(first))))
+    levels = theirs.get("quantizer._levels", theirs.get("inv_quant.quantizer._levels"))
+    discrete = LEVELS if latent_dim == len(LEVELS) else ()
+    halved = [count(f"encoder.down.{{}}.downsample.conv{n}.conv3d.weight") for n in (2, 1)]
+    if f"decoder.up.{len(widths[1]) - 1}.upsample.conv1.conv3d.weight" in theirs:
+        stated = re.fullmatch(r"(\d{1,3})x(\d{1,3})x\2", compression or "")
+        if stated is None:
+            why = "frames x height x width, such as 8x8x8: the file fits several"
+            raise OptionError("compression", compression, why)
+        times, pixels = int(stated[1]), int(stated[2])
+    else:
+        times, pixels = (sizes[bands] << number for number in halved)
+    try:
+        return CosmosConfig(
+            temporal_compression=times,
+            spatial_compression=pixels,
+            levels=discrete if levels is None else tuple(int(x) for x in levels.flatten()[:16]),
+            latent_dim=latent_dim,
+            z_channels=z_channels,
+            patch_size=sizes[bands],
+            channels=channels,
+            encoder_widths=widths[0],
+            decoder_widths=widths[1],
+            num_res_blocks=count("encoder.down.0.block.{}.conv1.0.conv3d.weight"),
+            window=window,
+        )
+    except OptionError as exc:
+        if exc.field == "window":
+            raise
+        raise _MisfitError(str(exc)) from exc
+
+
+def _check_constants(constants: dict[str, Tensor]) -> None:
+    for name, tensor in constants.items():
+        if name.endswith(".wavelets") and not (tensor.float() - 0.5**0.5).abs().max() < 1e-2:
+            raise _MisfitError(f"tensor {name} is not of the Haar transform")
+
+
+def _check_shapes(weights: dict[str, Tensor], blank: dict[str, Tensor]) -> None:
+    for kind, names in (
+        ("missing", blank.keys() - weights.keys()),
+        ("unknown", weights.keys() - blank.keys()),
+    ):
+        if names:
+            raise _MisfitError(f"{kind} tensors: {', '.join(sorted(names)[:3])}")
+    for name, tensor in weights.items():
+        if tensor.shape != blank[name].shape or not tensor.is_floating_point():
+            found, expected = list(tensor.shape), list(blank[name].shape)
+            raise _MisfitError(
+                f"tensor {name}: {found} of {tensor.dtype}, expected floats {expected}"
+            )
