@@ -106,7 +106,7 @@ def test_misfit_tensors_are_named(saved: Path) -> None:
         ({"patch_size": 4}, "has shape"),
         (
             {
-                "layers": [["compress_time", 8]] * 80,
+                "layers": [["compress_time", 8], ["compress_space", 8]] * 9,
                 "decoder_layers": None,
                 "decoder_init_dim": None,
             },

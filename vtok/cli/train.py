@@ -139,13 +139,14 @@ def train_learner(
     if threads is not None and threads < 1:
         raise UsageError(f"--threads {threads}: expected 1 or more")
     with loading(quiet=quiet):
-        from vtok.models.load import load
+        from vtok.models.load import load, require_own
         from vtok.training.config import parse_settings
         from vtok.training.token_trainer import TokenTraining, train_tokens
 
         loaded = load(model, device=device, dtype="float32")
+        require_own(loaded.info, "learned tokens")
     over = parse_settings(settings or []) | ({} if steps is None else {"steps": steps})
-    config = TokenTraining.from_settings(loaded.tokenizer.quantizer.dim, learner, over)
+    config = TokenTraining.from_settings(loaded.geometry.latent_dim, learner, over)
 
     def tell(line: str) -> None:
         say(line, quiet=quiet)

@@ -102,13 +102,15 @@ class DatasetOptions:
 
 def make_recipe(options: DatasetOptions, info: CheckpointInfo, dtype: str) -> dict[str, Any]:
     """Collect everything that determines the codes of an item, as JSON types."""
-    encode, config = options.encode, info.config
-    bits = config.num_codebooks * (config.codebook_size.bit_length() - 1)
+    encode, shapes = options.encode, info.geometry
+    stages = choose_stages(
+        encode.num_stages, encode.num_bits, shapes.num_stages, shapes.stored_bits
+    )
     return {
         "to": options.to,
         "size": encode.size,
         "fps": None if encode.fps is None else str(encode.fps),
-        "stages": choose_stages(encode.num_stages, encode.num_bits, config.num_stages, bits),
+        "stages": stages,
         "min_psnr": encode.min_psnr,
         "max_bpp": encode.max_bpp,
         "compress": encode.compress and options.file_format == "vtok",

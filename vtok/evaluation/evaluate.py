@@ -169,8 +169,7 @@ def stages_of(model: LoadedTokenizer, bits: Sequence[int] | None) -> dict[int, i
     Raises:
         OptionError: for bits that no number of stages takes.
     """
-    quantizer = model.tokenizer.quantizer
-    stages, each = quantizer.num_stages, quantizer.bits_per_stage
+    stages, each = model.geometry.num_stages, model.geometry.stored_bits
     if bits is None:
         doubling = (1 << power for power in range(stages.bit_length()))
         return {each * k: k for k in sorted({*doubling, stages})}
@@ -236,7 +235,7 @@ def evaluate_file(
             raise ShapeError(
                 f"{source}: {exc}: leave it out of `metrics`, or use a larger `size`"
             ) from exc
-        codebooks = most * loaded.tokenizer.quantizer.num_codebooks
+        codebooks = most * loaded.geometry.num_codebooks
         usage = tuple(CodeUsage(header.format.codebook_size) for _ in range(codebooks))
         timer, measured = _Timer(), _Measured(header, rates, usage, options.compress)
         # not pipelined: calls ahead of the current chunk would not be timed

@@ -293,7 +293,7 @@ def _digest(text: str) -> str:
 
 def _facts(exhibits: Sequence[Exhibit], model: LoadedTokenizer, title: str) -> dict[str, Any]:
     """All data of the page but pictures and codes, as plain JSON types."""
-    quantizer = model.tokenizer.quantizer
+    geometry = model.geometry
     return {
         "title": printable(title),
         "version": vtok.__version__,
@@ -301,8 +301,8 @@ def _facts(exhibits: Sequence[Exhibit], model: LoadedTokenizer, title: str) -> d
             "name": printable(model.info.name),
             "weights_sha256": model.info.weights_sha256,
             "computed": f"{model.dtype_name} on {model.device.type}",
-            "num_stages": quantizer.num_stages,
-            "bits_per_stage": quantizer.bits_per_stage,
+            "num_stages": geometry.num_stages,
+            "bits_per_stage": geometry.stored_bits,
         },
         "webp_quality": QUALITY,
         "identical_db": IDENTICAL_DB,

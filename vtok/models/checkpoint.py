@@ -12,7 +12,7 @@ import math
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +20,21 @@ from safetensors import SafetensorError, safe_open
 
 from vtok._files import atomic_output
 from vtok.errors import CheckpointError, InputError, UsageError
+from vtok.models.registry import OWN, find_architecture
 from vtok.nn.config import TokenizerConfig
+from vtok.nn.geometry import Geometry
+from vtok.nn.shapes import geometry_of
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from vtok.nn.tokenizer import VideoTokenizer
+    from vtok.nn.interface import Tokenizer
 
-FORMAT, VERSION = "vtok.checkpoint", 1
+FORMAT, VERSION = "vtok.checkpoint", 2
 FIELDS = {"format", "version", "name", "config", "weights_sha256"}
+ADDED = {"arch", "geometry", "licence", "source"}  # in version 2
+MAX_TEXT = 255  # characters
 WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"
 WEIGHT_TYPES = ("F64", "F32", "F16", "BF16")  # in the spelling of safetensors
 
@@ -40,19 +45,29 @@ class CheckpointInfo:
 
     Attributes:
         name: Name of the model.
-        config: Configuration of the tokenizer.
-        config_sha256: SHA-256 of the configuration as canonical JSON.
+        config: Configuration of the tokenizer: a `TokenizerConfig` for the architecture `vtok`, the
+            JSON object of the file for others.
+        config_sha256: SHA-256 of the configuration, with the architecture unless it is `vtok`, as
+            canonical JSON.
         weights_sha256: SHA-256 of names, types, shapes and values of all tensors.
         num_parameters: Numbers in all tensors.
         path: The file.
+        arch: Name of the architecture; see `vtok.models.registry`.
+        geometry: Shapes of the tokenizer.
+        licence: Licence of the weights; None if unknown.
+        source: Where the weights are from; None if unknown.
     """
 
     name: str
-    config: TokenizerConfig
+    config: Any = field(hash=False)
     config_sha256: str
     weights_sha256: str
     num_parameters: int
     path: Path
+    arch: str
+    geometry: Geometry
+    licence: str | None = None
+    source: str | None = None
 
 
 def list_models() -> list[str]:
@@ -92,21 +107,32 @@ def read_info(name_or_path: str | Path) -> CheckpointInfo:
     with open_tensors(path, "numpy") as file:
         header = _read_header(path, file.metadata())
         sizes = [math.prod(file.get_slice(key).get_shape()) for key in file.keys()]  # noqa: SIM118
+    arch, config = header.get("arch", OWN), header["config"]
+    digest = config_digest(arch, config)
     try:
-        config = TokenizerConfig.from_dict(header["config"])
+        find_architecture(arch)
+        if arch == OWN:
+            config = TokenizerConfig.from_dict(config)
+            digest = config_digest(arch, config.to_dict())
+        recorded = header.get("geometry")
+        geometry = geometry_of(config) if recorded is None else Geometry.from_dict(recorded)
     except UsageError as exc:
         raise CheckpointError(f"{path}: {exc}") from exc
     return CheckpointInfo(
         name=header["name"],
         config=config,
-        config_sha256=config_digest(config),
+        config_sha256=digest,
         weights_sha256=header["weights_sha256"],
         num_parameters=sum(sizes),
         path=path,
+        arch=arch,
+        geometry=geometry,
+        licence=header.get("licence"),
+        source=header.get("source"),
     )
 
 
-def load_checkpoint(name_or_path: str | Path) -> tuple[VideoTokenizer, CheckpointInfo]:
+def load_checkpoint(name_or_path: str | Path) -> tuple[Tokenizer, CheckpointInfo]:
     """Load a tokenizer, in float32 and eval mode, and the header of its checkpoint.
 
     Raises:
@@ -114,8 +140,6 @@ def load_checkpoint(name_or_path: str | Path) -> tuple[VideoTokenizer, Checkpoin
         CheckpointError: A tensor is unknown, missing, of a wrong shape, changed, or not finite;
             the configuration is invalid; or the version is too new. The message names the culprit.
     """
-    from vtok.nn.tokenizer import VideoTokenizer
-
     info = read_info(name_or_path)
     with open_tensors(info.path, "pt") as file:
         _check_tensors(info, file)
@@ -124,7 +148,7 @@ def load_checkpoint(name_or_path: str | Path) -> tuple[VideoTokenizer, Checkpoin
         raise CheckpointError(
             f"{info.path}: the weights do not match their SHA-256: fetch it again"
         )
-    tokenizer = VideoTokenizer.from_config(info.config)
+    tokenizer = _build(info)
     tokenizer.load_state_dict(tensors, strict=True)
     for key, tensor in tokenizer.state_dict().items():
         if not tensor.isfinite().all():
@@ -133,7 +157,13 @@ def load_checkpoint(name_or_path: str | Path) -> tuple[VideoTokenizer, Checkpoin
 
 
 def save_checkpoint(
-    path: Path, tokenizer: VideoTokenizer, name: str, dtype: torch.dtype | None = None
+    path: Path,
+    tokenizer: Tokenizer,
+    name: str,
+    dtype: torch.dtype | None = None,
+    *,
+    licence: str | None = None,
+    source: str | None = None,
 ) -> None:
     """Write a checkpoint atomically; the same weights give the same bytes.
 
@@ -142,6 +172,8 @@ def save_checkpoint(
         tokenizer: Configuration and weights.
         name: Name of the model.
         dtype: Type to store the weights in; default: float32.
+        licence: Licence of the weights, one line of at most 255 characters.
+        source: Where the weights are from, likewise.
     """
     import torch
     from safetensors.torch import save
@@ -150,20 +182,23 @@ def save_checkpoint(
         key: tensor.detach().to(dtype or torch.float32).cpu().contiguous()
         for key, tensor in tokenizer.state_dict().items()
     }
-    header = {
+    header: dict[str, Any] = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": 1,
         "name": name,
         "config": tokenizer.config.to_dict(),
         "weights_sha256": weights_digest(tensors),
     }
+    if tokenizer.arch != OWN or licence or source:
+        header |= {"version": 2, "arch": tokenizer.arch, "licence": licence, "source": source}
+        header["geometry"] = tokenizer.geometry.to_dict()
     # a single metadata key: safetensors writes several keys in an order that changes between runs
     data = save(tensors, metadata={"vtok": canonical_json(header)})
     with atomic_output(path, overwrite=True) as temporary:
         temporary.write_bytes(data)
 
 
-def describe(tokenizer: VideoTokenizer) -> CheckpointInfo:
+def describe(tokenizer: Tokenizer) -> CheckpointInfo:
     """Describe a tokenizer in memory: a shipped checkpoint with equal weights, else `unnamed`."""
     import torch
 
@@ -177,10 +212,12 @@ def describe(tokenizer: VideoTokenizer) -> CheckpointInfo:
     return CheckpointInfo(
         name="unnamed",
         config=tokenizer.config,
-        config_sha256=config_digest(tokenizer.config),
+        config_sha256=config_digest(tokenizer.arch, tokenizer.config.to_dict()),
         weights_sha256=weights_digest(tensors),
         num_parameters=sum(tensor.numel() for tensor in tensors.values()),
         path=Path("unnamed"),
+        arch=tokenizer.arch,
+        geometry=tokenizer.geometry,
     )
 
 
@@ -189,9 +226,10 @@ def canonical_json(data: object) -> str:
     return json.dumps(data, sort_keys=True, separators=(",", ":"))
 
 
-def config_digest(config: TokenizerConfig) -> str:
-    """Compute the SHA-256 of a configuration as canonical JSON."""
-    return hashlib.sha256(canonical_json(config.to_dict()).encode()).hexdigest()
+def config_digest(arch: str, config: Mapping[str, Any]) -> str:
+    """Compute the SHA-256 of a configuration, and of the architecture's name, as canonical JSON."""
+    covered = config if arch == OWN else {"arch": arch, "config": config}
+    return hashlib.sha256(canonical_json(covered).encode()).hexdigest()
 
 
 def weights_digest(tensors: Mapping[str, Tensor]) -> str:
@@ -238,27 +276,44 @@ def _read_header(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: checkpoint version {version}, this vtok reads up to {VERSION}: update vtok"
         )
-    if set(header) != FIELDS or not isinstance(header["config"], dict):
+    expected = FIELDS if version == 1 else FIELDS | ADDED
+    if set(header) != expected or not isinstance(header["config"], dict):
         raise CheckpointError(
-            f"{path}: checkpoint fields {sorted(header)}: expected {sorted(FIELDS)}"
+            f"{path}: checkpoint fields {sorted(header)}: expected {sorted(expected)}"
         )
-    name, digest = header["name"], header["weights_sha256"]
-    if not (isinstance(name, str) and name.isprintable() and isinstance(digest, str)):
-        raise CheckpointError(f"{path}: name and weights_sha256: expected text")
+    texts = [header[key] for key in ("name", "weights_sha256", "arch") if key in header]
+    texts += [header[key] for key in ("licence", "source") if header.get(key) is not None]
+    for text in texts:
+        if not (isinstance(text, str) and text.isprintable() and len(text) <= MAX_TEXT):
+            raise CheckpointError(
+                f"{path}: name, weights_sha256, arch, licence and source: expected text"
+            )
     return header  # type: ignore[no-any-return]
+
+
+def _build(info: CheckpointInfo) -> Tokenizer:
+    """Create the tokenizer of a checkpoint, with random weights."""
+    config = info.config.to_dict() if info.arch == OWN else info.config
+    try:
+        return find_architecture(info.arch).build(config)
+    except UsageError as exc:
+        raise CheckpointError(f"{info.path}: {exc}") from exc
 
 
 def _check_tensors(info: CheckpointInfo, file: Any) -> None:
     """Compare the tensors that a file lists with the configuration before allocating memory."""
     import torch
 
-    from vtok.nn.tokenizer import VideoTokenizer
-
-    try:
-        with torch.device("meta"):  # shapes without memory: the config may ask for any size
-            blank = VideoTokenizer.from_config(info.config).state_dict()
-    except UsageError as exc:
-        raise CheckpointError(f"{info.path}: {exc}") from exc
+    with torch.device("meta"):  # shapes without memory: the config may ask for any size
+        made = _build(info)
+    if made.geometry != info.geometry:
+        ours, theirs = made.geometry.to_dict(), info.geometry.to_dict()
+        wrong = next(key for key in ours if ours[key] != theirs[key])
+        raise CheckpointError(
+            f"{info.path}: geometry {wrong} {theirs[wrong]}, but its configuration has "
+            f"{ours[wrong]}: damaged"
+        )
+    blank = made.state_dict()
     found = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
     if unknown := sorted(set(found) - set(blank)):
         raise CheckpointError(f"{info.path}: unknown tensors: {', '.join(unknown[:5])}")

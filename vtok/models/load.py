@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 
-from vtok.errors import InputError, OptionError
+from vtok.errors import InputError, OptionError, UsageError
 from vtok.models.checkpoint import CheckpointInfo, describe, list_models, load_checkpoint
-from vtok.nn.tokenizer import VideoTokenizer
+from vtok.models.registry import OWN
+from vtok.nn.geometry import Geometry
+from vtok.nn.interface import Tokenizer
 
 REUSED_BLOCK = 31 << 20  # bytes; glibc ignores blocks from 32 MiB
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -28,7 +30,7 @@ class LoadedTokenizer:
         batched: whether the encoder joins the calls of several threads into batches.
     """
 
-    tokenizer: VideoTokenizer
+    tokenizer: Tokenizer
     info: CheckpointInfo
     device: torch.device
     dtype: torch.dtype
@@ -39,16 +41,29 @@ class LoadedTokenizer:
         """Name of the type in options and headers, such as `float32`."""
         return str(self.dtype).removeprefix("torch.")
 
+    @property
+    def geometry(self) -> Geometry:
+        """Shapes and plan of the tokenizer."""
+        return self.tokenizer.geometry
+
     def encode(self, video: torch.Tensor, quantize: bool = False) -> torch.Tensor:
-        """Encode a clip [B, 3, T, H, W] in -1..1; see `VideoTokenizer.encode`.
+        """Encode a clip [B, 3, T, H, W] in -1..1 to latents [B, D, t, h, w], or to codes.
 
         The clip is moved to the model's device and type. No gradients are computed.
+
+        Returns:
+            Latents; or with `quantize` codes, int64 [B, t, h, w], or [B, K, t, h, w] with
+            K = stages times codebooks above 1.
         """
         with torch.no_grad():
-            return self.tokenizer.encode(video.to(self.device, self.dtype), quantize)
+            latents = self.tokenizer.encode_latents(video.to(self.device, self.dtype))
+            if not quantize:
+                return latents
+            codes = self.tokenizer.to_codes(latents)
+            return codes.squeeze(1) if codes.shape[1] == 1 else codes
 
     def decode(self, codes_or_latents: torch.Tensor) -> torch.Tensor:
-        """Decode codes or float latents to a clip; see `VideoTokenizer.decode`.
+        """Decode codes or float latents to a clip; see `Tokenizer.decode`.
 
         The input is moved to the model's device. No gradients are computed.
         """
@@ -56,8 +71,8 @@ class LoadedTokenizer:
             return self.tokenizer.decode(codes_or_latents.to(self.device))
 
 
-ModelLike = str | Path | LoadedTokenizer | VideoTokenizer
-"""A shipped name, the path of a checkpoint, a loaded tokenizer, or a bare `VideoTokenizer`."""
+ModelLike = str | Path | LoadedTokenizer | Tokenizer
+"""A shipped name, the path of a checkpoint, a loaded tokenizer, or a bare one."""
 
 
 def load(
@@ -91,7 +106,7 @@ def resolve(
 
     Args:
         model: a name or a path is loaded, `vtok-base` if None; a loaded tokenizer is returned
-            unchanged; of a `VideoTokenizer`, a copy in eval mode is used, on its own device and in
+            unchanged; of a bare tokenizer, a copy in eval mode is used, on its own device and in
             its own type.
         device, dtype: as in `load`; used for a name or a path only.
 
@@ -100,11 +115,27 @@ def resolve(
     """
     if isinstance(model, LoadedTokenizer):
         return model
-    if isinstance(model, VideoTokenizer):
+    if isinstance(model, Tokenizer):
         copy = deepcopy(model).eval().requires_grad_(False)
         weights = next(copy.parameters())
         return LoadedTokenizer(copy, describe(copy), weights.device, weights.dtype)
     return load("vtok-base" if model is None else model, device=device, dtype=dtype)
+
+
+def require_own(info: CheckpointInfo, purpose: str) -> None:
+    """Check that a model is of the shipped models' architecture.
+
+    Args:
+        info: the model.
+        purpose: what needs it, such as `learned tokens`.
+
+    Raises:
+        UsageError: otherwise.
+    """
+    if info.arch != OWN:
+        raise UsageError(
+            f"{info.name} is a {info.arch} tokenizer: {purpose} work with {OWN} models only"
+        )
 
 
 def reuse_memory() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -13,10 +11,8 @@ from torch import Tensor, nn
 from vtok.errors import OptionError
 from vtok.nn.attention import AttendSpace, AttendTime, GateLoopTime
 from vtok.nn.blocks import CausalDepthwiseBlock, CondResidualUnit, DepthwiseBlock, ResidualUnit
-from vtok.nn.config import MAX_WIDTH, LayerSpec, TokenizerConfig
+from vtok.nn.config import MAX_WIDTH, TokenizerConfig
 from vtok.nn.layers import (
-    PATCH_SPACE,
-    PATCH_TIME,
     CausalConv3d,
     CausalLayer,
     Context,
@@ -25,32 +21,11 @@ from vtok.nn.layers import (
     SpaceTimePatchUnembed,
 )
 from vtok.nn.quantize import LATENT_BOUND
+from vtok.nn.shapes import COMPRESSION, ResolvedLayer, compression
 
 MAX_TANH = 0.995  # bound of normalized latents before the inverse of tanh
 
 
-@dataclass(frozen=True)
-class ResolvedLayer:
-    """One entry of `layers` with its widths.
-
-    Attributes:
-        kind: Kind of the entry, or `project` before an entry of another width.
-        dim, dim_out: Channels on the pixel side and on the latent side.
-        time, space: Compression from the pixel side to the latent side.
-    """
-
-    kind: str
-    dim: int
-    dim_out: int
-    time: int = 1
-    space: int = 1
-
-
-COMPRESSION = {
-    "compress_space": (1, 2),
-    "compress_time": (2, 1),
-    "space_time_patch": (PATCH_TIME, PATCH_SPACE),
-}
 COMPRESS: dict[str, Callable[[int, int], CausalLayer]] = {
     "compress_space": lambda dim, out: CausalConv3d(dim, out, (1, 3, 3), stride=(1, 2, 2)),
     "compress_time": lambda dim, out: CausalConv3d(dim, out, (3, 1, 1), stride=(2, 1, 1)),
@@ -76,36 +51,6 @@ MAKERS: dict[str, Callable[[int, TokenizerConfig], CausalLayer]] = {
     "depthwise": lambda dim, c: DepthwiseBlock(dim, kernel_size=3, expansion=2),
     "causal_depthwise": lambda dim, c: CausalDepthwiseBlock(dim),
 }
-
-
-def resolve_layers(layers: Sequence[LayerSpec], dim: int) -> list[ResolvedLayer]:
-    """Work out the widths of `layers`, listed from the pixel side, which has `dim` channels.
-
-    Raises:
-        OptionError: Doubling makes a layer too wide.
-    """
-    resolved: list[ResolvedLayer] = []
-    for spec in layers:
-        kind, value = (spec, None) if isinstance(spec, str) else spec
-        if kind in COMPRESSION:
-            resolved.append(ResolvedLayer(kind, dim, value or 2 * dim, *COMPRESSION[kind]))
-        elif kind == "consecutive_residual":
-            resolved += [ResolvedLayer("residual", dim, dim)] * (value or 1)
-        else:
-            if value not in (None, dim):
-                resolved.append(ResolvedLayer("project", dim, value))
-            resolved.append(ResolvedLayer(kind, value or dim, value or dim))
-        dim = resolved[-1].dim_out
-        if dim > MAX_WIDTH:
-            raise OptionError(
-                "layers", f"{kind} leads to {dim} channels", f"at most {MAX_WIDTH} channels"
-            )
-    return resolved
-
-
-def compression(layers: Sequence[ResolvedLayer]) -> tuple[int, int]:
-    """Compute the (temporal, spatial) compression of all `layers`."""
-    return math.prod(layer.time for layer in layers), math.prod(layer.space for layer in layers)
 
 
 class LinearEncoder(SpaceTimePatchEmbed):
@@ -135,20 +80,15 @@ class CausalStack(nn.Module):
     """Causal layers applied one after another, and optionally a linear map added to their result.
 
     With a linear map, the last layer starts as zero, so that training starts from the map alone.
-
-    Attributes:
-        lookback: Steps of the latent grid that the output reads back; None if unbounded.
     """
 
     def __init__(
         self,
         layers: Sequence[CausalLayer],
-        lookback: int | None,
         linear: CausalLayer | None = None,
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        self.lookback = lookback
         self.linear = linear
         if linear is not None:
             for parameter in layers[-1].parameters():
@@ -176,7 +116,7 @@ def build_encoder(
     linear = None
     if config.linear_path:
         linear = LinearEncoder(patch_dim, latent_dim, **_block(layers, patch_dim))
-    return CausalStack([first, *inner, last], _lookback([first, *inner, last], layers), linear)
+    return CausalStack([first, *inner, last], linear)
 
 
 def build_decoder(
@@ -190,11 +130,10 @@ def build_decoder(
     first = CausalConv3d(latent_dim, width, (1, 1, 1))
     inner = [_make_layer(layer, config, up=True) for layer in reversed(layers)]
     last = CausalConv3d(dim, patch_dim, kernel, pad_mode=mode)
-    lookback = _lookback([last, *reversed(inner), first], layers)
     linear = None
     if config.linear_path:
         linear = LinearDecoder(latent_dim, patch_dim, **_block(layers, patch_dim))
-    return CausalStack([first, *inner, last], lookback, linear)
+    return CausalStack([first, *inner, last], linear)
 
 
 def _block(layers: Sequence[ResolvedLayer], patch_dim: int) -> dict[str, int]:
@@ -217,15 +156,3 @@ def _make_layer(layer: ResolvedLayer, config: TokenizerConfig, *, up: bool) -> C
         widths = (layer.dim_out, layer.dim) if up else (layer.dim, layer.dim_out)
         return CausalConv3d(*widths, (1, 1, 1))
     return MAKERS[layer.kind](layer.dim, config)
-
-
-def _lookback(modules: Sequence[CausalLayer], layers: Sequence[ResolvedLayer]) -> int | None:
-    """Count the latent steps that `modules`, listed from the pixel side, read back."""
-    steps = [math.prod(layer.time for layer in layers[i:]) for i in range(len(layers) + 1)]
-    total = 0.0
-    # layer i of the encoder reads grid i, the finer of its two grids: a safe upper bound
-    for module, steps_per_latent in zip(modules, [steps[0], *steps], strict=True):
-        if module.lookback is None:
-            return None
-        total += module.lookback / steps_per_latent
-    return math.ceil(total)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -12,90 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vtok.errors import ShapeError
+from vtok.nn.geometry import Geometry, Stream, Window
 from vtok.nn.layers import StreamState, crop
 
-
-@dataclass(frozen=True)
-class Stream:
-    """Plan of a causal tokenizer: consecutive model calls that pass a state on.
-
-    Attributes:
-        lookback: Latent steps before a frame that its pixels depend on; None if unbounded.
-        lookahead: Latent steps after a step that its frames depend on.
-    """
-
-    lookback: int | None
-    lookahead: int = 0
-
-
-@dataclass(frozen=True)
-class Window:
-    """Plan of a tokenizer that cannot stream: independent windows, which may form a batch.
-
-    Attributes:
-        frames: Frames of a window, 1 + n * temporal_compression. The last window of a video is
-            filled by repeating its last frame.
-    """
-
-    frames: int
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Shapes of a tokenizer.
-
-    T = 1 + n * temporal_compression frames give t = 1 + n latent steps.
-
-    Attributes:
-        temporal_compression: Frames per latent step.
-        spatial_compression: Pixels per latent position on each side.
-        latent_dim: Channels of the latents.
-        entries: Entries of each codebook, which need not be a power of two; None for a continuous
-            tokenizer, which has latents but no codes.
-        num_codebooks: Parallel codebooks of a stage.
-        num_stages: Residual stages; the first few can be decoded without the others.
-        plan: How a video is divided into model calls.
-        size_multiple: Height and width are padded to multiples of this; 0 means
-            `spatial_compression`.
-        square: Whether height and width must be equal.
-        trained_frames: Longest clip of the published training, None if unknown. Longer ones work.
-    """
-
-    temporal_compression: int
-    spatial_compression: int
-    latent_dim: int
-    entries: int | None
-    num_codebooks: int = 1
-    num_stages: int = 1
-    plan: Stream | Window = Stream(None)
-    size_multiple: int = 0
-    square: bool = False
-    trained_frames: int | None = None
-
-    @property
-    def codebook_size(self) -> int:
-        """Entries rounded up to a power of two, as code files store it; 0 without codes."""
-        return 0 if self.entries is None else 1 << (self.entries - 1).bit_length()
-
-    @property
-    def bits_per_code(self) -> int:
-        """Bits of a packed code; 0 without codes."""
-        return max(0, self.codebook_size.bit_length() - 1)
-
-    @property
-    def bits_per_stage(self) -> float:
-        """Information of a position and stage in bits: num_codebooks * log2(entries)."""
-        return 0.0 if self.entries is None else self.num_codebooks * math.log2(self.entries)
-
-    @property
-    def lookback(self) -> int | None:
-        """Latent steps that a decoder must see before a step; None if all of them."""
-        return self.plan.lookback if isinstance(self.plan, Stream) else 0
-
-    @property
-    def lookahead(self) -> int:
-        """Latent steps that a decoder must see after a step."""
-        return self.plan.lookahead if isinstance(self.plan, Stream) else 0
+__all__ = ["Config", "Geometry", "Stream", "Tokenizer", "Window", "mark", "pad_clip"]
 
 
 class Config(Protocol):
@@ -116,9 +34,11 @@ class Tokenizer(nn.Module):
         arch: Name of the architecture in checkpoints.
         config: Configuration, which rebuilds the module with `from_config`.
         geometry: Shapes and plan.
+        latent_bound: Largest absolute value of the latents; None if they are unbounded.
     """
 
     arch: ClassVar[str]
+    latent_bound: ClassVar[float | None] = None
     config: Any
     geometry: Geometry
 

@@ -15,10 +15,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vtok.errors import ShapeError
+from vtok.nn.shapes import PATCH_SPACE, PATCH_TIME
 
 HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 ONEDNN_NUMBERS = 20480  # torch gives a single image of at most this size to its own kernel
-PATCH_TIME, PATCH_SPACE = 4, 2
 
 
 @dataclass

@@ -10,11 +10,12 @@ from einops import rearrange
 from torch import Tensor
 
 from vtok.errors import OptionError, ShapeError, UsageError
-from vtok.nn.build import build_decoder, build_encoder, compression, resolve_layers
+from vtok.nn.build import build_decoder, build_encoder
 from vtok.nn.config import PRESETS, LayerSpec, TokenizerConfig
-from vtok.nn.interface import Geometry, Stream, Tokenizer, mark
+from vtok.nn.interface import Tokenizer, mark
 from vtok.nn.layers import Context, StreamState, channels_first, crop
-from vtok.nn.quantize import LFQ, QuantizerLosses
+from vtok.nn.quantize import LATENT_BOUND, LFQ, QuantizerLosses
+from vtok.nn.shapes import geometry_of, resolve_stacks
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class VideoTokenizer(Tokenizer):
     """
 
     arch = "vtok"
+    latent_bound = LATENT_BOUND
     config: TokenizerConfig
 
     def __init__(
@@ -112,26 +114,13 @@ class VideoTokenizer(Tokenizer):
         given = dict(locals())
         fields = dataclasses.fields(TokenizerConfig)
         self.config = config = TokenizerConfig(**{f.name: given[f.name] for f in fields})
-        layers_up = layers_down = resolve_layers(config.layers, config.init_dim)
-        if config.decoder_layers is not None:
-            width = config.decoder_init_dim or config.init_dim
-            layers_up = resolve_layers(config.decoder_layers, width)
-        if compression(layers_down) != compression(layers_up):
-            raise UsageError("layers and decoder_layers: expected the same compression")
+        layers_down, layers_up = resolve_stacks(config)
         self.quantizer = LFQ(codebook_size, num_codebooks, num_stages, stage_plan, bit_plan)
         self.encoder = build_encoder(config, layers_down, self.quantizer.dim)
         self.decoder = build_decoder(config, layers_up, self.quantizer.dim)
-        self.temporal_compression, space = compression(layers_down)
-        self.spatial_compression = space * config.patch_size
-        self.geometry = Geometry(
-            temporal_compression=self.temporal_compression,
-            spatial_compression=self.spatial_compression,
-            latent_dim=self.quantizer.dim,
-            entries=codebook_size,
-            num_codebooks=num_codebooks,
-            num_stages=num_stages,
-            plan=Stream(self.decoder.lookback),
-        )
+        self.geometry = geometry_of(config)
+        self.temporal_compression = self.geometry.temporal_compression
+        self.spatial_compression = self.geometry.spatial_compression
 
     @classmethod
     def from_config(cls, config: TokenizerConfig) -> VideoTokenizer:
@@ -145,11 +134,15 @@ class VideoTokenizer(Tokenizer):
         Raises:
             InputError: There is no such checkpoint.
             CheckpointError: The checkpoint is damaged.
+            UsageError: It is of another architecture.
         """
         # the only import that points up, since users expect this call on the class
         from vtok.models.checkpoint import load_checkpoint
 
-        return load_checkpoint(name_or_path)[0]
+        found, info = load_checkpoint(name_or_path)
+        if not isinstance(found, cls):
+            raise UsageError(f"{name_or_path}: a {info.arch} tokenizer: load it with vtok.load")
+        return found
 
     @classmethod
     def from_preset(cls, name: str) -> VideoTokenizer:
@@ -165,7 +158,7 @@ class VideoTokenizer(Tokenizer):
     @property
     def decoder_lookback(self) -> int | None:
         """Latent steps before a frame that its pixels depend on; None if unbounded."""
-        return self.decoder.lookback
+        return self.geometry.lookback
 
     def encode(
         self,

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from vtok.models.load import LoadedTokenizer
+from vtok.nn.interface import Tokenizer
 from vtok.nn.layers import StreamState
-from vtok.nn.tokenizer import VideoTokenizer
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -267,7 +267,7 @@ def batched(model: LoadedTokenizer, batch: int) -> LoadedTokenizer:
     """
     if batch == 1 or not _can_batch(model):
         return model
-    joined = cast(VideoTokenizer, BatchedTokenizer(model.tokenizer, batch))
+    joined = cast(Tokenizer, BatchedTokenizer(model.tokenizer, batch))
     return replace(model, tokenizer=joined, batched=True)
 
 
@@ -285,7 +285,7 @@ class BatchedTokenizer:
         batch: clips in a call.
     """
 
-    def __init__(self, tokenizer: VideoTokenizer, batch: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, batch: int) -> None:
         self._tokenizer, self._batch = tokenizer, batch
         self._waiting: dict[Any, list[_BatchItem]] = {}
         self._lock, self._turn = threading.Lock(), threading.Lock()
@@ -293,12 +293,10 @@ class BatchedTokenizer:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)
 
-    def encode_latents(
-        self, video: Tensor, state: StreamState | None = None, cond: Tensor | None = None
-    ) -> Tensor:
-        """Encode one clip, see `VideoTokenizer`; waits `WAIT_SECONDS` at most for others."""
-        if state is None or cond is not None or video.shape[0] != 1:
-            return self._tokenizer.encode_latents(video, state, cond)
+    def encode_latents(self, video: Tensor, state: StreamState | None = None) -> Tensor:
+        """Encode one clip, see `Tokenizer`; waits `WAIT_SECONDS` at most for others."""
+        if state is None or video.shape[0] != 1:
+            return self._tokenizer.encode_latents(video, state)
         own = _BatchItem(video, state, Future())
         key = (video.shape, video.dtype, state.started)
         with self._lock:
@@ -377,8 +375,8 @@ def _can_batch(model: LoadedTokenizer) -> bool:
 
     Attention over time remembers every frame, so its memory grows.
     """
-    tokenizer, state = model.tokenizer, StreamState()
-    side, frames = 2 * tokenizer.spatial_compression, tokenizer.temporal_compression
+    tokenizer, state, geometry = model.tokenizer, model.tokenizer.new_state(), model.geometry
+    side, frames = 2 * geometry.spatial_compression, geometry.temporal_compression
     sizes = []
     with torch.inference_mode():
         for length in (1, frames, frames):

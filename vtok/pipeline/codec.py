@@ -104,7 +104,7 @@ class Encoder:
         frames = iter(batches)
         for observer in self._observers:
             frames = observer.frames(frames)
-        calls = plan_encoding(frames, self._model.tokenizer.temporal_compression)
+        calls = plan_encoding(frames, self._model.geometry.temporal_compression)
         yield from pipelined_calls(calls, call, self._model, enabled=self._pipelined)
 
     def _group(self, calls: Iterator[tuple[Codes, int]]) -> Iterator[CodeChunk]:
@@ -124,11 +124,10 @@ class Encoder:
             yield CodeChunk(np.concatenate(pending, axis=2), covered)
 
     def _quantize(self, latents: Tensor) -> Codes:
-        quantizer = self._model.tokenizer.quantizer
-        codes = quantizer.latents_to_codes(latents, self._num_stages)
-        codes = codes.unsqueeze(1) if codes.ndim == 4 else codes
-        split = rearrange(codes, "1 (s k) t h w -> s k t h w", k=quantizer.num_codebooks)
-        return split.cpu().numpy()
+        codes = self._model.tokenizer.to_codes(latents, self._num_stages)
+        books = self._model.geometry.num_codebooks
+        split: Codes = rearrange(codes, "1 (s k) t h w -> s k t h w", k=books).cpu().numpy()
+        return split
 
 
 def codes_of_grid(codes: Tensor) -> Tensor:
@@ -156,7 +155,7 @@ class Decoder:
     ) -> None:
         self._model, self._size, self._unpack = model, size, unpack
         self._observers = observers
-        self._state = StreamState()  # of `decode_next`
+        self._state = model.tokenizer.new_state()  # of `decode_next`
 
     def decode(self, chunks: Iterable[CodeChunk]) -> Iterator[Frames]:
         """Decode the chunks of a video, from its start or from where a decoder may start.
@@ -198,7 +197,7 @@ class Decoder:
         per_call = steps_per_call(self._model, self._size)
         parts = torch.split(torch.from_numpy(chunk.codes), per_call, dim=2)
         counted = ((part, part.shape[2]) for part in parts)
-        temporal = self._model.tokenizer.temporal_compression
+        temporal = self._model.geometry.temporal_compression
         return plan_decoding(counted, temporal, chunk.skip, chunk.num_frames, begins)
 
     def _call(self, call: DecodeCall, state: StreamState) -> Frames:
@@ -281,7 +280,7 @@ def plan_decoding(
 
 def steps_per_call(model: LoadedTokenizer, size: tuple[int, int]) -> int:
     """Latent steps in a model call for frames of (height, width)."""
-    return _steps_of_pixels(size[0] * size[1], model.tokenizer.temporal_compression)
+    return _steps_of_pixels(size[0] * size[1], model.geometry.temporal_compression)
 
 
 def chunk_steps(model: LoadedTokenizer, grid: Sequence[int], stages: int, per_call: int) -> int:
@@ -293,9 +292,8 @@ def chunk_steps(model: LoadedTokenizer, grid: Sequence[int], stages: int, per_ca
         stages: stages of codes.
         per_call: latent steps in a model call, the least that a chunk has.
     """
-    config = model.tokenizer.config
-    shape = (config.num_codebooks, CHUNK_STEPS, grid[0], grid[1])
-    return max(per_call, steps_to_code(shape, config.codebook_size.bit_length() - 1, stages))
+    shape = (model.geometry.num_codebooks, CHUNK_STEPS, grid[0], grid[1])
+    return max(per_call, steps_to_code(shape, model.geometry.bits_per_code, stages))
 
 
 def frames_to_clip(frames: Frames, model: LoadedTokenizer) -> Tensor:

@@ -86,7 +86,7 @@ def decode_file(
     if options.is_part:
         counts.start = frames_between(header, reader.index.num_frames, options.part)[0]
     counts.close_gaps()
-    if counts.start and loaded.tokenizer.decoder_lookback is None:
+    if counts.start and loaded.geometry.lookback is None:
         counts.note = f"{loaded.info.name} has unbounded lookback: decoded from the start"
     return make_result(source, output, header, counts, seconds)
 
@@ -124,7 +124,7 @@ def read_frames(
     Raises:
         CodeFileError: if a chunk is damaged; a reader that salvages skips it.
     """
-    header, lookback = reader.header, model.tokenizer.decoder_lookback
+    header, lookback = reader.header, model.geometry.lookback
     grain = steps_per_call(model, (header.transform.height, header.transform.width))
     first, fresh = frames[0], False  # fresh: the decoder must be restarted at the next chunk
     for wanted in find_ranges(reader.index, header.format, frames, lookback, grain):
@@ -220,12 +220,12 @@ def check_model(header: Header, model: LoadedTokenizer, name: str) -> None:
         CodeFileError: if it has other weights, or the layout of the codes differs.
     """
     check_fingerprint(header, model.info, name)
-    tokenizer, layout = model.tokenizer, header.format
+    geometry, layout = model.geometry, header.format
     expected = (
-        tokenizer.config.codebook_size,
-        tokenizer.config.num_codebooks,
-        tokenizer.temporal_compression,
-        tokenizer.spatial_compression,
+        geometry.codebook_size,
+        geometry.num_codebooks,
+        geometry.temporal_compression,
+        geometry.spatial_compression,
     )
     found = (
         layout.codebook_size,
@@ -233,7 +233,7 @@ def check_model(header: Header, model: LoadedTokenizer, name: str) -> None:
         layout.temporal_compression,
         layout.spatial_compression,
     )
-    if found != expected or layout.num_stages > tokenizer.config.num_stages:
+    if found != expected or layout.num_stages > geometry.num_stages:
         raise CodeFileError(
             f"{name}: its codes are not laid out as those of {model.info.name}: damaged"
         )

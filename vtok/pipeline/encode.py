@@ -130,9 +130,8 @@ def write_code_file(
 
 def stages_of_model(model: LoadedTokenizer, options: EncodeOptions) -> int:
     """Return the number of stages that options select of a model; see `choose_stages`."""
-    quantizer = model.tokenizer.quantizer
-    per_stage = quantizer.bits_per_stage
-    return choose_stages(options.num_stages, options.num_bits, quantizer.num_stages, per_stage)
+    stages, bits = model.geometry.num_stages, model.geometry.stored_bits
+    return choose_stages(options.num_stages, options.num_bits, stages, bits)
 
 
 def make_header(
@@ -143,25 +142,24 @@ def make_header(
     options: EncodeOptions,
 ) -> Header:
     """Make the header of a code file: frames of `reader`, encoded by `model` to `stages` stages."""
-    tokenizer, info = model.tokenizer, reader.info
+    geometry, info = model.geometry, reader.info
     start, duration = rational(options.start_seconds), rational(options.duration_seconds)
     if options.start_frame is not None:
         start = rational(reader.start_seconds)
     if options.num_frames is not None:
         duration = rational(options.num_frames / info.fps)
     width, height = reader.output_size
-    space = tokenizer.spatial_compression
-    grid = (-(-height // space), -(-width // space))
+    grid = geometry.grid(height, width)
     return Header(
         format=CodeFormat(
-            codebook_size=tokenizer.config.codebook_size,
-            num_codebooks=tokenizer.config.num_codebooks,
+            codebook_size=geometry.codebook_size,
+            num_codebooks=geometry.num_codebooks,
             num_stages=stages,
-            temporal_compression=tokenizer.temporal_compression,
-            spatial_compression=space,
+            temporal_compression=geometry.temporal_compression,
+            spatial_compression=geometry.spatial_compression,
             grid=grid,
             chunk_steps=chunk_steps(model, grid, stages, steps_per_call(model, (height, width))),
-            decoder_lookback=tokenizer.decoder_lookback,
+            decoder_lookback=geometry.lookback,
         ),
         model=ModelIdentity(
             name=model.info.name,

@@ -144,16 +144,16 @@ def inspect_checkpoint(name: str) -> Facts:
             f"{name}: no such file, and no shipped checkpoint ({', '.join(list_models())})"
         )
     info = read_info(name)
-    config = info.config
+    geometry = info.geometry
     return {
         "kind": "checkpoint",
         "name": info.name,
         "path": str(info.path),
         "parameters": info.num_parameters,
         "bytes": info.path.stat().st_size,
-        "codebook_size": config.codebook_size,
-        "num_codebooks": config.num_codebooks,
-        "stages": config.num_stages,
+        "codebook_size": geometry.codebook_size,
+        "num_codebooks": geometry.num_codebooks,
+        "stages": geometry.num_stages,
         "weights_sha256": info.weights_sha256,
         "config_sha256": info.config_sha256,
     }

@@ -189,9 +189,9 @@ class Effort(Observer):
 
     def __init__(self, model: LoadedTokenizer, steps: int, num_stages: int | None = None) -> None:
         self._name, self._tokenizer, self._steps = model.info.name, model.tokenizer, steps
-        self._stages = num_stages or model.tokenizer.quantizer.num_stages
-        self._used = torch.tensor([self._stages], device=model.device)
-        self._state = self._before = StreamState()  # of the next call, and before its chunk
+        self._stages: int = num_stages or model.geometry.num_stages
+        self._device = model.device
+        self._state = self._before = self._tokenizer.new_state()  # of the next call, of its chunk
         self._last: Tensor | None = None  # latent step before the next call
 
     def on_latents(self, latents: Tensor, clip: Tensor, begins: bool) -> Tensor:
@@ -209,7 +209,8 @@ class Effort(Observer):
             OptionError: if the decoder of the model is not differentiable.
         """
         if begins:
-            self._state, self._before, self._last = StreamState(), StreamState(), None
+            self._state, self._last = self._tokenizer.new_state(), None
+            self._before = self._state
         with torch.inference_mode(False), torch.enable_grad():
             # copies, since tensors of inference mode cannot take part in a gradient
             found, self._state = self._search(latents.float().clone(), clip.float().clone())
@@ -220,7 +221,7 @@ class Effort(Observer):
         """Decode a chunk again of which rate control kept fewer stages."""
         if len(chunk.codes) < self._stages:
             self._state = self._before.clone()
-            codes = codes_of_grid(torch.from_numpy(chunk.codes)).to(self._used.device)
+            codes = codes_of_grid(torch.from_numpy(chunk.codes)).to(self._device)
             with torch.inference_mode(False), torch.no_grad():
                 self._tokenizer.decode(codes, state=self._state)
         self._before = self._state
@@ -230,9 +231,11 @@ class Effort(Observer):
         """Return the best latents, and the state of the decoder after their codes."""
         best, lowest = first, float("inf")
         latents = first.clone().requires_grad_()
+        bound = self._tokenizer.latent_bound
+        unit = first.std().item() if bound is None else bound / 2
         momentum, power = torch.zeros_like(first), first.new_zeros(1, first.shape[1], 1, 1, 1)
         for step in range(self._steps):
-            quantized = self._tokenizer.quantizer(latents, self._used)
+            quantized = self._tokenizer.quantize(latents, self._stages)
             error, _ = self._decode(quantized, clip)
             if not error.requires_grad:
                 expected = f"0: the decoder of {self._name} is not differentiable"
@@ -241,26 +244,33 @@ class Effort(Observer):
                 weight = CHANGE_WEIGHT * error.item()
             if error.item() < lowest:
                 best, lowest = latents.detach().clone(), error.item()
-            change = self._mean_change(latents, quantized.detach() != 0)
+            change = self._mean_change(latents, unit, quantized.detach() != 0)
             (gradient,) = torch.autograd.grad(error + weight * change, latents)
             momentum.lerp_(gradient, 1 - MOMENTUM)
             power += gradient.square().mean((0, 2, 3, 4), keepdim=True)
-            scale = LEARNING_RATE * (1 - step / self._steps) / (1 - MOMENTUM ** (step + 1))
+            scale = (
+                LEARNING_RATE
+                * (unit / FIRST_SCALE)
+                * (1 - step / self._steps)
+                / (1 - MOMENTUM ** (step + 1))
+            )
             move = scale * momentum / (power / (step + 1)).sqrt().clamp(min=1e-12)
             with torch.no_grad():
-                latents.sub_(move).clamp_(-2 * FIRST_SCALE, 2 * FIRST_SCALE)
+                latents.sub_(move)
+                if bound is not None:
+                    latents.clamp_(-bound, bound)
         with torch.no_grad():
             for found in (latents.detach(), best):
-                codes = self._tokenizer.quantizer.latents_to_codes(found, self._stages)
+                codes = self._tokenizer.to_codes(found, self._stages)
                 error, state = self._decode(codes, clip)
                 if error.item() < lowest:
                     break
         return found, state
 
-    def _mean_change(self, latents: Tensor, used: Tensor) -> Tensor:
+    def _mean_change(self, latents: Tensor, unit: float, used: Tensor) -> Tensor:
         """Return the mean change of the used numbers from step to step, 0..2, mostly of signs."""
         before = latents[:, :, :1] if self._last is None else self._last
-        soft = torch.tanh(torch.cat((before, latents), dim=2) * (2 / FIRST_SCALE))
+        soft = torch.tanh(torch.cat((before, latents), dim=2) * (2 / unit))
         return (soft.diff(dim=2).abs() * used).sum() / used.sum()
 
     def _decode(self, codes_or_latents: Tensor, clip: Tensor) -> tuple[Tensor, StreamState]:

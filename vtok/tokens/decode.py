@@ -85,9 +85,9 @@ def decode_tokens(
     Yields:
         uint8 [n, H, W, 3].
     """
-    header, tokenizer = file.info.header, model.model.tokenizer
+    header, geometry = file.info.header, model.model.geometry
     size = (header.transform.height, header.transform.width)
-    temporal, lookback = tokenizer.temporal_compression, tokenizer.decoder_lookback
+    temporal, lookback = geometry.temporal_compression, geometry.lookback
     step = -(-frames[0] // temporal)  # shows the first frame
     begin = 0 if lookback is None else max(0, step - max(1, lookback))
     end = -(-(frames[1] - 1) // temporal) + 1

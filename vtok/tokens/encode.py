@@ -178,7 +178,7 @@ def _opened(
     ):
         width, height = reader.output_size
         model.check_count(num_tokens, (height, width))
-        stages = model.model.tokenizer.quantizer.num_stages
+        stages = model.model.geometry.num_stages
         yield reader, stream, make_header(name_of(source), reader, model.model, stages, options)
 
 

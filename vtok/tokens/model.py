@@ -21,7 +21,7 @@ from vtok._files import atomic_output
 from vtok.codefile.header import Header
 from vtok.errors import CheckpointError, CodeFileError, InputError, OptionError, UsageError
 from vtok.models.checkpoint import WEIGHT_TYPES, CheckpointInfo, canonical_json, weights_digest
-from vtok.models.load import LoadedTokenizer, ModelLike, resolve
+from vtok.models.load import LoadedTokenizer, ModelLike, require_own, resolve
 from vtok.nn.config import LEARNERS, TokenConfig
 from vtok.nn.token_pipeline import CODEBOOK_SIZE, TokenPipeline
 from vtok.pipeline.codec import Unpack
@@ -262,7 +262,7 @@ class TokenModel:
 
     def positions(self, size: tuple[int, int]) -> int:
         """Number of positions that a token map has for frames of (height, width)."""
-        side = self.model.tokenizer.spatial_compression * self.pipeline.config.fold
+        side = self.model.geometry.spatial_compression * self.pipeline.config.fold
         return -(-size[0] // side) * -(-size[1] // side)
 
 
@@ -280,6 +280,7 @@ def load_token_model(
         CheckpointError: if it is damaged, or belongs to another model.
     """
     model = resolve(model)
+    require_own(model.info, "learned tokens")
     pipeline, info = load_tokens(resolve_tokens(str(learner), model.info), model.info)
     pipeline.requires_grad_(False).to(model.device, model.dtype)
     return TokenModel(model, pipeline, info)
@@ -334,8 +335,7 @@ class TokenModels:
             raise CodeFileError(
                 f"{name}: its codes are not laid out as those of {found.info.name}: damaged"
             )
-        space = model.tokenizer.spatial_compression
-        grid = (-(-header.transform.height // space), -(-header.transform.width // space))
+        grid = model.geometry.grid(header.transform.height, header.transform.width)
 
         def unpack(codes: Tensor) -> Tensor:
             by_token = rearrange(codes, "s k t 1 1 -> 1 t s k")

@@ -133,7 +133,7 @@ def show_tokens(
         width, height = reader.output_size
         model.check_count(num_tokens, (height, width))
         total = 1 if single else frames_to_come(reader, options)
-        side = model.model.tokenizer.spatial_compression * model.pipeline.config.fold
+        side = model.model.geometry.spatial_compression * model.pipeline.config.fold
         drawn = frames_with_maps(reader, model, num_tokens)
         sheets = (draw_maps(frame, maps, side) for frame, maps in drawn)
         first = next(sheets, None)
@@ -156,7 +156,7 @@ def frames_with_maps(
 ) -> Iterator[tuple[Frames, npt.NDArray[np.float32]]]:
     """Iterate over frames, uint8 [H, W, 3], with the maps of their step, float32 [S, h, w]."""
     held = _HeldFrames()
-    temporal, number, step = model.model.tokenizer.temporal_compression, 0, 0
+    temporal, number, step = model.model.geometry.temporal_compression, 0, 0
 
     def to_maps(latents: Tensor) -> npt.NDArray[np.float32]:
         return model.pipeline.encode_with_maps(latents, num_tokens)[1][0].float().cpu().numpy()

@@ -101,7 +101,7 @@ class LatentCache:
             found = np.lib.format.open_memmap(path, mode="r")  # refuses pickled data
         except (OSError, ValueError, EOFError) as exc:
             raise InputError(f"{path}: damaged: remove it, and it is created again") from exc
-        dim = self._model.tokenizer.quantizer.dim
+        dim = self._model.geometry.latent_dim
         if found.dtype != np.float16 or found.ndim != 5 or found.shape[2] != dim:
             raise InputError(f"{path}: not latents: remove it, and it is created again")
         return found
@@ -133,7 +133,7 @@ def measure_metric(model: LoadedTokenizer, clips: Tensor) -> Tensor:
     Returns:
         float32 [D, D], with mean square 1 on average over directions.
     """
-    dim = model.tokenizer.quantizer.dim
+    dim = model.geometry.latent_dim
     total = torch.zeros(dim, dim, dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
     for clip in torch.split(clips, 1):

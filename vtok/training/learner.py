@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vtok.errors import CheckpointError
 from vtok.models.checkpoint import load_checkpoint
-from vtok.models.load import has_fast_bfloat16
+from vtok.models.load import has_fast_bfloat16, require_own
 from vtok.nn.tokenizer import VideoTokenizer
 from vtok.training.config import TrainingConfig
 from vtok.training.losses import (
@@ -59,7 +59,9 @@ def initialize_from(model: VideoTokenizer, name_or_path: str) -> list[str]:
         InputError: if there is no such checkpoint.
         CheckpointError: if it is damaged, has other layers or is wider.
     """
-    source = load_checkpoint(name_or_path)[0].state_dict()
+    loaded, info = load_checkpoint(name_or_path)
+    require_own(info, "training from a checkpoint")
+    source = loaded.state_dict()
     target = model.state_dict()
     if differing := sorted(set(source) ^ set(target)):
         raise CheckpointError(

@@ -1,0 +1,173 @@
+"""Tokenizers of other architectures take the same ways as the shipped model."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from architectures import KINDS, ToyTokenizer, make_toy, register_toy
+from models import ARCHITECTURES, make_tokenizer
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from vtok import VideoTokenizer
+from vtok.errors import CheckpointError, OptionError, UsageError
+from vtok.models import registry
+from vtok.models.checkpoint import load_checkpoint, read_info, save_checkpoint
+from vtok.models.load import load, resolve
+from vtok.nn.geometry import Geometry, Stream, Window
+from vtok.tokens.model import load_token_model
+from vtok.training.learner import initialize_from
+
+
+@pytest.fixture(autouse=True)
+def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "ARCHITECTURES", dict(registry.ARCHITECTURES))
+    register_toy()
+
+
+@pytest.fixture
+def toys(tmp_path: Path) -> dict[str, Path]:
+    """A checkpoint of each kind."""
+    paths = {kind: tmp_path / f"toy-{kind}.safetensors" for kind in KINDS}
+    for kind, path in paths.items():
+        save_checkpoint(path, make_toy(kind), f"toy-{kind}", licence="MIT", source="a test")
+    return paths
+
+
+def rewrite(path: Path, **changes: object) -> None:
+    with safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["vtok"])
+    save_file(load_file(path), path, {"vtok": json.dumps({**header, **changes})})
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_geometry_of_own_models(kind: str) -> None:
+    tokenizer = make_tokenizer(kind)
+    shapes, quantizer = tokenizer.geometry, tokenizer.quantizer
+    assert (shapes.temporal_compression, shapes.spatial_compression) == (
+        tokenizer.temporal_compression, tokenizer.spatial_compression,
+    )  # fmt: skip
+    assert (shapes.latent_dim, shapes.entries) == (quantizer.dim, quantizer.codebook_size)
+    assert (shapes.stored_bits, shapes.lookback) == (
+        quantizer.bits_per_stage, tokenizer.decoder_lookback,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        Geometry(4, 8, 6, 64000, plan=Window(17), trained_frames=49),
+        Geometry(1, 16, 18, 2**18, num_codebooks=2, square=True, size_multiple=32),
+        Geometry(4, 8, 16, None, plan=Stream(3, 1)),
+    ],
+)
+def test_geometry_as_json(geometry: Geometry) -> None:
+    assert Geometry.from_dict(json.loads(json.dumps(geometry.to_dict()))) == geometry
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"entries": 1}, "entries=1: expected"),
+        ({"latent_dim": 10**30}, "latent_dim=1000"),
+        ({"num_stages": True}, "num_stages=True"),
+        ({"plan": {"kind": "window", "frames": 16}}, "window=16: expected 1 [+] a multiple of 4"),
+        ({"plan": {"kind": "stream", "lookback": -1, "lookahead": 0}}, "lookback=-1"),
+        ({"plan": {"kind": "tiles"}}, "expected a stream or a window"),
+        ({"plan": 3}, "expected a stream or a window"),
+        ({"square": 1}, "square=1"),
+        ({"size_multiple": 12}, "size_multiple=12"),
+        ({"spam": 1}, "geometry: fields"),
+    ],
+)
+def test_hostile_geometry(changes: dict, message: str) -> None:
+    given = Geometry(4, 8, 6, 64000).to_dict()
+    with pytest.raises(UsageError, match=message):
+        Geometry.from_dict({**given, **changes})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_checkpoint_round_trip(kind: str, toys: dict[str, Path], tmp_path: Path) -> None:
+    tokenizer, info = load_checkpoint(toys[kind])
+    made = make_toy(kind)
+    assert isinstance(tokenizer, ToyTokenizer)
+    assert (info.arch, info.licence, info.source) == ("toy", "MIT", "a test")
+    assert info.geometry == tokenizer.geometry == made.geometry
+    assert all(torch.equal(tokenizer.state_dict()[key], t) for key, t in made.state_dict().items())
+    assert resolve(made).info.config_sha256 == info.config_sha256
+    again = tmp_path / "again.safetensors"
+    save_checkpoint(again, made, f"toy-{kind}", licence="MIT", source="a test")
+    assert again.read_bytes() == toys[kind].read_bytes()
+
+
+def test_fingerprint_covers_architecture(toys: dict[str, Path]) -> None:
+    first = read_info(toys["plain"]).config_sha256
+    registry.ARCHITECTURES["other"] = registry.ARCHITECTURES["toy"]
+    rewrite(toys["plain"], arch="other")
+    assert read_info(toys["plain"]).config_sha256 != first
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arch": "spam"}, "architecture 'spam': this vtok knows vtok, toy"),
+        ({"arch": 3}, "expected text"),
+        ({"licence": "a\nb"}, "expected text"),
+        ({"config": {"window": 7, "lookahead": 0, "continuous": False}}, "geometry plan .*damaged"),
+        ({"config": {"window": 6, "lookahead": 0, "continuous": False}}, "window=6"),
+        ({"config": {"spam": 1}}, "toy: expected window"),
+        ({"version": 1}, "checkpoint fields"),
+        ({"version": 3}, "update vtok"),
+    ],
+)
+def test_damaged_checkpoints(changes: dict, message: str, toys: dict[str, Path]) -> None:
+    rewrite(toys["window"], **changes)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(toys["window"])
+
+
+def test_own_features_refuse_other_architectures(toys: dict[str, Path]) -> None:
+    path = toys["plain"]
+    refused = "toy-plain is a toy tokenizer: learned tokens work with vtok models only"
+    with pytest.raises(UsageError, match=refused):
+        load_token_model(model=path)
+    with pytest.raises(UsageError, match="toy-plain is a toy tokenizer: training from a"):
+        initialize_from(make_tokenizer(), str(path))
+    with pytest.raises(UsageError, match="a toy tokenizer"):
+        VideoTokenizer.from_pretrained(str(path))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_streamed_calls_equal_one_call(kind: str) -> None:
+    toy = make_toy(kind)
+    if toy.window:
+        return
+    clip = torch.rand(1, 3, 9, 8, 12) * 2 - 1
+    whole = toy.encode_latents(clip)
+    state = toy.new_state()
+    parts = [toy.encode_latents(part, state) for part in clip.split([1, 4, 2, 2], dim=2)]
+    torch.testing.assert_close(torch.cat(parts, dim=2), whole)
+    shown, state, ahead = [], toy.new_state(), toy.geometry.lookahead
+    for first, end in ((0, 2), (2, 3), (3, 5)):
+        some = min(ahead, 5 - end)
+        shown.append(toy.decode(whole[:, :, first : end + some], state=state, ahead=some))
+    torch.testing.assert_close(torch.cat(shown, dim=2), toy.decode(whole))
+
+
+def test_default_quantizer_passes_gradients() -> None:
+    toy = make_toy("plain")
+    latents = torch.randn(1, 3, 2, 3, 4, requires_grad=True)
+    quantized = toy.quantize(latents)
+    torch.testing.assert_close(quantized, toy.from_codes(toy.to_codes(latents)))
+    (gradient,) = torch.autograd.grad(quantized.sum(), latents)
+    assert gradient.abs().sum() > 0
+
+
+def test_loaded_tokenizer_of_other_architecture(toys: dict[str, Path]) -> None:
+    model = load(toys["ahead"], device="cpu", dtype="float32")
+    codes = model.encode(torch.zeros(1, 3, 3, 8, 8), quantize=True)
+    assert (list(codes.shape), model.geometry.entries) == ([1, 2, 2, 2], 60)
+    assert model.decode(codes.unsqueeze(1)).shape == (1, 3, 3, 8, 8)
+    with pytest.raises(OptionError, match="lookahead=2"):
+        registry.ARCHITECTURES["toy"].build({"window": 0, "lookahead": 2, "continuous": False})
