@@ -23,7 +23,7 @@ from torch import Tensor
 
 from vtok.errors import CheckpointError
 from vtok.models.checkpoint import save_checkpoint
-from vtok.models.torch_file import float_tensors, read_torch_file
+from vtok.models.torch_file import float_tensors, read_foreign
 from vtok.nn.config import PRESETS, TokenizerConfig
 from vtok.nn.tokenizer import VideoTokenizer
 
@@ -107,9 +107,9 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, help="file to write")
     parser.add_argument("--name", default="vtok-linear", help="name of the model")
     args = parser.parse_args()
-    package = read_torch_file(args.weights)
-    tensors = float_tensors(str(args.weights), package["model"])
-    tokenizer = to_tokenizer(json.loads(package["config"]), tensors)
+    package = read_foreign(args.weights, "model")
+    tensors = float_tensors(str(args.weights), package.tensors)
+    tokenizer = to_tokenizer(json.loads(str(package.values["config"])), tensors)
     save_checkpoint(args.checkpoint, tokenizer, args.name, torch.float16)
     print(f"{args.checkpoint}: {sum(p.numel() for p in tokenizer.parameters()):,} parameters")
 

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vtok.errors import CheckpointError, UsageError
-from vtok.models.torch_file import float_tensors, read_torch_file
+from vtok.models.torch_file import float_tensors, read_tensors
 from vtok.nn.attention import DIM_HEAD, HEADS, LINEAR_DIM_HEAD, LINEAR_HEADS
 from vtok.nn.config import MAX_KERNEL, MAX_WIDTH, LayerSpec, TokenizerConfig
 from vtok.nn.quantize import FIRST_SCALE
@@ -267,14 +267,12 @@ def read_magvit2(path: Path, config: Magvit2Config) -> Imported:
 
     Raises:
         InputError: The file is missing or cannot be read.
-        CheckpointError: The file is damaged, needs pickle to run code, or has unknown, missing or
-            wrongly shaped tensors; the message names them.
+        CheckpointError: The file is damaged, or has unknown, missing or wrongly shaped tensors;
+            the message names them.
     """
-    package = read_torch_file(path)
-    if not isinstance(package, Mapping) or STATE not in package:
-        raise CheckpointError(f"{path}: not a magvit2-pytorch checkpoint: {STATE} is missing")
+    tensors = float_tensors(str(path), read_tensors(path, STATE))
     try:
-        return convert(float_tensors(str(path), package[STATE]), config)
+        return convert(tensors, config)
     except _MisfitError as exc:
         raise CheckpointError(f"{path}: {exc}: wrong file, or the config of another model") from exc
 
