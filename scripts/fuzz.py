@@ -1,10 +1,12 @@
-"""Feed damaged code files and dumps to every function that reads them.
+"""Feed damaged code files, dumps and foreign weights to every function that reads them.
 
 Each must give the right codes or raise a `VtokError`, within 2 seconds and 200 MB. Mutations are
-numbered and the same on every machine, so that a failure can be repeated with --first.
+numbered and the same on every machine, so that a failure can be repeated with --first. Reading
+weights may also allocate only a multiple of the file's size.
 
     scripts/fuzz --first 4711 --count 1
     scripts/fuzz --coder 2            entropy-coded files only
+    scripts/fuzz --weights            files of torch.save, TorchScript, Lightning and safetensors
     scripts/fuzz --atheris corpus/    guided by coverage, until stopped (pip install atheris)
 """
 
@@ -14,7 +16,11 @@ import resource
 import signal
 import struct
 import sys
+import tempfile
 import time
+import tracemalloc
+import warnings
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -36,6 +42,16 @@ MAX_SECONDS, MAX_MEGABYTES = 2.0, 200
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
 INTERESTING = (0, 1, 2, 127, 128, 255, 256, 2**16 - 1, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**63)
 WORDS = (b"CODE", b"SEGM", b"FOOT", b"note", b"NEXT", b"null", b"-1", b"1e9", b"99999999", b"{}")
+PICKLED = (
+    *(bytes((byte,)) for byte in b"(.0NRQabesut}])\x81\x85\x86\x87\x94\x93\x88"),
+    b"h\x00", b"q\x00", b"h\x05", b"K\xff", b"J\xff\xff\xff\x7f", b"J\xff\xff\xff\xff",
+    b"X\xff\xff\xff\x7f", b"X\0\0\0\0",
+    b"\x8b\xff\xff\xff\x7f", b"\x8a\x08\0\0\0\0\0\0\0\x40", b"]" * 200, b")" + b"\x85" * 200,
+    b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch._utils\n_rebuild_parameter\n",
+    b"ccollections\nOrderedDict\n", b"cos\nsystem\n", b"ctorch\nDoubleStorage\n",
+)  # fmt: skip
+MAX_FACTOR, BASE_BYTES = 8, 1 << 16  # memory for weights: 8 * (size of the file + 64 KiB)
+largest = {"factor": 0.0}  # measured
 
 
 class Pipe(io.BytesIO):
@@ -85,15 +101,15 @@ def dumped(data: bytes, kind: str) -> bytes:
     return out.getvalue()
 
 
-def mutate(data: bytes, rng: np.random.Generator) -> bytes:
+def mutate(data: bytes, rng: np.random.Generator, words: Sequence[bytes] = WORDS) -> bytes:
     """Change the data in one to three ways."""
     out = bytearray(data)
     for _ in range(rng.integers(1, 4)):
-        change(out, rng)
+        change(out, rng, words)
     return bytes(out)
 
 
-def change(out: bytearray, rng: np.random.Generator) -> None:
+def change(out: bytearray, rng: np.random.Generator, words: Sequence[bytes]) -> None:
     """Change bytes in place."""
     place = int(rng.integers(0, len(out) + 1))
     length = int(rng.integers(1, 1 + min(64, len(out) - place))) if place < len(out) else 0
@@ -113,7 +129,7 @@ def change(out: bytearray, rng: np.random.Generator) -> None:
         data = struct.pack("<" + form, value % 256 ** struct.calcsize(form))
         out[place : place + len(data)] = data
     elif kind == 6:
-        word = WORDS[rng.integers(0, len(WORDS))]
+        word = words[rng.integers(0, len(words))]
         out[place : place + (len(word) if rng.random() < 0.5 else 0)] = word
     elif digits := [i for i, byte in enumerate(out[:1000]) if 48 <= byte <= 57]:
         out[digits[rng.integers(0, len(digits))]] = 48 + int(rng.integers(0, 10))
@@ -204,6 +220,63 @@ USES: dict[str, Callable[[bytes], object]] = {
 }
 
 
+def weights_seeds() -> list[bytes]:
+    """Make small files of torch.save, TorchScript, Lightning and safetensors."""
+    import torch
+    from safetensors.torch import save
+
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv3d(3, 4, 1), torch.nn.LayerNorm(4))
+    state = network.state_dict()
+    types = (torch.float64, torch.bfloat16, torch.float8_e5m2, torch.int64, torch.uint8, torch.bool)
+    typed = {str(dtype): torch.ones(2, 3).to(dtype).T for dtype in types}
+    options = argparse.Namespace(width=4, name="a", levels=[8, 5], rate=0.5)
+    lightning = {"state_dict": state, "hyper_parameters": options, "epoch": 3}
+    files = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
+        torch.jit.save(torch.jit.script(network), script := io.BytesIO())
+    files.append(script.getvalue())
+    for content in (typed, lightning):
+        torch.save(content, out := io.BytesIO())
+        files.append(out.getvalue())
+    return [*files, save(state)]
+
+
+def mutate_weights(data: bytes, rng: np.random.Generator) -> bytes:
+    """Change a file, or in most cases the pickle in an archive with correct checksums."""
+    if data[:2] != b"PK" or rng.random() < 0.3:
+        return mutate(data, rng, PICKLED)
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w") as new:
+        for item in old.infolist():
+            content = old.read(item)
+            if item.filename.endswith(".pkl"):
+                content = mutate(content, rng, PICKLED)
+            new.writestr(item.filename, content, item.compress_type)
+    return out.getvalue()
+
+
+def read_weights(data: bytes) -> None:
+    """Read foreign weights, and check how much memory that took."""
+    from vtok.models.torch_file import float_tensors, read_tensors
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights"
+        path.write_bytes(data)
+        tracemalloc.start()
+        try:
+            tensors = read_tensors(path, "state_dict")
+        finally:
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            factor = peak / (len(data) + BASE_BYTES)
+            largest["factor"] = max(largest["factor"], factor)
+            if factor > MAX_FACTOR:
+                raise AssertionError(f"allocated {peak} bytes for a file of {len(data)}")
+        float_tensors("weights", tensors)
+
+
 def check(data: bytes, use: str) -> str:
     """Read a file in one way and return the outcome.
 
@@ -214,7 +287,7 @@ def check(data: bytes, use: str) -> str:
     begin, before = time.process_time(), peak_megabytes()
     signal.setitimer(signal.ITIMER_REAL, 20 * MAX_SECONDS)  # for what never ends
     try:
-        USES[use](data)
+        (read_weights if use == "weights" else USES[use])(data)
         outcome = "whole"
     except VtokError as error:
         if "\n" in str(error):
@@ -251,6 +324,22 @@ def run(first: int, count: int, coder: int | None = None) -> Counter[str]:
     return outcomes
 
 
+def run_weights(first: int, count: int) -> Counter[str]:
+    """Check mutations of `weights_seeds()` by number; return the number of each outcome.
+
+    Raises:
+        AssertionError: naming the number of the one that failed.
+    """
+    corpus, outcomes = weights_seeds(), Counter[str]()
+    for number in range(first, first + count):
+        seed = corpus[(rng := np.random.default_rng(number)).integers(0, len(corpus))]
+        try:
+            outcomes[check(mutate_weights(seed, rng), "weights")] += 1
+        except Exception as error:
+            raise AssertionError(f"mutation {number} (weights): {error!r}") from error
+    return outcomes
+
+
 def peak_megabytes() -> float:
     """The most memory that this process has had so far."""
     unit = 2**20 if sys.platform == "darwin" else 2**10
@@ -278,12 +367,17 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first mutation")
     parser.add_argument("--count", type=int, default=100_000, help="how many")
     parser.add_argument("--coder", type=int, choices=(0, 2), help="only files of this coder")
+    parser.add_argument("--weights", action="store_true", help="foreign weights, not code files")
     parser.add_argument("--atheris", nargs=argparse.REMAINDER, help="arguments for atheris")
     options = parser.parse_args()
     signal.signal(signal.SIGALRM, hang)
     if options.atheris is not None:
         return guided(options.atheris)
-    outcomes = run(options.first, options.count, options.coder)
+    if options.weights:
+        outcomes = run_weights(options.first, options.count)
+        print(f"at most {largest['factor']:.2f} times (file size + 64 KiB) allocated")
+    else:
+        outcomes = run(options.first, options.count, options.coder)
     print(f"{options.count} mutations, peak {peak_megabytes():.0f} MB")
     for outcome, times in outcomes.most_common():
         print(f"{times:8} {outcome}")

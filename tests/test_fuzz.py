@@ -1,4 +1,4 @@
-"""A short run of scripts/fuzz: damaged files give the right codes or a named error."""
+"""A short run of scripts/fuzz: damaged files are read correctly or give a named error."""
 
 import io
 import runpy
@@ -59,3 +59,12 @@ def test_violations_are_reported_with_their_number(
         monkeypatch.setitem(FUZZ["USES"], use, fail)
     with pytest.raises(AssertionError, match=rf"^mutation 7 \(.*{message}"):
         FUZZ["run"](7, 1)
+
+
+def test_mutations_of_foreign_weights() -> None:
+    for seed in FUZZ["weights_seeds"]():
+        assert FUZZ["check"](seed, "weights") == "whole"
+    outcomes = FUZZ["run_weights"](0, 300)
+    assert set(outcomes) == {"CheckpointError", "whole"}
+    assert outcomes["CheckpointError"] > 150
+    assert outcomes["whole"] > 5
