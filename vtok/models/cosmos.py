@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vtok.errors import CheckpointError, InputError, OptionError, ShapeError
-from vtok.models.checkpoint import open_tensors
 from vtok.models.cosmos_layers import (
     POINT,
     Downsample,
@@ -34,7 +33,7 @@ from vtok.models.cosmos_layers import (
     conv,
     factorized,
 )
-from vtok.models.torch_file import float_tensors, read_torch_file
+from vtok.models.torch_file import float_tensors, read_tensors
 from vtok.nn.fsq import FSQ
 from vtok.nn.interface import Geometry, Stream, Tokenizer, Window
 from vtok.nn.layers import Context, StreamState
@@ -314,7 +313,7 @@ def read_cosmos(
     """
     found: dict[str, Tensor] = {}
     for file in _files(path):
-        found |= _read_tensors(file)
+        found |= read_tensors(file, "model")
     try:
         theirs, notes = _select(found)
         config = _config(theirs, compression or _named_compression(path), window)
@@ -356,15 +355,6 @@ def _files(path: Path) -> list[Path]:
         expected = "encoder.jit and decoder.jit, autoencoder.jit, model.pt or one safetensors file"
         raise InputError(f"{path}: nothing to import: expected {expected}")
     return found
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        with open_tensors(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    package = read_torch_file(path)
-    state = package.get("model", package) if isinstance(package, dict) else package
-    return float_tensors(str(path), state)
 
 
 def _select(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -33,8 +33,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vtok.errors import CheckpointError, OptionError, UsageError
-from vtok.models.checkpoint import open_tensors
-from vtok.models.torch_file import float_tensors, read_torch_file
+from vtok.models.torch_file import float_tensors, read_tensors
 from vtok.nn.interface import Geometry, Stream, Tokenizer
 from vtok.nn.layers import Context, StreamState, channels_first, pointwise
 
@@ -279,12 +278,7 @@ def read_taehv(path: Path) -> tuple[TaehvTokenizer, list[str]]:
         InputError: There is no such file.
         CheckpointError: The file is damaged, not one of taehv, or of an unsupported variant.
     """
-    if path.suffix == ".safetensors":
-        with open_tensors(path, "pt") as file:
-            state: object = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    else:
-        state = read_torch_file(path)
-    tensors = float_tensors(str(path), state)
+    tensors = float_tensors(str(path), read_tensors(path))
     try:
         config = config_of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     except (KeyError, IndexError, ZeroDivisionError) as exc:
