@@ -34,7 +34,7 @@ from vtok.codefile.dump import FORMATS, DumpReader, dump
 from vtok.codefile.edit import check_alike, cut, join
 from vtok.codefile.packing import encode_parts
 from vtok.codefile.reader import CodeFileReader
-from vtok.codefile.records import VERSION
+from vtok.codefile.records import SEGMENTED
 from vtok.codefile.writer import CodeFileWriter
 from vtok.errors import VtokError
 
@@ -83,7 +83,7 @@ def small_file(bits: int, smooth: bool, books: int = 1, modelled: bool = False) 
         layout = replace(layout, grid=(8, 9), spatial_compression=8)
         header = replace(golden, format=layout, transform=shape)
     rng, stream = np.random.default_rng(bits), io.BytesIO()
-    with CodeFileWriter(stream, header, version=VERSION) as writer:
+    with CodeFileWriter(stream, header, version=SEGMENTED) as writer:
         for number, frames in enumerate((9, 12, 3) if modelled else (29, 32, 7)):
             steps = -(-frames // 4)
             codes = rng.integers(0, 2**bits, (3 - number, books, steps, *layout.grid))

@@ -164,11 +164,11 @@ def test_changed_weights_are_refused(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 2}, "version 2, this vtok reads up to 1"),
+        ({"version": 3}, "version 3, this vtok reads up to 2"),
         ({"version": True}, "not a vtok checkpoint"),
         ({"version": -1}, "not a vtok checkpoint"),
-        ({"name": ["tiny"]}, "name and weights_sha256: expected text"),
-        ({"name": "tiny\n"}, "name and weights_sha256: expected text"),
+        ({"name": ["tiny"]}, "name, weights_sha256, arch, licence and source: expected text"),
+        ({"name": "tiny\n"}, "name, weights_sha256, arch, licence and source: expected text"),
         ({"format": "other"}, "not a vtok checkpoint"),
         ({"spam": 1}, "checkpoint fields"),
         ({"config": 3}, "checkpoint fields"),

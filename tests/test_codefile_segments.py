@@ -12,7 +12,7 @@ from test_codefile_damage import Pipe
 
 from vtok.codefile.index import Index
 from vtok.codefile.reader import CodeFileReader
-from vtok.codefile.records import VERSION, Damage, IndexEntry, Order, Place
+from vtok.codefile.records import SEGMENTED, Damage, IndexEntry, Order, Place
 from vtok.codefile.writer import CodeFileWriter
 from vtok.errors import CodeFileError, ShapeError
 
@@ -37,7 +37,7 @@ def codes(steps: int, stages: int, seed: int) -> np.ndarray:
 
 def write(plan: Plan = PLAN) -> bytes:
     stream = io.BytesIO()
-    with CodeFileWriter(stream, HEADER, version=VERSION) as writer:
+    with CodeFileWriter(stream, HEADER, version=SEGMENTED) as writer:
         for seed, (drop, steps, frames, stages) in enumerate(plan):
             if drop is not None:
                 writer.open_segment(drop)
@@ -87,7 +87,7 @@ def test_first_stages_alone(stages: int) -> None:
 
 def test_copy_of_stored_chunks_is_identical() -> None:
     stream = io.BytesIO()
-    with CodeFileWriter(stream, HEADER, version=VERSION) as writer:
+    with CodeFileWriter(stream, HEADER, version=SEGMENTED) as writer:
         for chunk in CodeFileReader(trickle(DATA)).stored():
             if chunk.opens is not None:
                 writer.open_segment(chunk.opens)
@@ -114,7 +114,7 @@ def test_writer_refuses_chunks_that_do_not_fit(plan: Plan, message: str) -> None
 
 
 def test_segments_need_version_1_1_and_a_chunk_each() -> None:
-    writer = CodeFileWriter(io.BytesIO(), HEADER, version=VERSION)
+    writer = CodeFileWriter(io.BytesIO(), HEADER, version=SEGMENTED)
     writer.open_segment()
     with pytest.raises(ShapeError, match="the segment before chunk 0 opens a segment again"):
         writer.open_segment()
@@ -183,7 +183,7 @@ def test_every_cut_is_detected_and_chunks_before_it_are_salvaged(stream: type[io
 
 def judge(order: Order, entry: IndexEntry, version: tuple[int, int]) -> Place | bool:
     """Add a row; return False if it is refused, the place of a chunk, or True for a segment."""
-    opens = entry.num_steps == 0 and version == VERSION
+    opens = entry.num_steps == 0 and version == SEGMENTED
     if order.why_not_open(entry) if opens else order.why_not_next(entry):
         return False
     if opens:

@@ -1,8 +1,11 @@
 """Tokenizers of other architectures take the same ways as the shipped model."""
 
+import io
 import json
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from architectures import KINDS, ToyTokenizer, make_toy, register_toy
@@ -11,13 +14,23 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from vtok import VideoTokenizer
+from vtok.codefile.edit import cut
+from vtok.codefile.reader import CodeFileReader
 from vtok.errors import CheckpointError, OptionError, UsageError
 from vtok.models import registry
 from vtok.models.checkpoint import load_checkpoint, read_info, save_checkpoint
-from vtok.models.load import load, resolve
+from vtok.models.load import LoadedTokenizer, load, resolve
 from vtok.nn.geometry import Geometry, Stream, Window
+from vtok.pipeline import codec
+from vtok.pipeline.codec import Decoder, clip_to_frames, fill, frames_to_clip
+from vtok.pipeline.decode import read_codes, read_frames
+from vtok.pipeline.encode import encode_file
+from vtok.pipeline.options import EncodeOptions
 from vtok.tokens.model import load_token_model
 from vtok.training.learner import initialize_from
+from vtok.video.frames import Frames
+from vtok.video.reader import VideoReader
+from vtok.video.writer import VideoWriter
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +124,7 @@ def test_fingerprint_covers_architecture(toys: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"arch": "spam"}, "architecture 'spam': this vtok knows vtok, toy"),
+        ({"arch": "spam"}, "architecture 'spam': this vtok knows vtok, "),
         ({"arch": 3}, "expected text"),
         ({"licence": "a\nb"}, "expected text"),
         ({"config": {"window": 7, "lookahead": 0, "continuous": False}}, "geometry plan .*damaged"),
@@ -171,3 +184,120 @@ def test_loaded_tokenizer_of_other_architecture(toys: dict[str, Path]) -> None:
     assert model.decode(codes.unsqueeze(1)).shape == (1, 3, 3, 8, 8)
     with pytest.raises(OptionError, match="lookahead=2"):
         registry.ARCHITECTURES["toy"].build({"window": 0, "lookahead": 2, "continuous": False})
+
+
+CODED = [kind for kind in KINDS if kind != "latents"]
+SIZE = (18, 26)  # height and width, not on the grid
+FRAMES = 38
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of noise at 10 frames/s."""
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    frames = np.random.default_rng(0).integers(0, 256, (FRAMES, *SIZE, 3), np.uint8)
+    with VideoWriter(path, width=SIZE[1], height=SIZE[0], fps=Fraction(10), crf=10) as writer:
+        writer.write(frames)
+    return path
+
+
+@pytest.fixture
+def models(toys: dict[str, Path]) -> dict[str, LoadedTokenizer]:
+    return {kind: load(path, device="cpu", dtype="float32") for kind, path in toys.items()}
+
+
+def read(path: Path) -> Frames:
+    with VideoReader(path) as reader:
+        return np.concatenate(list(reader))
+
+
+def direct(model: LoadedTokenizer, frames: Frames) -> Frames:
+    """Decoded frames, by calls of the tokenizer on the whole video or on each window."""
+    toy, shown = model.tokenizer, []
+    assert isinstance(toy, ToyTokenizer)
+    length = toy.window or len(frames)
+    for start in range(0, len(frames), length):
+        part = frames[start : start + length]
+        latents = toy.encode_latents(frames_to_clip(fill(part, length), model))
+        decoded = latents if toy.config.continuous else toy.to_codes(latents)
+        with torch.no_grad():
+            shown.append(clip_to_frames(toy.decode(decoded, size=SIZE, num_frames=len(part))))
+    return np.concatenate(shown)
+
+
+def decoded(model: LoadedTokenizer, data: bytes) -> Frames:
+    reader = CodeFileReader(io.BytesIO(data))
+    return np.concatenate(list(Decoder(model, SIZE).decode(read_codes(reader))))
+
+
+def encoded(source: Path, model: LoadedTokenizer, **options: float) -> bytes:
+    out = io.BytesIO()
+    encode_file(source, out, model=model, options=EncodeOptions(**options))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("kind", CODED)
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 38])
+def test_code_file_decodes_to_frames_of_tokenizer(
+    kind: str, count: int, models: dict[str, LoadedTokenizer], clip: Path
+) -> None:
+    model = models[kind]
+    data = encoded(clip, model, duration_seconds=count / 10)
+    expected = direct(model, read(clip)[:count])
+    np.testing.assert_array_equal(decoded(model, data), expected)
+    reader = CodeFileReader(io.BytesIO(data))
+    assert reader.version == (1, 2)
+    assert reader.header.format.num_entries == 60
+    assert reader.index.num_segments == (-(-count // 5) if kind == "window" else 1)
+    one_by_one = Decoder(model, SIZE)
+    parts = [part for chunk in read_codes(reader) for part in one_by_one.decode_next(chunk)]
+    np.testing.assert_array_equal(np.concatenate([*parts, *one_by_one.finish()]), expected)
+
+
+@pytest.mark.parametrize("kind", CODED)
+def test_random_access_and_cut_are_exact(
+    kind: str, models: dict[str, LoadedTokenizer], clip: Path
+) -> None:
+    model, whole = models[kind], direct(models[kind], read(clip))
+    data = encoded(clip, model)
+    for first, end in ((0, 38), (0, 1), (3, 9), (17, 18), (15, 31), (16, 33), (20, 38), (37, 38)):
+        reader = CodeFileReader(io.BytesIO(data))
+        shown = Decoder(model, SIZE).decode(read_frames(reader, model, (first, end)))
+        np.testing.assert_array_equal(np.concatenate(list(shown)), whole[first:end])
+        part = io.BytesIO()
+        assert sum(row[0] for row in cut(reader, part, frames=(first, end))) == end - first
+        np.testing.assert_array_equal(decoded(model, part.getvalue()), whole[first:end])
+        if end - first > 2:  # a cut of a cut
+            again, middle = io.BytesIO(), (1, end - first - 1)
+            list(cut(CodeFileReader(io.BytesIO(part.getvalue())), again, frames=middle))
+            np.testing.assert_array_equal(
+                decoded(model, again.getvalue()), whole[first + 1 : end - 1]
+            )
+
+
+def test_windows_in_batches(
+    models: dict[str, LoadedTokenizer], clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = models["window"]
+    data = encoded(clip, model)
+    whole = decoded(model, data)
+    monkeypatch.setattr(codec, "windows_at_once", lambda model, size: 3)
+    assert encoded(clip, model) == data
+    np.testing.assert_array_equal(decoded(model, data), whole)
+
+
+@pytest.mark.parametrize("kind", CODED)
+def test_damage_costs_one_window_or_chunk(
+    kind: str, models: dict[str, LoadedTokenizer], clip: Path
+) -> None:
+    model, data = models[kind], bytearray(encoded(clip, models[kind]))
+    reader = CodeFileReader(io.BytesIO(bytes(data)))
+    data[reader.chunks[1].offset + 40] ^= 1
+    reader = CodeFileReader(io.BytesIO(bytes(data)), salvage=True)
+    shown = np.concatenate(list(Decoder(model, SIZE).decode(read_codes(reader))))
+    lost = sum(end - first for first, end in reader.gaps)
+    assert len(shown) + lost == FRAMES
+    if kind == "window":
+        assert reader.gaps == [(5, 10)]
+        whole = direct(model, read(clip))
+        np.testing.assert_array_equal(shown, np.concatenate([whole[:5], whole[10:]]))

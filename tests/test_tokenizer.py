@@ -10,7 +10,7 @@ from models import ARCHITECTURES, make_clip, make_condition, make_tokenizer
 
 from vtok import StreamState, VideoTokenizer
 from vtok.errors import ShapeError, UsageError
-from vtok.models.checkpoint import config_digest, read_info
+from vtok.models.checkpoint import read_info
 from vtok.nn.config import LAYER_KINDS, PRESETS, TokenizerConfig
 from vtok.nn.layers import Context
 
@@ -403,4 +403,4 @@ def test_layer_kinds_in_the_spelling_of_checkpoints() -> None:
     assert stored.to_dict()["layers"] == ("fold", ("separable", 8), ("separable_memory", 8))
     info = read_info("vtok-base")
     assert info.config == PRESETS["vtok-base"]
-    assert config_digest(info.config).startswith("106faae9a8c3")
+    assert info.config_sha256.startswith("106faae9a8c3")

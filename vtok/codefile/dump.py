@@ -16,7 +16,14 @@ import numpy.typing as npt
 from vtok.codefile.header import MAX_HEADER_BYTES, CodeFormat, Header, dump_json, load_json
 from vtok.codefile.packing import encode_parts
 from vtok.codefile.reader import CodeFileReader
-from vtok.codefile.records import MODELLED, PLAIN, VERSION, read_bytes
+from vtok.codefile.records import (
+    MODELLED,
+    PLAIN,
+    SEGMENTED,
+    VERSION,
+    check_version,
+    read_bytes,
+)
 from vtok.codefile.writer import CodeFileWriter
 from vtok.errors import CodeFileError, ShapeError
 
@@ -97,11 +104,13 @@ class DumpReader:
         self._kind = about["dump"]
         if self._kind not in FORMATS or (self._kind == "text") != bool(self._comment):
             self._refuse(f"is not a dump of vtok ({', '.join(FORMATS)})")
-        if about["version"] not in (list(PLAIN), list(VERSION)):
+        known = {str(list(version)): version for version in (PLAIN, SEGMENTED, VERSION)}
+        if str(about["version"]) not in known:
             self._refuse(f"version {str(about['version'])[:20]} is not known: update vtok")
-        self._version = PLAIN if about["version"] == list(PLAIN) else VERSION
+        self._version = known[str(about["version"])]
         try:
             self.header = Header.from_json(dump_json(about["header"]))
+            check_version(self.header, self._version)
         except CodeFileError as exc:
             self._refuse(str(exc))
 

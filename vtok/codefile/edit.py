@@ -7,10 +7,21 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import BinaryIO
 
+import numpy as np
+
 from vtok.codefile.header import Header
 from vtok.codefile.index import StepRange, find_ranges
+from vtok.codefile.packing import StoredChunk, encode_parts
 from vtok.codefile.reader import CodeFileReader
-from vtok.codefile.records import FOOTER_BYTES, PLAIN, ROW, VERSION, ChunkHead, preamble_to_bytes
+from vtok.codefile.records import (
+    FOOTER_BYTES,
+    MODELLED,
+    PLAIN,
+    ROW,
+    SEGMENTED,
+    ChunkHead,
+    preamble_to_bytes,
+)
 from vtok.codefile.writer import CodeFileWriter
 from vtok.errors import CodeFileError, OptionError
 
@@ -63,14 +74,30 @@ def cut(
                 for head, count in zip(heads, counts, strict=True)
             ]
             counts = fit_stages(lengths, max_bytes - _fixed_bytes(header, ranges), max_bytes)
-    header = replace(header, format=replace(layout, num_stages=max(counts)))
-    version = PLAIN if _is_plain(reader, ranges, counts) else VERSION
+    ahead = sum(some.is_ahead for some in ranges)
+    steps = layout.chunk_steps + (layout.decoder_lookahead if ahead else 0)
+    header = replace(header, format=replace(layout, num_stages=max(counts), chunk_steps=steps))
+    version = PLAIN if _is_plain(reader, ranges, counts) else SEGMENTED
     with CodeFileWriter(stream, header, version=version) as writer:
-        for some, count in zip(ranges, counts, strict=True):
+        shown = ranges[: len(ranges) - ahead]
+        for some, count in zip(shown, counts, strict=False):
             reader.limit_stages(count)
             chunk = reader.read_stored(some.chunk)
+            if ahead and some is shown[-1]:
+                chunk = _with_steps_ahead(reader, some.chunk, ahead)
             writer.write_parts(chunk.parts, chunk.num_steps, some.num_frames, some.opens)
             yield some.num_frames, chunk.num_steps, count
+
+
+def _with_steps_ahead(reader: CodeFileReader, number: int, count: int) -> StoredChunk:
+    """Append to a chunk the steps of the `count` chunks after it that its frames depend on."""
+    layout = reader.header.format
+    chunk = reader.read_chunk(number)
+    following = [reader.read_chunk(number + 1 + k).codes for k in range(count)]
+    ahead = np.concatenate(following, axis=2)[:, :, : layout.decoder_lookahead]
+    codes = np.concatenate([chunk.codes, ahead], axis=2)
+    parts = encode_parts(codes, layout, compress=MODELLED in chunk.coders)
+    return StoredChunk(chunk.num_frames, codes.shape[2], parts, chunk.opens)
 
 
 def join(headers: Sequence[Header], readers: Iterable[CodeFileReader], stream: BinaryIO) -> Copied:
@@ -96,7 +123,7 @@ def join(headers: Sequence[Header], readers: Iterable[CodeFileReader], stream: B
         transform=replace(first.transform, duration=None),
     )
     chunks = (chunk for reader in readers for chunk in reader.stored())
-    with CodeFileWriter(stream, header, version=VERSION) as writer:
+    with CodeFileWriter(stream, header, version=SEGMENTED) as writer:
         for chunk in chunks:
             writer.write_parts(chunk.parts, chunk.num_steps, chunk.num_frames, chunk.opens)
             yield chunk.num_frames, chunk.num_steps, len(chunk.parts)
@@ -132,6 +159,8 @@ def fit_stages(lengths: Sequence[Sequence[int]], room: int, max_bytes: int) -> l
 def _is_plain(reader: CodeFileReader, ranges: Sequence[StepRange], counts: Sequence[int]) -> bool:
     """Check if a cut of these ranges is a file of version 1.0."""
     last = ranges[-1]
+    if last.is_ahead:
+        return False
     before, after = reader.index.covers(last.chunk)
     unshown = after - before - last.skip - last.num_frames
     return (

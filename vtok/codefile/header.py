@@ -19,6 +19,7 @@ MAX_INTEGER = 2**53 - 1  # the largest integer that every JSON reader keeps exac
 MAX_HEADER_BYTES = 1 << 20
 MAX_CHUNK_CODES = 1 << 28  # all stages of a chunk together
 _MAX_SIDE = 1 << 20  # pixels
+ADDED = ("entries", "decoder_lookahead", "window")  # to the format in version 1.2
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: cannot be printed or encoded
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -80,6 +81,11 @@ class CodeFormat:
         chunk_steps: maximum latent steps of a chunk, 1..65536.
         decoder_lookback: latent steps that the decoder must see before a chunk to give the same
             pixels as a decode from the start; None if it must see all of them.
+        entries: entries of a codebook that is no power of two, whose codes are below it;
+            `codebook_size` is then the next power of two. None if all entries exist.
+        decoder_lookahead: latent steps that the decoder must see after a step, 0..255.
+        window: latent steps of a window, a group of frames that is decoded by itself: each is one
+            chunk and starts a segment. None for a stream.
     """
 
     codebook_size: int
@@ -90,6 +96,9 @@ class CodeFormat:
     grid: tuple[int, int]
     chunk_steps: int
     decoder_lookback: int | None
+    entries: int | None = None
+    decoder_lookahead: int = 0
+    window: int | None = None
 
     def __post_init__(self) -> None:
         _check_integer("format.codebook_size", self.codebook_size, 2, 2**32)
@@ -106,11 +115,28 @@ class CodeFormat:
         _check_integer("format.chunk_steps", self.chunk_steps, 1, 1 << 16)
         if self.decoder_lookback is not None:
             _check_integer("format.decoder_lookback", self.decoder_lookback, 0, MAX_INTEGER)
+        if self.entries is not None:
+            half, most = self.codebook_size // 2, self.codebook_size - 1
+            _check_integer("format.entries", self.entries, half + 1, most)
+        _check_integer("format.decoder_lookahead", self.decoder_lookahead, 0, 255)
+        if self.window is not None:
+            _check_integer("format.window", self.window, 1, 1 << 16)
         chunk_codes = self.num_stages * self.codes_per_step * self.chunk_steps
         if chunk_codes > MAX_CHUNK_CODES:
             raise CodeFileError(
                 f"header: a chunk would hold {chunk_codes} codes, the limit is {MAX_CHUNK_CODES}"
             )
+
+    @property
+    def num_entries(self) -> int:
+        """Number of different codes, at most `codebook_size`."""
+        return self.entries or self.codebook_size
+
+    @property
+    def added(self) -> dict[str, int]:
+        """Keys of version 1.2 and their values; each is left out of a header at its default."""
+        values = {name: getattr(self, name) for name in ADDED}
+        return {name: value for name, value in values.items() if value}
 
     @property
     def bits_per_code(self) -> int:
@@ -266,7 +292,10 @@ class Header:
         Raises:
             CodeFileError: if longer than `MAX_HEADER_BYTES`.
         """
-        data = dump_json(asdict(self))
+        value = asdict(self)
+        for name in set(ADDED) - set(self.format.added):
+            del value["format"][name]
+        data = dump_json(value)
         if len(data) > MAX_HEADER_BYTES:
             raise CodeFileError(
                 f"header: {len(data)} bytes, the limit is {MAX_HEADER_BYTES}: shorten metadata"
@@ -302,7 +331,7 @@ def _build(kind: type, value: object, where: str, newer: bool) -> Any:
     if not isinstance(value, dict):
         _refuse(where, value, "an object")
     names = [item.name for item in fields(kind)]
-    missing = [name for name in names if name not in value]
+    missing = [name for name in names if name not in value and name not in ADDED]
     unknown = [name for name in value if name not in names]
     if missing:
         raise CodeFileError(f"header: {where} has no {', '.join(missing)}")
@@ -310,7 +339,11 @@ def _build(kind: type, value: object, where: str, newer: bool) -> Any:
         raise CodeFileError(f"header: {where} has unknown keys: {str(sorted(unknown))[:80]}")
     arguments = {}
     for item in fields(kind):
+        if item.name not in value:
+            continue
         part = value[item.name]
+        if item.name in ADDED and not part:
+            _refuse(f"{where}.{item.name}", part, "left out")
         if item.type in _PARTS:
             part = _build(_PARTS[item.type], part, item.name, newer)
         elif "Fraction" in item.type and part is not None:

@@ -129,6 +129,11 @@ class StepRange:
     skip: int
     num_frames: int
 
+    @property
+    def is_ahead(self) -> bool:
+        """True if only the frames of earlier steps depend on these."""
+        return not self.skip + self.num_frames
+
 
 def find_ranges(
     index: Index,
@@ -140,7 +145,8 @@ def find_ranges(
     """Find the latent steps to decode for some frames, exactly as in a decode from the start.
 
     A decoder that starts at a later step gives the same frames as one that starts at the first,
-    once it has seen `lookback` steps.
+    once it has seen `lookback` steps. Windows are read whole; with look-ahead, the steps after the
+    last frame are read too.
 
     Args:
         index: of the file.
@@ -181,7 +187,13 @@ def _ranges_of_segment(
     )
     # The first step of a stream gives its last frame only, so start at least one step before.
     begin = 0 if lookback is None else max(0, -(-low // temporal) - max(1, lookback))
-    stop = -(-(high - 1) // temporal) + 1
+    stop = -(-(high - 1) // temporal) + 1 + layout.decoder_lookahead
+    if layout.window is not None:
+        begin, stop = 0, layout.window
+    while (
+        end < len(index) and not index.opens[end] and index.covers(end)[0] <= (stop - 1) * temporal
+    ):
+        end += 1
     while index.covers(first)[0] > begin * temporal:
         first -= 1
     opens: int | None = None

@@ -192,6 +192,8 @@ def encode_parts(
     left, modelled = _most_modelled(shape, bits), StageCoder(shape, bits)
     for number, stage in enumerate(codes):
         packed = pack(stage.reshape(-1), bits)  # checks the codes too
+        if (last := int(stage.max(initial=0))) >= layout.num_entries:
+            raise ShapeError(f"a code is {last}, the codebook has 0..{layout.num_entries - 1}")
         shorten = coders[number] != PACKED if coders else compress
         coded = modelled.encode(stage) if shorten and left else None
         if coded is None:
@@ -227,6 +229,8 @@ def decode_parts(
             stage[...] = modelled.decode(part.data)
         else:
             raise Damage(f"a stage of {stage.size} codes by coder {part.coder}")
+        if layout.entries is not None and (last := int(stage.max(initial=0))) >= layout.entries:
+            raise Damage(f"a code is {last}, the codebook has 0..{layout.entries - 1}")
     return codes
 
 

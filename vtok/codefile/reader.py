@@ -164,6 +164,8 @@ class Scan:
         """Adjust a chunk after a gap, where a decoder starts with a fresh state."""
         if not self._fresh:
             return head, place
+        if self._layout.window is not None:
+            return head, Place(0, 0)
         # The first step of a decoder gives its last frame only.
         missing = min(head.num_frames, self._layout.temporal_compression - 1)
         first, frames = head.first_frame + missing, head.num_frames - missing

@@ -23,7 +23,8 @@ from vtok.codefile.header import MAX_HEADER_BYTES, CodeFormat, Header
 from vtok.errors import CodeFileError
 
 PLAIN = (1, 0)  # one segment, every chunk with all stages: readable by every reader
-VERSION = (1, 1)  # the newest known version: segments, and chunks of fewer stages
+SEGMENTED = (1, 1)  # segments, and chunks of fewer stages
+VERSION = (1, 2)  # the newest known version: further keys of the header
 # A byte beyond ASCII, CR LF and LF: each is changed by some transfer in text mode.
 MAGIC = b"\x89VTOK\r\n\n"
 TRAILER = b"\x89VEND\r\n\n"
@@ -204,7 +205,17 @@ def read_preamble(source: ByteSource) -> tuple[tuple[int, int], Header]:
     if len(text) < length:
         raise CodeFileError("cut inside its header, nothing can be recovered")
     _check_seal(start + text, source, "header")
-    return (major, minor), Header.from_json(text, newer=minor > VERSION[1])
+    header = Header.from_json(text, newer=minor > VERSION[1])
+    check_version(header, (major, minor))
+    return (major, minor), header
+
+
+def check_version(header: Header, version: tuple[int, int]) -> None:
+    """Raise `CodeFileError` if a header has keys that the version of its file lacks."""
+    if header.format.added and version < VERSION:
+        raise CodeFileError(
+            f"header: format has keys of version 1.2: {', '.join(header.format.added)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -357,6 +368,11 @@ class Order:
         """Return why a chunk cannot follow; None if it can."""
         if why := self._why_not_here(row):
             return why
+        if self._layout.window is not None:
+            if self.covered:
+                return "does not start a segment, as each window does"
+            if row.num_steps != self._layout.window:
+                return f"has t = {row.num_steps}, a window has {self._layout.window}"
         if not self._full:
             return "follows a chunk that is not full, which only the last one may be"
         if not 1 <= row.num_steps <= self._layout.chunk_steps:
@@ -386,6 +402,8 @@ class Order:
         self.num_frames, self._full, self._opened = row.first_frame, True, False
         # Frames covered by lost chunks are unknown; past the dropped ones the number is irrelevant.
         self.covered = max(1, self.covered, self._drop)
+        if self._layout.window is not None and row.num_steps:
+            self.covered = self._drop = 0  # each window starts a segment
         return seen
 
     def place(self, row: IndexEntry) -> Place:

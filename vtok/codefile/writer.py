@@ -15,6 +15,7 @@ from vtok.codefile.records import (
     CODE,
     PLAIN,
     SEGMENT,
+    VERSION,
     ChunkHead,
     Footer,
     IndexEntry,
@@ -46,7 +47,7 @@ class CodeFileWriter:
             stream: binary, writable.
             header: of the file.
             version: (major, minor) of the format: 1.0, or 1.1 for segments and for chunks of
-                fewer stages than the header says.
+                fewer stages than the header says; 1.2 if the header needs it.
 
         Raises:
             CodeFileError: if the header is too long.
@@ -54,7 +55,7 @@ class CodeFileWriter:
         """
         self.header = header
         self._stream = stream
-        self._version = version
+        self._version = version = max(version, VERSION if header.format.added else PLAIN)
         self._hash = hashlib.sha256()
         self._offset = 0
         self._order = Order(header.format, version)

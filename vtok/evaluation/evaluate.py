@@ -27,7 +27,7 @@ from vtok.pipeline.codec import Decoder, Encoder
 from vtok.pipeline.encode import make_header
 from vtok.pipeline.files import CountingStream
 from vtok.pipeline.options import EncodeOptions, check_effort
-from vtok.pipeline.rate import Effort
+from vtok.pipeline.rate import Effort, Originals
 from vtok.pipeline.result import ChunkObserver, CodeChunk, Observer, Progress
 from vtok.video.frames import Frames, parse_size
 from vtok.video.reader import VideoReader, probe
@@ -236,7 +236,7 @@ def evaluate_file(
                 f"{source}: {exc}: leave it out of `metrics`, or use a larger `size`"
             ) from exc
         codebooks = most * loaded.geometry.num_codebooks
-        usage = tuple(CodeUsage(header.format.codebook_size) for _ in range(codebooks))
+        usage = tuple(CodeUsage(header.format.num_entries) for _ in range(codebooks))
         timer, measured = _Timer(), _Measured(header, rates, usage, options.compress)
         # not pipelined: calls ahead of the current chunk would not be timed
         effort = [Effort(loaded, options.effort, most)] if options.effort else []
@@ -338,23 +338,27 @@ class _Rate:
         self._file = CountingStream(stack.enter_context(path.open("wb")), str(path))
         self._writer = CodeFileWriter(cast(BinaryIO, self._file), self._header)
         self._frames = self._codes = 0
+        self._originals = Originals()
 
     def add(self, chunk: CodeChunk, parts: Sequence[CodedPart], reference: Frames) -> None:
         """Write, decode and measure the first stages of a chunk."""
         codes = chunk.codes[: self._stages]
-        self._writer.write_parts(parts[: self._stages], codes.shape[2], chunk.num_frames)
+        opens = 0 if chunk.restart else None
+        self._writer.write_parts(parts[: self._stages], codes.shape[2], chunk.num_frames, opens)
         self._codes += codes.size
         self._frames += chunk.num_frames
-        place = 0
-        for frames in self._timer.timed(self._decoder.decode_next(replace(chunk, codes=codes))):
-            originals = reference[place : place + len(frames)]
+        self._originals.add(reference)
+        self._measure(self._decoder.decode_next(replace(chunk, codes=codes)))
+
+    def _measure(self, decoded: Iterator[Frames]) -> None:
+        for frames, originals in self._originals.pair(self._timer.timed(decoded)):
             self._meter.add(frames, originals)
             if self._watch is not None:
                 self._watch(self._bits, frames, originals)
-            place += len(frames)
 
     def finish(self) -> Point:
         """Finish the code file and return the measurements."""
+        self._measure(self._decoder.finish())
         self._writer.close()
         shape, bits = self._header.transform, 8 * self._file.count
         pixels = self._frames * shape.width * shape.height

@@ -51,7 +51,13 @@ class Architecture:
 
 ARCHITECTURES = {
     one.name: one
-    for one in (Architecture(OWN, "vtok.nn.tokenizer", "TokenizerConfig", "VideoTokenizer"),)
+    for one in (
+        Architecture(OWN, "vtok.nn.tokenizer", "TokenizerConfig", "VideoTokenizer"),
+        Architecture(
+            "cosmos", "vtok.models.cosmos", "CosmosConfig", "CosmosTokenizer", "read_cosmos"
+        ),
+        Architecture("taehv", "vtok.models.taehv", "TaehvConfig", "TaehvTokenizer", "read_taehv"),
+    )
 }
 
 

@@ -222,16 +222,20 @@ def check_model(header: Header, model: LoadedTokenizer, name: str) -> None:
     check_fingerprint(header, model.info, name)
     geometry, layout = model.geometry, header.format
     expected = (
-        geometry.codebook_size,
+        geometry.entries,
         geometry.num_codebooks,
         geometry.temporal_compression,
         geometry.spatial_compression,
+        geometry.lookahead,
+        geometry.window_steps,
     )
     found = (
-        layout.codebook_size,
+        layout.num_entries,
         layout.num_codebooks,
         layout.temporal_compression,
         layout.spatial_compression,
+        layout.decoder_lookahead,
+        layout.window,
     )
     if found != expected or layout.num_stages > geometry.num_stages:
         raise CodeFileError(

@@ -19,7 +19,7 @@ from vtok.codefile.header import (
     source_name,
 )
 from vtok.codefile.packing import CodedPart, encode_parts
-from vtok.codefile.records import PLAIN, VERSION
+from vtok.codefile.records import PLAIN, SEGMENTED
 from vtok.codefile.writer import CodeFileWriter
 from vtok.models.load import LoadedTokenizer, ModelLike, resolve
 from vtok.pipeline._runtime import map_in_background
@@ -122,10 +122,11 @@ def write_code_file(
     def code(chunk: CodeChunk) -> tuple[CodedPart, ...]:
         return chunk.parts or encode_parts(chunk.codes, header.format, compress=options.compress)
 
-    version = VERSION if options.rate else PLAIN
+    version = SEGMENTED if options.rate else PLAIN
     with CodeFileWriter(cast(BinaryIO, stream), header, version=version) as writer:
         for chunk, parts in map_in_background(chunks, code):
-            writer.write_parts(parts, chunk.codes.shape[2], chunk.num_frames)
+            opens = 0 if chunk.restart else None
+            writer.write_parts(parts, chunk.codes.shape[2], chunk.num_frames, opens)
 
 
 def stages_of_model(model: LoadedTokenizer, options: EncodeOptions) -> int:
@@ -160,6 +161,9 @@ def make_header(
             grid=grid,
             chunk_steps=chunk_steps(model, grid, stages, steps_per_call(model, (height, width))),
             decoder_lookback=geometry.lookback,
+            entries=None if geometry.entries == geometry.codebook_size else geometry.entries,
+            decoder_lookahead=geometry.lookahead,
+            window=geometry.window_steps,
         ),
         model=ModelIdentity(
             name=model.info.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from vtok.codefile.packing import encode_parts
 from vtok.codefile.records import FOOTER_BYTES, ROW, ChunkHead, preamble_to_bytes
 from vtok.errors import OptionError, ShapeError
 from vtok.models.load import LoadedTokenizer
+from vtok.nn.geometry import Window
 from vtok.nn.layers import StreamState
 from vtok.nn.quantize import FIRST_SCALE
 from vtok.pipeline.codec import Decoder, codes_of_grid
@@ -67,6 +69,24 @@ def check_pair(a: Frames, b: Frames) -> None:
         )
 
 
+class Originals:
+    """Source frames that wait for their decoded frames, which may come later."""
+
+    def __init__(self) -> None:
+        self._held: list[Frames] = []
+
+    def add(self, frames: Frames) -> None:
+        """Add source frames."""
+        self._held.append(frames)
+
+    def pair(self, decoded: Iterable[Frames]) -> Iterator[tuple[Frames, Frames]]:
+        """Yield decoded frames, each batch with its source frames."""
+        for frames in decoded:
+            held = np.concatenate(self._held)
+            self._held = [held[len(frames) :]]
+            yield frames, held[: len(frames)]
+
+
 class PsnrMeter(ChunkObserver):
     """Measure the PSNR of chunks against their source frames while they are encoded.
 
@@ -79,6 +99,7 @@ class PsnrMeter(ChunkObserver):
         super().__init__()
         self._decoder = Decoder(model, size)
         self._decibels, self._count = 0.0, 0
+        self._originals = Originals()
 
     @property
     def psnr(self) -> float:
@@ -87,10 +108,18 @@ class PsnrMeter(ChunkObserver):
 
     def on_pair(self, chunk: CodeChunk, frames: Frames) -> CodeChunk:
         """Decode a chunk and compare."""
-        shown = np.concatenate(list(self._decoder.decode_next(chunk)))
-        self._decibels += float(psnr_per_frame(shown, frames).sum())
-        self._count += len(frames)
+        self._originals.add(frames)
+        self._measure(self._decoder.decode_next(chunk))
         return chunk
+
+    def on_end(self) -> None:
+        """Compare the last frames."""
+        self._measure(self._decoder.finish())
+
+    def _measure(self, decoded: Iterator[Frames]) -> None:
+        for shown, frames in self._originals.pair(decoded):
+            self._decibels += float(psnr_per_frame(shown, frames).sum())
+            self._count += len(frames)
 
 
 class RateControl(ChunkObserver):
@@ -190,7 +219,7 @@ class Effort(Observer):
     def __init__(self, model: LoadedTokenizer, steps: int, num_stages: int | None = None) -> None:
         self._name, self._tokenizer, self._steps = model.info.name, model.tokenizer, steps
         self._stages: int = num_stages or model.geometry.num_stages
-        self._device = model.device
+        self._device, self._windowed = model.device, isinstance(model.geometry.plan, Window)
         self._state = self._before = self._tokenizer.new_state()  # of the next call, of its chunk
         self._last: Tensor | None = None  # latent step before the next call
 
@@ -219,7 +248,7 @@ class Effort(Observer):
 
     def on_chunk(self, chunk: CodeChunk) -> CodeChunk:
         """Decode a chunk again of which rate control kept fewer stages."""
-        if len(chunk.codes) < self._stages:
+        if len(chunk.codes) < self._stages and not self._windowed:
             self._state = self._before.clone()
             codes = codes_of_grid(torch.from_numpy(chunk.codes)).to(self._device)
             with torch.inference_mode(False), torch.no_grad():
@@ -275,10 +304,10 @@ class Effort(Observer):
 
     def _decode(self, codes_or_latents: Tensor, clip: Tensor) -> tuple[Tensor, StreamState]:
         """Decode after the earlier codes; return the squared error, a sum, and the new state."""
-        state = self._state.clone()
+        state = None if self._windowed else self._state.clone()
         size = (clip.shape[3], clip.shape[4])
         frames = self._tokenizer.decode(
             codes_or_latents, num_frames=clip.shape[2], size=size, state=state
         )
         # a sum, since the gradients of a mean are too small for float16 and for Adam
-        return (frames.float().clamp(-1, 1) - clip).square().sum(), state
+        return (frames.float().clamp(-1, 1) - clip).square().sum(), state or self._state
