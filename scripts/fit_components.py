@@ -3,7 +3,8 @@
 
 Its networks add nothing yet; its linear maps are the principal components of the blocks of training
 clips: latents are the first components in units of their standard deviation times GAIN, and frames
-are the inverse. Start a run from it with `--init`.
+are the inverse. Model and sampling are those of a training configuration. `scripts/train_base` calls
+this; without it:
 
     scripts/fit_components.py corpus/video corpus/photo -o start.safetensors
     vtok train corpus/video corpus/photo --init start.safetensors \\
@@ -21,13 +22,15 @@ from einops import rearrange
 from torch import Tensor
 
 from vtok.models.checkpoint import save_checkpoint
-from vtok.nn.config import PRESETS
 from vtok.nn.layers import Context
 from vtok.nn.tokenizer import VideoTokenizer
 from vtok.training.clips import ClipSpec
+from vtok.training.config import TrainingConfig, merged, parse_settings, read_config
 from vtok.training.loader import ClipLoader
 from vtok.training.sources import find_sources
 
+RECIPE = Path(__file__).parent / "recipes" / "linear.toml"
+FRAMES = 5  # of a sampled clip: the first frame and a latent step
 GAIN = 0.6  # keeps most components in the range where tanh is nearly linear
 LEAST_VARIANCE = 1e-8
 
@@ -74,22 +77,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", nargs="+", type=Path, help="training videos and photos")
     parser.add_argument("-o", "--output", type=Path, required=True, help="checkpoint to write")
-    parser.add_argument("--preset", default="vtok-linear", choices=sorted(PRESETS))
+    parser.add_argument("--config", type=Path, default=RECIPE, help="configuration of the run")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--clips", type=int, default=400, help="clips to sample")
-    parser.add_argument("--crop", type=int, default=96, help="side of a clip in pixels")
-    parser.add_argument("--photo-share", type=float, default=0.35)
-    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    torch.manual_seed(args.seed)
-    tokenizer = VideoTokenizer.from_preset(args.preset)
+    over = parse_settings(args.set)
+    config = TrainingConfig.from_dict(merged(read_config(args.config), over))
+    torch.manual_seed(config.seed)
+    tokenizer = VideoTokenizer.from_config(config.tokenizer)
     if not tokenizer.config.linear_path:
-        parser.error(f"{args.preset} has no linear path")
-    spec = ClipSpec(5, args.crop, args.photo_share, args.seed)
+        parser.error(f"{args.config}: the model has no linear path")
+    spec = ClipSpec(FRAMES, config.crop, config.photo_share, config.seed)
     loader = ClipLoader(find_sources(args.data), spec, workers=1, cache=None, cache_bytes=0)
     clips = loader.batches(range(args.clips), [range(1)])
     found = components(blocks_of(tokenizer, clip) for clip in clips)
     set_components(tokenizer, *found)
-    save_checkpoint(args.output, tokenizer, args.preset)
+    save_checkpoint(args.output, tokenizer, config.preset)
     explained = found[2][: tokenizer.quantizer.dim].sum() / found[2].sum()
     print(f"{args.output}: {tokenizer.quantizer.dim} components, {explained:.1%} of the variance")
 

@@ -22,9 +22,9 @@ else:
     import tomli as tomllib
 
 SCHEDULES, PRECISIONS = ("cosine", "linear"), ("auto", "float32", "bfloat16")
-# A resumed run may change these: they do not affect the result of a step.
+# A resumed run may change these: they do not affect the result of a step, except its rounding.
 FREE = frozenset(
-    {"steps", "validate_every", "save_every", "keep", "workers", "cache", "cache_gib"}
+    {"steps", "validate_every", "save_every", "keep", "workers", "cache", "cache_gib", "compile"}
 )  # fmt: skip
 MAX_VALUE = 10**9
 WINDOW = 11
@@ -71,6 +71,7 @@ class TrainingConfig:
             validated and saved; 0 disables it.
         precision: type of forward passes: `float32`, `bfloat16`, or `auto`, which is bfloat16 where
             the hardware supports it.
+        compile: compile the network by `torch.compile`, which needs a C++ compiler on a CPU.
         l1: weight of the mean absolute error, pixels in -1..1.
         mse: weight of the mean squared error.
         rmse: weight of the mean over clips of the root mean squared error.
@@ -116,6 +117,7 @@ class TrainingConfig:
     clip_gradients: float = 1.0
     ema: float = 0.0
     precision: str = "auto"
+    compile: bool = False
     l1: float = 0.25
     mse: float = 0.0
     rmse: float = 1.0
@@ -156,6 +158,7 @@ class TrainingConfig:
     def _check_choices(self) -> None:
         for name in ("init", "cache"):
             _require(isinstance(getattr(self, name), str), name, getattr(self, name), "a string")
+        _require(type(self.compile) is bool, "compile", self.compile, "true or false")
         for name, known in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
             value = getattr(self, name)
             _require(value in known, name, value, f"one of {', '.join(known)}")

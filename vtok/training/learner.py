@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 
-from vtok.errors import CheckpointError
+from vtok.errors import CheckpointError, UsageError
 from vtok.models.checkpoint import load_checkpoint
 from vtok.models.load import has_fast_bfloat16, require_own
 from vtok.nn.tokenizer import VideoTokenizer
@@ -112,6 +113,7 @@ class Learner:
         self._names = parameter_names(model=self.model, critic=self.critic)
         auto = config.precision == "auto" and has_fast_bfloat16(processes.device)
         self._bfloat16 = auto or config.precision == "bfloat16"
+        self._forward = torch.compile(self._run, dynamic=False) if config.compile else self._run
 
     @property
     def best(self) -> VideoTokenizer:
@@ -172,15 +174,24 @@ class Learner:
         optimizers = [*self.optimizers, *self._critic_optimizers]
         load_optimizer_tensors(optimizers, self._names, tensors)
 
+    def _run(self, clip: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the latents of a batch and its reconstruction, in float32."""
+        with torch.autocast(clip.device.type, torch.bfloat16, enabled=self._bfloat16):
+            latents = self.model.encode_latents(clip).float()
+            quantized = self.model.quantizer(latents, used)
+            size = (clip.shape[3], clip.shape[4])
+            recon = self.model.decode(quantized, num_frames=clip.shape[2], size=size)
+        return latents, recon.float()
+
     def _backward(self, step: int, clip: Tensor, used: Tensor, share: float) -> Sums:
         """Add the gradients of a micro-batch; returns values to sum over all micro-batches."""
         weights = weights_at(step, self.config)
         quantizer, device = self.model.quantizer, self.processes.device
-        with torch.autocast(device.type, torch.bfloat16, enabled=self._bfloat16):
-            latents = self.model.encode_latents(clip).float()
-            quantized = quantizer(latents, used.to(device))
-            size = (clip.shape[3], clip.shape[4])
-            recon = self.model.decode(quantized, num_frames=clip.shape[2], size=size).float()
+        try:
+            latents, recon = self._forward(clip, used.to(device))
+        except TorchDynamoException as exc:
+            reason = str(exc).strip().partition("\n")[0]
+            raise UsageError(f"the network cannot be compiled ({reason}): set compile=false") from exc
         gamma = self.model.config.lfq_diversity_gamma
         parts = loss_parts(recon, clip, quantizer.losses(latents), gamma, weights)
         watched = dict(parts)
