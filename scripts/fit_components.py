@@ -3,8 +3,8 @@
 
 Its networks add nothing yet; its linear maps are the principal components of the blocks of training
 clips: latents are the first components in units of their standard deviation times GAIN, and frames
-are the inverse. Model and sampling are those of a training configuration. `scripts/train_base` calls
-this; without it:
+are the inverse. Model and sampling are those of a training configuration. Called by
+`scripts/train_base`; by itself:
 
     scripts/fit_components.py corpus/video corpus/photo -o start.safetensors
     vtok train corpus/video corpus/photo --init start.safetensors \\

@@ -43,9 +43,9 @@ def pack_video(path: Path, target: Path, side: int, seconds: float, crf: int) ->
     width, height = shrunk(info.width, info.height, side)
     partial = target.with_suffix(".part")
     subprocess.run(
-        [ffmpeg_path(), "-v", "error", "-nostdin", "-y", "-i", str(path), "-map", "0:v:0", "-t", str(seconds),
-         "-vf", f"scale={width}:{height}:flags=area,format=yuv420p", "-crf", str(crf), *X265,
-         "-f", "mp4", str(partial)],
+        [ffmpeg_path(), "-v", "error", "-nostdin", "-y", "-i", str(path), "-map", "0:v:0",
+         "-t", str(seconds), "-vf", f"scale={width}:{height}:flags=area,format=yuv420p",
+         "-crf", str(crf), *X265, "-f", "mp4", str(partial)],
         check=True,
     )  # fmt: skip
     partial.replace(target)

@@ -24,7 +24,6 @@ import sys
 import tempfile
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any
 
 from vtok.video.ffmpeg import ffmpeg_path
 
@@ -48,8 +47,9 @@ def make_data(folder: Path, frames: int = 30) -> Path:
     sources.append(("photo.png", "mandelbrot=size=256x192:start_scale=0.5", 1))
     for name, source, count in sources:
         subprocess.run(
-            [ffmpeg_path(), "-v", "error", "-nostdin", "-y", "-f", "lavfi", "-i", source, "-frames:v", str(count),
-             "-pix_fmt", "rgb24" if count == 1 else "yuv420p", str(folder / name)],
+            [ffmpeg_path(), "-v", "error", "-nostdin", "-y", "-f", "lavfi", "-i", source,
+             "-frames:v", str(count), "-pix_fmt", "rgb24" if count == 1 else "yuv420p",
+             str(folder / name)],
             check=True,
         )  # fmt: skip
     return folder

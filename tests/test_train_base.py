@@ -1,7 +1,9 @@
-"""The script that trains the shipped weights: its recipes are valid, and both phases resume."""
+"""The scripts that train the shipped weights: recipes, phases, a rehearsal and a profile."""
 
+import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,7 +49,8 @@ def test_script_trains_two_phases_and_resumes(tmp_path: Path) -> None:
     def run() -> str:
         done = subprocess.run(
             [*map(str, command)], capture_output=True, text=True, check=False, timeout=900,
-            env={**os.environ, "RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1",
+                 "MODEL": "vtok-base", "READY": sys.executable},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stderr
@@ -60,3 +63,44 @@ def test_script_trains_two_phases_and_resumes(tmp_path: Path) -> None:
     _, info = load_checkpoint(tmp_path / "runs" / "vtok-base.safetensors")
     assert (info.name, info.config) == ("vtok-base", PRESETS["vtok-base"])
     assert (tmp_path / "runs" / "vtok-base.safetensors").stat().st_size < 25e6
+
+
+def run_script(name: str, *arguments: str) -> list[str]:
+    """Run a Python script of the repository; returns the lines of its standard output."""
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / name), *arguments], capture_output=True, text=True,
+        check=False, timeout=1800, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.slow
+def test_rehearsal_packs_trains_resumes_compiled_and_measures() -> None:
+    rows = [json.loads(line) for line in run_script("rehearse_training.py", "--json")]
+    results = [row["result"] for row in rows]
+    assert "5 files" in results[0]
+    assert results[1].startswith("killed after step")
+    assert "clips/s" in results[2]
+    assert "dB at 18 bits" in results[3]
+
+
+@pytest.mark.slow
+def test_profile_splits_a_step_into_parts(tmp_path: Path) -> None:
+    settings = ("frames=5", "crop=32", "batch=1", "model.layers=[['space_time_patch', 16]]")
+    options = [f"--set={setting}" for setting in settings]
+    data = str(tiny_data(tmp_path / "data"))
+    (line,) = run_script("profile_training.py", data, "--steps=1", "--json", *options)
+    (found,) = json.loads(line).values()
+    assert found["step"] == pytest.approx(sum(found["seconds"].values()))
+    assert all(found["seconds"][part] > 0 for part in ("clips", "encoder", "backward", "optimizer"))
+    assert found["step_pixels_per_second"] < found["forward_pixels_per_second"]
+
+
+def test_unknown_model_is_refused() -> None:
+    done = subprocess.run(
+        [str(SCRIPTS / "train_base")], capture_output=True, text=True, check=False,
+        env={**os.environ, "MODEL": "other", "READY": "false"},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "error: MODEL=other: expected vtok-linear or vtok-base\n"

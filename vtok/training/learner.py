@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
 
 from vtok.errors import CheckpointError, UsageError
 from vtok.models.checkpoint import load_checkpoint
@@ -183,15 +182,20 @@ class Learner:
             recon = self.model.decode(quantized, num_frames=clip.shape[2], size=size)
         return latents, recon.float()
 
+    def _reconstruct(self, clip: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
+        try:
+            return self._forward(clip, used)
+        except RuntimeError as exc:
+            if not type(exc).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            reason = str(exc).strip().partition("\n")[0]
+            raise UsageError(f"the network cannot be compiled ({reason}): compile=false") from exc
+
     def _backward(self, step: int, clip: Tensor, used: Tensor, share: float) -> Sums:
         """Add the gradients of a micro-batch; returns values to sum over all micro-batches."""
         weights = weights_at(step, self.config)
         quantizer, device = self.model.quantizer, self.processes.device
-        try:
-            latents, recon = self._forward(clip, used.to(device))
-        except TorchDynamoException as exc:
-            reason = str(exc).strip().partition("\n")[0]
-            raise UsageError(f"the network cannot be compiled ({reason}): set compile=false") from exc
+        latents, recon = self._reconstruct(clip, used.to(device))
         gamma = self.model.config.lfq_diversity_gamma
         parts = loss_parts(recon, clip, quantizer.losses(latents), gamma, weights)
         watched = dict(parts)
