@@ -119,9 +119,8 @@ def measure(data: Sequence[str], settings: Sequence[str], config: Path, steps: i
 
 
 def _dataset(sources: Sequence[Any], spec: Any, folder: Path) -> Any:
-    from vtok.training.decoding import PartStore
-    from vtok.training.frame_cache import FrameCache
-    from vtok.training.sampler import ClipDataset, max_parts
+    from vtok.training.decoding import FrameCache, PartStore
+    from vtok.training.loader import ClipDataset, max_parts
 
     store = PartStore(spec, max_parts(sources), FrameCache(folder, 1 << 30), folder)
     return ClipDataset(sources, spec, store, {})

@@ -13,8 +13,7 @@ from videos import barcode_frames, make_video, read_barcodes
 import vtok.training.decoding
 from vtok.errors import InputError
 from vtok.training.clips import ClipSpec
-from vtok.training.decoding import PartStore
-from vtok.training.frame_cache import FrameCache
+from vtok.training.decoding import FrameCache, PartStore
 from vtok.training.sources import Source, find_sources
 from vtok.video.images import write_png
 from vtok.video.reader import VideoReader

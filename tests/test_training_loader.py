@@ -19,10 +19,8 @@ from videos import make_video, read_barcodes
 from vtok.errors import InputError, OptionError, VtokError
 from vtok.training import loader as loader_module
 from vtok.training.clips import ClipSpec
-from vtok.training.decoding import PartStore
-from vtok.training.frame_cache import FrameCache
-from vtok.training.loader import ClipLoader
-from vtok.training.sampler import ClipDataset
+from vtok.training.decoding import FrameCache, PartStore
+from vtok.training.loader import ClipDataset, ClipLoader
 from vtok.training.sources import Source, find_sources
 from vtok.video.images import write_png
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from vtok.errors import OutputError
 from vtok.evaluation.pictures import LINE, MARGIN, draw_sheet
-from vtok.training.validate import MIN_WIDTH, Measured, write_comparison
+from vtok.training.metrics import MIN_WIDTH, Measured, write_comparison
 
 
 def flat(*levels: int, side: int = 200) -> torch.Tensor:

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 
 import vtok.training.decoding
-import vtok.training.sampler
+import vtok.training.loader
 from vtok.errors import InputError, VideoError
 from vtok.training.clips import Clip, ClipSpec
-from vtok.training.decoding import PartStore
-from vtok.training.frame_cache import FrameCache
-from vtok.training.sampler import ClipDataset, max_parts, note_skipped, steps_per_part
+from vtok.training.decoding import FrameCache, PartStore
+from vtok.training.loader import ClipDataset, max_parts, note_skipped, steps_per_part
 from vtok.training.sources import find_sources
 
 SPEC = ClipSpec(frames=5, crop=32, photo_share=0.4, seed=3)
@@ -205,7 +204,7 @@ def test_steps_share_a_part_if_there_are_many_videos(
     sources = find_sources([corpus / "long.mp4"])
     assert (steps_per_part(sources), max_parts(sources)) == (1, 256)
     assert (steps_per_part(sources * 256), max_parts(sources * 256)) == (4, 4)
-    monkeypatch.setattr(vtok.training.sampler, "MANY_VIDEOS", 1)
+    monkeypatch.setattr(vtok.training.loader, "MANY_VIDEOS", 1)
     dataset = make_dataset(corpus / "long.mp4")
     real, loaded = dataset._store.load, []
 

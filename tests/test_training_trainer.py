@@ -15,10 +15,10 @@ from vtok.nn.tokenizer import VideoTokenizer
 from vtok.training import trainer
 from vtok.training.learner import Learner
 from vtok.training.loader import default_workers
+from vtok.training.metrics import measure
 from vtok.training.sources import Source, find_sources, hold_out
 from vtok.training.state import RunFolder, from_bytes, state_files
 from vtok.training.trainer import RunData
-from vtok.training.validate import measure
 
 
 @pytest.fixture

@@ -1,47 +1,168 @@
-"""Decoding for training: parts of videos, and photos, scaled down to a moderate size."""
+"""Decoding for training: parts of videos, and photos, at moderate sizes; a cache of frames."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from filelock import FileLock
 
-from vtok.errors import InputError, VtokError
+from vtok._files import atomic_output
+from vtok.errors import InputError, OutputError, VtokError
 from vtok.training.clips import ClipSpec
-from vtok.training.frame_cache import FrameCache, source_key
 from vtok.training.sources import Source, source_file
 from vtok.video.decoder_process import ChildDied
 from vtok.video.frames import Frames, parse_size, resize_frames
 from vtok.video.reader import VideoReader, probe
 
-TIMEOUT_SECONDS = 30.0
-"""Maximum time without progress of the decoder."""
-PART_FRAMES = 48
-"""Frames in a part; those of a clip if that is more."""
-WHOLE_FRAMES = 480
-"""Videos up to this length are read from the beginning: all parts in one run of the decoder."""
-VIDEO_SIDE, PHOTO_SIDE = 384, 640
-"""Maximum short sides in pixels; scaling down hides compression artifacts."""
-HELD_BYTES = 512 * 2**20
-"""Maximum size of parts held in memory while the cache is full."""
+TIMEOUT_SECONDS = 30.0  # without progress of the decoder
+PART_FRAMES = 48  # in a part; those of a clip if that is more
+WHOLE_FRAMES = (
+    480  # shorter videos are read from the beginning: all parts in one run of the decoder
+)
+VIDEO_SIDE, PHOTO_SIDE = 384, 640  # maximum short sides; scaling down hides compression artifacts
+HELD_BYTES = 512 * 2**20  # maximum size of parts held in memory while the cache is full
+VERSION = 1  # of cached frames; increase it when the same source would be decoded to other frames
+OURS = re.compile(r"vtok-([0-9a-f]{24})(-[0-9]+)*\.(npy|json)")  # other files are never removed
+PARTIAL = re.compile(r"\.vtok-[0-9a-f]{16}\.part")
+PARTIAL_SECONDS = 600  # age from which a partial file is that of a killed process
+HEADER_BYTES = 128  # of a .npy file
+NOTE_BYTES = 4096  # at most, of a note
 
 T = TypeVar("T")
 
 
+def source_key(source: Source) -> str:
+    """Identify an existing source by path, size and modification time, as 24 hex digits."""
+    try:
+        status = source.path.stat()
+    except OSError as exc:
+        raise InputError(f"{source.name}: cannot be opened ({exc.strerror})") from exc
+    where = (VERSION, str(source.path.resolve()), source.member, source.kind)
+    text = json.dumps((*where, status.st_size, status.st_mtime_ns))
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+class FrameCache:
+    """Frames and notes by name, in a folder that several processes share.
+
+    Nothing is evicted: once full, the cache stores no more, and other frames are decoded again.
+    Sources are sampled at random, so replacing old frames would not raise the hit rate.
+
+    Args:
+        folder: folder of the files; created if missing, or an `OutputError`.
+        max_bytes: maximum total size; `full` is true from then on.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.folder, self.max_bytes, self.full = folder, max_bytes, False
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise OutputError(f"{folder}: cannot hold decoded frames ({exc.strerror})") from exc
+
+    def frames(self, name: str) -> Frames | None:
+        """Return stored frames, uint8 [T, H, W, 3], memory-mapped read-only, or None."""
+        path = self.folder / f"{name}.npy"
+        try:
+            frames = np.lib.format.open_memmap(path, mode="r")  # refuses pickled data
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, EOFError, OverflowError):  # truncated or replaced
+            frames = None
+        if _are_frames(frames):
+            return frames
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        return None
+
+    def store(self, name: str, frames: Frames) -> None:
+        """Store frames, uint8 [T, H, W, 3], if there is space; a full disk is a full cache."""
+        path = self.folder / f"{name}.npy"
+        if self.full or path.exists():
+            return
+        try:
+            with self._lock():
+                self.full = self._used() + frames.nbytes + HEADER_BYTES > self.max_bytes
+                if not self.full:
+                    with atomic_output(path, overwrite=True) as part, part.open("wb") as file:
+                        np.save(file, frames, allow_pickle=False)
+        except (OSError, OutputError):
+            self.full = True
+
+    def note(self, name: str) -> Any:
+        """Return the JSON value noted under a name, or None."""
+        try:
+            with (self.folder / f"{name}.json").open("rb") as file:
+                return json.loads(file.read(NOTE_BYTES))
+        except (OSError, ValueError):
+            return None
+
+    def store_note(self, name: str, note: Any) -> None:
+        """Note a small JSON value under a name; a failure to write is ignored."""
+        path = self.folder / f"{name}.json"
+        with suppress(OSError, OutputError), atomic_output(path, overwrite=True) as temporary:
+            temporary.write_text(json.dumps(note))
+
+    def tidy(self, sources: Sequence[Source]) -> None:
+        """Remove files of other sources, leftovers of killed processes, and excess files."""
+        wanted = set()
+        for source in sources:
+            with suppress(InputError):
+                wanted.add(source_key(source))
+        with self._lock():
+            for path in self.folder.iterdir():
+                ours = OURS.fullmatch(path.name)
+                if (ours and ours[1] not in wanted) or _is_leftover(path):
+                    with suppress(OSError):
+                        path.unlink(missing_ok=True)
+            excess = self._used() - self.max_bytes
+            for path in sorted(self.folder.glob("vtok-*.npy")):
+                if excess <= 0:
+                    break
+                with suppress(OSError):
+                    excess -= path.stat().st_size
+                    path.unlink(missing_ok=True)
+
+    def _used(self) -> int:
+        """Total size of all stored frames in bytes."""
+        total = 0
+        for path in self.folder.glob("*.npy"):
+            with suppress(OSError):
+                total += path.stat().st_size
+        return total
+
+    def _lock(self) -> FileLock:
+        """Keeps other processes out; ends with its process."""
+        return FileLock(self.folder / ".lock")
+
+
+def _are_frames(found: Any) -> bool:
+    is_array = isinstance(found, np.ndarray) and found.dtype == np.uint8
+    return is_array and found.ndim == 4 and found.shape[3] == 3 and found.size > 0
+
+
+def _is_leftover(path: Path) -> bool:
+    try:
+        age = time.time() - path.stat().st_mtime
+    except OSError:
+        return False
+    return PARTIAL.fullmatch(path.name) is not None and age > PARTIAL_SECONDS
+
+
 @dataclass(frozen=True)
 class Outline:
-    """Size and length of a video, which the choice of a part depends on.
-
-    Attributes:
-        width, height: in pixels.
-        num_frames: number of frames; 0 if unknown until the video is decoded.
-        fps: frames per second; the mean if the rate varies.
-    """
+    """Size and length of a video; 0 frames if unknown until it is decoded, fps is the mean."""
 
     width: int
     height: int
@@ -67,7 +188,8 @@ class PartStore:
     """Parts of sources, from memory, the cache or a decoder.
 
     A part has the same pixels wherever it comes from. Every decoder is a child process: a file that
-    crashes or hangs it costs that file only.
+    crashes or hangs it costs that file only. All methods raise `InputError` for a source that
+    cannot be read, or is too small or too short for a clip.
 
     Args:
         spec: options of the clips that are cut from the parts.
@@ -90,29 +212,17 @@ class PartStore:
         self._held: OrderedDict[str, Frames] = OrderedDict()
 
     def count(self, source: Source) -> int:
-        """Return the number of parts of a source, from 1; a photo has one.
-
-        Raises:
-            InputError: if it cannot be read, or is too small or too short for a clip.
-        """
+        """Return the number of parts of a source, from 1; a photo has one."""
         return 1 if source.kind == "photo" else len(self._starts(source))
 
     def load(self, source: Source, number: int) -> Frames:
-        """Return a part of a source, uint8 [T, H, W, 3]; T is 1 for a photo.
-
-        Raises:
-            InputError: if it cannot be read, or is too small or too short for a clip.
-        """
+        """Return a part of a source, uint8 [T, H, W, 3]; T is 1 for a photo."""
         if source.kind == "photo":
             return self._checked(source, self._photo(source))
         return self._checked(source, self._part(source, self._starts(source)[number]))
 
     def middle(self, source: Source) -> Frames:
-        """Return the middle of a source: the frames of one clip, or a photo, uint8 [T, H, W, 3].
-
-        Raises:
-            InputError: if it cannot be read, or is too small or too short for a clip.
-        """
+        """Return the middle of a source: the frames of one clip, or a photo, uint8 [T, H, W, 3]."""
         if source.kind == "photo":
             return self._checked(source, self._photo(source))
         outline, length = self._outline(source), self._min_frames
@@ -274,10 +384,9 @@ def _read_photo(path: Path, side: int) -> Frames:
 def _read_stretches(
     path: Path, outline: Outline, starts: Sequence[int], length: int, side: int, *, seek: bool
 ) -> Iterator[tuple[int, Frames]]:
-    """Decode stretches of a video, its short side scaled down to at most `side` pixels.
+    """Decode stretches at ascending starts, uint8 [T, H, W, 3], the short side at most `side`.
 
-    Yields each of the ascending starts with its frames, uint8 [T, H, W, 3], fewer than `length` at
-    the end of the video; nothing for a start after the end.
+    The last one may be shorter than `length`; nothing is yielded for a start after the end.
     """
     wanted, held = list(starts), list[Frames]()
     first = wanted[0] if seek else 0  # number of the first frame in `held`

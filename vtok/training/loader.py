@@ -1,13 +1,17 @@
-"""Clips through torch's DataLoader: decoded ahead by worker processes that may die."""
+"""Training clips: a deterministic sampler, keyed by (seed, step, index), through DataLoader.
+
+Clips are decoded ahead by worker processes, which may die.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import closing
 from itertools import groupby, islice, pairwise
 from multiprocessing.context import BaseContext
@@ -16,36 +20,147 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.random import Generator as Random
+from numpy.random import default_rng
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vtok._files import ScratchFolder
 from vtok.errors import InputError, OptionError, VtokError
-from vtok.training.clips import Clip, ClipSpec, middle_clip
-from vtok.training.decoding import PartStore
-from vtok.training.frame_cache import FrameCache
-from vtok.training.sampler import (
-    ClipDataset,
-    max_parts,
-    no_clip_error,
-    note_skipped,
-    steps_per_part,
-)
-from vtok.training.sources import Source
+from vtok.training.clips import Clip, ClipSpec, middle_clip, random_clip
+from vtok.training.decoding import FrameCache, PartStore
+from vtok.training.sources import Source, chances
+from vtok.video.frames import Frames
 
-MAX_DEATHS = 3
-"""Worker deaths in a row, without a clip between them, that end the run."""
+TOTAL_PARTS, MIN_PARTS = 256, 4  # a video has the more parts the fewer videos there are
+MANY_VIDEOS, STEPS_PER_PART = 256, 4  # from here on no cache holds all: consecutive steps share one
+SHOWN_REASONS = 3
+PART_OF = re.compile(r" \((part [0-9]+ of [0-9]+|middle)\)$")  # of a source's name: only a part
+PART_STREAM, WINDOW_STREAM = 0, 1  # separate the random numbers of parts and of windows in them
+MAX_DEATHS = 3  # of workers in a row, without a clip between them, that end the run
 SCRATCH = "vtok-clips-"
 MAX_WORKERS = 16
 
 Key = tuple[int, int]
 
 
+def max_parts(sources: Sequence[Source]) -> int:
+    """Return the maximum number of parts of one video."""
+    videos = sum(source.kind == "video" for source in sources)
+    return max(MIN_PARTS, TOTAL_PARTS // max(1, videos))
+
+
+def steps_per_part(sources: Sequence[Source]) -> int:
+    """Return for how many consecutive steps the clips of one index come from the same part."""
+    videos = sum(source.kind == "video" for source in sources)
+    return STEPS_PER_PART if videos >= MANY_VIDEOS else 1
+
+
+def note_skipped(skipped: MutableMapping[str, str], name: str, reason: str) -> None:
+    """Note why a source, or a part of it, cannot be read; a whole source replaces its parts."""
+    if PART_OF.sub("", name) in skipped:
+        return
+    skipped[name] = reason
+    for other in list(skipped):
+        if PART_OF.sub("", other) == name != other:
+            skipped.pop(other, None)
+
+
+def no_clip_error(reasons: Mapping[str, str]) -> InputError:
+    """Return the error for sources none of which gives a clip, with the first reasons."""
+    counted = "1 source" if len(reasons) == 1 else f"{len(reasons)} sources"
+    shown = [f"{name}: {reason}" for name, reason in islice(reasons.items(), SHOWN_REASONS)]
+    more = "; ..." if len(reasons) > SHOWN_REASONS else ""
+    return InputError(f"no clip could be read from {counted}: {'; '.join(shown)}{more}")
+
+
+class ClipDataset:
+    """Map-style dataset of clips, keyed by (step, index).
+
+    A clip depends on the sources, the spec and its key only. An unreadable source is noted in
+    `skipped`, name to reason ("name (part 2 of 5)" if only a part is), and replaced by the next
+    draw of the same generator, so that the same broken files give the same clips in any order and
+    in any process.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        spec: ClipSpec,
+        store: PartStore,
+        skipped: MutableMapping[str, str],
+    ) -> None:
+        self._spec, self._store, self.skipped = spec, store, skipped
+        kinds = [[s for s in sources if s.kind == kind] for kind in ("video", "photo")]
+        self._videos, self._photos = kinds
+        self._ends = [np.cumsum(chances(kind)) if kind else np.zeros(0) for kind in kinds]
+        self._photo_share = 1.0 if not self._videos else spec.photo_share if self._photos else 0.0
+        self._drawable = [
+            *(self._videos if self._photo_share < 1 else []),
+            *(self._photos if self._photo_share > 0 else []),
+        ]
+        self._steps_per_part = steps_per_part(sources)
+
+    def __getitem__(self, key: tuple[int, int]) -> Clip:
+        """Return the clip of a step and an index; `InputError` if no source can be read."""
+        step, index = key
+        turn = step // self._steps_per_part
+        source, part = self._draw(default_rng((self._spec.seed, PART_STREAM, turn, index)))
+        rng = default_rng((self._spec.seed, WINDOW_STREAM, step, index))
+        return random_clip(source.kind, part, self._spec, rng)
+
+    def _draw(self, rng: Random) -> tuple[Source, Frames]:
+        """Draw a source and a part of it until one can be read.
+
+        Every draw takes the same numbers from the generator, whatever is known to be unreadable.
+        """
+        while self._any_left():
+            is_photo, place, turn = rng.random(3)
+            kind = int(is_photo < self._photo_share)
+            ends = self._ends[kind]
+            position = min(int(np.searchsorted(ends, place, side="right")), len(ends) - 1)
+            source = (self._videos, self._photos)[kind][position]
+            count = self._count(source)
+            if count is None:
+                continue
+            frames = self._load(source, int(turn * count), count)
+            if frames is not None:
+                return source, frames
+        raise no_clip_error({s.name: self.skipped[s.name] for s in self._drawable})
+
+    def _count(self, source: Source) -> int | None:
+        """Number of parts of a source; None if it cannot be read."""
+        if source.name in self.skipped:
+            return None
+        try:
+            return self._store.count(source)
+        except InputError as exc:
+            self._skip(source, source.name, exc)
+            return None
+
+    def _load(self, source: Source, number: int, count: int) -> Frames | None:
+        """A part of a source; None if it cannot be read."""
+        name = f"{source.name} (part {number + 1} of {count})"
+        if name in self.skipped:
+            return None
+        try:
+            return self._store.load(source, number)
+        except InputError as exc:
+            self._skip(source, name, exc)
+            names = (f"{source.name} (part {part + 1} of {count})" for part in range(count))
+            if all(name in self.skipped for name in names):
+                self._skip(source, source.name, exc)
+            return None
+
+    def _skip(self, source: Source, name: str, error: InputError) -> None:
+        note_skipped(self.skipped, name, str(error).removeprefix(f"{source.name}: "))
+
+    def _any_left(self) -> bool:
+        return not self.skipped or any(s.name not in self.skipped for s in self._drawable)
+
+
 class ClipLoader:
     """Training clips from sources, decoded ahead by worker processes.
-
-    A clip depends on the sources, the spec, its step and its index only, not on the number of
-    workers, the cache, or the steps before it.
 
     Args:
         sources: videos and photos.
@@ -102,8 +217,7 @@ class ClipLoader:
             indices: for each batch of a step, the indices of its clips.
 
         Yields:
-            For each step, for each range in `indices`: float32
-            [len(range), 3, frames, crop, crop] in -1..1.
+            float32 [len(range), 3, frames, crop, crop] in -1..1 for each step and range.
 
         Raises:
             InputError: if no source can be read.
@@ -180,15 +294,10 @@ class ClipLoader:
     def middle_clips(self, sources: Sequence[Source], count: int) -> Tensor:
         """Decode clips for validation: the middle of each source, in order, at the centre.
 
-        Args:
-            sources: sources to read; an unreadable one is noted in `skipped` and left out.
-            count: maximum number of clips.
+        An unreadable source is noted in `skipped` and left out; `InputError` if all are.
 
         Returns:
             float32 [n, 3, frames, crop, crop] in -1..1, n from 1 to `count`.
-
-        Raises:
-            InputError: if none of the sources can be read.
         """
         clips: list[Clip] = []
         reasons: dict[str, str] = {}
@@ -223,10 +332,7 @@ class _Answer(NamedTuple):
 
 
 class _AnswerDataset(Dataset[_Answer]):
-    """Map-style dataset of answers: errors and skipped sources travel with the clips.
-
-    DataLoader would turn an exception into one with a traceback of many lines as its message.
-    """
+    """Map-style dataset of answers, since DataLoader adds a traceback to the text of an error."""
 
     def __init__(self, clips: ClipDataset) -> None:
         self._clips = clips
@@ -252,11 +358,8 @@ def _unchanged(answer: Any) -> Any:
 
 
 def _worker_context() -> BaseContext:
-    """Return the way to start workers, without a fork of this process and its threads.
-
-    Workers of a fork server start fast, since it has imported torch, and are not children of this
-    process, so that DataLoader's SIGCHLD handler cannot raise in the middle of a step.
-    """
+    # workers of a fork server start fast, since it has imported torch, and are not children of this
+    # process, so that DataLoader's SIGCHLD handler cannot raise in the middle of a step
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

@@ -1,4 +1,4 @@
-"""Running metrics of a run: quality, code usage, throughput, and alarms derived from them."""
+"""Metrics of a run: running means, throughput and their alarms, and validation."""
 
 from __future__ import annotations
 
@@ -6,32 +6,30 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vtok.evaluation.pictures import draw_sheet
 from vtok.nn.quantize import LFQ
+from vtok.nn.tokenizer import VideoTokenizer
 from vtok.training.runlog import Alarm
+from vtok.video.frames import Frames
+from vtok.video.images import write_png
 
-MEMORY = 0.97
-"""Decay of running means, per step; of PSNR, per clip."""
-RECENT_STEPS = 100
-"""Steps for which a codebook entry counts as in use."""
-MAX_ENTRIES = 1 << 16
-"""In a larger codebook, entries with the same last 16 bits count as one."""
+MEMORY = 0.97  # decay of running means, per step; of PSNR, per clip
+RECENT_STEPS = 100  # for which a codebook entry counts as in use
+MAX_ENTRIES = 1 << 16  # in a larger codebook, entries with the same last 16 bits count as one
 THROUGHPUT_STEPS = 50
-
-PATIENCE = 100
-"""Steps that a problem must last before an alarm; single bad batches mean nothing."""
-MIN_BIT_ENTROPY = 0.3
-"""In bits; a healthy run has 0.9 or more."""
-MIN_USAGE = 0.2
-"""Relative to the best usage so far: a few positions cannot fill a large codebook."""
+PATIENCE = 100  # steps that a problem must last before an alarm
+MIN_BIT_ENTROPY = 0.3  # in bits; a healthy run has 0.9 or more
+MIN_USAGE = 0.2  # relative to the best so far: a few positions cannot fill a large codebook
 MAX_WAITING = 0.5
-FINE, REPORTED = -1, -2
-"""Values in place of the first step of a problem: there is none, or it has been reported."""
+FINE, REPORTED = -1, -2  # in place of the first step of a problem
+MIN_WIDTH = 160  # smaller pictures are enlarged, to have room for a caption
 
 
 @dataclass(frozen=True)
@@ -61,11 +59,7 @@ class StepTotals:
 
 
 class RunningMetrics:
-    """Running means of PSNR and of code usage.
-
-    Args:
-        quantizer: quantizer of the model.
-    """
+    """Running means of PSNR and of code usage."""
 
     def __init__(self, quantizer: LFQ) -> None:
         self.psnr: dict[int, float] = {}
@@ -87,7 +81,9 @@ class RunningMetrics:
 
     def bit_entropy(self) -> float:
         """Return the mean entropy of all bits, in bits."""
-        return float(binary_entropy(self.bits).mean())
+        p = self.bits
+        entropy = -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)) / math.log(2)
+        return float(entropy.mean())
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the state."""
@@ -109,11 +105,7 @@ def _seen_shape(quantizer: LFQ) -> tuple[int, int]:
 
 
 def entries_seen(quantizer: LFQ, latents: Tensor) -> Tensor:
-    """Find the codebook entries that the first stage uses for a batch of latents.
-
-    Returns:
-        bool [codebooks, entries], at most `MAX_ENTRIES` entries.
-    """
+    """Find the entries that the first stage uses, bool [codebooks, up to `MAX_ENTRIES`]."""
     codes = quantizer.latents_to_codes(latents, 1)
     codebooks, entries = _seen_shape(quantizer)
     rows = codes.reshape(codes.shape[0], codebooks, -1).transpose(0, 1).flatten(1) % entries
@@ -121,22 +113,12 @@ def entries_seen(quantizer: LFQ, latents: Tensor) -> Tensor:
     return seen.scatter_(1, rows, torch.ones_like(rows, dtype=torch.bool))
 
 
-def binary_entropy(p: Tensor) -> Tensor:
-    """Compute the entropy of a bit that is set with probability p, in bits."""
-    return -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)) / torch.log(torch.tensor(2.0))
-
-
 class Throughput:
-    """Rates over the last steps.
-
-    Args:
-        clips: clips of one step, over all processes.
-    """
+    """Rates over the last steps, each of a number of clips over all processes."""
 
     def __init__(self, clips: int) -> None:
         self.clips = clips
-        start = (monotonic(), 0.0)
-        self._marks: deque[tuple[float, float]] = deque([start], maxlen=THROUGHPUT_STEPS)
+        self._marks = deque([(monotonic(), 0.0)], maxlen=THROUGHPUT_STEPS)
 
     def mark(self, waited: float) -> None:
         """Record the end of a step, and the total seconds spent waiting for data so far."""
@@ -169,9 +151,7 @@ class Throughput:
 
 @dataclass
 class Watch:
-    """Checks every step, and reports each problem once until it is over.
-
-    Its three numbers are part of the state of the run, so that a resumed run reports the same.
+    """Checks every step, and reports each problem once until it is over; part of the run's state.
 
     Args:
         best_usage: highest code usage so far, 0..1.
@@ -194,16 +174,33 @@ class Watch:
         """
         for name, value in (("loss", loss), ("gradient", gradient_norm)):
             if not math.isfinite(value):
-                return Alarm(step, "not_finite", _not_finite(name, value))
+                return Alarm(
+                    step,
+                    "not_finite",
+                    f"the {name} is not a finite number ({value}): the step is undone, and the run "
+                    "returns to the last good state with lower learning rates unless that has "
+                    "failed already; if this happens again, lower learning_rate, or set precision "
+                    "to float32",
+                )
         self.best_usage = max(self.best_usage, code_usage)
         low = bit_entropy < MIN_BIT_ENTROPY or code_usage < MIN_USAGE * self.best_usage
         report, self.collapsing = _lasts(low, self.collapsing, step)
-        return Alarm(step, "collapse", _collapse(code_usage, bit_entropy)) if report else None
+        text = (
+            f"the codes have been collapsing for {PATIENCE} steps ({code_usage:.1%} of the "
+            f"codebook in use, {bit_entropy:.2f} bits of entropy in each bit): training continues, "
+            "but the decoder learns from less and less; raise entropy or entropy_start, or lower "
+            "learning_rate"
+        )
+        return Alarm(step, "collapse", text) if report else None
 
     def check_data(self, step: int, waiting: float) -> Alarm | None:
         """Check the share of the time spent waiting for data; returns an alarm if it is new."""
         report, self.waiting = _lasts(waiting > MAX_WAITING, self.waiting, step)
-        return Alarm(step, "stalled_data", _stalled(waiting)) if report else None
+        text = (
+            f"{waiting:.0%} of the time is spent waiting for clips: training continues slowly; use "
+            "more workers, a cache on a faster disk, or smaller videos"
+        )
+        return Alarm(step, "stalled_data", text) if report else None
 
     def to_dict(self) -> dict[str, float]:
         """Return the state as plain numbers."""
@@ -228,24 +225,79 @@ def _lasts(bad: bool, since: int, step: int) -> tuple[bool, int]:
     return report, REPORTED if report else since
 
 
-def _not_finite(name: str, value: float) -> str:
-    return (
-        f"the {name} is not a finite number ({value}): the step is undone, and the run returns to "
-        "the last good state with lower learning rates unless that has failed already; if this "
-        "happens again, lower learning_rate, or set precision to float32"
-    )
+@dataclass(frozen=True)
+class Measured:
+    """Result of a validation.
+
+    Attributes:
+        psnr: PSNR of each clip in dB, by number of stages.
+        frames: middle frame of each reconstruction, float [N, 3, H, W], by number of stages.
+        code_usage: share of the entries of the first stage that the clips use.
+    """
+
+    psnr: dict[int, list[float]]
+    frames: dict[int, Tensor]
+    code_usage: float
+
+    def means(self) -> dict[int, float]:
+        """Return the mean PSNR over the clips in dB, by number of stages."""
+        return {stages: sum(values) / len(values) for stages, values in self.psnr.items()}
 
 
-def _collapse(code_usage: float, bit_entropy: float) -> str:
-    return (
-        f"the codes have been collapsing for {PATIENCE} steps ({code_usage:.1%} of the codebook in "
-        f"use, {bit_entropy:.2f} bits of entropy in each bit): training continues, but the decoder "
-        "learns from less and less; raise entropy or entropy_start, or lower learning_rate"
-    )
+@torch.no_grad()
+def measure(model: VideoTokenizer, clips: Tensor) -> Measured:
+    """Encode clips, float [N, 3, T, H, W] in -1..1, and decode them from every number of stages.
+
+    PSNR is defined as in `vtok.evaluation.metrics`: on rounded pixels, averaged over frames.
+    """
+    was_training = model.training
+    model.eval()
+    stages = range(1, model.quantizer.num_stages + 1)
+    psnr: dict[int, list[float]] = {k: [] for k in stages}
+    frames: dict[int, list[Tensor]] = {k: [] for k in stages}
+    seen = []
+    for clip in torch.split(clips.to(next(model.parameters()).device), 1):  # saves memory
+        latents = model.encode_latents(clip)
+        seen.append(entries_seen(model.quantizer, latents))
+        for k in stages:
+            quantized = model.quantizer(latents, torch.tensor([k], device=clip.device))
+            size = (clip.shape[3], clip.shape[4])
+            recon = model.decode(quantized, num_frames=clip.shape[2], size=size)
+            psnr[k].append(_psnr(recon, clip))
+            frames[k].append(recon[:, :, clip.shape[2] // 2].cpu())
+    model.train(was_training)
+    usage = float(torch.stack(seen).any(0).float().mean())
+    return Measured(psnr, {k: torch.cat(parts) for k, parts in frames.items()}, usage)
 
 
-def _stalled(waiting: float) -> str:
-    return (
-        f"{waiting:.0%} of the time is spent waiting for clips: training continues slowly; use "
-        "more workers, a cache on a faster disk, or smaller videos"
-    )
+def _psnr(recon: Tensor, clip: Tensor) -> float:
+    ours, theirs = (((x.clamp(-1, 1) + 1) * 127.5).round().double() for x in (recon, clip))
+    errors = (ours - theirs).square().mean((1, 3, 4))
+    decibels = 10 * torch.log10(255**2 / errors.clamp(min=1e-10))
+    return float(decibels.clamp(max=100.0).mean())
+
+
+def write_comparison(path: Path, clips: Tensor, measured: Measured, base_stages: int) -> None:
+    """Write a PNG of middle frames above their reconstructions, replacing the file.
+
+    Shown are 1, `base_stages` and all stages. The clips are float [N, 3, T, H, W] in -1..1.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    shown = sorted({1, min(base_stages, max(measured.psnr)), max(measured.psnr)})
+    rows = [_to_pictures(clips[:, :, clips.shape[2] // 2])]
+    captions = [["original"] * len(clips)]
+    for stages in shown:
+        rows.append(_to_pictures(measured.frames[stages]))
+        word = "stage" if stages == 1 else "stages"
+        captions.append([f"{stages} {word}: {value:.2f} dB" for value in measured.psnr[stages]])
+    write_png(path, draw_sheet(rows, captions=captions), overwrite=True)
+
+
+def _to_pictures(pictures: Tensor) -> list[Frames]:
+    """Convert float [N, 3, H, W] in -1..1 to uint8 [H', W', 3] each, enlarged if small."""
+    scaled = (pictures.detach().float().cpu().clamp(-1, 1) + 1) * 127.5
+    frames: Frames = scaled.round().byte().permute(0, 2, 3, 1).numpy()
+    times = -(-MIN_WIDTH // frames.shape[2])
+    return list(frames.repeat(times, axis=1).repeat(times, axis=2))

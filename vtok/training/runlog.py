@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
+from typing import TYPE_CHECKING, Literal, Protocol, TextIO
 
 from vtok._files import atomic_output
 from vtok.errors import OutputError
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 Row = Mapping[str, "float | str"]
-STEPS, VALIDATIONS, EVENTS = "log.csv", "validation.csv", "tensorboard"
-"""Names of the files, and of the folder of events, inside the run's folder."""
+STEPS, VALIDATIONS, EVENTS = "log.csv", "validation.csv", "tensorboard"  # in the run's folder
 FIRST = ("step", "loss")
 LAST = (
     "code_usage", "bit_entropy", "gradient_norm", "learning_rate", "clips_per_second", "waiting",
@@ -112,56 +112,42 @@ class Observer(Protocol):
 
 
 class RunLog:
-    """Log of every step and validation; a repeated step replaces the first one.
+    """Log of every step and validation in the folder of a run; a repeated step replaces the first.
 
     After a kill at any moment the files continue with complete rows; a partial row is dropped.
-
-    Args:
-        folder: folder of the run; must exist.
-        say: receives one line if TensorBoard is not installed.
+    Every method raises `OutputError` if a file cannot be written, or is not a log. `say` receives
+    one line if TensorBoard is not installed.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None] | None = None) -> None:
+    def __init__(self, folder: Path, say: Callable[[str], None] = lambda line: None) -> None:
         self._steps = _Table(folder / STEPS)
         self._validations = _Table(folder / VALIDATIONS)
         self._events = _Events(folder / EVENTS, say)
 
     def append(self, report: StepReport) -> None:
-        """Write a step.
-
-        Raises:
-            OutputError: if a file cannot be written, or is not a log.
-        """
-        self._write(self._steps, "train", _step_row(report))
+        """Write a step."""
+        row: dict[str, float | str] = {"step": report.step, "loss": report.loss, **report.parts}
+        row |= {f"{PSNR}{stages}": value for stages, value in report.psnr.items()}
+        row |= {name: getattr(report, name) for name in LAST[:-1]}
+        self._steps.add(row)
+        self._events.add("train", row)
 
     def validated(self, report: ValidationReport) -> None:
-        """Write a validation.
-
-        Raises:
-            OutputError: if a file cannot be written, or is not a log.
-        """
+        """Write a validation."""
         row: dict[str, float | str] = {"step": report.step, "code_usage": report.code_usage}
-        row |= _psnr_columns(report.psnr)
+        row |= {f"{PSNR}{stages}": value for stages, value in report.psnr.items()}
         row["picture"] = "" if report.picture is None else report.picture.name
-        self._write(self._validations, "validation", row)
+        self._validations.add(row)
+        self._events.add("validation", row)
 
     def rewind(self, step: int) -> None:
-        """Drop everything after a step, for a run that resumes there; 0 empties the log.
-
-        Raises:
-            OutputError: if a file cannot be written, or is not a log.
-        """
-        self._steps.rewind(step)
-        self._validations.rewind(step)
-        self._events.rewind(step)
+        """Drop everything after a step, for a run that resumes there; 0 empties the log."""
+        for log in (self._steps, self._validations, self._events):
+            log.rewind(step)
 
     def close(self) -> None:
         """Write pending events."""
         self._events.close()
-
-    def _write(self, table: _Table, kind: str, row: Row) -> None:
-        table.add(row)
-        self._events.add(kind, row)
 
 
 class _Table:
@@ -177,11 +163,9 @@ class _Table:
         step = int(row["step"])
         if step <= self.last or not row.keys() <= set(self.columns):
             self.rewind(step - 1, row)
-        try:
-            with self.path.open("a", encoding="utf-8", newline="") as file:
-                self._writer(file).writerow({name: _text(value) for name, value in row.items()})
-        except OSError as exc:
-            raise OutputError(f"{self.path}: cannot be written ({exc.strerror})") from exc
+        texts = {k: f"{v:.7g}" if isinstance(v, float) else str(v) for k, v in row.items()}
+        with self._written(), self.path.open("a", encoding="utf-8", newline="") as file:
+            self._writer(file).writerow(texts)
         self.last = step
 
     def rewind(self, step: int, columns: Iterable[str] = ()) -> None:
@@ -190,14 +174,14 @@ class _Table:
         if not names:
             return
         self.columns = sorted(names, key=_place)
-        with atomic_output(self.path, overwrite=True) as temporary:
-            try:
-                with temporary.open("w", encoding="utf-8", newline="") as file:
-                    writer = self._writer(file)
-                    writer.writeheader()
-                    writer.writerows(row for row in self.rows() if int(row["step"]) <= step)
-            except OSError as exc:
-                raise OutputError(f"{self.path}: cannot be written ({exc.strerror})") from exc
+        with (
+            atomic_output(self.path, overwrite=True) as temporary,
+            self._written(),
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
+            writer = self._writer(file)
+            writer.writeheader()
+            writer.writerows(row for row in self.rows() if int(row["step"]) <= step)
         self.last = step
 
     def rows(self) -> Iterator[dict[str, str]]:
@@ -217,14 +201,20 @@ class _Table:
     def _lines(self) -> Iterator[list[str]]:
         try:
             with self.path.open(encoding="utf-8", errors="replace", newline="") as file:
-                yield from csv.reader(
-                    line.replace("\0", "") for line in file if line.endswith("\n")
-                )
+                complete = (line.replace("\0", "") for line in file if line.endswith("\n"))
+                yield from csv.reader(complete)
         except FileNotFoundError:
             return
         except (OSError, csv.Error) as exc:
             reason = getattr(exc, "strerror", None) or exc
             raise OutputError(f"{self.path}: cannot be read ({reason})") from exc
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise OutputError(f"{self.path}: cannot be written ({exc.strerror})") from exc
 
     def _writer(self, file: TextIO) -> csv.DictWriter[str]:
         return csv.DictWriter(file, self.columns, restval="", lineterminator="\n")
@@ -233,7 +223,7 @@ class _Table:
 class _Events:
     """The same rows as TensorBoard events; does nothing without TensorBoard."""
 
-    def __init__(self, folder: Path, say: Callable[[str], None] | None) -> None:
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         self.folder, self.say = folder, say
         self.writer: SummaryWriter | None = None
         self.missing = False
@@ -242,13 +232,14 @@ class _Events:
     def add(self, kind: str, row: Row) -> None:
         """Write all numbers of a row."""
         step = int(row["step"])
-        writer = self._open(step if self.first is None else self.first)
-        if writer is None:
+        if not (self.writer or self.missing):
+            self._open(step if self.first is None else self.first)
+        if self.writer is None:
             return
         try:
             for name, value in row.items():
                 if name not in ("step", "picture"):
-                    writer.add_scalar(f"{kind}/{name}", value, step)
+                    self.writer.add_scalar(f"{kind}/{name}", value, step)
         except OSError as exc:
             raise OutputError(f"{self.folder}: cannot be written ({exc.strerror})") from exc
 
@@ -263,31 +254,14 @@ class _Events:
             self.writer.close()
             self.writer = None
 
-    def _open(self, first: int) -> SummaryWriter | None:
-        if self.writer is None and not self.missing:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                self.missing = True
-                if self.say is not None:
-                    self.say("TensorBoard is not installed, logging CSV only: install vtok[train]")
-                return None
-            self.writer = SummaryWriter(
-                str(self.folder), purge_step=first, flush_secs=FLUSH_SECONDS
-            )
-        return self.writer
-
-
-def _step_row(report: StepReport) -> dict[str, float | str]:
-    row: dict[str, float | str] = {"step": report.step, "loss": report.loss, **report.parts}
-    row |= _psnr_columns(report.psnr)
-    for name in LAST[:-1]:
-        row[name] = getattr(report, name)
-    return row
-
-
-def _psnr_columns(psnr: Mapping[int, float]) -> dict[str, float]:
-    return {f"{PSNR}{stages}": value for stages, value in psnr.items()}
+    def _open(self, first: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            self.missing = True
+            self.say("TensorBoard is not installed, logging CSV only: install vtok[train]")
+            return
+        self.writer = SummaryWriter(str(self.folder), purge_step=first, flush_secs=FLUSH_SECONDS)
 
 
 def _place(column: str) -> tuple[int, int, str]:
@@ -298,7 +272,3 @@ def _place(column: str) -> tuple[int, int, str]:
         return 3, LAST.index(column), ""
     stages = column.removeprefix(PSNR)
     return (2, int(stages), "") if stages.isdecimal() else (1, 0, column)
-
-
-def _text(value: Any) -> str:
-    return f"{value:.7g}" if isinstance(value, float) else str(value)
