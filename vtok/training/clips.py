@@ -16,18 +16,15 @@ from vtok.errors import OptionError
 from vtok.training.sources import Kind
 from vtok.video.frames import Frames, resize_frames
 
-Clip = npt.NDArray[np.float32]
-"""float32 [3, T, H, W] in -1..1."""
-Places = npt.NDArray[np.float32]
-"""float32 [2, ...]: x and y in pixels."""
-Planes = npt.NDArray[np.float32]
-"""float32 [3, ...] in 0..255."""
+Clip = npt.NDArray[np.float32]  # [3, T, H, W] in -1..1
+Places = npt.NDArray[np.float32]  # [2, ...]: x and y in pixels
+Planes = npt.NDArray[np.float32]  # [3, ...] in 0..255
 Indices = npt.NDArray[np.intp]
 
-FLIP_SHARE, SLOW_SHARE, SHARP_SHARE = 0.5, 0.25, 0.5
-"""Probabilities of mirroring, of taking every second frame, and of cropping without scaling."""
-MAX_SHRINK = 2.0
-"""Maximum factor by which a crop is scaled down."""
+FLIP_SHARE = 0.5  # probabilities: of mirroring,
+SLOW_SHARE = 0.25  # of taking every second frame,
+SHARP_SHARE = 0.5  # of cropping without scaling
+MAX_SHRINK = 2.0  # maximum factor by which a crop is scaled down
 
 
 @dataclass(frozen=True)
@@ -67,15 +64,8 @@ class ClipSpec:
 def random_clip(kind: Kind, pixels: Frames, spec: ClipSpec, rng: Generator) -> Clip:
     """Cut a random clip out of a video, or film one from a photo.
 
-    Args:
-        kind: type of the source.
-        pixels: uint8 [T, H, W, 3], of at least `spec.frames` frames for a video and one for a
-            photo, no side below `spec.crop`.
-        spec: size of the clip.
-        rng: source of randomness.
-
-    Returns:
-        float32 [3, frames, crop, crop] in -1..1.
+    `pixels` are uint8 [T, H, W, 3], of at least `spec.frames` frames for a video and one for a
+    photo, no side below `spec.crop`. Returns float32 [3, frames, crop, crop] in -1..1.
     """
     seen = _film(pixels[0], spec, rng) if kind == "photo" else _cut(pixels, spec, rng)
     return _to_clip(seen[..., ::-1] if rng.random() < FLIP_SHARE else seen)
@@ -84,13 +74,8 @@ def random_clip(kind: Kind, pixels: Frames, spec: ClipSpec, rng: Generator) -> C
 def middle_clip(pixels: Frames, spec: ClipSpec) -> Clip:
     """Cut out the validation clip: the centre, scaled down by at most `MAX_SHRINK`.
 
-    Args:
-        pixels: uint8 [T, H, W, 3], no side below `spec.crop`; the last frame is repeated if there
-            are fewer than `spec.frames`.
-        spec: size of the clip.
-
-    Returns:
-        float32 [3, frames, crop, crop] in -1..1.
+    `pixels` are uint8 [T, H, W, 3], no side below `spec.crop`; the last frame is repeated if there
+    are fewer than `spec.frames`. Returns float32 [3, frames, crop, crop] in -1..1.
     """
     height, width = pixels.shape[1:3]
     side = min(height, width, round(spec.crop * MAX_SHRINK))
@@ -101,13 +86,7 @@ def middle_clip(pixels: Frames, spec: ClipSpec) -> Clip:
 
 
 def camera_path(frames: int, crop: int, size: tuple[int, int], rng: Generator) -> Places:
-    """Sample the path of a panning, zooming, slightly rotating camera over a photo.
-
-    Args:
-        frames: number of positions.
-        crop: height and width of the camera's picture in pixels.
-        size: height and width of the photo in pixels.
-        rng: source of randomness.
+    """Sample the path of a panning, zooming, slightly rotating camera over a photo (height, width).
 
     Returns:
         float32 [2, frames, crop, crop]: x and y in the photo, integers at pixel centres; they may
@@ -136,14 +115,9 @@ def camera_path(frames: int, crop: int, size: tuple[int, int], rng: Generator) -
 
 
 def sample(photo: Frames, places: Places) -> Planes:
-    """Interpolate a photo bilinearly; it is mirrored beyond its edges.
+    """Interpolate a photo [H, W, 3] bilinearly; it is mirrored beyond its edges.
 
-    Args:
-        photo: uint8 [H, W, 3].
-        places: float32 [2, T, ...], x and y, integers at pixel centres.
-
-    Returns:
-        float32 [3, T, ...] in 0..255.
+    `places` are [2, T, ...], see `camera_path`. Returns float32 [3, T, ...] in 0..255.
     """
     planes = np.ascontiguousarray(photo.transpose(2, 0, 1))
     seen = np.empty((3, *places.shape[1:]), np.float32)

@@ -181,11 +181,7 @@ class TrainingConfig:
 
     @property
     def tokenizer(self) -> TokenizerConfig:
-        """The architecture: the preset, overridden by `model`.
-
-        Raises:
-            UsageError: for an unknown key or an invalid value.
-        """
+        """The architecture: the preset, overridden by `model`."""
         try:
             return TokenizerConfig.from_dict({**PRESETS[self.preset].to_dict(), **self.model})
         except UsageError as exc:
@@ -208,11 +204,7 @@ class TrainingConfig:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
     def check_resumes(self, begun: TrainingConfig, where: str) -> None:
-        """Check that this config may resume the run `where`, which was started with `begun`.
-
-        Raises:
-            UsageError: naming the keys that differ and must not.
-        """
+        """Raise `UsageError` with the keys that forbid resuming a run `where` started with `begun`."""
         ours, theirs = self.to_dict(), begun.to_dict()
         differing = [key for key in ours if key not in FREE and ours[key] != theirs[key]]
         if differing:
@@ -239,12 +231,8 @@ def _require(valid: bool, name: str, value: object, expected: str) -> None:
 def read_config(path: Path, *, accelerated: bool = False) -> dict[str, Any]:
     """Read the keys of a config file.
 
-    A table `[accelerator]` overrides other keys on an accelerator, so that one recipe can ask for
+    With `accelerated`, a table `[accelerator]` overrides other keys, so that one recipe can ask for
     larger batches and crops there.
-
-    Args:
-        path: TOML file.
-        accelerated: apply the table `[accelerator]`.
 
     Raises:
         InputError: if the file is missing or unreadable.
@@ -263,11 +251,7 @@ def read_config(path: Path, *, accelerated: bool = False) -> dict[str, Any]:
 
 
 def write_config(path: Path, config: TrainingConfig) -> None:
-    """Write a config as TOML, atomically, replacing an existing file.
-
-    Raises:
-        OutputError: if it cannot be written.
-    """
+    """Write a config as TOML, atomically, replacing an existing file."""
     table = config.to_dict()
     model = table.pop("model")
     lines = [f"{key} = {_toml(value)}" for key, value in table.items()]
@@ -282,10 +266,7 @@ def write_config(path: Path, config: TrainingConfig) -> None:
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     """Parse `key=value` settings; a value is TOML, or else plain text.
 
-    `model.num_stages=4` sets a key of a table.
-
-    Raises:
-        OptionError: for a setting without a key or a value.
+    `model.num_stages=4` sets a key of a table. `OptionError` without a key or a value.
     """
     data: dict[str, Any] = {}
     for setting in settings:

@@ -30,17 +30,8 @@ class LatentCache:
     """Latents of random clips, float16 [clips, t, D, h, w], in files of `SHARD` clips each.
 
     The content depends on the model, the sources and the spec only, and the names of the files on
-    their digest. Files are written atomically, so that an interrupted `fill` continues.
-
-    Args:
-        folder: folder of the files; created if missing.
-        model: encoder of the clips.
-        sources: sources of the clips.
-        spec: options of the clips.
-        count: number of clips, rounded up to complete files.
-
-    Raises:
-        OutputError: if the folder cannot be created.
+    their digest. Files are written atomically, so that an interrupted `fill` continues. `count`
+    clips are rounded up to complete files. `OutputError` if the folder cannot be created.
     """
 
     def __init__(
@@ -64,11 +55,7 @@ class LatentCache:
             raise OutputError(f"{folder}: cannot be created ({exc.strerror})") from exc
 
     def fill(self, loader: ClipLoader) -> Iterator[tuple[int, int]]:
-        """Create missing files from a loader of the same sources and spec.
-
-        Yields:
-            Number of clips done, and the total.
-        """
+        """Create missing files from a loader of the same sources; yields clips done and all."""
         missing = [number for number, path in enumerate(self._paths) if not path.exists()]
         steps = [number * SHARD + clip for number in missing for clip in range(SHARD)]
         with closing(loader.batches(steps, [range(1)])) as batches:
@@ -124,14 +111,8 @@ def measure_metric(model: LoadedTokenizer, clips: Tensor) -> Tensor:
     Up to a factor, |R e|^2 is the mean squared pixel error that a small error e of one position's
     latents causes, if positions do not interact: R^T R = E[J^T J], where J is the decoder's
     Jacobian, estimated from random pixel gradients sent back through the decoder. A loss in R e
-    weighs errors by their visibility without running the decoder.
-
-    Args:
-        model: owner of the decoder.
-        clips: float [N, 3, T, H, W] in -1..1, at which J is evaluated.
-
-    Returns:
-        float32 [D, D], with mean square 1 on average over directions.
+    weighs errors by their visibility without running the decoder. J is evaluated at the clips,
+    float [N, 3, T, H, W] in -1..1. R has mean square 1 on average over directions.
     """
     dim = model.geometry.latent_dim
     total = torch.zeros(dim, dim, dtype=torch.float64)

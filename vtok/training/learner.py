@@ -23,19 +23,12 @@ from vtok.training.losses import (
     weights_at,
 )
 from vtok.training.metrics import StepTotals, entries_seen
-from vtok.training.optimizers import (
-    load_optimizer_tensors,
-    make_critic_optimizer,
-    make_optimizers,
-    optimizer_tensors,
-    parameter_names,
-    set_rates,
-)
+from vtok.training.optimizers import Trained, make_critic_optimizer, make_optimizers, set_rates
 from vtok.training.processes import Processes
 
+# factor of the random values in the new part of a widened decoder tensor: the decoder then starts
+# close to what it was, and still has gradients for its new inputs
 DECODER_SHARE = 0.3
-"""Factor of the random values in the new part of a widened decoder tensor: the decoder then starts
-close to what it was, and still has gradients for its new inputs."""
 
 Sums = dict[str, Tensor]
 
@@ -47,10 +40,6 @@ def initialize_from(model: VideoTokenizer, name_or_path: str) -> list[str]:
     A larger tensor of the model is widened: the checkpoint's values come first, and the rest keeps
     its random values, times `DECODER_SHARE` in the decoder. Net2Net (arXiv 1511.05641) widens
     hidden units without changing the function; wider latents carry new information instead.
-
-    Args:
-        model: model with random weights.
-        name_or_path: shipped name or file.
 
     Returns:
         The names of the widened tensors.
@@ -86,10 +75,7 @@ def initialize_from(model: VideoTokenizer, name_or_path: str) -> list[str]:
 class Learner:
     """A tokenizer in training.
 
-    Args:
-        config: options of the run.
-        processes: processes that share the work; each holds the same weights and takes the same
-            steps.
+    Each of the processes that share the work holds the same weights and takes the same steps.
 
     Attributes:
         model: the tokenizer, initialized from the config's seed.
@@ -104,12 +90,13 @@ class Learner:
         self.averaged = copy.deepcopy(self.model) if config.ema else None
         self.critic: nn.Module | None = None
         self.optimizers = make_optimizers(self.model, config)
-        self._critic_optimizers: list[torch.optim.Optimizer] = []
+        optimizers = [*self.optimizers]
         if config.adversarial:
-            channels = config.tokenizer.channels
-            self.critic = PatchDiscriminator(channels).to(processes.device)
-            self._critic_optimizers = [make_critic_optimizer(self.critic, config)]
-        self._names = parameter_names(model=self.model, critic=self.critic)
+            self.critic = PatchDiscriminator(config.tokenizer.channels).to(processes.device)
+            optimizers.append(make_critic_optimizer(self.critic, config))
+        self._all = Trained(
+            optimizers, model=self.model, averaged=self.averaged, critic=self.critic
+        )
         auto = config.precision == "auto" and has_fast_bfloat16(processes.device)
         self._bfloat16 = auto or config.precision == "bfloat16"
         self._forward = torch.compile(self._run, dynamic=False) if config.compile else self._run
@@ -132,46 +119,31 @@ class Learner:
         """
         share = 1 / (len(clips) * self.processes.count)
         self.model.train()
-        self._zero_gradients()
+        self._all.zero_gradients()
         sums: Sums = {}
         for clip, stages in zip(clips, used, strict=True):
             found = self._backward(
                 step, clip.to(self.processes.device, non_blocking=True), stages, share
             )
             sums = {name: value + sums.get(name, 0) for name, value in found.items()}
-        for module in (self.model, self.critic):
-            if module is not None:
-                self._sum_gradients(module)
+        for optimizer in self._all.optimizers:
+            groups = optimizer.param_groups
+            self.processes.sum_in_place([p.grad for g in groups for p in g["params"]])
         most = self.config.clip_gradients or float("inf")
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), most)
-        totals = self._totals(self._summed(sums), float(norm))
+        self.processes.sum_in_place(list(sums.values()))
+        totals = self._totals({name: value.cpu() for name, value in sums.items()}, float(norm))
         if totals.finite:
             self._update(step, factor)
         return totals
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything that steps change."""
-        modules = {"model": self.model, "averaged": self.averaged, "critic": self.critic}
-        named = {
-            f"{prefix}.{name}": tensor
-            for prefix, module in modules.items()
-            if module is not None
-            for name, tensor in module.state_dict().items()
-        }
-        optimizers = [*self.optimizers, *self._critic_optimizers]
-        return named | optimizer_tensors(optimizers, self._names)
+        return self._all.tensors()
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore the result of `tensors`."""
-        modules = {"model": self.model, "averaged": self.averaged, "critic": self.critic}
-        for prefix, module in modules.items():
-            if module is not None:
-                start = f"{prefix}."
-                module.load_state_dict(
-                    {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}
-                )
-        optimizers = [*self.optimizers, *self._critic_optimizers]
-        load_optimizer_tensors(optimizers, self._names, tensors)
+        self._all.load(tensors)
 
     def _run(self, clip: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
         """Return the latents of a batch and its reconstruction, in float32."""
@@ -200,8 +172,11 @@ class Learner:
         parts = loss_parts(recon, clip, quantizer.losses(latents), gamma, weights)
         watched = dict(parts)
         if self.critic is not None and step >= self.config.adversarial_from:
-            watched["critic"] = self._teach_critic(self.critic, clip, recon, share)
-            parts["adversarial"] = watched["adversarial"] = -self._score(self.critic, recon)
+            self.critic.requires_grad_(True)
+            watched["critic"] = hinge_loss(self.critic(clip), self.critic(recon.detach()))
+            (share * watched["critic"]).backward()  # type: ignore[no-untyped-call]
+            self.critic.requires_grad_(False)  # only the tokenizer gets gradients of its score
+            parts["adversarial"] = watched["adversarial"] = -self.critic(recon).mean()
         loss = weighted_sum({k: part for k, part in parts.items() if k in weights}, weights)
         (share * loss).backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
@@ -212,50 +187,17 @@ class Learner:
             sums |= _psnr_sums(squared_errors(recon, clip), used.to(device), quantizer.num_stages)
         return sums
 
-    def _teach_critic(self, critic: nn.Module, clip: Tensor, recon: Tensor, share: float) -> Tensor:
-        """Add the discriminator's gradients; returns its loss."""
-        critic.requires_grad_(True)
-        loss = hinge_loss(critic(clip), critic(recon.detach()))
-        (share * loss).backward()  # type: ignore[no-untyped-call]
-        return loss
-
-    def _score(self, critic: nn.Module, recon: Tensor) -> Tensor:
-        critic.requires_grad_(False)  # only the tokenizer gets gradients
-        return critic(recon).mean()
-
     def _update(self, step: int, factor: float) -> None:
-        config = self.config
-        share = factor * rate_share(step, config)
-        optimizers = [*self.optimizers]
-        if self.critic is not None and step >= config.adversarial_from:
-            optimizers += self._critic_optimizers
-        set_rates(optimizers, share)
-        for optimizer in optimizers:
+        set_rates(self._all.optimizers, factor * rate_share(step, self.config))
+        for optimizer in self._all.optimizers:  # that of the critic does nothing without gradients
             optimizer.step()
         if self.averaged is not None:
-            decay = min(config.ema, (1 + step) / (10 + step))  # forgets the initial weights fast
+            # forgets the initial weights fast
+            decay = min(self.config.ema, (1 + step) / (10 + step))
             with torch.no_grad():
                 pairs = zip(self.averaged.parameters(), self.model.parameters(), strict=True)
                 for mean, weight in pairs:
                     mean.lerp_(weight, 1 - decay)
-
-    def _zero_gradients(self) -> None:
-        for optimizer in (*self.optimizers, *self._critic_optimizers):
-            optimizer.zero_grad(set_to_none=True)
-
-    def _sum_gradients(self, module: nn.Module) -> None:
-        gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        if self.processes.count > 1 and gradients:
-            flat = self.processes.sum(torch.cat([g.flatten() for g in gradients]))
-            parts = torch.split(flat, [g.numel() for g in gradients])
-            for gradient, part in zip(gradients, parts, strict=True):
-                gradient.copy_(part.view_as(gradient))
-
-    def _summed(self, sums: Sums) -> Sums:
-        """Sum over all processes in a single exchange."""
-        flat = self.processes.sum(torch.cat([value.flatten() for value in sums.values()]))
-        parts = torch.split(flat.cpu(), [value.numel() for value in sums.values()])
-        return {k: p.view(v.shape) for (k, v), p in zip(sums.items(), parts, strict=True)}
 
     def _totals(self, sums: Sums, norm: float) -> StepTotals:
         clips = sums["clips"].int().tolist()

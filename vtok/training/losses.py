@@ -15,10 +15,8 @@ from vtok.nn.quantize import QuantizerLosses
 from vtok.training.config import RECONSTRUCTION, WINDOW, TrainingConfig
 
 RANGE = 2.0  # of pixels in -1..1
-SIMILARITY_FLOOR = 1e-4
-"""Keeps the gradients of the roots in MS-SSIM finite."""
-ROOT_FLOOR = 1e-5
-"""Keeps the gradient of the root finite for a clip that is reconstructed exactly."""
+SIMILARITY_FLOOR = 1e-4  # keeps the gradients of the roots in MS-SSIM finite
+ROOT_FLOOR = 1e-5  # keeps the gradient of the root finite for a clip reconstructed exactly
 ADVERSARIAL_RAMP = 200
 STAGES_STREAM = 1  # separates these random numbers from those that choose clips
 
@@ -30,13 +28,9 @@ def loss_parts(
     diversity: float,
     weights: Mapping[str, float],
 ) -> dict[str, Tensor]:
-    """Compute the losses that have a weight, except the adversarial one.
+    """Compute the losses of clips [B, C, T, H, W] in -1..1 that have a weight, but the adversarial.
 
-    Args:
-        recon, clip: [B, C, T, H, W], pixels in -1..1.
-        quantizer: losses of the quantizer for the batch.
-        diversity: weight of the batch entropy within the entropy loss.
-        weights: result of `weights_at`.
+    `diversity` is the weight of the batch entropy within the entropy loss.
 
     Returns:
         Scalars without their weights. `l1` and `mse`: mean absolute and squared error. `rmse`: mean
@@ -78,14 +72,9 @@ def hinge_loss(original: Tensor, reconstructed: Tensor) -> Tensor:
 def ms_ssim(recon: Tensor, clip: Tensor) -> Tensor:
     """Compute the mean MS-SSIM over the frames of two batches of clips.
 
-    Five scales need frames of 176 pixels; smaller ones use as many as fit, with the weights scaled
-    to the same sum. Wang, Simoncelli and Bovik, "Multiscale structural similarity" (2003).
-
-    Args:
-        recon, clip: float [B, C, T, H, W], pixels in -1..1; at least 11 x 11.
-
-    Returns:
-        A scalar, 1 for equal clips.
+    Five scales need frames of 176 pixels; smaller ones, from 11, use as many as fit, with the
+    weights scaled to the same sum. Wang, Simoncelli and Bovik, "Multiscale structural similarity"
+    (2003).
     """
     x, y = (part.float().transpose(1, 2).flatten(0, 1) for part in (recon, clip))
     weights = SCALE_WEIGHTS[: num_scales(min(x.shape[-2:]))]
@@ -140,13 +129,7 @@ def rate_share(step: int, config: TrainingConfig) -> float:
 def draw_stages(clips: range, stages: int, step: int, seed: int, config: TrainingConfig) -> Tensor:
     """Draw the number of stages of each clip, int64 [len(clips)] in 1..stages.
 
-    Args:
-        clips: indices in the global batch; the draw of a clip does not depend on the number of
-            processes.
-        stages: number of stages of the quantizer.
-        step: number of the step, from 0.
-        seed: seed of the run.
-        config: supplies `base_stages`, `base_share` and `all_share`.
+    `clips` are indices in the global batch, so that a draw does not depend on the processes.
     """
     return torch.tensor([_draw(clip, stages, step, seed, config) for clip in clips])
 
@@ -162,12 +145,7 @@ def _draw(clip: int, stages: int, step: int, seed: int, config: TrainingConfig) 
 
 
 class PatchDiscriminator(nn.Module):
-    """3-D convolutions that score overlapping patches of a clip (PatchGAN, arXiv 1611.07004).
-
-    Args:
-        channels: Channels of the clip.
-        dim: Width of the first layer, a multiple of 8; each further layer has twice as many.
-    """
+    """3-D convolutions that score overlapping patches of a clip (PatchGAN, arXiv 1611.07004)."""
 
     def __init__(self, channels: int = 3, dim: int = 32) -> None:
         super().__init__()

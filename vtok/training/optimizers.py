@@ -1,4 +1,4 @@
-"""Muon and AdamW: the parameters each of them trains, and their states as named tensors."""
+"""Muon and AdamW: the parameters each of them trains, and their states by name."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from vtok.training.config import TrainingConfig
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 BASE_RATE = "base_lr"
 ADAMW_BETAS, CRITIC_BETAS = (0.9, 0.98), (0.5, 0.9)
-
 SLOW_SHARE = 0.1
-
 Optimizers = list[torch.optim.Optimizer]
 
 
@@ -52,11 +50,7 @@ class Muon(torch.optim.Optimizer):
 
     Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024).
 
-    Args:
-        params: weights with at least two dimensions.
-        lr: step size relative to the spectral norm of each matrix.
-        momentum: Nesterov momentum.
-        weight_decay: decoupled weight decay, as in AdamW.
+    `lr` is relative to the spectral norm of each matrix; Nesterov momentum; decoupled weight decay.
     """
 
     def __init__(
@@ -111,14 +105,8 @@ def split_optimizers(
     """Create Muon for the matrices of a model and AdamW for all other parameters.
 
     Muon changes every direction of a matrix alike, which suits maps from features to features.
-
-    Args:
-        model: module to train.
-        ends: layers whose matrices AdamW trains.
-        muon_rate: full learning rate of Muon.
-        adamw_rate: full learning rate of AdamW.
-        weight_decay: decoupled weight decay of matrices.
-        slow: layers that AdamW trains at `SLOW_SHARE` of its rate, without weight decay.
+    AdamW also trains the matrices of the layers `ends`, and those of `slow` at `SLOW_SHARE` of its
+    rate, without weight decay.
     """
     outside = {module for end in (*ends, *slow) for module in end.modules()}
     held = [parameter for module in slow for parameter in module.parameters()]
@@ -166,44 +154,59 @@ def set_rates(optimizers: Sequence[torch.optim.Optimizer], share: float) -> None
             group["lr"] = share * group[BASE_RATE]
 
 
-def parameter_names(**modules: nn.Module | None) -> dict[Tensor, str]:
-    """Name the parameters of several modules, each prefixed with its keyword."""
-    return {
-        parameter: f"{prefix}.{name}"
-        for prefix, module in modules.items()
-        if module is not None
-        for name, parameter in module.named_parameters()
-    }
+class Trained:
+    """Modules and optimizers whose tensors are saved and restored together.
 
+    Args:
+        optimizers: optimizers of parameters of the modules.
+        modules: modules by the prefix of their tensors; None is left out.
+    """
 
-def optimizer_tensors(
-    optimizers: Sequence[torch.optim.Optimizer], names: Mapping[Tensor, str]
-) -> dict[str, Tensor]:
-    """Return the optimizers' states, named `optimizer.PARAMETER.ENTRY`."""
-    return {
-        f"optimizer.{names[parameter]}.{entry}": tensor
-        for optimizer in optimizers
-        for parameter, entries in optimizer.state.items()
-        for entry, tensor in entries.items()
-    }
+    def __init__(
+        self, optimizers: Sequence[torch.optim.Optimizer], **modules: nn.Module | None
+    ) -> None:
+        self.optimizers = optimizers
+        self._modules = {prefix: module for prefix, module in modules.items() if module is not None}
+        self._names = {
+            parameter: f"{prefix}.{name}"
+            for prefix, module in self._modules.items()
+            for name, parameter in module.named_parameters()
+        }
 
+    def zero_gradients(self) -> None:
+        """Drop all gradients."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
 
-def load_optimizer_tensors(
-    optimizers: Sequence[torch.optim.Optimizer],
-    names: Mapping[Tensor, str],
-    tensors: Mapping[str, Tensor],
-) -> None:
-    """Restore optimizer states that `optimizer_tensors` returned."""
-    parameters = {name: parameter for parameter, name in names.items()}
-    owners = {p: o for o in optimizers for group in o.param_groups for p in group["params"]}
-    for optimizer in optimizers:
-        optimizer.state.clear()
-    for key, tensor in tensors.items():
-        if key.startswith("optimizer."):
-            name, _, entry = key.removeprefix("optimizer.").rpartition(".")
-            parameter = parameters[name]
-            # AdamW keeps its step count on the CPU; cloned, since a tensor inside the bytes of a
-            # file may not be aligned
-            device = parameter.device if tensor.ndim else torch.device("cpu")
-            copy = tensor.clone().to(device)
-            owners[parameter].state[parameter][entry] = copy
+    def tensors(self) -> dict[str, Tensor]:
+        """Return weights by name, and states of optimizers as `optimizer.PARAMETER.ENTRY`."""
+        weights = {
+            f"{prefix}.{name}": tensor
+            for prefix, module in self._modules.items()
+            for name, tensor in module.state_dict().items()
+        }
+        return weights | {
+            f"optimizer.{self._names[parameter]}.{entry}": tensor
+            for optimizer in self.optimizers
+            for parameter, entries in optimizer.state.items()
+            for entry, tensor in entries.items()
+        }
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore the result of `tensors`."""
+        for prefix, module in self._modules.items():
+            start = f"{prefix}."
+            found = {k[len(start) :]: t for k, t in tensors.items() if k.startswith(start)}
+            module.load_state_dict(found)
+        owners = {p: o for o in self.optimizers for g in o.param_groups for p in g["params"]}
+        parameters = {name: parameter for parameter, name in self._names.items()}
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
+        for key, tensor in tensors.items():
+            if key.startswith("optimizer."):
+                name, _, entry = key.removeprefix("optimizer.").rpartition(".")
+                parameter = parameters[name]
+                # AdamW keeps its step count on the CPU; cloned, since a tensor inside the bytes of
+                # a file may not be aligned
+                device = parameter.device if tensor.ndim else torch.device("cpu")
+                owners[parameter].state[parameter][entry] = tensor.clone().to(device)

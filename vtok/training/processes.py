@@ -39,13 +39,7 @@ def _first(names: Sequence[str], default: int) -> int:
 
 
 class Processes:
-    """This process alone.
-
-    Attributes:
-        device: device for tensors.
-        index: rank of this process.
-        count: number of processes.
-    """
+    """This process alone: its device, its rank `index` among `count` processes."""
 
     def __init__(self, device: torch.device, index: int = 0, count: int = 1) -> None:
         self.device, self.index, self.count = device, index, count
@@ -58,6 +52,17 @@ class Processes:
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the sum of the tensor over all processes."""
         return tensor
+
+    def sum_in_place(self, tensors: Sequence[Tensor | None]) -> None:
+        """Replace tensors by their sums over all processes, in a single exchange."""
+        import torch
+
+        found = [tensor for tensor in tensors if tensor is not None]
+        if self.count > 1 and found:
+            flat = self.sum(torch.cat([tensor.flatten() for tensor in found]))
+            parts = torch.split(flat, [tensor.numel() for tensor in found])
+            for tensor, part in zip(found, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
 
     def share(self, data: bytes) -> bytes:
         """Return the main process's bytes in every process."""
@@ -99,12 +104,8 @@ class SeveralProcesses(Processes):
 def open_processes(device: str) -> Iterator[Processes]:
     """Join the processes that `accelerate launch` started, or use this process alone.
 
-    Args:
-        device: `auto`, or a torch device name.
-
     Raises:
-        UsageError: if this machine does not have the device, or several processes were started
-            and `accelerate` is not installed.
+        UsageError: if this machine does not have the device, or accelerate is needed and missing.
     """
     from vtok.models.load import pick_device
 
@@ -140,11 +141,7 @@ def cpu_threads(count: int | None) -> Iterator[None]:
 
 
 class Interrupts:
-    """Records SIGINT or SIGTERM, so that the run can save first; a second signal acts at once.
-
-    Attributes:
-        number: number of the signal, or 0.
-    """
+    """Records SIGINT or SIGTERM in `number`, so that the run saves first; a second one acts."""
 
     def __init__(self) -> None:
         self.number = 0

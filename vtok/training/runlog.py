@@ -108,7 +108,7 @@ class Observer(Protocol):
         """Receive an alarm."""
 
     def say(self, text: str) -> None:
-        """Receive one line of information, such as the step at which the run resumes."""
+        """Receive one line of information."""
 
 
 class RunLog:

@@ -23,12 +23,9 @@ from vtok.video.frames import PHOTO_SUFFIXES, VIDEO_SUFFIXES
 Kind = Literal["video", "photo"]
 
 SHARD_SUFFIX = ".tar"
-FAMILY_MARK = "__"
-"""Separates the name of a family from the rest of a file name, as in `opencv__fruits.jpg`."""
-MAX_HELD_OUT = 8
-"""Maximum number of videos held out for validation."""
+FAMILY_MARK = "__"  # after the name of a family in a file name, as in `opencv__fruits.jpg`
+MAX_HELD_OUT = 8  # maximum number of videos held out for validation
 MIN_VIDEOS, HOLD_OUT_ONE_IN = 20, 10
-"""Videos are held out from this number on, one of each ten."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class Source:
     """One video or photo.
 
     Attributes:
-        name: unique name: the path as it was found, or "shard.tar!member.mp4".
+        name: the path as it was found, or "shard.tar!member.mp4".
         path: the file, or the shard that contains it.
         member: name inside the shard; None for a separate file.
         kind: type according to the suffix.
@@ -102,13 +99,7 @@ def chances(sources: Sequence[Source]) -> npt.NDArray[np.float64]:
 
     A family shares a folder (or shard) and the part of its names before two underscores. So twenty
     clips of one studio do not outweigh everything else, and a single folder of unrelated clips is
-    sampled evenly.
-
-    Args:
-        sources: of one kind; at least one.
-
-    Returns:
-        float64 [len(sources)], positive, with the sum 1.
+    sampled evenly. The sources are of one kind; the sum is 1.
     """
     families = [_family(source) for source in sources]
     sizes = Counter(families)
@@ -119,17 +110,9 @@ def chances(sources: Sequence[Source]) -> npt.NDArray[np.float64]:
 
 @contextmanager
 def source_file(source: Source, scratch: Path) -> Iterator[Path]:
-    """Give the file of a source; a member of a shard is unpacked while the block runs.
+    """Give the file of a source; a member of a shard is unpacked into `scratch` meanwhile.
 
-    Args:
-        source: source to read.
-        scratch: folder to unpack into.
-
-    Yields:
-        A path to read from.
-
-    Raises:
-        InputError: if the shard cannot be read, or the member is not in it.
+    `InputError` if the shard cannot be read, or the member is not in it.
     """
     if source.member is None:
         yield source.path
@@ -143,7 +126,6 @@ def source_file(source: Source, scratch: Path) -> Iterator[Path]:
 
 
 def _unpack(source: Source, member: str, target: Path) -> None:
-    """Write a member of a shard to a file."""
     try:
         with tarfile.open(source.path, "r:") as shard, target.open("wb") as file:
             found = next((entry for entry in shard if entry.name == member), None)
@@ -210,7 +192,6 @@ def _kind_of(name: str) -> Kind | None:
 
 
 def _family(source: Source) -> tuple[str, str]:
-    """Folder or shard of a source, and the beginning of its name."""
     inside = PurePosixPath(source.inner_name)
     folder = str(source.path.parent) if source.member is None else f"{source.path}!{inside.parent}"
     prefix, mark, _ = inside.name.partition(FAMILY_MARK)

@@ -25,16 +25,10 @@ FORMAT, VERSION = "vtok.training_state", 1
 
 @contextmanager
 def locked_folder(path: Path, *inner: str) -> Iterator[None]:
-    """Create the folder of a run, and keep other runs out while the block runs.
+    """Create a folder and folders inside it, and keep other runs out while the block runs.
 
-    The lock ends with its process. Partial files of killed processes are removed.
-
-    Args:
-        path: folder of the run.
-        inner: folders inside it to create.
-
-    Raises:
-        OutputError: if it cannot be created, or another run uses it.
+    The lock ends with its process. Partial files of killed processes are removed. `OutputError` if
+    the folder cannot be created, or another run uses it.
     """
     folders = [path, *(path / name for name in inner)]
     lock = FileLock(path / "lock")
@@ -58,11 +52,7 @@ def locked_folder(path: Path, *inner: str) -> Iterator[None]:
 
 
 class RunFolder:
-    """The folder of a run.
-
-    Args:
-        path: the folder; need not exist yet.
-    """
+    """The folder of a run; need not exist yet."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -78,10 +68,7 @@ class RunFolder:
     ) -> TrainingConfig:
         """Return the config to use: the file's, or the existing run's, or defaults.
 
-        Args:
-            file: TOML file, or None.
-            over: keys that override it, such as those of `parse_settings`.
-            accelerated: run on an accelerator, see `read_config`.
+        Keys of `over` override it; `accelerated` as in `read_config`.
 
         Raises:
             InputError: if the file cannot be read.
@@ -124,13 +111,7 @@ def config_digest(config: TrainingConfig) -> str:
 
 @dataclass(frozen=True)
 class State:
-    """Everything that a run needs to resume.
-
-    Attributes:
-        step: number of steps done.
-        tensors: weights and optimizer states, by name.
-        facts: everything else, as JSON types.
-    """
+    """Everything that a run needs to resume after a step: tensors, and facts as JSON types."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -151,11 +132,7 @@ def to_bytes(state: State) -> bytes:
 
 
 def from_bytes(data: bytes, where: str) -> State:
-    """Read a serialized state; `where` names the file in errors.
-
-    Raises:
-        CheckpointError: if it is damaged, not a state, or of another version.
-    """
+    """Read a serialized state, or raise `CheckpointError`; `where` names the file in errors."""
     try:
         tensors = load(data)  # checks the length of the header too
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -172,11 +149,7 @@ def from_bytes(data: bytes, where: str) -> State:
 
 
 def save_state(folder: Path, state: State, keep: int) -> None:
-    """Write a state atomically, and then remove all but the last `keep`.
-
-    Raises:
-        OutputError: if it cannot be written; older states are kept.
-    """
+    """Write a state atomically, and then remove all but the last `keep`."""
     path = folder / f"step-{state.step:08d}.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -206,8 +179,7 @@ def step_of(path: Path) -> int:
 def newest_state(folder: Path, say: Callable[[str], None]) -> bytes | None:
     """Read the newest valid state; None if there is none. `say` is told of damaged ones.
 
-    Raises:
-        CheckpointError: if there are states but none is valid.
+    `CheckpointError` if there are states but none is valid.
     """
     files = state_files(folder)
     for path in files:
@@ -224,6 +196,5 @@ def newest_state(folder: Path, say: Callable[[str], None]) -> bytes | None:
 
 
 def _digest(step: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> str:
-    """SHA-256 of everything in a state."""
     text = json.dumps([step, weights_digest(tensors), facts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -22,14 +22,7 @@ from vtok.training.clips import ClipSpec
 from vtok.training.latent_cache import LatentCache, encode_clips
 from vtok.training.loader import ClipLoader
 from vtok.training.metrics import Throughput
-from vtok.training.optimizers import (
-    Optimizers,
-    load_optimizer_tensors,
-    optimizer_tensors,
-    parameter_names,
-    set_rates,
-    split_optimizers,
-)
+from vtok.training.optimizers import Optimizers, Trained, set_rates, split_optimizers
 from vtok.training.processes import Interrupts, cpu_threads
 from vtok.training.sources import find_sources
 from vtok.training.state import State, from_bytes, locked_folder, newest_state, save_state
@@ -145,13 +138,10 @@ def token_rate_share(step: int, config: TokenTraining) -> float:
 def latent_loss(
     pipeline: TokenPipeline, latents: Tensor, metric: Tensor, rng: np.random.Generator
 ) -> Tensor:
-    """Compute the mean over samples of the RMS error of the latents, weighed by visibility.
+    """Compute the mean over samples of the RMS error of latents [B, D, 1, h, w].
 
-    Args:
-        pipeline: model to train.
-        latents: float [B, D, 1, h, w].
-        metric: float [D, D], see `measure_metric`.
-        rng: crops the latents, and draws the number of tokens and the samples to quantize.
+    `metric`, see `measure_metric`, weighs errors by their visibility; `rng` crops the latents, and
+    draws the number of tokens and the samples to quantize.
     """
     latents = _crop(latents, rng)
     found = _reconstruct(pipeline, latents, rng)
@@ -162,14 +152,7 @@ def latent_loss(
 def pixel_loss(
     pipeline: TokenPipeline, model: LoadedTokenizer, clips: Tensor, rng: np.random.Generator
 ) -> Tensor:
-    """Compute the mean over clips of the RMS error of the pixels, through the frozen decoder.
-
-    Args:
-        pipeline: model to train.
-        model: tokenizer.
-        clips: float [B, 3, T, H, W] in -1..1.
-        rng: draws the number of tokens and the samples to quantize.
-    """
+    """Compute the mean RMS error of the pixels of clips [B, 3, T, H, W], by the frozen decoder."""
     clips = clips.to(model.device)
     found = _reconstruct(pipeline, encode_clips(model, clips), rng)
     size = (clips.shape[3], clips.shape[4])
@@ -212,19 +195,14 @@ def _crop(latents: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 class TokenLearnerRun:
-    """A token pipeline in training, with its optimizers.
-
-    Args:
-        config: options of the run.
-        model: tokenizer, frozen.
-    """
+    """A token pipeline in training for a frozen tokenizer, with its optimizers."""
 
     def __init__(self, config: TokenTraining, model: LoadedTokenizer) -> None:
         self.config, self.model = config, model
         torch.manual_seed(config.seed)
         self.pipeline = TokenPipeline(config.pipeline).to(model.device)
-        self.optimizers = make_token_optimizers(self.pipeline, config)
-        self._names = parameter_names(pipeline=self.pipeline)
+        optimizers = make_token_optimizers(self.pipeline, config)
+        self._all = Trained(optimizers, pipeline=self.pipeline)
         self.step = 0
 
     @property
@@ -234,37 +212,27 @@ class TokenLearnerRun:
 
     def state(self) -> State:
         """Return the state to save."""
-        weights = {f"pipeline.{k}": t for k, t in self.pipeline.state_dict().items()}
-        tensors = weights | optimizer_tensors(self.optimizers, self._names)
-        return State(self.step, tensors, self.facts)
+        return State(self.step, self._all.tensors(), self.facts)
 
     def load(self, state: State, where: Path) -> None:
-        """Restore a state.
-
-        Raises:
-            UsageError: if it belongs to another config or tokenizer.
-        """
+        """Restore a state; `UsageError` if it belongs to another config or tokenizer."""
         if state.facts != self.facts:
             raise UsageError(
                 f"{where}: was started with another config or tokenizer: choose another output "
                 "folder"
             )
-        start = "pipeline."
-        weights = {k.removeprefix(start): t for k, t in state.tensors.items() if start == k[:9]}
-        self.pipeline.load_state_dict(weights)
-        load_optimizer_tensors(self.optimizers, self._names, state.tensors)
+        self._all.load(state.tensors)
         self.step = state.step
 
     def learn(self, loss: Tensor) -> bool:
         """Take one step; one that is not finite changes no weight. Returns True if it was taken."""
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        self._all.zero_gradients()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.pipeline.parameters(), MAX_GRADIENT)
         finite = bool(torch.isfinite(loss) and torch.isfinite(norm))
         if finite:
-            set_rates(self.optimizers, token_rate_share(self.step, self.config))
-            for optimizer in self.optimizers:
+            set_rates(self._all.optimizers, token_rate_share(self.step, self.config))
+            for optimizer in self._all.optimizers:
                 optimizer.step()
         self.step += 1
         return finite

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from vtok.training.loader import ClipLoader, default_workers
 from vtok.training.losses import draw_stages, rate_share
 from vtok.training.metrics import RunningMetrics, StepTotals, Throughput, Watch
 from vtok.training.processes import Interrupts, Processes, cpu_threads, open_processes
-from vtok.training.runlog import Alarm, Observer, RunLog, StepReport, ValidationReport
+from vtok.training.runlog import Observer, RunLog, StepReport, ValidationReport
 from vtok.training.sources import MAX_HELD_OUT, Source, find_sources, hold_out
 from vtok.training.state import (
     RunFolder,
@@ -33,29 +33,18 @@ from vtok.training.state import (
 )
 from vtok.training.validate import measure, write_comparison
 
-SLOWER = 0.5
-"""Factor of the learning rates after a step that was not finite."""
-RETRY_STRIDE = 1_000_003
-"""Difference between the seeds of a run and of its second attempt."""
+SLOWER = 0.5  # factor of the learning rates after a step that was not finite
+RETRY_STRIDE = 1_000_003  # difference between the seeds of a run and of its second attempt
 MAX_FAILURES = 3
 GIB = 1 << 30
 
 
 class RunData:
-    """Sources for training and for validation.
-
-    Args:
-        inputs: sources for training, see `find_sources`.
-        validation: sources for validation; if empty, some videos are held out.
-        config: options of the run.
-        cache: folder for decoded frames, unless the config names one.
+    """Sources for training and for validation, see `train`.
 
     Attributes:
         held_out: the validation sources are not trained on.
         digest: digest of the names of the training sources.
-
-    Raises:
-        InputError: if there is no source.
     """
 
     def __init__(
@@ -91,17 +80,7 @@ class RunData:
 
 
 class Progress:
-    """The state of a run in memory.
-
-    Args:
-        config: options of the run.
-        processes: processes that share the work.
-        data: digest of the training data.
-
-    Attributes:
-        step: number of steps done.
-        skipped: reason for each unreadable source.
-    """
+    """The state of a run in memory: `step` steps are done; `data` is a digest of its sources."""
 
     def __init__(self, config: TrainingConfig, processes: Processes, data: str) -> None:
         self.config, self.data = config, data
@@ -166,18 +145,10 @@ class Progress:
         return bool(state.facts["config"] == config_digest(self.config))
 
     def restore(self, state: State, failures: int = 0) -> bool:
-        """Resume from a state.
+        """Resume from a state; returns True if it was trained on the same data.
 
-        Args:
-            state: state of the same config.
-            failures: failed attempts to get from this state to the next; each one halves the
-                learning rates and changes the sampling.
-
-        Returns:
-            True if the state was trained on the same data.
-
-        Raises:
-            UsageError: for a state of another config.
+        Each of the failed attempts to get from this state to the next halves the learning rates
+        and changes the sampling. `UsageError` for a state of another config.
         """
         facts: dict[str, Any] = state.facts
         if not self.fits(state):
@@ -230,22 +201,11 @@ def train(
         shared = processes.share(json.dumps(config.to_dict()).encode())
         config = TrainingConfig.from_dict(json.loads(shared))
         data = RunData(inputs, validation, config, folder.cache)
-        _train_in(folder, data, config, processes, observer)
-
-
-def _train_in(
-    folder: RunFolder,
-    data: RunData,
-    config: TrainingConfig,
-    processes: Processes,
-    observer: Observer,
-) -> None:
-    with (
-        folder.opened(config) if processes.is_main else nullcontext(),
-        closing(RunLog(folder.path, observer.say)) if processes.is_main else nullcontext() as log,
-    ):
-        told = observer if processes.is_main else _Silent()
-        _Run(folder, data, config, processes, log, told).train()
+        if not processes.is_main:
+            _Run(folder, data, config, processes, None, _Silent()).train()
+            return
+        with folder.opened(config), closing(RunLog(folder.path, observer.say)) as log:
+            _Run(folder, data, config, processes, log, observer).train()
 
 
 class _Run:
@@ -277,7 +237,8 @@ class _Run:
         # a run without a step may start over with another config
         if state is None or (state.step == 0 and not self.progress.fits(state)):
             self.observer.say(self.progress.begin())
-            self._rewind_log()
+            if self.log is not None:
+                self.log.rewind(0)
             self._save()
         else:
             self._restore(state)
@@ -345,7 +306,8 @@ class _Run:
     def _after_step(self, interrupts: Interrupts) -> None:
         """Validate, save and stop if it is time to."""
         config, step = self.config, self.progress.step
-        stop = self._in_any_process(interrupts.number > 0)
+        here = torch.tensor([float(interrupts.number > 0)], device=self.processes.device)
+        stop = bool(self.processes.sum(here) > 0)  # in any process
         if self.done or step % config.validate_every == 0:
             self._validate()
         if self.done or stop or step % config.save_every == 0:
@@ -390,11 +352,8 @@ class _Run:
     def _restore(self, state: State) -> None:
         if not self.progress.restore(state, self.failures):
             self.observer.say("the data differ from those that the run was started with")
-        self._rewind_log()
-
-    def _rewind_log(self) -> None:
         if self.log is not None:
-            self.log.rewind(self.progress.step)
+            self.log.rewind(state.step)
 
     def _roll_back(self) -> None:
         """Return to the last good state, with lower learning rates and other clips."""
@@ -417,15 +376,6 @@ class _Run:
         first = self.processes.index * count
         return [range(i * size, (i + 1) * size) for i in range(first, first + count)]
 
-    def _in_any_process(self, here: bool) -> bool:
-        flag = torch.tensor([float(here)], device=self.processes.device)
-        return bool(self.processes.sum(flag) > 0)
 
-
-class _Silent:
+class _Silent(Observer):
     """Observer of the processes other than the main one."""
-
-    def step(self, report: StepReport) -> None: ...
-    def validated(self, report: ValidationReport) -> None: ...
-    def alarm(self, alarm: Alarm) -> None: ...
-    def say(self, text: str) -> None: ...
