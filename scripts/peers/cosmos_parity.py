@@ -153,7 +153,7 @@ class Original:
         """Save in the published format of the case."""
         form, model = self.case.files, self.model
         if form == "safetensors":
-            state = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
+            state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
             save_file(state, folder / "model.safetensors")
         elif form == "model.pt":
             network = {f"network.{key}": tensor + 1 for key, tensor in self.tensors.items()}
