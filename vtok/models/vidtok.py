@@ -239,7 +239,9 @@ class TimeConv(Convolution):
             x, padding = self.pad_time(x, call, 2), 0
         else:
             padding = 1
-        rows = F.conv2d(x.flatten(2, 3).permute(0, 3, 1, 2), self.weight, self.bias, 1, (padding, 0))
+        rows = F.conv2d(
+            x.flatten(2, 3).permute(0, 3, 1, 2), self.weight, self.bias, 1, (padding, 0)
+        )
         return rows.permute(0, 2, 3, 1).unflatten(2, x.shape[2:4])
 
 
@@ -356,7 +358,9 @@ class TimeUpsample(nn.Module):
         def double(frames: Tensor) -> Tensor:
             if not self.interpolates:
                 return frames.repeat_interleave(2, 1)
-            parts = frames.split((self.step, frames.shape[1] - self.step), 1) if first else (frames,)
+            parts = (
+                frames.split((self.step, frames.shape[1] - self.step), 1) if first else (frames,)
+            )
             return torch.cat([_interpolate(part) for part in parts], 1)[:, 2 * skipped : end]
 
         taps = convolve(x, self.conv.weight, padding=1).chunk(3, -1)
