@@ -22,7 +22,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -93,7 +92,7 @@ def add_original(folder: Path) -> None:
     """Make the original importable, with stand-ins for packages that do not compute."""
 
     class StandIn(types.ModuleType):
-        __path__: list[str] = []
+        __path__ = ()
 
         def __getattr__(self, name: str) -> Any:
             if name.startswith("__"):
@@ -166,7 +165,7 @@ def stream_difference(ours: VidTokTokenizer, clip: Tensor, latents: Tensor) -> f
     step, ahead = ours.geometry.temporal_compression, ours.geometry.lookahead
     state, parts = ours.new_state(), []
     ends = [1 + i * step for i in range(latents.shape[2])]
-    for begin, end in zip([0, *ends], ends):  # noqa: B905, RUF007
+    for begin, end in zip([0, *ends], ends):  # noqa: B905
         parts.append(ours.encode_latents(clip[:, :, begin:end], state))
     encoded = (torch.cat(parts, 2) - latents).abs().max().item()
     state, parts = ours.new_state(), []

@@ -14,11 +14,6 @@ that is not causal was trained on 16 frames and is used in windows of 13 frames 
 codes equal those of the original on the clip padded in this way, not those of 16 new frames.
 
 Latents of a continuous model are the mean of the posterior.
-
-Tensors inside the networks are [B, T, H, W, C], contiguous: fast on a CPU, and frames are joined
-and cut without a copy. Two products are computed on the small side of an upsampling, where they
-cost half or less: convolutions commute with the interpolation of time, and a 3x3 kernel on pixels
-that were doubled by repetition equals four 2x2 kernels on the pixels before.
 """
 
 from __future__ import annotations
@@ -26,25 +21,38 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vtok.errors import CheckpointError, InputError, OptionError, ShapeError, UsageError
 from vtok.models.torch_file import float_tensors, read_torch_file
+from vtok.models.vidtok_layers import (
+    Call,
+    Level,
+    Middle,
+    Norm,
+    PixelConv,
+    SpaceConv,
+    SpaceDownsample,
+    SpaceTimeConv,
+    SpaceUpsample,
+    TimeConv,
+    TimeDownsample,
+    TimePadding,
+    TimeUpsample,
+    run_levels,
+)
 from vtok.nn.fsq import FSQ
 from vtok.nn.interface import Geometry, Stream, Tokenizer, Window
-from vtok.nn.layers import Context, StreamState
+from vtok.nn.layers import StreamState
 
 VERSIONS = ("1.0", "1.1")
 MAX_WIDTH, MAX_LEVELS, MAX_BLOCKS, MAX_ENTRIES = 1 << 14, 8, 16, 1 << 24
 PUBLISHED_FSQ_LEVEL = 8  # of every dimension of every published discrete model
-NORM_EPSILON = 1e-6
 LEVEL_LISTS = ("encoder_space", "encoder_time", "decoder_space", "decoder_time")
 
 
@@ -118,9 +126,11 @@ class VidTokConfig:
             raise OptionError(name, str(getattr(self, name))[:80], expected)
 
     @property
-    def interpolates(self) -> bool:
-        """Whether frames are doubled by interpolation and convolutions repeat the first frame."""
-        return self.version == "1.1"
+    def padding(self) -> TimePadding:
+        """Padding of time, which tells the variants apart."""
+        if not self.causal:
+            return TimePadding.CENTERED
+        return TimePadding.REPEAT if self.version == "1.1" else TimePadding.ZEROS
 
     @property
     def temporal_compression(self) -> int:
@@ -150,332 +160,29 @@ def _are_whole(values: object, least: int, most: int) -> bool:
     return isinstance(values, tuple) and all(type(x) is int and least <= x <= most for x in values)
 
 
-@dataclass(frozen=True)
-class Call(Context):
-    """Inputs that every layer shares.
-
-    Attributes:
-        ahead: Frames at the end, 0 or 1, that later frames of the output need. Layers compute
-            them, and their state does not advance over them.
-    """
-
-    ahead: int = 0
-
-
-def convolve(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0
-) -> Tensor:
-    """Apply a 2-D convolution to each frame of [B, T, H, W, C]."""
-    frames = x.flatten(0, 1).permute(0, 3, 1, 2)
-    frames = F.conv2d(frames, weight, bias, stride, padding)
-    return frames.permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
-
-
-class Convolution(nn.Module):
-    """Base class of convolutions: weight and bias, and the padding of time."""
-
-    def __init__(self, config: VidTokConfig, shape: tuple[int, ...], dim_out: int) -> None:
-        super().__init__()
-        self.causal, self.repeats = config.causal, config.interpolates
-        self.weight = nn.Parameter(torch.empty(shape))
-        self.bias = nn.Parameter(torch.zeros(dim_out))
-        nn.init.kaiming_uniform_(self.weight, math.sqrt(5))
-
-    def pad_time(self, x: Tensor, call: Call, before: int, after: int = 0) -> Tensor:
-        """Put `before` past frames in front of [B, T, H, W, C], and `after` zeros at the end.
-
-        At the start of a video the past is zeros or copies of the first frame.
-        """
-        past = call.past(self)
-        if past is None:
-            past = x[:, :1].expand(-1, before, -1, -1, -1)
-            past = past if self.repeats else torch.zeros_like(past)
-        padded = torch.cat((past, x, x.new_zeros(*x[:, :after].shape)), 1)
-        end = padded.shape[1] - call.ahead
-        call.remember(self, padded[:, end - before : end])
-        return padded
-
-    def add_delayed(self, taps: Iterable[Tensor], call: Call) -> Tensor:
-        """Sum the products of the three frames of a kernel, from the oldest frame on.
-
-        Each product is [B, T, H, W, C] and holds, at frame T, what the input at T contributes. The
-        state is the contribution of past frames to the next two.
-        """
-        oldest, middle, newest = taps
-        frames, end = oldest.shape[1], oldest.shape[1] - call.ahead
-        past = call.past(self)
-        if past is None:
-            past = torch.cat((oldest[:, :1] + middle[:, :1], oldest[:, :1]), 1)
-            past = past if self.repeats else torch.zeros_like(past)
-        total = torch.cat((past, oldest), 1)
-        total[:, 1:-1] += middle
-        if call.state is not None:
-            call.remember(self, torch.cat((total[:, end : end + 1], oldest[:, end - 1 : end]), 1))
-        total[:, :-2] += newest
-        total = total[:, :frames] if self.causal else total[:, 1 : frames + 1]
-        return total.add_(self.bias)
-
-
-class SpaceConv(Convolution):
-    """3x3 convolution of each frame, or 1x1."""
-
-    def __init__(self, config: VidTokConfig, dim: int, dim_out: int, kernel: int = 3) -> None:
-        super().__init__(config, (dim_out, dim, kernel, kernel), dim_out)
-
-    def forward(self, x: Tensor, call: Call) -> Tensor:
-        """[B, T, H, W, dim] -> [B, T, H, W, dim_out]."""
-        return convolve(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
-
-
-class TimeConv(Convolution):
-    """Convolution of three frames at each position, as a 2-D one over frames and positions."""
-
-    def __init__(self, config: VidTokConfig, dim: int, dim_out: int) -> None:
-        super().__init__(config, (dim_out, dim, 3, 1), dim_out)
-
-    def forward(self, x: Tensor, call: Call) -> Tensor:
-        """[B, T, H, W, dim] -> [B, T, H, W, dim_out]."""
-        if self.causal:
-            x, padding = self.pad_time(x, call, 2), 0
-        else:
-            padding = 1
-        rows = F.conv2d(
-            x.flatten(2, 3).permute(0, 3, 1, 2), self.weight, self.bias, 1, (padding, 0)
-        )
-        return rows.permute(0, 2, 3, 1).unflatten(2, x.shape[2:4])
-
-
-class SpaceTimeConv(Convolution):
-    """3x3x3 convolution, as a 2-D one that gives the products of three frames."""
-
-    def __init__(self, config: VidTokConfig, dim: int, dim_out: int) -> None:
-        super().__init__(config, (3 * dim_out, dim, 3, 3), dim_out)
-
-    def forward(self, x: Tensor, call: Call) -> Tensor:
-        """[B, T, H, W, dim] -> [B, T, H, W, dim_out]."""
-        return self.add_delayed(convolve(x, self.weight, padding=1).chunk(3, -1), call)
-
-
-class PixelConv(Convolution):
-    """3x3x3 convolution of few channels, as a 2-D one of three frames joined in one."""
-
-    def __init__(self, config: VidTokConfig, dim: int, dim_out: int) -> None:
-        super().__init__(config, (dim_out, 3 * dim, 3, 3), dim_out)
-
-    def forward(self, x: Tensor, call: Call) -> Tensor:
-        """[B, T, H, W, dim] -> [B, T, H, W, dim_out]."""
-        before, after = (2, 0) if self.causal else (1, 1)
-        padded, frames = self.pad_time(x, call, before, after), x.shape[1]
-        joined = torch.cat([padded[:, i : i + frames] for i in range(3)], -1)
-        return convolve(joined, self.weight, self.bias, padding=1)
-
-
-class SpaceDownsample(Convolution):
-    """Halve height and width by a convolution."""
-
-    def __init__(self, config: VidTokConfig, dim: int) -> None:
-        super().__init__(config, (dim, dim, 3, 3), dim)
-
-    def forward(self, x: Tensor, call: Call) -> Tensor:
-        """[B, T, H, W, dim] -> [B, T, H/2, W/2, dim]."""
-        return convolve(F.pad(x, (0, 0, 0, 1, 0, 1)), self.weight, self.bias, stride=2)
-
-
-class SpaceUpsample(Convolution):
-    """Double height and width by repetition, then convolve: computed as four 2x2 kernels."""
-
-    def __init__(self, config: VidTokConfig, dim: int) -> None:
-        super().__init__(config, (dim, dim, 3, 3), dim)
-
-    def forward(self, x: Tensor, call: Call) -> Tensor:
-        """[B, T, h, w, dim] -> [B, T, 2h, 2w, dim]."""
-        batch, frames, h, w, dim = x.shape
-        rows = _fold(self.weight, 2)
-        kernels = torch.cat([part for row in rows for part in _fold(row, 3)])
-        parts = convolve(x, kernels, self.bias.repeat(4), padding=1)  # [B, T, h + 1, w + 1, 4 dim]
-        out = parts.new_empty(batch, frames, h, 2, w, 2, dim)
-        for number, part in enumerate(parts.chunk(4, -1)):
-            p, q = divmod(number, 2)
-            out[:, :, :, p, :, q] = part[:, :, p : p + h, q : q + w]
-        return out.view(batch, frames, 2 * h, 2 * w, dim)
-
-
-def _fold(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Reduce three weights along an axis to the two of even, and of odd, doubled positions."""
-    first, second, third = weight.split(1, axis)
-    even = torch.cat((first, second + third), axis)
-    return even, torch.cat((first + second, third), axis)
-
-
-class TimeDownsample(nn.Module):
-    """Halve the frames: a learned mix of the mean of three frames and a 3x3x3 convolution."""
-
-    def __init__(self, config: VidTokConfig, dim: int) -> None:
-        super().__init__()
-        self.conv = SpaceTimeConv(config, dim, dim)
-        self.mix_factor = nn.Parameter(torch.full((1,), 2.0))
-
-    def forward(self, x: Tensor, call: Call) -> Tensor:
-        """[B, T, H, W, dim] -> [B, T/2, H, W, dim]."""
-        before, after = (1, 0) if self.conv.causal else (0, 1)
-        padded, half = self.conv.pad_time(x, call, before, after), x.shape[1] // 2
-        taps = [padded[:, i::2][:, :half] for i in range(3)]
-        oldest, middle, newest = self.conv.weight.chunk(3)
-        mixed = convolve(taps[2], newest, self.conv.bias, padding=1)
-        mixed += convolve(taps[1], middle, padding=1)
-        mixed += convolve(taps[0], oldest, padding=1)
-        mean = (taps[0] + taps[1] + taps[2]) / 3
-        return torch.lerp(mixed, mean, self.mix_factor.sigmoid())
-
-
-class TimeUpsample(nn.Module):
-    """Double the frames: a learned mix of the doubled frames and their 3x3x3 convolution.
-
-    Args:
-        config: Configuration of the tokenizer.
-        dim: Channels.
-        step: Frames per latent step in the input.
-        last: Whether no later layer doubles frames, so that none needs a frame ahead.
-    """
-
-    def __init__(self, config: VidTokConfig, dim: int, step: int, last: bool) -> None:
-        super().__init__()
-        self.conv = SpaceTimeConv(config, dim, dim)
-        self.mix_factor = nn.Parameter(torch.full((1,), 2.0))
-        self.step, self.last, self.interpolates = step, last, config.interpolates
-
-    def forward(self, x: Tensor, call: Call) -> Tensor:
-        """[B, T, H, W, dim] -> [B, 2T, H, W, dim], with at most one frame of those ahead."""
-        past = call.past(self) if self.interpolates else x[:, :0]
-        first, skipped = past is None, 0 if past is None else past.shape[1]
-        x = x if past is None else torch.cat((past, x), 1)
-        if self.interpolates:  # past: the last frame, but none after the first step alone
-            end = x.shape[1] - call.ahead
-            call.remember(self, x[:, max(end - 1, self.step if first else 0) : end])
-        kept = dataclasses.replace(call, ahead=0 if self.last else call.ahead)
-        end = 2 * (x.shape[1] - call.ahead) + kept.ahead
-
-        def double(frames: Tensor) -> Tensor:
-            if not self.interpolates:
-                return frames.repeat_interleave(2, 1)
-            parts = (
-                frames.split((self.step, frames.shape[1] - self.step), 1) if first else (frames,)
-            )
-            return torch.cat([_interpolate(part) for part in parts], 1)[:, 2 * skipped : end]
-
-        taps = convolve(x, self.conv.weight, padding=1).chunk(3, -1)
-        mixed = self.conv.add_delayed(map(double, taps), kept)
-        return mixed.lerp_(double(x), self.mix_factor.sigmoid())
-
-
-def _interpolate(x: Tensor) -> Tensor:
-    """[B, T, H, W, C] -> [B, 2T, H, W, C]: a quarter of the neighbour, three of the frame."""
-    before, after = torch.cat((x[:, :1], x[:, :-1]), 1), torch.cat((x[:, 1:], x[:, -1:]), 1)
-    pairs = torch.stack((before.lerp_(x, 0.75), after.lerp_(x, 0.75)), 2)
-    return pairs.flatten(1, 2)
-
-
-class Norm(nn.LayerNorm):
-    """Normalization of the channels at each position."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim, NORM_EPSILON)
-
-    def activate(self, x: Tensor) -> Tensor:
-        """Normalize, then apply SiLU."""
-        return F.silu(self(x), inplace=True)
-
-
-class ResBlock(nn.Module):
-    """Two times normalization, SiLU and convolution, beside a shortcut."""
-
-    def __init__(
-        self, config: VidTokConfig, kind: type[SpaceConv | TimeConv | SpaceTimeConv],
-        dim: int, dim_out: int,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.norm1, self.conv1 = Norm(dim), kind(config, dim, dim_out)
-        self.norm2, self.conv2 = Norm(dim_out), kind(config, dim_out, dim_out)
-        self.nin_shortcut = None if dim == dim_out else SpaceConv(config, dim, dim_out, 1)
-
-    def forward(self, x: Tensor, call: Call) -> Tensor:
-        """[B, T, H, W, dim] -> [B, T, H, W, dim_out]."""
-        hidden = self.conv1(self.norm1.activate(x), call)
-        hidden = self.conv2(self.norm2.activate(hidden), call)
-        return hidden.add_(x if self.nin_shortcut is None else self.nin_shortcut(x, call))
-
-
-class Attention(nn.Module):
-    """Attention of one head among the positions of each frame, beside a shortcut."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.norm = Norm(dim)
-        self.q, self.k, self.v, self.proj_out = (nn.Linear(dim, dim) for _ in range(4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, T, H, W, dim] -> [B, T, H, W, dim]."""
-        tokens = self.norm(x).flatten(2, 3)
-        found = F.scaled_dot_product_attention(self.q(tokens), self.k(tokens), self.v(tokens))
-        return self.proj_out(found).unflatten(2, x.shape[2:4]).add_(x)
-
-
-class Middle(nn.Module):
-    """Residual blocks around the attention, at the lowest resolution."""
-
-    def __init__(self, config: VidTokConfig, dim: int) -> None:
-        super().__init__()
-        self.block_1, self.attn_1 = ResBlock(config, SpaceTimeConv, dim, dim), Attention(dim)
-        self.block_2 = ResBlock(config, SpaceTimeConv, dim, dim)
-
-    def forward(self, x: Tensor, call: Call) -> Tensor:
-        """[B, T, H, W, dim] -> [B, T, H, W, dim]."""
-        return self.block_2(self.attn_1(self.block_1(x, call)), call)
-
-
-class Level(nn.Module):
-    """Residual blocks of one resolution, over space or over time, and its resampling."""
-
-    def __init__(self, blocks: Iterable[ResBlock], resample: nn.Module | None) -> None:
-        super().__init__()
-        self.block = nn.ModuleList(blocks)
-        self.resample = resample
-
-
-def _run(space: Level, time: Level, x: Tensor, call: Call) -> Tensor:
-    for spatial, temporal in zip(space.block, time.block, strict=True):
-        x = temporal(spatial(x, call), call)
-    for level in (space, time):
-        x = x if level.resample is None else level.resample(x, call)
-    return x
-
-
 class Encoder(nn.Module):
     """Encoder; module names follow the published files."""
 
     def __init__(self, config: VidTokConfig) -> None:
         super().__init__()
-        dim, down, down_temporal = config.width, [], []
-        self.conv_in = PixelConv(config, 3, dim)
+        padding, dim, blocks = config.padding, config.width, config.blocks
+        self.conv_in = PixelConv(padding, 3, dim)
+        self.down, self.down_temporal = nn.ModuleList(), nn.ModuleList()
         for number, factor in enumerate(config.multipliers):
             width = factor * config.width
-            dims = [dim, *[width] * config.blocks]
-            space = SpaceDownsample(config, width) if number in config.encoder_space else None
-            time = TimeDownsample(config, width) if number in config.encoder_time else None
-            blocks = [ResBlock(config, SpaceConv, *pair) for pair in zip(dims, dims[1:])]  # noqa: B905, RUF007
-            down.append(Level(blocks, space))
-            blocks = [ResBlock(config, TimeConv, width, width) for _ in range(config.blocks)]
-            down_temporal.append(Level(blocks, time))
+            space = SpaceDownsample(padding, width) if number in config.encoder_space else None
+            time = TimeDownsample(padding, width) if number in config.encoder_time else None
+            self.down.append(Level(padding, SpaceConv, [dim, *[width] * blocks], space))
+            self.down_temporal.append(Level(padding, TimeConv, [width] * (blocks + 1), time))
             dim = width
-        self.down, self.down_temporal = nn.ModuleList(down), nn.ModuleList(down_temporal)
-        self.mid, self.norm_out = Middle(config, dim), Norm(dim)
-        self.conv_out = SpaceTimeConv(config, dim, config.latent_dim)
+        self.mid, self.norm_out = Middle(padding, dim), Norm(dim)
+        self.conv_out = SpaceTimeConv(padding, dim, config.latent_dim)
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
         """[B, T, H, W, 3] -> [B, t, h, w, latent_dim]."""
         x = self.conv_in(x, call)
         for space, time in zip(self.down, self.down_temporal, strict=True):
-            x = _run(space, time, x, call)
+            x = run_levels(space, time, x, call)
         return self.conv_out(self.norm_out.activate(self.mid(x, call)), call)
 
 
@@ -484,30 +191,31 @@ class Decoder(nn.Module):
 
     def __init__(self, config: VidTokConfig) -> None:
         super().__init__()
-        dim, up, up_temporal, step = config.width * config.multipliers[-1], [], [], 1
-        self.conv_in, self.mid = SpaceTimeConv(config, config.latent_dim, dim), Middle(config, dim)
+        padding, dim, blocks = config.padding, config.width * config.multipliers[-1], config.blocks
+        self.conv_in, self.mid = (
+            SpaceTimeConv(padding, config.latent_dim, dim),
+            Middle(padding, dim),
+        )
+        up, up_temporal, step = [], [], 1
         for number, factor in reversed(list(enumerate(config.multipliers))):
-            width, count = factor * config.width, config.blocks + 1
-            dims = [dim, *[width] * count]
-            space = SpaceUpsample(config, width) if number in config.decoder_space else None
-            time = None
+            width, time = factor * config.width, None
+            space = SpaceUpsample(padding, width) if number in config.decoder_space else None
             if number in config.decoder_time:
-                time = TimeUpsample(config, width, step, number == config.decoder_time[0])
+                time = TimeUpsample(padding, width, step, last=number == config.decoder_time[0])
                 step *= 2
-            blocks = [ResBlock(config, SpaceConv, *pair) for pair in zip(dims, dims[1:])]  # noqa: B905, RUF007
-            up.append(Level(blocks, space))
-            blocks = [ResBlock(config, TimeConv, width, width) for _ in range(count)]
-            up_temporal.append(Level(blocks, time))
+            up.append(Level(padding, SpaceConv, [dim, *[width] * (blocks + 1)], space))
+            up_temporal.append(Level(padding, TimeConv, [width] * (blocks + 2), time))
             dim = width
         self.up, self.up_temporal = nn.ModuleList(up[::-1]), nn.ModuleList(up_temporal[::-1])
-        self.norm_out, self.conv_out = Norm(dim), SpaceTimeConv(config, dim, 3)
+        self.norm_out, self.conv_out = Norm(dim), SpaceTimeConv(padding, dim, 3)
+        self.last_doubling = min(config.decoder_time, default=len(up))
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
         """[B, t, h, w, latent_dim] -> [B, T, H, W, 3]."""
         x = self.mid(self.conv_in(x, call), call)
-        for space, time in zip(reversed(self.up), reversed(self.up_temporal), strict=True):
-            x = _run(space, time, x, call)
-            if isinstance(time.resample, TimeUpsample) and time.resample.last:
+        for number in reversed(range(len(self.up))):
+            x = run_levels(self.up[number], self.up_temporal[number], x, call)
+            if number == self.last_doubling:  # no frame is needed ahead any more
                 call = dataclasses.replace(call, ahead=0)
         return self.conv_out(self.norm_out.activate(x), call)
 
@@ -518,9 +226,9 @@ def lookback(config: VidTokConfig) -> int:
     for number in range(len(config.multipliers)):
         if number in config.decoder_time:
             frames += 2
-            frames = frames // 2 + 1 if config.interpolates else (frames + 1) // 2
+            frames = frames // 2 + 1 if config.version == "1.1" else (frames + 1) // 2
         frames += 4 * (config.blocks + 1)
-    return frames + 8 + 2
+    return frames + 8 + 2  # of the blocks in the middle, and the first convolution
 
 
 class VidTokTokenizer(Tokenizer):
@@ -539,7 +247,7 @@ class VidTokTokenizer(Tokenizer):
             spatial_compression=1 << len(config.encoder_space),
             latent_dim=config.latent_dim,
             entries=self.fsq.entries if self.fsq else None,
-            plan=Stream(lookback(config), int(config.interpolates and step > 1))
+            plan=Stream(lookback(config), int(config.version == "1.1" and step > 1))
             if config.causal
             else Window(1 + 3 * step),
             trained_frames=None if config.version == "1.1" else 17 if config.causal else 13,
