@@ -1,17 +1,17 @@
 """VidTok video tokenizers of Microsoft (arXiv 2412.13061), discrete (FSQ) and continuous (KL).
 
-Three variants share the names and shapes of their tensors, except that causal files have
-".conv" and ".norm" once more in some names:
+The three variants have the same tensors:
 
 - 1.0 causal: convolutions pad time with zeros, frames are doubled by repetition.
 - 1.1 causal: convolutions repeat the first frame, frames are doubled by linear interpolation, so
-  that the decoder reads one latent step ahead. The first latent step is interpolated alone.
+  that the decoder reads one latent step ahead.
 - Not causal: convolutions pad time with zeros on both sides.
 
-Every variant gets temporal_compression - 1 copies of the first frame before the clip, so that
-1 + n * temporal_compression frames give 1 + n latent steps; the decoder drops their frames. A model
-that is not causal was trained on 16 frames and is used in windows of 13 frames and 3 copies: its
-codes equal those of the original on the clip padded in this way, not those of 16 new frames.
+Every variant puts temporal_compression - 1 copies of the first frame before a clip, so that
+1 + n * temporal_compression frames give 1 + n latent steps, and drops their frames from the
+output. In version 1.1 the copies change no other frame, and are left out. The variant that is not
+causal was trained on 16 frames and is used in windows of 13 frames and 3 copies: its codes equal
+those of the original for the clip with these copies, not those of 16 frames without.
 
 Latents of a continuous model are the mean of the posterior.
 """
@@ -133,6 +133,11 @@ class VidTokConfig:
         return TimePadding.REPEAT if self.version == "1.1" else TimePadding.ZEROS
 
     @property
+    def copies(self) -> int:
+        """Copies of the first frame that the encoder gets and the decoder returns."""
+        return 0 if self.padding == TimePadding.REPEAT else self.temporal_compression - 1
+
+    @property
     def temporal_compression(self) -> int:
         """Frames per latent step."""
         return 1 << len(self.encoder_time)
@@ -196,13 +201,12 @@ class Decoder(nn.Module):
             SpaceTimeConv(padding, config.latent_dim, dim),
             Middle(padding, dim),
         )
-        up, up_temporal, step = [], [], 1
+        up, up_temporal = [], []
         for number, factor in reversed(list(enumerate(config.multipliers))):
             width, time = factor * config.width, None
             space = SpaceUpsample(padding, width) if number in config.decoder_space else None
             if number in config.decoder_time:
-                time = TimeUpsample(padding, width, step, last=number == config.decoder_time[0])
-                step *= 2
+                time = TimeUpsample(padding, width, last=number == config.decoder_time[0])
             up.append(Level(padding, SpaceConv, [dim, *[width] * (blocks + 1)], space))
             up_temporal.append(Level(padding, TimeConv, [width] * (blocks + 2), time))
             dim = width
@@ -259,39 +263,45 @@ class VidTokTokenizer(Tokenizer):
         return cls(config)
 
     def encode_clip(self, clip: Tensor, state: StreamState | None) -> Tensor:
-        """Encode a padded clip [B, 3, T, H, W] to latents [B, D, t, h, w].
-
-        A tokenizer that is not causal ignores the state: every clip is a window.
-        """
-        state = state if self.config.causal else None
-        frames = clip.movedim(1, -1).contiguous()
-        if state is None or not state.started:
-            copies = frames[:, :1].expand(-1, self.config.temporal_compression - 1, -1, -1, -1)
-            frames = torch.cat((copies, frames), 1)
-        return self.encoder(frames, Call(state)).movedim(-1, 1)
-
-    def decode_latents(self, latents: Tensor, state: StreamState | None, ahead: int) -> Tensor:
-        """Decode latents [B, D, t, h, w] to frames [B, 3, T, H, W].
+        """Encode a padded clip [B, 3, T, H, W] in -1..1 to latents [B, D, t, h, w].
 
         Raises:
-            ShapeError: There are fewer steps than `ahead` and one more, or `ahead` is too large.
+            ShapeError: The tokenizer is not causal, and the state is not new.
         """
-        if not 0 <= ahead <= min(self.geometry.lookahead, latents.shape[2] - 1):
-            raise ShapeError(
-                f"{latents.shape[2]} latent steps, {ahead} of them ahead: expected at most "
-                f"{self.geometry.lookahead} ahead, and one more step"
-            )
-        state = state if self.config.causal else None
-        first = state is None or not state.started
-        frames = self.decoder(latents.movedim(1, -1).contiguous(), Call(state, ahead=ahead))
-        dropped = self.config.temporal_compression - 1 if first else 0
+        frames = clip.movedim(1, -1)
+        if self._starts(state):
+            copies = frames[:, :1].expand(-1, self.config.copies, -1, -1, -1)
+            frames = torch.cat((copies, frames), 1)
+        call = Call(state if self.config.causal else None)
+        return self.encoder(frames.contiguous(), call).movedim(-1, 1)
+
+    def decode_latents(self, latents: Tensor, state: StreamState | None, ahead: int) -> Tensor:
+        """Decode latents [B, D, t, h, w] to frames [B, 3, T, H, W], about -1..1.
+
+        Raises:
+            ShapeError: `ahead` is too large, or there are no other steps; or the tokenizer is not
+                causal, and the state is not new.
+        """
+        most = min(self.geometry.lookahead, latents.shape[2] - 1)
+        if not 0 <= ahead <= most:
+            raise ShapeError(f"{ahead} of {latents.shape[2]} latent steps ahead: at most {most}")
+        dropped = self.config.copies if self._starts(state) else 0
+        call = Call(state if self.config.causal else None, ahead=ahead)
+        frames = self.decoder(latents.movedim(1, -1).contiguous(), call)
         return frames[:, dropped:].movedim(-1, 1)
+
+    def _starts(self, state: StreamState | None) -> bool:
+        if state is None or not state.started:
+            return True
+        if not self.config.causal:
+            raise ShapeError("this tokenizer is not causal: use a new state for each window")
+        return False
 
     def to_codes(self, latents: Tensor, num_stages: int | None = None) -> Tensor:
         """Quantize latents [B, D, t, h, w] to codes, int64 [B, 1, t, h, w]."""
-        if self.fsq is None or num_stages not in (None, 1):
-            if self.fsq is None:
-                return super().to_codes(latents, num_stages)
+        if self.fsq is None:
+            return super().to_codes(latents, num_stages)
+        if num_stages not in (None, 1):
             raise ShapeError(f"{num_stages} stages: expected 1")
         return self.fsq.to_codes(latents)
 

@@ -202,9 +202,11 @@ class TimeDownsample(nn.Module):
         self.mix_factor = nn.Parameter(torch.full((1,), 2.0))
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
-        """[B, T, H, W, dim] -> [B, T/2, H, W, dim]."""
+        """[B, T, H, W, dim] -> [B, T/2, H, W, dim], rounded up."""
         padded = self.conv.pad_time(x, call, *((1, 0) if self.conv.causal else (0, 1)))
-        frames = [padded[:, i::2][:, : x.shape[1] // 2] for i in range(3)]
+        if x.shape[1] % 2:  # the first latent step is a single frame
+            padded = torch.cat((padded[:, :1], padded), 1)
+        frames = [padded[:, i::2][:, : padded.shape[1] // 2] for i in range(3)]
         oldest, middle, newest = self.conv.weight.chunk(3)
         mixed = convolve(frames[0], oldest, self.conv.bias, padding=1)
         mixed += convolve(frames[1], middle, padding=1)
@@ -220,21 +222,20 @@ class TimeUpsample(nn.Module):
     multiplications.
 
     Args:
-        padding: Padding of time. With REPEAT, frames are doubled by linear interpolation, which
-            needs a frame ahead and treats the first latent step by itself; else by repetition.
+        padding: Padding of time. With REPEAT, frames are doubled by linear interpolation, except
+            the first one of a video, which stays single; else by repetition.
         dim: Channels.
-        step: Frames per latent step in the input.
         last: Whether no later layer doubles frames, so that none needs a frame ahead.
     """
 
-    def __init__(self, padding: TimePadding, dim: int, step: int, last: bool) -> None:
+    def __init__(self, padding: TimePadding, dim: int, last: bool) -> None:
         super().__init__()
         self.conv = SpaceTimeConv(padding, dim, dim)
         self.mix_factor = nn.Parameter(torch.full((1,), 2.0))
-        self.step, self.last = step, last
+        self.last = last
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
-        """[B, T, H, W, dim] -> [B, 2T, H, W, dim], with a frame ahead as a frame ahead or none."""
+        """[B, T, H, W, dim] -> [B, 2T, H, W, dim]; a frame ahead stays single, or is dropped."""
         x, double = self._doubling(x, call)
         taps = convolve(x, self.conv.weight, padding=1).chunk(3, -1)
         kept = dataclasses.replace(call, ahead=0 if self.last else call.ahead)
@@ -246,15 +247,15 @@ class TimeUpsample(nn.Module):
         if not self.conv.repeats:
             return x, lambda frames: frames.repeat_interleave(2, 1)
         past = call.past(self)
-        alone, skipped = (self.step, 0) if past is None else (0, 2 * past.shape[1])
+        single, skipped = (1, 0) if past is None else (0, 2 * past.shape[1])
         x = x if past is None else torch.cat((past, x), 1)
         end = x.shape[1] - call.ahead
-        call.remember(self, x[:, max(end - 1, alone) : end])
-        wanted = slice(skipped, 2 * end + (0 if self.last else call.ahead))
+        call.remember(self, x[:, max(end - 1, single) : end])
+        wanted = slice(skipped, 2 * end - single + (0 if self.last else call.ahead))
 
         def double(frames: Tensor) -> Tensor:
-            parts = (frames[:, :alone], frames[:, alone:])
-            return torch.cat([_interpolate(p) for p in parts if p.shape[1]], 1)[:, wanted]
+            doubled = _interpolate(frames[:, single:])
+            return torch.cat((frames[:, :single], doubled), 1)[:, wanted]
 
         return x, double
 
