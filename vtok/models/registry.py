@@ -49,16 +49,18 @@ class Architecture:
         return made
 
 
-ARCHITECTURES = {
-    one.name: one
-    for one in (
-        Architecture(OWN, "vtok.nn.tokenizer", "TokenizerConfig", "VideoTokenizer"),
-        Architecture(
-            "cosmos", "vtok.models.cosmos", "CosmosConfig", "CosmosTokenizer", "read_cosmos"
-        ),
-        Architecture("taehv", "vtok.models.taehv", "TaehvConfig", "TaehvTokenizer", "read_taehv"),
-    )
-}
+# a row of the names that `Architecture` holds, in its order
+_ROWS = (
+    (OWN, "vtok.nn.tokenizer", "TokenizerConfig", "VideoTokenizer"),
+    ("cosmos", "vtok.models.cosmos", "CosmosConfig", "CosmosTokenizer", "read_cosmos"),
+    ("vidtok", "vtok.models.vidtok", "VidTokConfig", "VidTokTokenizer", "read_vidtok"),
+    (
+        *("open_magvit2", "vtok.models.open_magvit2"),
+        *("OpenMagvit2Config", "OpenMagvit2Tokenizer", "read_open_magvit2"),
+    ),
+    ("taehv", "vtok.models.taehv", "TaehvConfig", "TaehvTokenizer", "read_taehv"),
+)
+ARCHITECTURES = {row[0]: Architecture(*row) for row in _ROWS}
 
 
 def find_architecture(name: str) -> Architecture:

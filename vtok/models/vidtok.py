@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from vtok.errors import CheckpointError, InputError, OptionError, ShapeError, UsageError
-from vtok.models.torch_file import float_tensors, read_torch_file
+from vtok.models.torch_file import ForeignFile, float_tensors, read_foreign
 from vtok.models.vidtok_layers import (
     Call,
     Level,
@@ -52,7 +52,7 @@ from vtok.nn.layers import StreamState
 
 VERSIONS = ("1.0", "1.1")
 MAX_WIDTH, MAX_LEVELS, MAX_BLOCKS, MAX_ENTRIES = 1 << 14, 8, 16, 1 << 24
-PUBLISHED_FSQ_LEVEL = 8  # of every dimension of every published discrete model
+FSQ_LEVEL = 8  # of every dimension of every published discrete model
 LEVEL_LISTS = ("encoder_space", "encoder_time", "decoder_space", "decoder_time")
 
 
@@ -321,84 +321,86 @@ YAML_KEYS = ("target", "levels", "init_pad_mode", "norm_type", "interpolation_mo
 
 def read_vidtok(
     path: Path, *, version: str | None = None, config: Path | None = None
-) -> tuple[VidTokTokenizer, tuple[str, ...]]:
-    """Read a published checkpoint of VidTok: `.ckpt` of Lightning, or `.safetensors`.
+) -> tuple[VidTokTokenizer, list[str]]:
+    """Read a published file of VidTok, `.ckpt` or `.safetensors`, in float32 and eval mode.
 
     Args:
-        path: The checkpoint.
-        version: 1.0 or 1.1, for a causal model; default: read off `config` or the name of the file,
-            since both versions have the same tensors.
-        config: YAML file of the model, which also states the levels of FSQ; default: 8 each.
+        path: The file.
+        version: 1.0 or 1.1, for a causal model. Needed only if neither `config`, nor the file, nor
+            its published name states it, since both versions have the same tensors.
+        config: YAML file of the model, which also states the levels of FSQ; default: 8 for each
+            dimension.
 
     Returns:
-        The tokenizer, in eval mode, and notes on what was assumed and left out.
+        The tokenizer, and remarks about the file.
 
     Raises:
         InputError: A file is missing or cannot be read.
-        OptionError: The version cannot be told.
-        CheckpointError: The file is damaged or of another kind, or has unknown, missing or wrongly
-            shaped tensors; the message names them.
+        OptionError: `version` is missing or invalid.
+        CheckpointError: The file is damaged, or not one of VidTok; the message tells why.
     """
-    found = _read_state(path)
+    file = read_foreign(path, "state_dict")
     stated = {} if config is None else _read_yaml(config)
-    kept = {name: found[name] for name in found if name.startswith(("encoder.", "decoder."))}
-    if any(name.startswith("regularization.") for name in found):
+    kept = {n: t for n, t in file.tensors.items() if n.startswith(("encoder.", "decoder."))}
+    if any(name.startswith("regularization.") for name in file.tensors):
         raise CheckpointError(f"{path}: projections around the quantizer are not supported")
     tensors = {_rename(name): tensor for name, tensor in float_tensors(str(path), kept).items()}
     if len(tensors) < len(kept):
-        raise CheckpointError(f"{path}: tensors of causal and other models in one file")
+        raise CheckpointError(f"{path}: tensors of a causal and another model in one file")
     causal = "encoder.conv_in.conv.weight" in kept
-    version = _find_version(path, version, stated.get("target", "")) if causal else "1.0"
-    made = _find_config(path, tensors, version, causal, stated.get("levels"))
-    tensors = {name: _convert(name, tensor, made) for name, tensor in tensors.items()}
-    _check(path, tensors, made)
-    tokenizer = VidTokTokenizer(made)
+    version = _find_version(path, file, version, stated) if causal else "1.0"
+    found = _find_config(path, tensors, version, causal, stated.get("levels"))
+    tensors = {name: _convert(name, tensor, found) for name, tensor in tensors.items()}
+    _check_shapes(path, tensors, found)
+    tokenizer = VidTokTokenizer(found)
     tokenizer.load_state_dict(tensors)
-    notes = [f"version {version}"] if causal else ["not causal"]
-    if made.fsq_levels and "levels" not in stated:
-        notes.append(f"assumed {len(made.fsq_levels)} FSQ dimensions of {PUBLISHED_FSQ_LEVEL}")
-    notes.append(f"left out {len(found) - len(kept)} tensors of training")
-    return tokenizer.eval(), tuple(notes)
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    package = read_torch_file(path)
-    state = package.get("state_dict", package) if isinstance(package, dict) else package
-    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
-        raise CheckpointError(f"{path}: expected tensors by name")
-    return state
+    notes = [f"version {version}, causal" if causal else "not causal"]
+    if found.fsq_levels and "levels" not in stated:
+        notes.append(f"{FSQ_LEVEL} levels assumed for each of {found.latent_dim} dimensions")
+    if left_out := len(file.tensors) - len(kept):
+        notes.append(f"{left_out} tensors of training left out")
+    return tokenizer.eval(), notes
 
 
 def _read_yaml(path: Path) -> dict[str, str]:
-    """Find the few values that matter, with the first `target` of a network, without a parser."""
+    """Read the few values that matter, without a parser; `target` is the class of the encoder."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as exc:
-        raise InputError(f"{path}: cannot be read as text ({exc})") from exc
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be read ({exc.strerror})") from exc
+    except UnicodeDecodeError as exc:
+        raise InputError(f"{path}: not a YAML file") from exc
     found: dict[str, str] = {}
     for line in lines:
         key, _, value = line.partition("#")[0].strip().partition(":")
         if key in YAML_KEYS and (key != "target" or ".model_3d" in value):
             found.setdefault(key, value.strip())
-    for key, expected in (("init_pad_mode", "replicate"), ("norm_type", "layernorm")):
-        if found.get(key, expected) != expected:
-            raise CheckpointError(f"{path}: {key}: {found[key][:80]}: only {expected} is supported")
-    if "_v1_1" in found.get("target", "") and found.get("interpolation_mode") != "trilinear":
-        raise CheckpointError(f"{path}: version 1.1 without interpolation_mode: trilinear")
+    if "target" not in found:
+        raise CheckpointError(f"{path}: not a configuration of VidTok: it names no encoder")
+    expected = {"init_pad_mode": "replicate", "norm_type": "layernorm"}
+    if "_v1_1" in found["target"]:
+        found.setdefault("interpolation_mode", "nearest")
+        expected["interpolation_mode"] = "trilinear"
+    for key, value in expected.items():
+        if found.get(key, value) != value:
+            raise CheckpointError(f"{path}: {key} is {found[key][:80]}: vtok supports {value} only")
     return found
 
 
-def _find_version(path: Path, version: str | None, target: str) -> str:
+def _find_version(
+    path: Path, file: ForeignFile, version: str | None, stated: dict[str, str]
+) -> str:
+    targets = [stated.get("target", ""), *map(str, file.values.values())]
+    target = next((text for text in targets if "model_3dcausal" in text), "")
     if version is not None:
         return version
     if target:
-        return "1.1" if "_v1_1" in target else "1.0"
+        return "1.1" if "model_3dcausal_v1_1" in target else "1.0"
     if re.search(r"v1[._]1", path.name):
         return "1.1"
     if re.fullmatch(r"vidtok_(fsq|kl)_causal_\d+_\d+(chn)?", path.stem):
         return "1.0"
-    expected = "1.0 or 1.1: both have the same tensors, and the name of the file tells neither"
-    raise OptionError("version", "none", expected)
+    raise OptionError("version", None, "1.0 or 1.1, which neither the file nor its name states")
 
 
 def _rename(name: str) -> str:
@@ -425,7 +427,7 @@ def _find_config(
         raise CheckpointError(f"{path}: not a VidTok checkpoint ({exc})") from exc
     if outputs not in (latent_dim, 2 * latent_dim) or not width or any(w % width for w in widths):
         raise CheckpointError(f"{path}: not a VidTok checkpoint (widths {width}, {outputs})")
-    given = re.findall(r"\d+", levels or "") or [PUBLISHED_FSQ_LEVEL] * latent_dim
+    given = re.findall(r"\d{1,9}", levels or "") or [FSQ_LEVEL] * latent_dim
     try:
         return VidTokConfig(
             version=version,
@@ -459,7 +461,7 @@ def _convert(name: str, tensor: Tensor, config: VidTokConfig) -> Tensor:
     return tensor.unsqueeze(-1) if tensor.ndim == 3 else tensor
 
 
-def _check(path: Path, tensors: dict[str, Tensor], config: VidTokConfig) -> None:
+def _check_shapes(path: Path, tensors: dict[str, Tensor], config: VidTokConfig) -> None:
     """Compare names and shapes with the configuration before the tokenizer takes memory."""
     with torch.device("meta"):
         blank = VidTokTokenizer(config).state_dict()
