@@ -1,0 +1,135 @@
+"""Run code of other projects as a reference: imports without unneeded packages, random weights."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vtok.nn.interface import Tokenizer
+
+
+TOLERANCE = 1e-4  # of frames, which are about -1..1
+
+
+class Stub(types.ModuleType):
+    """Module in which every name is an empty torch module that takes any arguments."""
+
+    __path__: list[str] = []  # noqa: RUF012
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Empty
+
+
+class Empty(nn.Module):
+    """Stands for classes that inference does not need."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__()
+
+
+@contextlib.contextmanager
+def imports_from(folder: Path, *stubs: str) -> Iterator[None]:
+    """Import from `folder`; afterwards its modules are forgotten.
+
+    Args:
+        folder: Clone of the project.
+        stubs: Packages to replace, since inference does not use them.
+    """
+    before, path = set(sys.modules), list(sys.path)
+    added = {name: Stub(name) for name in stubs if name not in sys.modules}
+    sys.modules.update(added)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        roots = {item.stem for item in folder.iterdir()} | {name.split(".")[0] for name in added}
+        for name in set(sys.modules) - before:
+            if name.split(".")[0] in roots:
+                del sys.modules[name]
+
+
+@torch.no_grad()
+def scramble(module: nn.Module, seed: int = 0) -> None:
+    """Make norms, biases and running statistics random, too, so that none of them is hidden."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in module.state_dict().items():
+        if not tensor.is_floating_point() or tensor.ndim > 1:
+            continue
+        noise = torch.randn(tensor.shape, generator=generator)
+        if name.endswith("running_var"):
+            tensor.copy_(1 + noise.abs())
+        else:
+            tensor.add_(0.2 * noise)
+
+
+def make_clip(batch: int, frames: int, height: int, width: int) -> Tensor:
+    """Make a random clip [B, 3, T, H, W] in -1..1 with large areas of different colors."""
+    areas = torch.rand(batch, 3, -(-frames // 4), -(-height // 8), -(-width // 8))
+    smooth = F.interpolate(areas, (frames, height, width), mode="trilinear")
+    return 1.6 * smooth - 0.8 + 0.2 * torch.rand(batch, 3, frames, height, width)
+
+
+def seconds(work: Callable[[], Any], repeats: int) -> float:
+    """Return the shortest time of several calls."""
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+def apart(one: Tensor, other: Tensor) -> float:
+    """Return the largest difference of two tensors, infinite if their shapes differ."""
+    return (one - other).abs().max().item() if one.shape == other.shape else float("inf")
+
+
+def stream(
+    tokenizer: Tokenizer, clip: Tensor, codes: Tensor, steps: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Encode a clip and decode codes in chunks of latent steps; the last number is repeated.
+
+    Returns:
+        Latents and frames, each joined over the chunks.
+    """
+    latents, frames = [], []
+    temporal, begin = tokenizer.geometry.temporal_compression, 0
+    into, out = tokenizer.new_state(), tokenizer.new_state()
+    while begin < codes.shape[2]:
+        end = begin + steps[min(len(latents), len(steps) - 1)]
+        first, last = (max(0, 1 + (step - 1) * temporal) for step in (begin, end))
+        latents.append(tokenizer.encode_latents(clip[:, :, first:last], into))
+        frames.append(tokenizer.decode(codes[:, :, begin:end], state=out))
+        begin = end
+    return torch.cat(latents, 2), torch.cat(frames, 2)
+
+
+def agrees(found: dict[str, Any]) -> bool:
+    """Tell whether all codes are equal and all frames within the tolerance."""
+    close = max(found["frames apart"], found["prefix and chunks apart"] or 0.0) < TOLERANCE
+    return found["codes equal"] == 1.0 and close
+
+
+def report(name: str, found: dict[str, Any], as_json: bool) -> None:
+    """Print the result of a case."""
+    if as_json:
+        print(json.dumps({"case": name, **found}), flush=True)
+        return
+    values = {key: f"{value:.3g}" for key, value in found.items() if isinstance(value, float)}
+    rest = {key: value for key, value in found.items() if key not in values}
+    print(
+        f"{name}: " + ", ".join(f"{key} {x}" for key, x in {**rest, **values}.items()), flush=True
+    )

@@ -1,0 +1,592 @@
+"""Tokenizers with the layers of MAGVIT-v2 (arXiv 2310.05737) and LFQ, from their published files.
+
+Four networks with the same layers, told apart by `OpenMagvit2Config.variant`:
+
+- image: Open-MAGVIT2 (arXiv 2409.04410), and 1X's tokenizer, each frame as an image;
+- video: Open-MAGVIT2's video tokenizer, 3-D convolutions in windows of 17 frames;
+- o2: O2-MAGVIT2, causal 3-D convolutions that stream.
+
+Codes are the integers of the original code: its first latent channel is the lowest bit of a code,
+in O2-MAGVIT2 the highest.
+"""
+
+# mypy: disable-error-code="no-any-return"
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import re
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from vtok.errors import CheckpointError, OptionError, ShapeError, UsageError
+from vtok.models.checkpoint import open_tensors
+from vtok.models.torch_file import float_tensors, read_torch_file
+from vtok.nn.interface import Geometry, Stream, Tokenizer, Window
+from vtok.nn.layers import (
+    CausalConv3d,
+    CausalLayer,
+    Context,
+    StreamState,
+    as_clip,
+    as_frames,
+    channels_first,
+)
+
+GROUPS = 32  # of all group norms
+WINDOW = 17  # frames that Open-MAGVIT2's video tokenizer is run on
+VARIANTS = ("image", "video", "o2")
+_MOST = {"bits": 24, "channels": 4096, "blocks": 64}
+MAX_LEVELS, MAX_MULTIPLIER = 8, 64
+
+
+@dataclass(frozen=True)
+class OpenMagvit2Config:
+    """Configuration of an `OpenMagvit2Tokenizer`; the defaults are 1X's.
+
+    Attributes:
+        variant: image, video or o2.
+        bits: Latent channels, one bit of a code each.
+        channels: Width of the first level, a multiple of 32.
+        multipliers: Width of each level in multiples of `channels`.
+        time_strides: Frames that are merged between one level and the next, 1 or 2 each.
+        blocks: Residual blocks of a level.
+        adaptive: Whether the decoder has norms that depend on the codes.
+
+    Raises:
+        OptionError: A field is invalid.
+    """
+
+    variant: str = "image"
+    bits: int = 18
+    channels: int = 128
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    time_strides: tuple[int, ...] = (1, 1, 1, 1)
+    blocks: int = 2
+    adaptive: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("multipliers", "time_strides"):  # JSON has lists in place of tuples
+            value = getattr(self, name)
+            object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
+        _require(self.variant in VARIANTS, "variant", self.variant, f"one of {', '.join(VARIANTS)}")
+        for name, most in _MOST.items():
+            value = getattr(self, name)
+            _require(_fits(value, most), name, value, f"a whole number from 1 to {most}")
+        _require(self.channels % GROUPS == 0, "channels", self.channels, f"a multiple of {GROUPS}")
+        levels = self.multipliers
+        valid = isinstance(levels, tuple) and 1 <= len(levels) <= MAX_LEVELS
+        valid = valid and all(_fits(number, MAX_MULTIPLIER) for number in levels)
+        expected = f"1 to {MAX_LEVELS} whole numbers from 1 to {MAX_MULTIPLIER}"
+        _require(valid, "multipliers", levels, expected)
+        strides, most = self.time_strides, 1 if self.variant == "image" else 2
+        valid = isinstance(strides, tuple) and len(strides) == len(levels) - 1
+        valid = valid and all(_fits(number, most) for number in strides)
+        _require(valid, "time_strides", strides, f"{len(levels) - 1} numbers from 1 to {most}")
+        valid = isinstance(self.adaptive, bool) and (self.adaptive or self.variant == "image")
+        _require(valid, "adaptive", self.adaptive, "true, or false for the variant image")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> OpenMagvit2Config:
+        """Convert from JSON values.
+
+        Raises:
+            UsageError: A key is unknown or missing, or a value is invalid.
+        """
+        if set(data) != (known := {field.name for field in dataclasses.fields(cls)}):
+            raise UsageError(f"config keys {sorted(data)}: expected {sorted(known)}")
+        return cls(**data)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level."""
+        return tuple(self.channels * number for number in self.multipliers)
+
+    @property
+    def lookback(self) -> int:
+        """Latent steps before a frame that the decoder reads."""
+        total, frames = 2.0 + 4 * self.blocks, 1  # each convolution reads two steps back
+        for level in reversed(range(len(self.multipliers))):
+            total += (4 * self.blocks + 2) / frames  # blocks, and the next or last convolution
+            frames *= self.time_strides[level - 1] if level else 1
+        return math.ceil(total)
+
+
+def _require(valid: bool, name: str, value: object, expected: str) -> None:
+    if not valid:
+        raise OptionError(name, reprlib.repr(value), expected)
+
+
+def _fits(value: object, most: int) -> bool:
+    return type(value) is int and 1 <= value <= most  # excludes booleans
+
+
+class Conv(CausalConv3d):
+    """Convolution padded with zeros: in space, and before the first frame."""
+
+    def __init__(
+        self,
+        dim: int,
+        dim_out: int,
+        kernel: tuple[int, int, int],
+        stride: tuple[int, int, int] = (1, 1, 1),
+        bias: bool = True,
+    ) -> None:
+        super().__init__(dim, dim_out, kernel, stride)
+        if not bias:
+            self.conv.register_parameter("bias", None)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """[B, dim, T, H, W] -> [B, dim_out, T', H', W']."""
+        if self.kernel_size[0] == 1:
+            return super().forward(x, context)
+        x, pad = self._pad_time(x, context), (0, self.kernel_size[1] // 2, self.kernel_size[2] // 2)
+        return F.conv3d(x, self.conv.weight, self.conv.bias, self.conv.stride, pad)
+
+
+class Norm(nn.GroupNorm):
+    """Group norm over each frame, or over all frames of a window."""
+
+    def __init__(self, config: OpenMagvit2Config, dim: int, affine: bool = True) -> None:
+        eps = 1e-5 if config.variant == "o2" else 1e-6
+        super().__init__(GROUPS, dim, eps, affine)
+        self.per_frame = config.variant != "video"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize [B, dim, T, H, W]."""
+        if not self.per_frame:
+            return super().forward(x)
+        return as_clip(super().forward(as_frames(x)), x.shape[0])
+
+
+class Block(CausalLayer):
+    """Residual block: norm, SiLU and convolution, twice."""
+
+    def __init__(self, config: OpenMagvit2Config, dim: int, dim_out: int) -> None:
+        super().__init__()
+        kernel = _kernel(config)
+        self.norm1, self.norm2 = Norm(config, dim), Norm(config, dim_out)
+        self.conv1 = Conv(dim, dim_out, kernel, bias=False)
+        self.conv2 = Conv(dim_out, dim_out, kernel, bias=False)
+        same = dim == dim_out
+        self.nin_shortcut = None if same else Conv(dim, dim_out, (1, 1, 1), bias=False)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """[B, dim, T, H, W] -> [B, dim_out, T, H, W]."""
+        change = self.conv1(F.silu(self.norm1(x)), context)
+        change = self.conv2(F.silu(self.norm2(change)), context)
+        return change + (x if self.nin_shortcut is None else self.nin_shortcut(x, context))
+
+
+class Upsample(CausalLayer):
+    """Convolution whose channels become pixels and frames; the first step gives one frame.
+
+    O2-MAGVIT2 drops the first of the frames at the start of a video, Open-MAGVIT2 the second.
+    """
+
+    def __init__(self, config: OpenMagvit2Config, dim: int, time: int) -> None:
+        super().__init__()
+        self.time, self.drop = time, 0 if config.variant == "o2" else 1
+        self.conv1 = Conv(dim, dim * time * 4, _kernel(config))
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """[B, dim, t, h, w] -> [B, dim, t * time, 2 * h, 2 * w], one frame less at the start."""
+        first = context.past(self.conv1) is None
+        pattern = "b (f p q c) t h w -> b (t f) (h p) (w q) c"
+        x = channels_first(rearrange(self.conv1(x, context), pattern, f=self.time, p=2, q=2))
+        if self.time == 1 or not first:
+            return x
+        return torch.cat((x[:, :, : self.drop], x[:, :, self.drop + 1 :]), dim=2)
+
+
+class AdaptiveNorm(nn.Module):
+    """Norm whose gain and bias are linear maps of the codes.
+
+    In Open-MAGVIT2 of their standard deviation and mean over a frame or window; in O2-MAGVIT2 of
+    the codes at the same place.
+
+    Args:
+        config: Configuration of the tokenizer.
+        dim: Channels of the input.
+        level: Level of the input, which gives its frames and pixels per latent position.
+    """
+
+    def __init__(self, config: OpenMagvit2Config, dim: int, level: int) -> None:
+        super().__init__()
+        self.gn = Norm(config, dim, affine=False)
+        self.gamma, self.beta = (nn.Linear(config.bits, dim) for _ in range(2))
+        self.local = config.variant == "o2"
+        self.time = math.prod(config.time_strides[level:])
+        self.space = 2 ** (len(config.multipliers) - 1 - level)
+
+    def forward(self, x: Tensor, codes: Tensor, first: bool) -> Tensor:
+        """Normalize [B, dim, T, H, W].
+
+        Args:
+            x: The input.
+            codes: Quantized latents [B, D, t, h, w].
+            first: Whether the input starts a video, so that its first step is one frame.
+        """
+        x = self.gn(x)
+        if self.local:
+            return self._modulate_places(x, codes, first)
+        axes = (3, 4) if self.gn.per_frame else (2, 3, 4)
+        deviation = (codes.var(axes, keepdim=True) + self.gn.eps).sqrt()
+        gain = _linear(self.gamma, deviation)
+        return torch.addcmul(_linear(self.beta, codes.mean(axes, keepdim=True)), x, gain)
+
+    def _modulate_places(self, x: Tensor, codes: Tensor, first: bool) -> Tensor:
+        """Apply gain and bias of each latent position to its frames and pixels."""
+        frames = torch.arange(x.shape[2], device=x.device) + (self.time - 1 if first else 0)
+        gain, bias = (
+            _linear(linear, codes)[:, :, frames // self.time, :, None, :, None]
+            for linear in (self.gamma, self.beta)
+        )
+        pattern, size = "b c t (h p) (w q) -> b c t h p w q", {"p": self.space, "q": self.space}
+        x = torch.addcmul(bias, rearrange(x, pattern, **size), gain + 1)
+        return rearrange(x, "b c t h p w q -> b c t (h p) (w q)")
+
+
+def _linear(linear: nn.Linear, x: Tensor) -> Tensor:
+    """Apply a linear layer to the channels of [B, C, t, h, w]."""
+    return linear(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def _kernel(config: OpenMagvit2Config) -> tuple[int, int, int]:
+    return (1 if config.variant == "image" else 3, 3, 3)
+
+
+def _blocks(config: OpenMagvit2Config, dim: int, dim_out: int) -> nn.ModuleList:
+    widths = (dim, *(dim_out,) * config.blocks)
+    return nn.ModuleList(Block(config, *pair) for pair in itertools.pairwise(widths))
+
+
+class Level(nn.Module):
+    """Blocks of one resolution, and the layer that leads to the next one."""
+
+    def __init__(
+        self,
+        block: nn.ModuleList,
+        downsample: Conv | None = None,
+        upsample: Upsample | None = None,
+    ) -> None:
+        super().__init__()
+        self.block, self.downsample, self.upsample = block, downsample, upsample
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """Apply the blocks, then change the resolution."""
+        x, resample = _run(self.block, x, context), self.downsample or self.upsample
+        return x if resample is None else resample(x, context)
+
+
+class Encoder(nn.Module):
+    """Clip to latents; module names follow Open-MAGVIT2."""
+
+    def __init__(self, config: OpenMagvit2Config) -> None:
+        super().__init__()
+        kernel, widths = _kernel(config), config.widths
+        self.conv_in = Conv(3, config.channels, kernel, bias=config.variant == "o2")
+        downs = [
+            Conv(dim, dim, kernel, (time, 2, 2))
+            for dim, time in zip(widths, config.time_strides, strict=False)
+        ]
+        pairs = itertools.pairwise((config.channels, *widths))
+        self.down = nn.ModuleList(
+            Level(_blocks(config, *pair), downsample=down)
+            for pair, down in zip(pairs, (*downs, None), strict=True)
+        )
+        self.mid_block = _blocks(config, widths[-1], widths[-1])
+        self.norm_out = Norm(config, widths[-1])
+        self.conv_out = Conv(widths[-1], config.bits, (1, 1, 1))
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """[B, 3, T, H, W] -> [B, D, t, h, w]."""
+        x = self.conv_in(x, context)
+        for level in self.down:
+            x = level(x, context)
+        x = _run(self.mid_block, x, context)
+        return self.conv_out(F.silu(self.norm_out(x)), context)
+
+
+class Decoder(nn.Module):
+    """Quantized latents to a clip; module names follow Open-MAGVIT2."""
+
+    def __init__(self, config: OpenMagvit2Config) -> None:
+        super().__init__()
+        kernel, widths = _kernel(config), config.widths
+        self.conv_in = Conv(config.bits, widths[-1], kernel)
+        self.mid_block = _blocks(config, widths[-1], widths[-1])
+        ups = [
+            Upsample(config, dim, time)
+            for dim, time in zip(widths[1:], config.time_strides, strict=True)
+        ]
+        inputs = (*widths[1:], widths[-1])
+        self.up = nn.ModuleList(
+            Level(_blocks(config, dim, dim_out), upsample=up)
+            for dim, dim_out, up in zip(inputs, widths, (None, *ups), strict=True)
+        )
+        norms = inputs if config.adaptive else ()
+        self.adaptive = nn.ModuleList(
+            AdaptiveNorm(config, dim, level) for level, dim in enumerate(norms)
+        )
+        self.norm_out = Norm(config, widths[0])
+        self.conv_out = Conv(widths[0], 3, kernel)
+
+    def forward(self, codes: Tensor, context: Context) -> Tensor:
+        """[B, D, t, h, w] -> [B, 3, T, H, W]."""
+        first = context.past(self.conv_in) is None
+        x = _run(self.mid_block, self.conv_in(codes, context), context)
+        for level in reversed(range(len(self.up))):
+            if self.adaptive:
+                x = self.adaptive[level](x, codes, first)
+            x = self.up[level](x, context)
+        return self.conv_out(F.silu(self.norm_out(x)), context)
+
+
+def _run(blocks: nn.ModuleList, x: Tensor, context: Context) -> Tensor:
+    for block in blocks:
+        x = block(x, context)
+    return x
+
+
+class OpenMagvit2Tokenizer(Tokenizer):
+    """Tokenizer of the variants image, video and o2.
+
+    Args:
+        config: Its configuration.
+    """
+
+    arch = "open_magvit2"
+    config: OpenMagvit2Config
+
+    def __init__(self, config: OpenMagvit2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        plans: dict[str, Stream | Window] = {
+            "image": Stream(0),
+            "video": Window(WINDOW),
+            "o2": Stream(config.lookback),
+        }
+        self.geometry = Geometry(
+            temporal_compression=math.prod(config.time_strides),
+            spatial_compression=2 ** len(config.time_strides),
+            latent_dim=config.bits,
+            entries=2**config.bits,
+            plan=plans[config.variant],
+            trained_frames=1 if config.variant == "image" else WINDOW,
+        )
+
+    @classmethod
+    def from_config(cls, config: OpenMagvit2Config) -> OpenMagvit2Tokenizer:
+        """Create a tokenizer with random weights."""
+        return cls(config)
+
+    def encode_clip(self, clip: Tensor, state: StreamState | None) -> Tensor:
+        """Encode a padded clip [B, 3, T, H, W] in -1..1 to latents [B, D, t, h, w]."""
+        return self.encoder(clip, self._context(state))
+
+    def decode_latents(self, latents: Tensor, state: StreamState | None, ahead: int) -> Tensor:
+        """Decode quantized latents [B, D, t, h, w] to frames [B, 3, T, H, W], about -1..1.
+
+        Raises:
+            ShapeError: An adaptive norm of Open-MAGVIT2 needs more than one latent position.
+        """
+        values = latents[0, 0, 0] if self.config.variant == "image" else latents[0, 0]
+        if self.config.adaptive and self.config.variant != "o2" and values.numel() == 1:
+            raise ShapeError(
+                f"latents of shape {list(latents.shape)}: expected more than one position, since "
+                "the decoder normalizes by their standard deviation"
+            )
+        return self.decoder(latents, self._context(state))
+
+    def to_codes(self, latents: Tensor, num_stages: int | None = None) -> Tensor:
+        """Convert latents [B, D, t, h, w] to codes, int64 [B, 1, t, h, w]: a bit for each sign."""
+        if num_stages not in (None, 1):
+            raise ShapeError(f"{num_stages} stages: expected 1")
+        return ((latents > 0).long() << self._places(latents)).sum(1, keepdim=True)
+
+    def from_codes(self, codes: Tensor) -> Tensor:
+        """Convert codes [B, 1, t, h, w] to -1 and 1, float32 [B, D, t, h, w]."""
+        if codes.ndim != 5 or codes.shape[1] != 1 or codes.is_floating_point():
+            expected = "expected integers [B, 1, t, h, w]"
+            raise ShapeError(f"codes of shape {list(codes.shape)}, {codes.dtype}: {expected}")
+        codes = codes.long()
+        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < 1 << self.config.bits:
+            found = f"codes from {int(codes.min())} to {int(codes.max())}"
+            raise ShapeError(f"{found}: expected 0 to {2**self.config.bits - 1}")
+        return (codes >> self._places(codes) & 1).float() * 2 - 1
+
+    def _places(self, like: Tensor) -> Tensor:
+        """Return the place of each latent channel in a code, [D, 1, 1, 1]; 0 is the lowest bit."""
+        places = torch.arange(self.config.bits, device=like.device)
+        return (places.flip(0) if self.config.variant == "o2" else places).view(-1, 1, 1, 1)
+
+    def _context(self, state: StreamState | None) -> Context:
+        """Return the context of a call: windows and images share nothing with others."""
+        if state is not None and self.config.variant == "image":
+            state.keep(self, torch.zeros(()))  # marks the stream as started
+        return Context(state if self.config.variant == "o2" else None)
+
+
+EMA = "model_ema."
+LEFT_OUT = re.compile(r"(loss|model_ema|quantize)\.")
+O2_NAMES = (  # O2-MAGVIT2's to Open-MAGVIT2's, in this order; L is the number of levels - 1
+    (r"^(encoder|decoder)\.conv_first\.", r"\1.conv_in."),
+    (r"^(encoder|decoder)\.conv_last\.", r"\1.conv_out."),
+    (r"^(encoder|decoder)\.final_norm\.norm_fn\.", r"\1.norm_out."),
+    (r"res_blocks\.res_block_(?:final|pre)\.res_block_(?:final|pre)_(\d+)", r"mid_block.\1"),
+    (r"^encoder\.res_blocks\.res_block_(\d+)\.res_block_\d+_(\d+)", r"encoder.down.\1.block.\2"),
+    (r"conv_downsample_blocks\.conv_downsample_(\d+)", r"down.\1.downsample"),
+    (r"^decoder\.res_blocks\.res_block_(\d+)\.res_block_\d+_(\d+)", r"decoder.up.~\1.block.\2"),
+    (r"conv_upsample_blocks\.conv_upsample_(\d+)", r"up.~\1.upsample"),
+    (r"cond_norm_layers\.cond_norm_(\d+)", r"adaptive.~\1"),
+    (r"\.norm_1\.norm_fn\.", ".norm2."),
+    (r"\.norm_0\.norm_fn\.", ".norm1."),
+    (r"\.conv_1\.", ".conv2."),
+    (r"\.conv_0\.", ".conv1."),
+    (r"\.conv_shortcut\.", ".nin_shortcut."),
+)
+
+
+def read_open_magvit2(
+    path: Path, *, ema: bool | None = None
+) -> tuple[OpenMagvit2Tokenizer, list[str]]:
+    """Read a checkpoint of Open-MAGVIT2, 1X (`magvit2.ckpt`) or O2-MAGVIT2.
+
+    Args:
+        path: Lightning checkpoint, file of `torch.save`, or safetensors file.
+        ema: Whether to take the averaged weights of a Lightning checkpoint. Default: as the
+            original code, which takes them for Open-MAGVIT2, and the last ones for 1X.
+
+    Returns:
+        The tokenizer in eval mode, and notes for the user.
+
+    Raises:
+        InputError: The file is missing or cannot be read.
+        CheckpointError: The file is damaged, needs pickle to run code, or has unknown, missing or
+            wrongly shaped tensors; the message names them.
+    """
+    try:
+        return _convert(path, _read(path), ema)
+    except UsageError as exc:
+        raise CheckpointError(f"{path}: not a checkpoint of Open-MAGVIT2: {exc}") from exc
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read the tensors of a file by name, without the prefixes of O2-MAGVIT2's trainer."""
+    if path.suffix == ".safetensors":
+        with open_tensors(path, "pt") as file:
+            state: object = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    else:
+        package = read_torch_file(path)
+        lightning = isinstance(package, Mapping) and "state_dict" in package
+        state = package["state_dict"] if lightning else package
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{path}: expected tensors by name")
+    return {re.sub(r"^(module|tokenizer)\.", "", str(name)): value for name, value in state.items()}
+
+
+def _convert(
+    path: Path, state: dict[str, Any], ema: bool | None
+) -> tuple[OpenMagvit2Tokenizer, list[str]]:
+    picked, notes = _pick(state, ema)
+    named = float_tensors(str(path), picked)
+    variant = "image"
+    if "encoder.conv_first.conv.weight" in named:
+        variant = "o2"
+    elif "encoder.conv_in.conv_1.weight" in named:
+        variant = "video"
+    names = {_our_name(name, variant, named): name for name in named}
+    tensors = {
+        ours: named[name].unsqueeze(2) if named[name].ndim == 4 else named[name]
+        for ours, name in names.items()
+    }
+    config = _find_config(variant, tensors)
+    with torch.device("meta"):  # shapes without memory, until all are known to fit
+        tokenizer = OpenMagvit2Tokenizer.from_config(config)
+    blank = tokenizer.state_dict()
+    if missing := sorted(set(blank) - set(tensors)):
+        raise UsageError(f"tensor {missing[0]} is missing")
+    for ours, tensor in tensors.items():
+        if ours not in blank:
+            raise UsageError(f"unknown tensor {names[ours]}")
+        if tensor.shape != blank[ours].shape:
+            found = f"tensor {names[ours]} has shape {list(tensor.shape)}"
+            raise UsageError(f"{found}, expected {list(blank[ours].shape)}")
+    tokenizer.load_state_dict(tensors, strict=True, assign=True)
+    return tokenizer.eval(), notes
+
+
+def _pick(state: dict[str, Any], ema: bool | None) -> tuple[dict[str, Any], list[str]]:
+    """Choose the tensors that inference uses; returns notes, too."""
+    picked = {key: x for key, x in state.items() if key.startswith(("encoder.", "decoder."))}
+    rest = [key for key in state if key not in picked]
+    if unknown := sorted(key for key in rest if not LEFT_OUT.match(key)):
+        raise UsageError(f"unknown tensors {', '.join(unknown[:5])}")
+    averaged = any(key.startswith(EMA) for key in rest)
+    if ema is None:  # of published code, only 1X's reads files without adaptive norms
+        ema = averaged and any(key.startswith("decoder.adaptive.") for key in picked)
+    if ema:
+        averages = {key: EMA + key.replace(".", "") for key in picked}
+        if missing := [name for name in averages.values() if name not in state]:
+            raise UsageError(f"tensor {missing[0]} of the averaged weights is missing")
+        picked = {key: state[name] for key, name in averages.items()}
+    notes = [f"{len(state) - len(picked)} tensors that inference does not use left out"]
+    if averaged:
+        notes.append(f"weights: {'averaged' if ema else 'those of the last training step'}")
+    return picked, notes
+
+
+def _our_name(name: str, variant: str, state: Mapping[str, Tensor]) -> str:
+    """Translate the name of a published tensor; one that is unknown becomes another unknown one."""
+    if variant == "video":
+        return name.replace(".conv_1.", ".conv.")
+    if variant == "image":
+        return re.sub(r"(conv\w*|nin_shortcut|downsample)\.(weight|bias)$", r"\1.conv.\2", name)
+    last = sum(key.endswith(".gamma.weight") for key in state) - 1
+    for pattern, replacement in O2_NAMES:
+        name = re.sub(pattern, replacement, name)
+    return re.sub(r"~(\d{1,3})", lambda found: str(last - int(found[1])), name)
+
+
+def _find_config(variant: str, tensors: Mapping[str, Tensor]) -> OpenMagvit2Config:
+    """Find the configuration in the shapes of tensors with our names."""
+
+    def width(name: str) -> int:
+        if name not in tensors:
+            raise UsageError(f"tensor {name} is missing")
+        return tensors[name].shape[0] if tensors[name].ndim else 0
+
+    def count(pattern: str) -> int:
+        return len({found[0] for name in tensors if (found := re.match(pattern, name))})
+
+    levels = count(r"encoder\.down\.\d+\.block\.")
+    channels = width("encoder.conv_in.conv.weight")
+    widths = [width(f"encoder.down.{i}.block.0.conv2.conv.weight") for i in range(levels)]
+    outputs = [width(f"decoder.up.{i}.upsample.conv1.conv.weight") for i in range(1, levels)]
+    return OpenMagvit2Config(
+        variant=variant,
+        bits=width("encoder.conv_out.conv.weight"),
+        channels=channels,
+        multipliers=tuple(number // max(channels, 1) for number in widths),
+        time_strides=tuple(
+            made // max(4 * number, 1) for made, number in zip(outputs, widths[1:], strict=True)
+        ),
+        blocks=count(r"encoder\.mid_block\.\d+\."),
+        adaptive=count(r"decoder\.adaptive\.\d+\.") > 0,
+    )
