@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vtok.nn.interface import Tokenizer
-
 
 TOLERANCE = 1e-4  # of frames, which are about -1..1
 
@@ -61,34 +64,50 @@ def imports_from(folder: Path, *stubs: str) -> Iterator[None]:
                 del sys.modules[name]
 
 
-@torch.no_grad()
-def scramble(module: nn.Module, seed: int = 0) -> None:
-    """Make norms, biases and running statistics random, too, so that none of them is hidden."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, tensor in module.state_dict().items():
-        if not tensor.is_floating_point() or tensor.ndim > 1:
-            continue
-        noise = torch.randn(tensor.shape, generator=generator)
-        if name.endswith("running_var"):
-            tensor.copy_(1 + noise.abs())
+def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all float tensors but scalars, by name."""
+    state = module.state_dict()
+    return {key: tuple(x.shape) for key, x in state.items() if x.is_floating_point() and x.ndim}
+
+
+def random_tensors(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """Make tensors from their names, equal on all platforms; biases and norms are random, too."""
+    tensors = {}
+    for name, shape in shapes.items():
+        generator = np.random.RandomState(zlib.crc32(name.encode()))
+        values = generator.random_sample(tuple(shape)) * 2 - 1
+        if len(shape) > 1:
+            values *= math.sqrt(3 / math.prod(shape[1:]))
+        elif name.endswith("running_var"):
+            values = 1 + abs(values)
         else:
-            tensor.add_(0.2 * noise)
+            values = 0.4 * values + name.endswith("weight")
+        tensors[name] = torch.from_numpy(values).float()
+    return tensors
+
+
+def scramble(module: nn.Module) -> None:
+    """Replace the weights of a module by `random_tensors`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        module.load_state_dict(random_tensors(shapes_of(module)), strict=False)
 
 
 def make_clip(batch: int, frames: int, height: int, width: int) -> Tensor:
-    """Make a random clip [B, 3, T, H, W] in -1..1 with large areas of different colors."""
+    """Make a random clip [B, 3, T, H, W] in -1..1 of 256 levels, with areas of other colors."""
     areas = torch.rand(batch, 3, -(-frames // 4), -(-height // 8), -(-width // 8))
     smooth = F.interpolate(areas, (frames, height, width), mode="trilinear")
-    return 1.6 * smooth - 0.8 + 0.2 * torch.rand(batch, 3, frames, height, width)
+    pixels = 0.8 * smooth + 0.2 * torch.rand(batch, 3, frames, height, width)
+    return (pixels * 255).round() / 127.5 - 1
 
 
 def seconds(work: Callable[[], Any], repeats: int) -> float:
-    """Return the shortest time of several calls."""
+    """Return the shortest CPU time of several calls."""
     times = []
     for _ in range(repeats):
-        begin = time.perf_counter()
+        begin = time.process_time()
         work()
-        times.append(time.perf_counter() - begin)
+        times.append(time.process_time() - begin)
     return min(times)
 
 

@@ -22,7 +22,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from foreign import agrees, apart, imports_from, make_clip, report, scramble, seconds, stream
+from foreign import (
+    agrees,
+    apart,
+    imports_from,
+    make_clip,
+    report,
+    scramble,
+    seconds,
+    shapes_of,
+    stream,
+)
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -37,12 +47,14 @@ class Original:
     Attributes:
         encode: Clip [B, 3, T, H, W] to codes [B, 1, t, h, w] and the values that are decoded.
         decode: Those values to a clip.
+        shapes: Shapes of the tensors of the published file, by name.
         save: Writes the published kind of file.
         suffix: Ending of its name.
     """
 
     encode: Callable[[Tensor], tuple[Tensor, Any]]
     decode: Callable[[Any], Tensor]
+    shapes: dict[str, tuple[int, ...]]
     save: Callable[[Path], None]
     suffix: str = ".ckpt"
 
@@ -60,7 +72,7 @@ def seed_voken(folder: Path, *, video: bool, **dimensions: Any) -> Original:
     fixed = {"in_channels": 3, "out_ch": 3, "resolution": 128, "double_z": False}
     weights = {"sample_minimization_weight": 1.0, "batch_maximization_weight": 1.0}
     model = VQModel({**fixed, **dimensions}, {}, 2**bits, bits, use_ema=True, **weights).eval()
-    _set_weights(model)
+    scramble(model)
 
     def encode(clip: Tensor) -> tuple[Tensor, Any]:
         with model.ema_scope():
@@ -74,7 +86,7 @@ def seed_voken(folder: Path, *, video: bool, **dimensions: Any) -> Original:
                 return model.decode(quantized)
             return _clip(model.decode(_frames(quantized)), len(quantized))
 
-    return Original(encode, decode, lambda path: _save_lightning(model, path))
+    return Original(encode, decode, shapes_of(model), lambda path: _save_lightning(model, path))
 
 
 def one_x(folder: Path, **dimensions: Any) -> Original:
@@ -86,7 +98,7 @@ def one_x(folder: Path, **dimensions: Any) -> Original:
         from magvit2.config import VQConfig
         from magvit2.models.lfqgan import VQModel
     saved = VQModel(VQConfig(**dimensions)).eval()
-    _set_weights(saved)
+    scramble(saved)
     with tempfile.TemporaryDirectory() as temporary:
         _save_lightning(saved, path := Path(temporary) / "magvit2.ckpt")
         model = VQModel(VQConfig(**dimensions), ckpt_path=path)
@@ -106,7 +118,7 @@ def one_x(folder: Path, **dimensions: Any) -> Original:
             values = model.quantize.get_codebook_entry(batch.flatten(1), bhwc=shape).flip(1)
             return _clip(model.decode(values), len(codes))
 
-    return Original(encode, decode, lambda path: _save_lightning(saved, path))
+    return Original(encode, decode, shapes_of(saved), lambda path: _save_lightning(saved, path))
 
 
 def o2(folder: Path, *, safetensors: bool = True, **dimensions: Any) -> Original:
@@ -133,7 +145,8 @@ def o2(folder: Path, *, safetensors: bool = True, **dimensions: Any) -> Original
         else:
             torch.save({f"module.{key}": tensor for key, tensor in state.items()}, path)
 
-    return Original(encode, model.decode, save, ".safetensors" if safetensors else ".ckpt")
+    suffix = ".safetensors" if safetensors else ".ckpt"
+    return Original(encode, model.decode, shapes_of(model), save, suffix)
 
 
 class _Loss(nn.Module):
@@ -142,15 +155,6 @@ class _Loss(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.discriminator = nn.Conv2d(3, 4, 3)
-
-
-def _set_weights(model: nn.Module) -> None:
-    """Make the weights of the last step and the averaged ones random and different."""
-    scramble(model)
-    with torch.no_grad():
-        for tensor in model.model_ema.buffers():
-            if tensor.numel() > 1:
-                tensor.mul_(0.6 + 0.8 * torch.rand(tensor.shape))
 
 
 def _save_lightning(model: nn.Module, path: Path) -> None:
@@ -175,6 +179,7 @@ O2_WIDE = {
     "filters": 128, "num_res_blocks": 4, "bits": 18, "channel_multipliers": [1, 1, 2, 2, 4],
     "temporal_downsample": [False, False, True, True],
 }  # fmt: skip
+SMALL = {"ch": 32, "num_res_blocks": 1}
 Case = tuple[Callable[[Path], Original], tuple[int, ...]]  # maker, and shape [B, T, H, W] of a clip
 CASES: dict[str, Case] = {
     "image 16x16": (
@@ -199,6 +204,20 @@ CASES: dict[str, Case] = {
             temporal_downsample=[False, False, True], **O2_TINY,
         ),
         (1, 9, 16, 16),
+    ),
+}  # fmt: skip
+GOLDEN: dict[str, Case] = {
+    "image": (lambda f: seed_voken(f, video=False, ch_mult=[1, 2], z_channels=14, **SMALL),
+              (1, 2, 16, 12)),
+    "1x": (lambda f: one_x(f, base_channels=32, ch_mult=[1, 2], num_res_blocks=1), (1, 2, 16, 12)),
+    "video": (lambda f: seed_voken(f, video=True, ch_mult=[1, 2, 2], z_channels=18, **SMALL),
+              (1, 5, 16, 16)),
+    "o2": (
+        lambda f: o2(
+            f, filters=32, num_res_blocks=2, bits=18, channel_multipliers=[1, 1, 2],
+            temporal_downsample=[False, True],
+        ),
+        (1, 7, 16, 16),
     ),
 }  # fmt: skip
 FULL: dict[str, Case] = {
@@ -264,11 +283,16 @@ def _streamed(
 
 @torch.inference_mode()
 def write_golden(folder: Path, path: Path) -> None:
-    """Write clips, codes and frames of the originals, and the weights as 8-bit integers."""
+    """Write names and shapes of tensors, a clip, and the codes and frames of the originals."""
     arrays: dict[str, Any] = {}
-    for name, (make, (frames, height, width)) in GOLDEN.items():
+    for name, (make, (batch, frames, height, width)) in GOLDEN.items():
         torch.manual_seed(0)
-        original = make(folder)
+        original, clip = make(folder), make_clip(batch, frames, height, width)
+        codes, values = original.encode(clip)
+        arrays[f"{name} shapes"] = json.dumps(original.shapes)
+        arrays[f"{name} clip"] = ((clip + 1) * 127.5).round().byte().numpy()
+        arrays[f"{name} codes"] = codes.int().numpy()
+        arrays[f"{name} frames"] = original.decode(values).numpy()
     np.savez_compressed(path, **arrays)
 
 

@@ -34,13 +34,12 @@ from vtok.models.checkpoint import open_tensors
 from vtok.models.torch_file import float_tensors, read_torch_file
 from vtok.nn.interface import Geometry, Stream, Tokenizer, Window
 from vtok.nn.layers import (
-    CausalConv3d,
     CausalLayer,
     Context,
     StreamState,
     as_clip,
     as_frames,
-    channels_first,
+    pointwise,
 )
 
 GROUPS = 32  # of all group norms
@@ -135,8 +134,13 @@ def _fits(value: object, most: int) -> bool:
     return type(value) is int and 1 <= value <= most  # excludes booleans
 
 
-class Conv(CausalConv3d):
-    """Convolution padded with zeros: in space, and before the first frame."""
+class Conv(CausalLayer):
+    """Convolution padded with zeros: in space, and before the first frame.
+
+    Computed as 2-D convolutions of frames, one for each frame of the kernel: faster on a CPU than
+    3-D, and nothing is computed for padded frames. Clips are stored frame by frame, so that
+    `as_frames` is a view.
+    """
 
     def __init__(
         self,
@@ -146,16 +150,37 @@ class Conv(CausalConv3d):
         stride: tuple[int, int, int] = (1, 1, 1),
         bias: bool = True,
     ) -> None:
-        super().__init__(dim, dim_out, kernel, stride)
-        if not bias:
-            self.conv.register_parameter("bias", None)
+        super().__init__()
+        self.conv = nn.Conv3d(dim, dim_out, kernel, stride, bias=bias)
+        weight = self.conv.weight.detach().movedim(2, 0).contiguous()
+        self.conv.weight = nn.Parameter(weight.movedim(0, 2))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """[B, dim, T, H, W] -> [B, dim_out, T', H', W']."""
-        if self.kernel_size[0] == 1:
-            return super().forward(x, context)
-        x, pad = self._pad_time(x, context), (0, self.kernel_size[1] // 2, self.kernel_size[2] // 2)
-        return F.conv3d(x, self.conv.weight, self.conv.bias, self.conv.stride, pad)
+        kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
+        past = context.past(self)
+        padding = kernel - (1 if past is None else stride)  # frames before x, zeros at the start
+        if past is not None:
+            x, padding = torch.cat((past, x), dim=2), padding - past.shape[2]
+        count = (x.shape[2] + padding - kernel) // stride + 1
+        if kernel > stride:
+            context.remember(self, x[:, :, max(0, x.shape[2] - kernel + stride) :])
+        out = self._convolve(x, kernel - 1, kernel - 1 - padding, self.conv.bias)
+        for tap in range(kernel - 1):
+            begin = -(-max(0, padding - tap) // stride)  # outputs before it see a padded frame
+            if begin < count:
+                first = tap - padding + stride * begin
+                part = self._convolve(x, tap, first, None)[:, :, : count - begin]
+                out[:, :, begin:] += part
+        return out
+
+    def _convolve(self, x: Tensor, tap: int, first: int, bias: Tensor | None) -> Tensor:
+        """Convolve every frame from `first` on, in steps of the stride, with one of the kernel."""
+        time, *stride = self.conv.stride
+        frames, weight = as_frames(x[:, :, first::time]), self.conv.weight[:, :, tap]
+        if weight.shape[2:] == (1, 1):
+            return as_clip(pointwise(frames, weight, bias), x.shape[0])
+        return as_clip(F.conv2d(frames, weight, bias, tuple(stride), 1), x.shape[0])
 
 
 class Norm(nn.GroupNorm):
@@ -206,8 +231,8 @@ class Upsample(CausalLayer):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """[B, dim, t, h, w] -> [B, dim, t * time, 2 * h, 2 * w], one frame less at the start."""
         first = context.past(self.conv1) is None
-        pattern = "b (f p q c) t h w -> b (t f) (h p) (w q) c"
-        x = channels_first(rearrange(self.conv1(x, context), pattern, f=self.time, p=2, q=2))
+        pattern = "b (f p q c) t h w -> b (t f) c (h p) (w q)"
+        x = rearrange(self.conv1(x, context), pattern, f=self.time, p=2, q=2).movedim(1, 2)
         if self.time == 1 or not first:
             return x
         return torch.cat((x[:, :, : self.drop], x[:, :, self.drop + 1 :]), dim=2)
@@ -528,7 +553,8 @@ def _convert(
         if tensor.shape != blank[ours].shape:
             found = f"tensor {names[ours]} has shape {list(tensor.shape)}"
             raise UsageError(f"{found}, expected {list(blank[ours].shape)}")
-    tokenizer.load_state_dict(tensors, strict=True, assign=True)
+    tokenizer = tokenizer.to_empty(device="cpu")
+    tokenizer.load_state_dict(tensors, strict=True)
     return tokenizer.eval(), notes
 
 
