@@ -17,11 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vtok.errors import CheckpointError, OptionError, ShapeError, UsageError
-from vtok.models.open_magvit2 import (
-    OpenMagvit2Config,
-    OpenMagvit2Tokenizer,
-    read_open_magvit2,
-)
+from vtok.models.open_magvit2 import OpenMagvit2Tokenizer, read_open_magvit2
+from vtok.models.open_magvit2_layers import OpenMagvit2Config
 from vtok.nn.interface import Stream, Window
 
 ROOT = Path(__file__).parent.parent
@@ -231,7 +228,7 @@ DAMAGES: dict[str, tuple[str, Damage, str]] = {
     "no averages": ("video", lambda t: t.pop("model_ema.decoderconv_outconv_1bias"), "averaged"),
     "width": ("o2", lambda t: t.update({"encoder.conv_first.conv.weight": torch.zeros(3, 3)}),
               "channels"),
-    "not a model": ("image", lambda t: t.clear(), "by name"),
+    "not a model": ("image", lambda t: t.clear(), "is missing"),
 }  # fmt: skip
 
 
