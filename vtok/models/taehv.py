@@ -135,7 +135,8 @@ class LargeMemoryBlock(nn.Module):
     def forward(self, frames: Tensor, batch: int, context: Context) -> Tensor:
         """[B*T, dim, H, W] -> [B*T, dim, H, W]."""
         depthwise, widen, _, narrow = self.conv
-        assert isinstance(widen, nn.Conv2d) and isinstance(narrow, nn.Conv2d)
+        assert isinstance(widen, nn.Conv2d)
+        assert isinstance(narrow, nn.Conv2d)
         hidden = depthwise(with_past(self, frames, batch, context))
         hidden = F.relu_(pointwise(hidden, widen.weight, widen.bias))
         return frames + pointwise(hidden, narrow.weight, None)
@@ -218,7 +219,6 @@ class TaehvTokenizer(Tokenizer):
             entries=None,
             plan=Stream(decoder_lookback(config.decoder_strides)),
         )
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @classmethod
     def from_config(cls, config: TaehvConfig) -> TaehvTokenizer:
@@ -281,8 +281,9 @@ def read_taehv(path: Path) -> tuple[TaehvTokenizer, list[str]]:
     tensors = float_tensors(str(path), read_tensors(path))
     try:
         config = config_of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    except (KeyError, IndexError, ZeroDivisionError) as exc:
-        raise CheckpointError(f"{path}: not a file of taehv (tensor {exc} is missing)") from exc
+    except KeyError as exc:
+        name = exc.args[0]
+        raise CheckpointError(f"{path}: not a file of taehv (no usable tensor {name})") from exc
     except UsageError as exc:
         raise CheckpointError(f"{path}: not a supported variant of taehv ({exc})") from exc
     if (config.latent_dim, config.patch_size) == H3_SHAPE:
@@ -301,29 +302,32 @@ def config_of(shapes: dict[str, tuple[int, ...]]) -> TaehvConfig:
     """Tell the configuration from the shapes of the tensors of a published file.
 
     Raises:
-        KeyError: A tensor that is needed is missing.
+        KeyError: A tensor that is needed is missing or has no four dimensions.
         UsageError: The configuration is invalid.
     """
+
+    def four(name: str) -> tuple[int, ...]:
+        shape = shapes.get(name, ())
+        if len(shape) != 4 or 0 in shape:
+            raise KeyError(name)
+        return shape
+
     large = "decoder.0.weight" in shapes
-    width, colors = shapes["encoder.0.weight"][:2]
-    starts = (1, 8, 15) if large else (3, 9, 15)
-    splits = (7, 14, 21) if large else (7, 13, 19)
-    inner = [shapes[f"decoder.{index}.conv.0.weight"] for index in starts]
-    dims = [shape[0] // 2 if large else shape[0] for shape in inner]
-    dims.append(shapes["decoder.22.weight"][1])
-    merged = [shapes[f"encoder.{index}.conv.weight"] for index in (2, 7, 12)]
-    grown = [shapes[f"decoder.{index}.conv.weight"] for index in splits]
+    starts, splits = ((1, 8, 15), (7, 14, 21)) if large else ((3, 9, 15), (7, 13, 19))
+    dims = [four(f"decoder.{index}.conv.0.weight")[0] // (1 + large) for index in starts]
+    merged = [four(f"encoder.{index}.conv.weight") for index in (2, 7, 12)]
+    grown = [four(f"decoder.{index}.conv.weight") for index in splits]
     encoder_strides = [shape[1] // shape[0] for shape in merged]
     decoder_strides = [shape[0] // shape[1] for shape in grown]
     if math.prod(encoder_strides) * 2 == math.prod(decoder_strides):
         decoder_strides[0] = 1  # as the original does
     return TaehvConfig(
-        latent_dim=shapes["encoder.17.weight"][0],
-        patch_size=round((colors / 3) ** 0.5),
+        latent_dim=four("encoder.17.weight")[0],
+        patch_size=round((four("encoder.0.weight")[1] / 3) ** 0.5),
         encoder_strides=tuple(encoder_strides),
         decoder_strides=tuple(decoder_strides),
-        encoder_dim=width,
-        decoder_dims=tuple(dims),
+        encoder_dim=four("encoder.0.weight")[0],
+        decoder_dims=(*dims, four("decoder.22.weight")[1]),
         large=large,
     )
 
