@@ -1,4 +1,4 @@
-"""docs/tokenizers.md lists every family, and its recipe runs from import to a decoded prediction."""
+"""docs/tokenizers.md lists every family, and its recipe runs from import to decoded frames."""
 
 import os
 import re
@@ -37,7 +37,7 @@ def save_tiny_cosmos(folder: Path) -> None:
     """Save an 8x8x8 tokenizer with random weights under the published names."""
     torch.manual_seed(0)
     config = CosmosConfig(
-        z_channels=8, channels=8, encoder_widths=(8, 8), decoder_widths=(8, 8), num_res_blocks=1
+        z_channels=8, channels=8, encoder_widths=(8,) * 3, decoder_widths=(8,) * 3, num_res_blocks=1
     )
     tensors = {}
     for name, tensor in CosmosTokenizer.from_config(config).state_dict().items():
@@ -51,7 +51,7 @@ def save_tiny_cosmos(folder: Path) -> None:
 def test_recipe_runs(tmp_path: Path) -> None:
     save_tiny_cosmos(tmp_path / "Cosmos-0.1-Tokenizer-DV8x8x8")
     (tmp_path / "videos").mkdir()
-    for name, frames in (("a", 49), ("b", 60), ("c", 98)):
+    for name, frames in (("a", 49), ("b", 98)):
         make_video(tmp_path / "videos" / f"{name}.mp4", frames)
     (tmp_path / "bin").mkdir()
     for name, text in PROGRAMS.items():
@@ -63,9 +63,8 @@ def test_recipe_runs(tmp_path: Path) -> None:
     }  # fmt: skip
     script = "".join(SHELL).replace(IMPORTED, IMPORTED.partition("/")[2])
     script = script.replace("256x256", f"{SIDE}x{SIDE}")
-    for command in (["bash", "-eo", "pipefail", "-c", script], [sys.executable, "-c", *PYTHON]):
-        if command[0] == sys.executable:
-            command[2:] = ["\n".join(PYTHON)]
+    programs = [["bash", "-eo", "pipefail", "-c", script], [sys.executable, "-c", "".join(PYTHON)]]
+    for command in programs:
         done = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )

@@ -37,7 +37,6 @@ from vtok.models.torch_file import float_tensors, read_tensors
 from vtok.nn.interface import Geometry, Stream, Tokenizer
 from vtok.nn.layers import Context, StreamState, channels_first, pointwise
 
-LICENSE = "MIT"
 BLOCKS = 3  # memory blocks of a stage
 MOST = {"latent_dim": 4096, "patch_size": 16, "encoder_dim": 4096}
 H3_SHAPE = (24, 2)  # latent channels and patch size of taeh3
