@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Check that VidTok models in vtok give the codes and frames of Microsoft's code, and compare speed.
+"""Check that VidTok models give the codes and frames of Microsoft's code, and compare speed.
 
 scripts/peers/vidtok_parity.py --original FOLDER [--only CASE] [--rounds N] [--json]
 scripts/peers/vidtok_parity.py --original FOLDER --golden tests/golden/vidtok.npz

@@ -83,7 +83,7 @@ def over_time(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1) -
     On a CPU a 2-D convolution is faster than a 3-D one if the channels are innermost in memory.
     """
     frames = F.conv2d(x.flatten(3), weight[..., None], bias, (stride, 1))
-    return frames.unflatten(3, x.shape[3:])
+    return frames.reshape(*frames.shape[:3], *x.shape[3:])
 
 
 class TimeConv(CausalConv3d):

@@ -167,7 +167,7 @@ class Trained:
     ) -> None:
         self.optimizers = optimizers
         self._modules = {prefix: module for prefix, module in modules.items() if module is not None}
-        self._names = {
+        self._names: dict[torch.Tensor, str] = {
             parameter: f"{prefix}.{name}"
             for prefix, module in self._modules.items()
             for name, parameter in module.named_parameters()

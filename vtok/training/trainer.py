@@ -19,9 +19,16 @@ from vtok.training.config import TrainingConfig
 from vtok.training.learner import Learner, initialize_from
 from vtok.training.loader import ClipLoader, default_workers
 from vtok.training.losses import draw_stages, rate_share
-from vtok.training.metrics import RunningMetrics, StepTotals, Throughput, Watch
+from vtok.training.metrics import (
+    RunningMetrics,
+    StepTotals,
+    Throughput,
+    Watch,
+    measure,
+    write_comparison,
+)
 from vtok.training.processes import Interrupts, Processes, cpu_threads, open_processes
-from vtok.training.runlog import Observer, RunLog, StepReport, ValidationReport
+from vtok.training.runlog import Alarm, Observer, RunLog, StepReport, ValidationReport
 from vtok.training.sources import MAX_HELD_OUT, Source, find_sources, hold_out
 from vtok.training.state import (
     RunFolder,
@@ -31,7 +38,6 @@ from vtok.training.state import (
     newest_state,
     save_state,
 )
-from vtok.training.validate import measure, write_comparison
 
 SLOWER = 0.5  # factor of the learning rates after a step that was not finite
 RETRY_STRIDE = 1_000_003  # difference between the seeds of a run and of its second attempt
@@ -377,5 +383,13 @@ class _Run:
         return [range(i * size, (i + 1) * size) for i in range(first, first + count)]
 
 
-class _Silent(Observer):
-    """Observer of the processes other than the main one."""
+class _Silent:
+    """Observer of the processes other than the main one, which ignores everything."""
+
+    def step(self, report: StepReport) -> None: ...
+
+    def validated(self, report: ValidationReport) -> None: ...
+
+    def alarm(self, alarm: Alarm) -> None: ...
+
+    def say(self, text: str) -> None: ...
