@@ -49,6 +49,7 @@ def save_tiny_cosmos(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_recipe_runs(tmp_path: Path) -> None:
+    pytest.importorskip("vtok.models.imports")
     save_tiny_cosmos(tmp_path / "Cosmos-0.1-Tokenizer-DV8x8x8")
     (tmp_path / "videos").mkdir()
     for name, frames in (("a", 49), ("b", 98)):
