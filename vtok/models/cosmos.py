@@ -83,7 +83,8 @@ class CosmosConfig:
             self._require(name, _is_whole(getattr(self, name), 1, MAX_WIDTH), f"1 to {MAX_WIDTH}")
         blocks = _is_whole(self.num_res_blocks, 1, MAX_BLOCKS)
         self._require("num_res_blocks", blocks, f"1 to {MAX_BLOCKS}")
-        self._require("patch_size", self.patch_size in (2, 4), "2 or 4")
+        patch = _is_whole(self.patch_size, 2, 4) and self.patch_size != 3
+        self._require("patch_size", patch, "2 or 4")
         self._check_lists()
         for name in ("temporal_compression", "spatial_compression"):
             value, most = getattr(self, name), self.patch_size << (len(self.encoder_widths) - 1)
