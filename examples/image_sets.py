@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from vtok.errors import InputError
-from vtok.video.frames import PHOTO_SUFFIXES
 from vtok.video.images import read_picture
+from vtok.video.suffixes import PHOTO_SUFFIXES
 
 Array = npt.NDArray[Any]
 LEAST_PER_CLASS = 5  # images are split into five parts for training and testing

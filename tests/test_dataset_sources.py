@@ -12,6 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from vtok._times import Part
 from vtok.dataset.folder import Partition, parse_partition
 from vtok.dataset.item import (
     Fault,
@@ -129,8 +130,8 @@ def test_tables(tmp_path: Path, suffix: str) -> None:
     good = {item.id: item for item in items if isinstance(item, Item)}
     assert good.keys() == {"a", "b"}
     first, second = good["a"], good["b"]
-    assert (first.source, *first.seconds) == (f"{tmp_path}/v/1.mp4", 0.0, 2.5)
-    assert (second.source, *second.seconds) == ("/abs/2.mp4", 3723.5, None)
+    assert (first.source, first.part) == (f"{tmp_path}/v/1.mp4", Part(0, 2.5))
+    assert (second.source, second.part) == ("/abs/2.mp4", Part(3723.5))
     assert first.columns == {"caption": "x, y"}
     said = "\n".join(sorted(messages(items)))
     for words in ("ends before it begins", "has no input", "time '-1'", "has no id"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -59,6 +60,33 @@ def atomic_output(
             temporary.unlink(missing_ok=True)
 
 
+def open_closed_streams() -> None:
+    """Open the null device for each closed one of the descriptors 0, 1 and 2.
+
+    Daemons are started with them closed. A file or pipe would otherwise get their numbers, and
+    with it what libraries and child processes write to the standard streams.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, this one
+
+
+def is_junk(name: str) -> bool:
+    """Return True for names of hidden files and of what archivers of macOS add."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def shorten_name(name: str, limit: int) -> str:
+    """Cut a file name to at most `limit` bytes; a digest keeps cut names apart."""
+    data = os.fsencode(name)
+    if len(data) <= limit:
+        return name
+    mark = hashlib.sha256(data).hexdigest()[:16]
+    return os.fsencode(name)[: limit - 17].decode(errors="ignore") + "~" + mark
+
+
 def check_output(path: Path, overwrite: bool = False) -> None:
     """Check that a regular file can be written under this name.
 
@@ -69,6 +97,13 @@ def check_output(path: Path, overwrite: bool = False) -> None:
     Raises:
         OutputError: The output exists, is not a regular file, or its folder does not exist.
     """
+    try:
+        _check_output(path, overwrite)
+    except OSError as exc:  # such as a name that is too long
+        raise OutputError(f"{path}: cannot be written ({exc.strerror})") from exc
+
+
+def _check_output(path: Path, overwrite: bool) -> None:
     if path.is_dir():
         raise OutputError(f"{path}: is a folder, give the name of a file")
     if path.exists() and not path.is_file():

@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 import vtok
 from vtok.cli import code_files, dataset, failures, models, train
 from vtok.cli import options as opt
-from vtok.cli.console import say_error
+from vtok.cli.console import say_error, use_open_streams
 from vtok.cli.decode import decode
 from vtok.cli.encode import encode
 from vtok.cli.evaluate import compare, evaluate, report
@@ -180,6 +180,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     """Run the `vtok` command."""
+    use_open_streams()
     for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # not under nohup

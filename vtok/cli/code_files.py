@@ -12,7 +12,16 @@ from vtok.cli import options as opt
 from vtok.cli.completion import codes, dumps, one_of
 from vtok.cli.console import one_line, print_json
 from vtok.cli.failures import Failures
-from vtok.cli.jobs import STREAM, Job, check_jobs, plan, print_result, run_jobs, standard_input
+from vtok.cli.jobs import (
+    STREAM,
+    STREAM_NAMES,
+    Job,
+    check_jobs,
+    plan,
+    print_result,
+    run_jobs,
+    standard_input,
+)
 from vtok.cli.options import argument, expand_options, option
 from vtok.errors import UsageError
 
@@ -48,7 +57,7 @@ def info(
 def _inspect(name: str) -> dict[str, Any]:
     from vtok.pipeline.inspect import inspect_file, inspect_stream
 
-    return inspect_stream(standard_input()) if name == STREAM else inspect_file(name)
+    return inspect_stream(standard_input()) if name in STREAM_NAMES else inspect_file(name)
 
 
 def _print_facts(facts: dict[str, Any], *, spaced: bool) -> None:

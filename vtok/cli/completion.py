@@ -62,14 +62,14 @@ def learners(incomplete: str) -> list[str]:
 
 def videos(incomplete: str) -> list[str]:
     """Complete video files."""
-    from vtok.video.frames import VIDEO_SUFFIXES  # imports numpy
+    from vtok.video.suffixes import VIDEO_SUFFIXES
 
     return files(VIDEO_SUFFIXES)(incomplete)
 
 
 def training_data(incomplete: str) -> list[str]:
     """Complete videos, photos and tar shards."""
-    from vtok.video.frames import PHOTO_SUFFIXES, VIDEO_SUFFIXES
+    from vtok.video.suffixes import PHOTO_SUFFIXES, VIDEO_SUFFIXES
 
     return files(VIDEO_SUFFIXES | PHOTO_SUFFIXES | {".tar"})(incomplete)
 

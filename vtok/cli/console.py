@@ -12,11 +12,25 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
+from vtok._files import open_closed_streams
+
 if TYPE_CHECKING:
     from rich.console import Console
 
 LABEL_WIDTH = 24
 FEW_CORES = 4
+
+
+def use_open_streams() -> None:
+    """Let text for a closed standard output or error go to the null device."""
+    open_closed_streams()
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
+
+
+def is_closed(stream: Any) -> bool:
+    """Return True for a standard stream that was closed when the command started."""
+    return stream is None or getattr(stream, "name", "") == os.devnull
 
 
 def one_line(text: str) -> str:

@@ -89,7 +89,7 @@ def encode(
         raise UsageError(f"--to {to}: --num-tokens needs --to tokens or --to vtok")
     from vtok.pipeline.options import EncodeOptions
     from vtok.video.decoder_process import Decoder
-    from vtok.video.frames import VIDEO_SUFFIXES
+    from vtok.video.suffixes import VIDEO_SUFFIXES
 
     jobs = plan(with_listed(inputs, files_from, null), output, SUFFIXES[to], VIDEO_SUFFIXES)
     check_jobs(jobs, printing, overwrite=overwrite, skip_existing=skip_existing)

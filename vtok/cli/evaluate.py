@@ -117,7 +117,7 @@ def evaluate(
       vtok eval clips/ --card --csv > card.csv
     """
     _check_formats(printing.as_json, as_csv)
-    from vtok.video.frames import VIDEO_SUFFIXES
+    from vtok.video.suffixes import VIDEO_SUFFIXES
 
     part = measure.part(frames, size)
     paths = find_files(inputs, VIDEO_SUFFIXES)
@@ -334,7 +334,7 @@ def report(
       vtok report clip.mp4 --with x264,av1 --size 256 --title 'vtok, x264 and AV1'
     """
     target = _check_page(output, megabytes, overwrite)
-    from vtok.video.frames import VIDEO_SUFFIXES
+    from vtok.video.suffixes import VIDEO_SUFFIXES
 
     part = _part(measure, frames, size)
     paths = find_files(inputs, VIDEO_SUFFIXES)

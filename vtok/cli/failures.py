@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from vtok.cli.console import print_json, say_error
-from vtok.errors import OptionError, PartialFailure, UsageError, VtokError
+from vtok.errors import InputError, OptionError, PartialFailure, UsageError, VtokError
 
 ALL = """
 Exit codes: 0 all done, 1 nothing could be done, 2 wrong usage, 3 some inputs failed, 4 damaged
@@ -50,6 +51,8 @@ def as_vtok_error(error: Exception, where: str = "") -> VtokError:
     if isinstance(error, VtokError):
         text = str(error)
         return error if with_flags(text) == text else _reworded(error, with_flags(text))
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return InputError(f"{error.filename}: name too long")
     start = f"{where}: " if where else ""
     if _is_out_of_memory(error):
         return VtokError(f"{start}out of memory: try a smaller --size, or --device cpu")

@@ -5,21 +5,25 @@ from __future__ import annotations
 import glob
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from vtok._files import check_output
-from vtok.cli.console import frames_progress, print_json, say, say_warning
+from vtok._files import check_output, is_junk, shorten_name
+from vtok.cli.console import frames_progress, is_closed, print_json, say, say_warning
 from vtok.cli.failures import Failures
 from vtok.cli.options import PrintOptions
 from vtok.errors import InputError, OutputError, UsageError
+from vtok.video.suffixes import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     from vtok.pipeline.result import Result
 
 STREAM = "-"
+STREAM_NAMES = (STREAM, "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+MAX_NAME_BYTES = 255
 Work = Callable[[Any, Any, Any], "Result"]
 """Called with an input, an output (each a path or a stream) and a progress function."""
 IsDone = Callable[[Path, Path], bool]
@@ -59,6 +63,7 @@ def plan(
     """
     if "" in inputs or output == "":
         raise UsageError("an empty name: give a file or a folder (. is the current one)")
+    inputs = [STREAM if text in STREAM_NAMES else text for text in inputs]
     if STREAM in inputs:
         if len(inputs) > 1:
             raise UsageError("- reads standard input: it cannot be one of several inputs")
@@ -77,12 +82,17 @@ def plan(
     jobs = []
     for path, relative in found:
         if into_folder:
-            target = str(Path(str(output)) / relative.with_suffix(suffix))
+            target = str(Path(str(output)) / _with_suffix(relative, suffix))
         else:
-            target = output or str(path.with_suffix(suffix))
+            target = output or str(_with_suffix(path, suffix))
         jobs.append(Job(str(path), target))
     _refuse_collisions(jobs)
     return jobs
+
+
+def _with_suffix(path: Path, suffix: str) -> Path:
+    """Replace the suffix; a name that becomes too long for a file is cut."""
+    return path.with_name(shorten_name(path.stem, MAX_NAME_BYTES - len(suffix)) + suffix)
 
 
 def with_listed(names: Sequence[str] | None, lists: Sequence[str] | None, null: bool) -> list[str]:
@@ -134,7 +144,7 @@ def standard_input() -> BinaryIO:
     Raises:
         UsageError: if it is a terminal or closed.
     """
-    if sys.stdin is None or sys.stdin.isatty():
+    if is_closed(sys.stdin) or sys.stdin.isatty():
         raise UsageError("standard input is not a file or pipe: give a file")
     return sys.stdin.buffer
 
@@ -142,14 +152,9 @@ def standard_input() -> BinaryIO:
 def _expand(text: str, suffixes: frozenset[str]) -> list[tuple[Path, Path]]:
     """Files of one argument, each with its path below the output folder."""
     path = Path(text)
-    if path.is_dir():
-        ends = tuple(suffixes)  # some have two parts
-        files = sorted(p for p in path.rglob("*") if p.name.lower().endswith(ends) and p.is_file())
-        if not files:
-            some = ", ".join(sorted(suffixes)[:6]) + (" ..." if len(suffixes) > 6 else "")
-            raise InputError(f"{text}: no file in this folder ends in {some}")
-        return [(file, file.relative_to(path)) for file in files]
-    if path.exists() or not glob.has_magic(text):
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
+        return [(file, file.relative_to(path)) for file in _search(path, suffixes)]
+    if os.path.exists(path) or not glob.has_magic(text):  # noqa: PTH110
         return [(path, Path(path.name))]
     # Path.glob takes no absolute pattern
     found = (Path(match) for match in glob.glob(text, recursive=True))  # noqa: PTH207
@@ -157,6 +162,29 @@ def _expand(text: str, suffixes: frozenset[str]) -> list[tuple[Path, Path]]:
     if not matches:
         raise InputError(f"{text}: no file matches")
     return [(match, Path(match.name)) for match in matches]
+
+
+def _search(folder: Path, suffixes: frozenset[str]) -> list[Path]:
+    """Files in a folder with one of the suffixes, which may have two parts; says what is left out.
+
+    Hidden files are not counted.
+    """
+    ends, files = tuple(suffixes), []
+    others: Counter[str] = Counter()
+    for path in sorted(folder.rglob("*")):
+        if any(map(is_junk, path.relative_to(folder).parts)) or not path.is_file():
+            continue
+        if path.name.lower().endswith(ends):
+            files.append(path)
+        else:
+            others[path.suffix.lower() or "no suffix"] += 1
+    if not files:
+        some = ", ".join(sorted(suffixes)[:6]) + (" ..." if len(suffixes) > 6 else "")
+        raise InputError(f"{folder}: no file in this folder ends in {some}")
+    if others and suffixes == VIDEO_SUFFIXES:
+        left = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items())[:8])
+        say_warning(f"{folder}: files left out by their suffix: {left}")
+    return files
 
 
 def _refuse_collisions(jobs: list[Job]) -> None:
@@ -200,15 +228,15 @@ def check_jobs(
     if any(job.output == STREAM for job in jobs):
         if printing.as_json:
             raise UsageError("--json and the output both need standard output: give -o FILE")
-        if sys.stdout is None or (binary and sys.stdout.isatty()):
+        if is_closed(sys.stdout) or (binary and sys.stdout.isatty()):
             raise UsageError("standard output is not a file or pipe: give -o FILE")
     if any(job.source == STREAM for job in jobs):
         standard_input()
     if len(jobs) == 1:  # of several, each fails alone
         source, output = jobs[0].source, jobs[0].output
-        if source != STREAM and not Path(source).exists():
+        if source != STREAM and not os.path.exists(source):  # noqa: PTH110
             raise InputError(f"{source}: no such file")
-        if output != STREAM and Path(output).exists():
+        if output != STREAM and os.path.exists(output):  # noqa: PTH110
             check_output(Path(output), overwrite or skip_existing)
 
 

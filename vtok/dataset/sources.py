@@ -16,6 +16,7 @@ from itertools import chain, groupby
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from vtok._files import is_junk
 from vtok.dataset.item import (
     Fault,
     Item,
@@ -27,7 +28,7 @@ from vtok.dataset.item import (
     valid_text,
 )
 from vtok.errors import InputError, OptionError, UsageError
-from vtok.video.frames import VIDEO_SUFFIXES
+from vtok.video.suffixes import VIDEO_SUFFIXES
 
 SHARD_SUFFIX = ".tar"
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -132,7 +133,7 @@ def _scan(folder: str, skip: str | None, parents: tuple[tuple[int, int], ...]) -
     except OSError as exc:
         raise InputError(f"{folder}: cannot be searched ({exc.strerror})") from exc
     for name, path, is_folder in found:
-        if name.startswith("."):
+        if is_junk(name):
             continue
         if is_folder:
             yield from _scan(path, skip, (*parents, key))
@@ -213,7 +214,8 @@ def _read_shard(name: str) -> Found:
 def _files(shard: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while (info := shard.next()) is not None:
         shard.members = []  # type: ignore[attr-defined]  # tarfile would keep all of them
-        if info.isfile() and not PurePosixPath(info.name).name.startswith("."):
+        path = PurePosixPath(info.name)
+        if info.isfile() and not is_junk(path.name) and "__MACOSX" not in path.parts:
             yield info
 
 
@@ -230,8 +232,10 @@ def _from_group(
     columns: dict[str, Any] = {}
     for info in group if videos else ():
         columns |= _columns_of(shard, info)
-    for info in videos:
-        suffix = PurePosixPath(info.name).suffix if len(videos) > 1 else ""
+    suffixes = [PurePosixPath(info.name).suffix for info in videos]
+    if len(set(suffixes)) < len(suffixes):  # such as a.left.mp4 and a.right.mp4
+        suffixes = [info.name[len(_key(info.name)) :] for info in videos]
+    for info, suffix in zip(videos, suffixes if len(videos) > 1 else [""], strict=False):
         id_ = valid_text(f"{stem}/{_key(info.name)}{suffix}")
         if info.issparse():  # a few bytes that could expand to fill the disk
             where = f"{name}!{info.name}"

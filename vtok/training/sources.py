@@ -17,8 +17,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from vtok._files import is_junk
 from vtok.errors import InputError
-from vtok.video.frames import PHOTO_SUFFIXES, VIDEO_SUFFIXES
+from vtok.video.suffixes import PHOTO_SUFFIXES, VIDEO_SUFFIXES
 
 Kind = Literal["video", "photo"]
 
@@ -158,7 +159,7 @@ def _expand(text: str) -> Iterator[Source]:
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return any(map(is_junk, path.relative_to(folder).parts))
 
 
 def _from_files(paths: Iterable[Path]) -> Iterator[Source]:
@@ -176,7 +177,7 @@ def _from_shard(path: Path) -> Iterator[Source]:
         with tarfile.open(path, "r:") as shard:
             for member in shard:
                 listed = True
-                hidden = PurePosixPath(member.name).name.startswith(".")
+                hidden = any(map(is_junk, PurePosixPath(member.name).parts))
                 if member.isreg() and not hidden and (kind := _kind_of(member.name)) is not None:
                     yield Source(f"{path}!{member.name}", path, member.name, kind)
     except (tarfile.TarError, OSError, EOFError, ValueError) as exc:

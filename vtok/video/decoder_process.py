@@ -14,6 +14,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+from vtok._files import open_closed_streams
 from vtok.errors import VideoError
 from vtok.video.ffmpeg import ffmpeg_path
 from vtok.video.worker import create_memory
@@ -170,6 +171,7 @@ class Decoder:
     """
 
     def __init__(self, memory_limit: int | None = None) -> None:
+        open_closed_streams()  # the descriptor below must not be one of theirs
         self.memory, self._limit = create_memory(), memory_limit
         self._child: DecodingChild | None = None
         self._expected: dict[str, Any] | None = None

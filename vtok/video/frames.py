@@ -292,9 +292,3 @@ def resample(timed: Iterable[tuple[Fraction, T]], fps: Fraction, end: Fraction) 
     while origin + count / fps < end or not count:
         yield held
         count += 1
-
-
-VIDEO_SUFFIXES = frozenset(
-    [".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg"]
-) | {".wmv", ".flv", ".ogv", ".3gp", ".gif"}
-PHOTO_SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"])

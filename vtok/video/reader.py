@@ -180,6 +180,8 @@ def make_request(
     text = f"{size[0]}x{size[1]}" if isinstance(size, tuple) else size
     if text is not None:
         parse_size(text, 16, 9)  # an invalid size is an error before any file is opened
+    if str(path).startswith(("/dev/", "/proc/")):  # may be a descriptor of this process
+        path = path.resolve()
     duration = part.duration_seconds
     fields = {
         **vars(part),
