@@ -95,6 +95,7 @@ def test_json_replaces_the_line(here: Path, checkpoint: Path) -> None:
         "lost_frames": None,
         "gaps": [],
         "note": None,
+        "missing_frames": 0,
     }
 
 

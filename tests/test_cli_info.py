@@ -40,11 +40,12 @@ def test_video() -> None:
         "height": 48,
         "fps": "30000/1001",
         "frames": 10,
+        "missing_frames": 0,
         "seconds": 0.334,
         "variable_frame_rate": False,
         "rotation": 0,
         "codec": "h264",
-        "reader": "decord",
+        "reader": "av",
         "bytes": Path("a.mp4").stat().st_size,
     }
 

@@ -141,7 +141,7 @@ def test_one_line_escapes_control_characters() -> None:
 
 def test_help_imports_no_heavy_library() -> None:
     code = "import sys; sys.argv[0] = 'vtok'; import atexit\n"
-    code += "heavy = {'torch', 'numpy', 'rich', 'decord', 'imageio', 'PIL', 'safetensors'}\n"
+    code += "heavy = {'torch', 'numpy', 'rich', 'av', 'imageio', 'PIL', 'safetensors'}\n"
     code += "atexit.register(lambda: print(sorted(heavy & set(sys.modules))))\n"
     code += "from vtok.cli.app import main; main()"
     root = str(Path(package.__file__).parent.parent)

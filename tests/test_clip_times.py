@@ -13,8 +13,8 @@ from videos import LOSSLESS, make_video, read_barcodes
 from vtok._times import Part, frame_at
 from vtok.dataset.sources import Inputs, find_items
 from vtok.errors import OptionError, UsageError, VideoError
-from vtok.video.frames import Timeline, find_timeline
 from vtok.video.reader import VideoReader
+from vtok.video.timeline import Timeline, find_timeline
 
 RATES = ("24", "25", "30000/1001", "30", "50", "60")
 EPISODE, EPISODES = 17, 10

@@ -87,7 +87,7 @@ def test_long_names(film: Path, tmp_path: Path) -> None:
         result = vtok(*arguments, *(("--model", model) if arguments[0] == "encode" else ()))
         assert result.exit_code in (InputError.exit_code, OutputError.exit_code)
         assert "internal error" not in result.stderr
-    with pytest.raises(OutputError, match="(?i)name too long"):
+    with pytest.raises(OutputError, match=r"(?i)name too long"):
         check_output(too_long)
 
 

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from vtok.errors import OptionError
 from vtok.video.frames import (
-    find_timeline,
     parse_fps,
     parse_size,
     resample,
     resize_frames,
     snap_fps,
 )
+from vtok.video.timeline import find_timeline
 from vtok.video.worker import BATCH_BYTES, frames_per_batch
 
 UNSET = np.iinfo(np.int64).min

@@ -100,6 +100,7 @@ def encode(
     rate: opt.RateOptions,
     size: opt.Size = None,
     fps: opt.Rate = None,
+    depth_range: opt.DepthRange = None,
     shard_size: Annotated[int, option("--shard-size", "N", "Clips per shard.")] = 1000,
     partition: Annotated[
         str | None,
@@ -166,6 +167,7 @@ def encode(
             to="vtok" if to not in ("npy", "safetensors") else to,
             size=size,
             fps=None if fps is None else parse_fps(fps),
+            depth_range=opt.parse_range(depth_range),
             **vars(rate),
             timeout_seconds=timeout_seconds,
         ),

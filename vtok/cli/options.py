@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from vtok.cli import completion
+from vtok.errors import OptionError
 
 if TYPE_CHECKING:
     from vtok.models.load import LoadedTokenizer, ModelCache
@@ -149,6 +150,14 @@ Rate = Annotated[
     str | None,
     option("--fps", "RATE", "Frame rate, such as 10 or 30000/1001. [default: source rate]"),
 ]
+DepthRange = Annotated[
+    str | None,
+    option(
+        "--depth-range",
+        "LO,HI",
+        "Values that become black and white, for gray sources of 16 bits or floats.",
+    ),
+]
 Start = Annotated[float, option("--start", "SECONDS", "Start time in seconds.")]
 Duration = Annotated[
     float | None,
@@ -228,12 +237,25 @@ class PartOptions:
     duration_seconds: Duration = None
     start_frame: StartFrame = None
     num_frames: NumFrames = None
+    depth_range: DepthRange = None
 
     def to_fields(self) -> dict[str, Any]:
-        """Fields of `EncodeOptions`; raises a UsageError for a bad frame rate."""
+        """Fields of `EncodeOptions`; raises a UsageError for a bad rate or range."""
         from vtok.video.frames import parse_fps
 
-        return {**vars(self), "fps": None if self.fps is None else parse_fps(self.fps)}
+        fps = None if self.fps is None else parse_fps(self.fps)
+        return {**vars(self), "fps": fps, "depth_range": parse_range(self.depth_range)}
+
+
+def parse_range(text: str | None) -> tuple[float, float] | None:
+    """Parse LO,HI; raises a UsageError."""
+    if text is None:
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError as exc:
+        raise OptionError("depth_range", text, "a range such as 0,65535") from exc
+    return low, high
 
 
 @dataclass(frozen=True)

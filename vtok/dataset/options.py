@@ -114,6 +114,7 @@ def make_recipe(options: DatasetOptions, info: CheckpointInfo, dtype: str) -> di
         "min_psnr": encode.min_psnr,
         "max_bpp": encode.max_bpp,
         "compress": encode.compress and options.file_format == "vtok",
+        **({"depth_range": list(encode.depth_range)} if encode.depth_range else {}),
         **({"effort": encode.effort} if encode.effort else {}),  # not in older recipes
         "model": info.name,
         "config_sha256": info.config_sha256,
@@ -133,6 +134,7 @@ def with_recipe(options: DatasetOptions, recipe: dict[str, Any]) -> DatasetOptio
         min_psnr=recipe["min_psnr"],
         max_bpp=recipe["max_bpp"],
         effort=recipe.get("effort", 0),
+        depth_range=tuple(recipe["depth_range"]) if "depth_range" in recipe else None,
         compress=recipe["compress"],
     )
     return replace(options, to=recipe["to"], encode=encode, dtype=recipe["dtype"])

@@ -314,6 +314,8 @@ def _facts(result: Result) -> Record:
         "bits_per_code": result.bits_per_code,
         "bytes": result.bytes,
         "bpp": round(result.bpp, 6),
+        "missing_frames": result.missing_frames,
+        "note": result.note,
         "psnr": result.psnr if result.psnr is None else round(min(result.psnr, 100.0), 3),
     }
 

@@ -21,7 +21,7 @@ import vtok
 from vtok.errors import VtokError
 from vtok.video.ffmpeg import ffmpeg_path
 
-NEEDED = ("torch", "numpy", "decord2", "imageio", "imageio-ffmpeg", "pillow", "safetensors")
+NEEDED = ("torch", "numpy", "av", "imageio", "imageio-ffmpeg", "pillow", "safetensors")
 EXTRAS = {"matplotlib": "plot", "accelerate": "train", "tensorboard": "train"}
 FRAMES, WIDTH, HEIGHT = 13, 96, 64  # of the video that is made
 

@@ -32,7 +32,7 @@ from vtok.pipeline.files import (
     open_reader,
     write_array,
 )
-from vtok.pipeline.options import EncodeOptions, choose_stages, part_metadata
+from vtok.pipeline.options import EncodeOptions, choose_stages, depth_text, part_metadata
 from vtok.pipeline.rate import Effort, RateControl
 from vtok.pipeline.result import CodeChunk, Counts, Observer, Progress, Result, make_result
 from vtok.video.decoder_process import Decoder
@@ -111,7 +111,17 @@ def encode_reader(
         parts = (chunk.codes for chunk in chunks)
         write_array(cast(BinaryIO, stream), parts, header, options.to)
     counts.bytes, counts.psnr = stream.count, rate.psnr if rate else None
+    add_remarks(counts, reader)
     return header, counts
+
+
+def add_remarks(counts: Counts, reader: VideoReader) -> None:
+    """Add what a reader that is at its end has left out."""
+    counts.missing_frames, notes = reader.missing_frames, list(reader.notes)
+    if reader.missing_frames:
+        lost = "frame is" if reader.missing_frames == 1 else "frames are"
+        notes.append(f"{reader.missing_frames} {lost} missing: lost or damaged in the source")
+    counts.note = "; ".join(notes) or None
 
 
 def write_code_file(
@@ -191,6 +201,7 @@ def make_header(
         writer=f"vtok {vtok.__version__}",
         metadata={
             **part_metadata(options.part),
+            **({"depth_range": depth_text(options.depth_range)} if options.depth_range else {}),
             **({"rate": str(options.rate)} if options.rate else {}),
             **({"effort": str(options.effort)} if options.effort else {}),
         },

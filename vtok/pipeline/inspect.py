@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -15,15 +16,15 @@ from vtok.codefile.header import Header, rational, source_name
 from vtok.codefile.index import frames_between
 from vtok.codefile.reader import CodeFileReader
 from vtok.codefile.records import MAGIC
-from vtok.errors import CodeFileError, InputError, VtokError
+from vtok.errors import CodeFileError, InputError, VideoError, VtokError
 from vtok.models.checkpoint import list_models, read_info
 from vtok.pipeline import extension_of, extensions
 from vtok.pipeline.files import STANDARD_INPUT, name_of, on_disk, open_input
-from vtok.pipeline.options import PART_KEYS, DecodeOptions, EncodeOptions, part_metadata
-from vtok.video.ffmpeg import read_index
+from vtok.pipeline.options import PART_KEYS, DecodeOptions, EncodeOptions, depth_text, part_metadata
+from vtok.video.container import read_index
 from vtok.video.frames import parse_size
 from vtok.video.images import PICTURE_SUFFIXES
-from vtok.video.reader import probe
+from vtok.video.reader import VideoReader, probe
 
 if TYPE_CHECKING:
     from vtok.models.load import LoadedTokenizer, ModelCache, ModelLike
@@ -162,19 +163,26 @@ def inspect_checkpoint(name: str) -> Facts:
 def inspect_video(path: Path) -> Facts:
     """Return facts about a video."""
     info = probe(path)
+    frames, missing, notes = info.num_frames, info.missing_frames, list(info.notes)
+    if missing:  # others may not be decodable
+        with suppress(VideoError), VideoReader(path) as reader:
+            decoded = sum(map(len, reader))
+            frames, missing, notes = decoded, reader.missing_frames or 0, reader.notes
     return {
         "kind": "video",
         "name": str(path),
         "width": info.width,
         "height": info.height,
         "fps": str(info.fps),
-        "frames": info.num_frames,
+        "frames": frames,
+        "missing_frames": missing,
         "seconds": None if info.duration_seconds is None else round(info.duration_seconds, 3),
         "variable_frame_rate": info.variable_frame_rate,
         "rotation": info.rotation,
         "codec": info.codec,
         "reader": info.reader,
         "bytes": path.stat().st_size,
+        **({"note": "; ".join(notes)} if notes else {}),
     }
 
 
@@ -304,6 +312,7 @@ def same_part(header: Header, source: Path, model: LoadedTokenizer, options: Enc
         and header.model.weights_sha256 == model.info.weights_sha256
         and (shape.width, shape.height) == size
         and shape.fps == (options.fps or video.fps)
+        and header.metadata.get("depth_range", "") == depth_text(options.depth_range)
         and _has_part(header, options.part)
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from math import inf
 
 from vtok._times import MAX_SECONDS, Part
 from vtok.codefile.header import CodeFormat
@@ -58,6 +59,11 @@ class _HasPart:
         return Part(self.start_seconds, self.duration_seconds, self.start_frame, self.num_frames)
 
 
+def depth_text(depth_range: tuple[float, float] | None) -> str:
+    """Write a depth range as it is given; empty if there is none."""
+    return "" if depth_range is None else f"{depth_range[0]:g},{depth_range[1]:g}"
+
+
 PART_KEYS = ("start_frame", "num_frames")
 """Keys of a header's metadata for a part in frames."""
 
@@ -76,6 +82,7 @@ class EncodeOptions(_HasPart):
         to: output format: vtok, npy or safetensors.
         size: short side "256" or "WIDTHxHEIGHT"; the source's size if None.
         fps: frame rate to resample to; the source's rate if None.
+        depth_range: values that become black and white, for gray sources of 16 bits or floats.
         start_seconds: start time in the source.
         duration_seconds: length to encode; to the end if None.
         start_frame: number of the first frame, in place of `start_seconds`.
@@ -105,6 +112,7 @@ class EncodeOptions(_HasPart):
     min_psnr: float | None = None
     max_bpp: float | None = None
     effort: int = 0
+    depth_range: tuple[float, float] | None = None
     compress: bool = True
     overwrite: bool = False
     timeout_seconds: float = 60.0
@@ -121,6 +129,13 @@ class EncodeOptions(_HasPart):
         if not 0 < self.timeout_seconds <= MAX_SECONDS:
             raise OptionError("timeout_seconds", f"{self.timeout_seconds:g}", "more than 0 seconds")
         check_effort(self.effort)
+        if (
+            self.depth_range is not None
+            and not -inf < self.depth_range[0] < self.depth_range[1] < inf
+        ):
+            raise OptionError(
+                "depth_range", depth_text(self.depth_range), "a range such as 0,65535"
+            )
         if self.rate and self.to != "vtok":
             raise OptionError("to", self.to, "vtok: an array has the same stages in every chunk")
         if self.size is not None:

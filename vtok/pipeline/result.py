@@ -172,7 +172,8 @@ class Result(Conversion):
         lost: description of the damage where a salvaged file ended; None for a whole file.
         lost_frames: frames of a salvaged file that could not be decoded, if known.
         gaps: ranges of those frames: the first one, and the one after the last.
-        note: remark for the user, one line.
+        note: remarks for the user, one line.
+        missing_frames: frames of the part that an encoded source lacks: lost, or not decodable.
         stages: number of chunks by number of stages.
         psnr: mean over the frames as they will be decoded, in dB; None if not measured.
     """
@@ -184,6 +185,7 @@ class Result(Conversion):
     lost_frames: int | None = None
     gaps: tuple[tuple[int, int], ...] = ()
     note: str | None = None
+    missing_frames: int | None = None
     stages: dict[int, int] = field(default_factory=dict)
     psnr: float | None = None
 
@@ -209,6 +211,7 @@ class Result(Conversion):
             "lost_frames": self.lost_frames,
             "gaps": [list(gap) for gap in self.gaps],
             "note": self.note,
+            "missing_frames": self.missing_frames,
             "chunk_stages": {str(stages): self.stages[stages] for stages in sorted(self.stages)},
             "chunk_bits": round(8 * self.bytes / max(1, sum(self.stages.values()))),
             "psnr": None if self.psnr is None else round(self.psnr, 3),
@@ -227,7 +230,7 @@ class Counts(Observer):
         codes: integers so far.
         bytes: size of the code file, set at its end.
         lost, lost_frames, gaps: fields of the `Result` of a salvaged file, set at its end.
-        note: field of the `Result`.
+        note, missing_frames: fields of the `Result`.
         stages: number of chunks by number of stages.
         psnr: field of the `Result`.
     """
@@ -243,6 +246,7 @@ class Counts(Observer):
     lost_frames: int | None = None
     gaps: list[tuple[int, int]] = field(default_factory=list)
     note: str | None = None
+    missing_frames: int | None = None
     stages: Counter[int] = field(default_factory=Counter)
     psnr: float | None = None
 
@@ -300,6 +304,7 @@ def make_result(source: End, output: End, header: Header, counts: Counts, second
         lost_frames=counts.lost_frames,
         gaps=tuple(counts.gaps),
         note=counts.note,
+        missing_frames=counts.missing_frames,
         stages=dict(counts.stages),
         psnr=counts.psnr,
     )

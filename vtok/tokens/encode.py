@@ -21,7 +21,7 @@ from vtok.codefile.header import Header
 from vtok.errors import CodeFileError, OptionError, UsageError, VtokError
 from vtok.nn.token_pipeline import CODEBOOK_SIZE
 from vtok.pipeline.codec import Encoder
-from vtok.pipeline.encode import frames_to_come, make_header, write_code_file
+from vtok.pipeline.encode import add_remarks, frames_to_come, make_header, write_code_file
 from vtok.pipeline.files import CountingStream, name_of, on_disk, open_output, open_reader
 from vtok.pipeline.inspect import read_header, same_part
 from vtok.pipeline.options import EncodeOptions
@@ -153,6 +153,7 @@ def encode_token_codes_file(
         )
         write_code_file(stream, header, encoder.encode(reader), replace(options, compress=False))
         counts.bytes = stream.count
+        add_remarks(counts, reader)
     return make_result(source, output, header, counts, time.perf_counter() - begin)
 
 

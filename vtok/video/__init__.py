@@ -1,1 +1,1 @@
-"""Video files to frames and back; the only package that uses decord, imageio and ffmpeg."""
+"""Video files to frames and back; the only package that uses PyAV, Pillow, imageio and ffmpeg."""

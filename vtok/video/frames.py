@@ -1,10 +1,9 @@
-"""Frame arrays, timelines and sizes of videos; resizing and resampling."""
+"""Frame arrays, rates and sizes of videos; resizing and resampling."""
 
 from __future__ import annotations
 
 import math
 import re
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,137 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from vtok._times import SLACK, Part, exact, snap
 from vtok.errors import OptionError
 
-Ticks = npt.NDArray[np.int64]  # time stamps in units of the time base, rising
-
 DEFAULT_FPS = Fraction(25)  # rate of a picture, or of a video without one
-
-
-@dataclass(frozen=True)
-class Timeline:
-    """Times at which the frames of a video are shown."""
-
-    ticks: Ticks | None  # time stamp of each shown frame, rising; None if the file has none
-    time_base: Fraction  # seconds in one tick
-    num_frames: int  # number of frames shown
-    fps: Fraction  # exact rate; the mean if the rate varies
-    variable: bool  # a frame is more than half a frame off an even rate
-    duration_seconds: Fraction  # first frame to end of last frame
-
-    def time(self, position: int) -> Fraction:
-        """Return the seconds from the first frame to the frame at this position in the file."""
-        if self.ticks is None or position >= self.num_frames:
-            return position / self.fps
-        return self.time_of(int(self.ticks[position] - self.ticks[0]) * self.time_base)
-
-    def time_of(self, seconds: Fraction) -> Fraction:
-        """Snap a measured time, in seconds from the first frame, to the even grid if there is one.
-
-        Time stamps are rounded, often to milliseconds; the exact rate is not.
-        """
-        return seconds if self.variable else round(seconds * self.fps) / self.fps
-
-    def bounds(self, part: Part) -> tuple[Fraction, Fraction | None]:
-        """Return the seconds at which a part starts and ends; None for the end of the video."""
-        if part.start_frame is not None:
-            start, begin = (self._edge(part.start_frame),) * 2
-        else:
-            begin = exact(part.start_seconds)
-            start = self._snap(begin)
-        if part.num_frames is not None:
-            return start, self._edge(self._position(start) + part.num_frames)
-        if part.duration_seconds is None:
-            return start, None
-        return start, self._snap(begin + exact(part.duration_seconds))
-
-    def _edge(self, position: int) -> Fraction:
-        """Return the time of a frame, or the end of the video."""
-        return self.duration_seconds if position >= self.num_frames else self.time(position)
-
-    def _position(self, seconds: Fraction) -> int:
-        """Return the number of the first frame at or after a time."""
-        return bisect_left(range(self.num_frames), seconds, key=self.time)
-
-    def _snap(self, seconds: Fraction) -> Fraction:
-        """Return the time of the frame that a time means; see `vtok._times`."""
-        if not self.variable:
-            return snap(seconds, self.fps)
-        after = self._position(seconds)
-        near, far = self._edge(max(0, after - 1)), self._edge(after)
-        slack = min(far - near, 1 / self.fps) * SLACK
-        return next((edge for edge in (near, far) if abs(edge - seconds) < slack), seconds)
-
-
-def find_timeline(
-    ticks: Ticks, durations: Ticks, time_base: Fraction, stated_fps: Fraction | None
-) -> Timeline:
-    """Compute rate and length from the time stamps of the shown frames.
-
-    Args:
-        ticks: Time stamp of each frame in any order; the least int64 means none.
-        durations: Stated duration of each frame in ticks, in the same order; 0 if not stated.
-        time_base: Seconds in one tick.
-        stated_fps: Rate that the file states, rounded to 0.01; None if it states none.
-    """
-    stated = snap_fps(stated_fps, Fraction(6, 1000)) if stated_fps else None
-    num_frames = len(ticks)
-    if (ticks == np.iinfo(np.int64).min).any():
-        fps = stated or DEFAULT_FPS
-        return Timeline(None, time_base, num_frames, fps, False, num_frames / fps)
-    order = np.argsort(ticks, kind="stable")
-    ticks, last = ticks[order], int(durations[order[-1]])
-    span = int(ticks[-1] - ticks[0])
-    even = _find_even_rate(ticks, span, last, time_base, stated)
-    if even is None:
-        seconds = (span + last) * time_base
-        mean = (num_frames / seconds).limit_denominator(1001)
-        return Timeline(ticks, time_base, num_frames, mean, True, seconds)
-    seconds = (round(span * time_base * even) + 1) / even
-    return Timeline(ticks, time_base, num_frames, even, False, seconds)
-
-
-def _find_even_rate(
-    ticks: Ticks, span: int, last: int, time_base: Fraction, stated: Fraction | None
-) -> Fraction | None:
-    """Return the constant rate of the frames, or None if they are uneven."""
-    steps = len(ticks) - 1
-    if span == 0:
-        single = 1 / (last * time_base) if last and steps == 0 else DEFAULT_FPS
-        return stated or single
-    if stated and _farthest(ticks, time_base, stated) <= min(time_base * stated, Fraction(1, 2)):
-        return stated
-    mean = steps / (span * time_base)
-    if (np.diff(ticks) * steps == span).all():
-        return snap_fps(mean, mean * min(Fraction(steps, 2 * span), Fraction(1, 500)))
-    with_last = (steps + 1) / ((span + last) * time_base)
-    measured = [snap_fps(rate, rate * Fraction(2, span)) for rate in (with_last, mean)]
-    for rate in [stated, *measured] if stated else measured:
-        near = _farthest(ticks, time_base, rate) <= Fraction(1, 2)
-        if near or _is_grid_with_gaps(ticks, time_base, rate):
-            return rate
-    return None
-
-
-def _farthest(ticks: Ticks, time_base: Fraction, fps: Fraction) -> Fraction:
-    """Return the largest distance of a frame from its time at an even rate, in frames."""
-    places = (ticks - ticks[0]) * float(time_base * fps)
-    farthest = float(np.abs(places - np.arange(len(ticks))).max())
-    return Fraction(round(farthest * 1_000_000), 1_000_000)
-
-
-def _is_grid_with_gaps(ticks: Ticks, time_base: Fraction, fps: Fraction) -> bool:
-    """Check that the frames are on the grid of a rate with at most one in 50 missing.
-
-    Clips cut without re-encoding lose a frame or two at their end; their rate is still the rate.
-    """
-    exact = (ticks - ticks[0]) * float(time_base * fps)
-    places = np.round(exact)
-    empty = int(places[-1]) - (len(ticks) - 1)
-    on_grid = bool((np.abs(exact - places) <= 0.25).all() and (np.diff(places) >= 1).all())
-    return on_grid and empty <= max(1, len(ticks) // 50)
-
 
 Frames = npt.NDArray[np.uint8]
 """Decoded pixels, uint8 [T, H, W, 3] RGB; a single frame is [H, W, 3]."""
@@ -167,8 +38,10 @@ class VideoInfo:
     rotation: int
     """Degrees clockwise (0, 90, 180, 270) by which the reader rotated the stored picture."""
     variable_frame_rate: bool  # frames are at uneven times
-    reader: Literal["decord", "ffmpeg", "imageio"]  # library that reads the pixels
+    reader: Literal["av", "pillow"]  # library that reads the pixels
     codec: str | None  # name of the codec, such as "h264"
+    missing_frames: int = 0  # frames that the time stamps lack, without those that do not decode
+    notes: tuple[str, ...] = ()  # remarks about the file, one line each
 
 
 def parse_size(text: str, source_width: int, source_height: int) -> tuple[int, int]:

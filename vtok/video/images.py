@@ -1,63 +1,193 @@
-"""Pictures: read as a clip of one frame, written from one frame.
+"""Pictures: read as a clip of one frame, or of the pages of a stack; written from one frame.
 
 imageio is imported where it is used, so that reading a video does not wait for it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, features
+import numpy.typing as npt
+from PIL import Image, ImageOps, features
 
 from vtok._files import atomic_output
 from vtok.errors import OutputError, ShapeError, UsageError, VideoError, VtokError
-from vtok.video.frames import MAX_PIXELS, Frames
+from vtok.video.frames import DEFAULT_FPS, MAX_PIXELS, Frames
 
-SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*", b"RIFF")
+PNG = b"\x89PNG\r\n\x1a\n"
+SIGNATURES = (PNG, b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*", b"RIFF")
 """First bytes of PNG, JPEG, BMP, TIFF and (among other RIFF files) WebP."""
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")  # names of the pictures that can be written
 JPEG_QUALITY = 95
+MAX_JPEG = 1 << 26  # bytes in which the first picture of a stream must end
+DepthRange = tuple[float, float] | None
+"""Values that become 0 and 255 in frames of 8 bits."""
+_BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
-def is_picture(path: Path) -> bool:
-    """Return True if the first bytes are those of a still picture; animations are videos."""
+@dataclass(frozen=True)
+class Pages:
+    """A picture, or the pages of a TIFF or WebP file.
+
+    Attributes:
+        width, height: pixels of each page, upright.
+        times: seconds at which each is shown, and the end.
+        read: returns a page by its number, uint8 [H, W, 3].
+    """
+
+    width: int
+    height: int
+    times: tuple[Fraction, ...]
+    read: Callable[[int], Frames]
+
+
+def open_pages(path: Path, depth_range: DepthRange = None) -> Pages | None:
+    """Open a picture or a stack of pages of one size; None for videos, which animated PNGs are.
+
+    Pictures are rotated upright by their EXIF data; transparency is dropped.
+
+    Args:
+        path: File.
+        depth_range: Values that become 0 and 255, for pictures of 16 bits or floats.
+
+    Raises:
+        VideoError: The picture is damaged, too large, or needs a depth range.
+    """
     with path.open("rb") as file:
         head = file.read(12)
     if not head.startswith(SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] != b"WEBP"):
-        return False
+        return None
+    if find_demuxer(path) is not None:
+        return None
     try:
         with Image.open(path) as image:
-            return image.format not in ("PNG", "WEBP") or not getattr(image, "is_animated", False)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return True  # a damaged picture, reported by read_picture
+            if image.format == "PNG" and getattr(image, "is_animated", False):
+                return None
+            (width, height), count = image.size, getattr(image, "n_frames", 1)
+            if width * height > MAX_PIXELS:
+                raise VideoError(f"{path}: {width}x{height} is larger than {MAX_PIXELS} pixels")
+            if count > 1 and not _are_frames(image, count):
+                count = 1
+            times = [Fraction(0)]
+            for number in range(count):
+                image.seek(number)
+                shown = Fraction(round(image.info.get("duration") or 0), 1000)
+                times.append(times[-1] + (shown or 1 / DEFAULT_FPS))
+        first = _read_page(path, 0, depth_range)
+    except _BROKEN as exc:
+        raise _damaged(path, exc) from exc
+
+    def read(number: int) -> Frames:
+        try:
+            return first if number == 0 else _read_page(path, number, depth_range)
+        except _BROKEN as exc:
+            raise _damaged(path, exc) from exc
+
+    return Pages(first.shape[1], first.shape[0], tuple(times), read)
 
 
-def read_picture(path: Path) -> Frames:
-    """Read a picture, rotated upright by its EXIF data; transparency is dropped.
+def _are_frames(image: Image.Image, count: int) -> bool:
+    """Return True for pages that are frames: of one size, not a picture and its thumbnails."""
+    if image.format not in ("TIFF", "WEBP"):
+        return False
+    size = image.size
+    for number in range(count):
+        image.seek(number)
+        if image.size != size:
+            return False
+    return True
 
-    Returns:
-        uint8 [H, W, 3].
+
+def _read_page(path: Path, number: int, depth_range: DepthRange) -> Frames:
+    with Image.open(path) as image:
+        image.seek(number)
+        if image.mode.startswith(("I", "F")):
+            values = np.asarray(ImageOps.exif_transpose(image))
+            return map_depth(values, depth_range, f"{path}: a picture of {image.mode} values")
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def map_depth(values: npt.NDArray[Any], depth_range: DepthRange, name: str) -> Frames:
+    """Map values [H, W] to uint8 [H, W, 3], clipped to a range.
 
     Raises:
-        VideoError: The picture is damaged or too large.
+        VideoError: There is no range; `name` begins the message.
     """
-    import imageio.v3 as iio
+    if depth_range is None:
+        least, most = float(np.nanmin(values)), float(np.nanmax(values))
+        raise VideoError(
+            f"{name} from {least:g} to {most:g}, more than 8 bits hold: give `depth_range` LO,HI, "
+            "the values that become black and white"
+        )
+    low, high = depth_range
+    levels = (np.nan_to_num(values.astype(np.float64), nan=low) - low) * (255 / (high - low))
+    gray: Frames = np.rint(levels.clip(0, 255)).astype(np.uint8)
+    return np.repeat(gray[..., None], 3, axis=-1)
 
-    try:
-        with Image.open(path) as image:
-            (width, height), mode = image.size, image.mode
-        if width * height > MAX_PIXELS:
-            raise VideoError(f"{path}: {width}x{height} is larger than {MAX_PIXELS} pixels")
-        if mode.startswith("I"):  # 16-bit gray, which Pillow would clip
-            gray = iio.imread(path, plugin="pillow", index=0, rotate=True).clip(0, 65535)
-            return (gray >> 8).astype(np.uint8)[..., None].repeat(3, axis=-1)
-        pixels: Frames = iio.imread(path, plugin="pillow", index=0, rotate=True, mode="RGB")
-        return pixels
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
-        reason = str(exc).replace(str(path), "file").partition("\n")[0]
-        raise VideoError(f"{path}: damaged picture ({reason})") from exc
+
+def _damaged(path: Path, error: Exception) -> VideoError:
+    reason = str(error).replace(str(path), "file").partition("\n")[0]
+    return VideoError(f"{path}: damaged picture ({reason})")
+
+
+def find_demuxer(path: Path) -> str | None:
+    """Return ffmpeg's name for pictures that follow each other in one file; None for others.
+
+    `ffmpeg -f image2pipe` writes such files.
+    """
+    with path.open("rb") as file:
+        head = file.read(8)
+        if head.startswith(PNG):
+            return "png_pipe" if _follows(file, _end_of_png(file), PNG) else None
+        if head.startswith(b"BM"):
+            size = int.from_bytes(head[2:6], "little")
+            return "bmp_pipe" if size > 26 and _follows(file, size, b"BM") else None
+        if head.startswith(b"\xff\xd8\xff"):
+            file.seek(0)
+            data = file.read(MAX_JPEG)
+            end = _end_of_jpeg(data)
+            return "mjpeg" if end and data[end : end + 3] == b"\xff\xd8\xff" else None
+    return None
+
+
+def _follows(file: BinaryIO, place: int, signature: bytes) -> bool:
+    file.seek(place)
+    return file.read(len(signature)) == signature
+
+
+def _end_of_png(file: BinaryIO) -> int:
+    """Return the place after the last chunk of the first picture."""
+    place, kind = 8, b""
+    while kind != b"IEND":
+        file.seek(place)
+        length, kind = file.read(4), file.read(4)
+        if len(kind) < 4:
+            return place
+        place += 12 + int.from_bytes(length, "big")
+    return place
+
+
+def _end_of_jpeg(data: bytes) -> int:
+    """Return the place after the first picture; 0 if cut, or if it belongs to those that follow."""
+    place = 2
+    while (place := data.find(b"\xff", place)) >= 0 and place + 4 <= len(data) + 2:
+        kind = data[place + 1 : place + 2]
+        if kind == b"\xd9":
+            return place + 2
+        if kind in (b"", b"\x00", b"\xff", b"\x01") or b"\xd0" <= kind <= b"\xd8":
+            place += 1 if kind == b"\xff" else 2
+            continue
+        length = int.from_bytes(data[place + 2 : place + 4], "big")
+        if kind == b"\xe2" and data[place + 4 : place + 8] == b"MPF\x00":
+            return 0  # a camera's picture with previews
+        place += 2 + length
+    return 0
 
 
 def write_png(path: Path, image: Frames, overwrite: bool = False) -> None:

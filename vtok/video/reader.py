@@ -37,6 +37,8 @@ class VideoReader:
     output_size: tuple[int, int]  # width and height in pixels of the frames that are given
     start_seconds: Fraction  # time of the requested start, from the first frame of the file
     frames_read: int  # frames given so far
+    missing_frames: int | None  # frames of the part that the file lacks; None before its end
+    notes: list[str]  # remarks about what was read, one line each; complete at the end
 
     def __init__(
         self,
@@ -48,6 +50,7 @@ class VideoReader:
         num_frames: int | None = None,
         fps: Fraction | None = None,
         size: tuple[int, int] | str | None = None,
+        depth_range: tuple[float, float] | None = None,
         timeout_seconds: float = 60.0,
         decoder: Decoder | None = None,
     ) -> None:
@@ -62,6 +65,8 @@ class VideoReader:
             fps: Rate to convert to by dropping and repeating frames; None keeps all frames.
             size: Width and height to resize to, or a text for `parse_size`; None keeps the source
                 size.
+            depth_range: Values that become black and white, for gray pictures and videos of 16
+                bits or floats.
             timeout_seconds: Longest wait for a decoder that makes no progress.
             decoder: Decoder to share between readers; None starts a new one.
 
@@ -71,17 +76,19 @@ class VideoReader:
             VideoError: The file holds no readable video.
         """
         self._path, self._timeout_seconds = path, timeout_seconds
-        self.frames_read = 0
+        self.frames_read, self.missing_frames = 0, None
         self._ring: Frames | None = None
         part = Part(start_seconds, duration_seconds, start_frame, num_frames)
-        request = make_request(path, part, fps, size)
+        request = make_request(path, part, fps, size, depth_range)
         _check_file(path)
         self._ended, self._is_lent = False, decoder is not None
         self._decoder = decoder or Decoder()
         self._child = self._decoder.start(request)
         try:
             message = self._receive("info")
-            self.info = VideoInfo(**{**message["info"], "fps": Fraction(message["info"]["fps"])})
+            facts = message["info"]
+            fps, self.notes = Fraction(facts["fps"]), list(facts["notes"])
+            self.info = VideoInfo(**{**facts, "fps": fps, "notes": tuple(self.notes)})
             self.output_fps = Fraction(message["fps"])
             self.start_seconds = Fraction(message["start"])
             width, height = self.output_size = message["width"], message["height"]
@@ -115,6 +122,8 @@ class VideoReader:
             raise
         if message["kind"] == "end":
             self._ended = True
+            self.missing_frames = message["missing"]
+            self.notes += message["notes"]
             self.close()
             if self.frames_read == 0:
                 seconds = self.info.duration_seconds
@@ -168,7 +177,11 @@ def probe(path: Path, timeout_seconds: float = 60.0) -> VideoInfo:
 
 
 def make_request(
-    path: Path, part: Part, fps: Fraction | None, size: tuple[int, int] | str | None
+    path: Path,
+    part: Part,
+    fps: Fraction | None,
+    size: tuple[int, int] | str | None,
+    depth_range: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
     """Make the request that a `VideoReader` with these arguments sends to its decoder.
 
@@ -190,6 +203,7 @@ def make_request(
         "path": path,
         "fps": fps,
         "size": text,
+        "depth_range": depth_range and f"{depth_range[0]},{depth_range[1]}",
     }
     return {name: None if value is None else str(value) for name, value in fields.items()}
 

@@ -19,15 +19,15 @@ import resource
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
-from fractions import Fraction
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from vtok.errors import OptionError, VtokError
+from vtok.video.container import TimedFrames
 from vtok.video.frames import Frames, resample
-from vtok.video.source import Request, Source, open_source
+from vtok.video.source import MAX_NOTES, Request, Source, open_source
 
 NUM_SLOTS = 4  # batches that the child may be ahead
 BATCH_FRAMES = 16  # largest number of frames in a batch
@@ -105,24 +105,39 @@ def die_with_parent(lifeline: int) -> None:
         pass
 
 
-def _select(source: Source, channel: Channel) -> Iterator[tuple[Fraction, Frames]]:
-    """Yield the frames of the requested part."""
-    for seconds, frame in source.frames:
-        channel.alive()
-        if source.end is not None and seconds >= source.end:
-            return
-        if seconds >= source.start:
-            yield seconds, frame
+class Selection:
+    """Frames of the requested part of a video.
+
+    Attributes:
+        count: frames so far.
+    """
+
+    def __init__(self, source: Source, channel: Channel) -> None:
+        self._source, self._channel = source, channel
+        self.count = 0
+
+    def __iter__(self) -> TimedFrames:
+        start, end = self._source.start, self._source.end
+        for seconds, picture in self._source.frames:
+            self._channel.alive()
+            if end is not None and seconds >= end:
+                return
+            if seconds >= start:
+                self.count += 1
+                yield seconds, picture
 
 
-def _send_frames(frames: Iterator[Frames], ring: Frames, channel: Channel) -> None:
+def _send_frames(frames: Iterable[Callable[[], Frames]], ring: Frames, channel: Channel) -> None:
     """Send frames through the ring, batch by batch, including those before an error."""
     batches = filled = 0
+    last: tuple[object, Frames] = (None, ring[0, 0])
     try:
-        for frame in frames:
+        for picture in frames:
+            if picture is not last[0]:  # frames that are repeated are converted once
+                last = (picture, picture())
             if filled == 0 and batches >= NUM_SLOTS:
                 channel.wait_for_slot()
-            ring[batches % NUM_SLOTS, filled] = frame
+            ring[batches % NUM_SLOTS, filled] = last[1]
             filled += 1
             if filled == ring.shape[1]:
                 channel.send("frames", slot=batches % NUM_SLOTS, count=filled)
@@ -148,12 +163,15 @@ def _serve(request: Request, memory: int, channel: Channel) -> None:
         height=source.height,
         batch_frames=batch_frames,
     )
-    timed = _select(source, channel)
-    frames: Iterator[Frames] = (frame for _, frame in timed)
+    timed = Selection(source, channel)
+    frames: Iterable[Callable[[], Frames]] = (picture for _, picture in timed)
     if request.fps is not None:
-        frames = resample(timed, request.fps, min(source.end or source.length, source.length))
+        length = source.timeline.duration_seconds
+        frames = resample(timed, request.fps, min(source.end or length, length))
     _send_frames(frames, ring, channel)
-    channel.send("end")
+    changes = [f"the size changes to {size} at frame {at}" for at, size in source.changes]
+    missing = max(0, source.expected() - timed.count)
+    channel.send("end", missing=missing, notes=changes[:MAX_NOTES])
 
 
 def _answer(fields: dict[str, Any], memory: int, channel: Channel) -> None:

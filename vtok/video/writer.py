@@ -19,7 +19,8 @@ import numpy as np
 
 from vtok._files import atomic_output
 from vtok.errors import OutputError, ShapeError, UsageError, VideoError
-from vtok.video.ffmpeg import QUIET, ffmpeg_path, parse_log_line, read_index
+from vtok.video.container import read_index
+from vtok.video.ffmpeg import QUIET, ffmpeg_path, parse_log_line
 from vtok.video.frames import Frames
 from vtok.video.images import PICTURE_SUFFIXES, write_picture
 

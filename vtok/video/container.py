@@ -1,0 +1,396 @@
+"""Video files by PyAV: the index of a file, and its frames with their own time stamps.
+
+The index comes from the packets of the video stream, without decoding. That gives the exact number
+of frames, also for clips cut without re-encoding, where packets before the cut are marked to be
+decoded but not shown.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import av.logging
+import numpy as np
+from av.video.frame import VideoFrame
+
+from vtok.errors import VideoError
+from vtok.video.frames import MAX_PIXELS, Frames
+from vtok.video.images import DepthRange, map_depth
+from vtok.video.timeline import UNSET, Timeline, find_timeline
+
+ALIVE_EVERY = 64  # packets between two calls of on_progress
+# log messages of demuxers about a file that ends before its index says so
+DAMAGE = ("partial file", "File ended prematurely", "Packet corrupt")
+# containers with reliable time stamps and key frames after a seek
+SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+SEEK_MARGIN = Fraction(3)  # seconds before the wanted time to seek to
+TURNS = {90: "transpose=clock", 180: "hflip,vflip", 270: "transpose=cclock"}
+
+TimedFrames = Iterator[tuple[Fraction, Callable[[], Frames]]]
+"""Pairs of the seconds from the first frame, and a function that converts the frame to RGB."""
+
+
+@dataclass(frozen=True)
+class VideoIndex:
+    """Properties of a video file, known without decoding it."""
+
+    container: str  # ffmpeg's name of the container, such as "mov,mp4,m4a,3gp,3g2,mj2"
+    demuxer: str | None  # container to open the file as; None to recognize it
+    stream: int  # number of the stream that is read
+    width: int  # width in pixels as stored
+    height: int  # height in pixels as stored
+    codec: str  # name of the codec
+    num_video_streams: int  # video streams in the file; the first one is read
+    timeline: Timeline  # times of the shown frames
+    damage: str | None  # message of ffmpeg about a file that is cut; None if intact
+
+
+@contextmanager
+def open_container(path: Path, demuxer: str | None = None) -> Iterator[Any]:
+    """Open exactly this file: no name is parsed as an option, a pattern or a URL."""
+    options = {"protocol_whitelist": "file"}
+    try:
+        name = f"file:{path.absolute()}"
+        name.encode()
+        found: Any = av.open(
+            name, format=demuxer, container_options=options, metadata_errors="replace"
+        )
+    except UnicodeEncodeError:  # a name that is no text
+        with path.open("rb") as file:
+            yield av.open(file, format=demuxer, metadata_errors="replace")
+        return
+    with found:
+        yield found
+
+
+def read_index(
+    path: Path, on_progress: Callable[[], None] = lambda: None, demuxer: str | None = None
+) -> VideoIndex:
+    """Read the index of a video file.
+
+    Args:
+        path: An existing, regular file.
+        on_progress: Called repeatedly while a long file is read.
+        demuxer: ffmpeg's name of the container; None to recognize it.
+
+    Raises:
+        VideoError: The file holds no video known to ffmpeg.
+    """
+    before = av.logging.get_level()
+    av.logging.set_level(av.logging.INFO)
+    try:
+        with av.logging.Capture() as log, open_container(path, demuxer) as container:
+            return _index(path, container, log, on_progress, demuxer)
+    except av.error.FFmpegError as exc:
+        raise VideoError(f"{path}: {_why_not_open(exc, log)}") from exc
+    finally:
+        av.logging.set_level(before)
+
+
+def _index(
+    path: Path, container: Any, log: Any, on_progress: Callable[[], None], demuxer: str | None
+) -> VideoIndex:
+    cover = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+    if container.format.name == "tty" or _is_misdetected(log):  # text, drawn like a terminal
+        raise VideoError(f"{path}: not a video file")
+    if not streams:
+        raise VideoError(f"{path}: {_why_no_video(container)}")
+    stream = streams[0]
+    is_avif = container.metadata.get("major_brand") == "avis"  # a still picture and an animation
+    if is_avif:
+        stream = max(streams, key=lambda one: one.frames)
+    context = stream.codec_context
+    ticks, durations, breaks, damage = _read_packets(container, stream, on_progress)
+    damage = damage or next((text for _, _, text in log if any(w in text for w in DAMAGE)), None)
+    if context is None or not ticks:
+        reason = f" ({log[-1][2].strip()})" if log else ""
+        raise VideoError(f"{path}: no frames in the video stream{reason}")
+    if context.width * context.height > MAX_PIXELS:
+        size = f"{context.width}x{context.height}"
+        raise VideoError(f"{path}: {size} is larger than {MAX_PIXELS} pixels")
+    timeline = find_timeline(
+        np.array(ticks, np.int64),
+        np.array(durations, np.int64),
+        stream.time_base,
+        context.framerate if UNSET in ticks and context.framerate else stream.average_rate,
+        stream.base_rate,
+        breaks,
+    )
+    return VideoIndex(
+        container=container.format.name,
+        demuxer=demuxer,
+        stream=stream.index,
+        width=context.width,
+        height=context.height,
+        codec=context.codec.canonical_name,
+        num_video_streams=1 if is_avif else len(streams),
+        timeline=timeline,
+        # broadcast streams may be cut anywhere
+        damage=None if container.format.name == "mpegts" or damage is None else damage.strip(),
+    )
+
+
+def _read_packets(
+    container: Any, stream: Any, on_progress: Callable[[], None]
+) -> tuple[array[int], array[int], list[int], str | None]:
+    """Read time stamps and durations of the shown packets, where time goes back, and damage."""
+    ticks, durations, breaks, damage = array("q"), array("q"), [], None
+    before: int | None = None
+    by_order = _is_timed_by_order(container)
+    for number, packet in enumerate(container.demux(stream)):
+        if number % ALIVE_EVERY == 0:
+            on_progress()
+        if not packet.size or packet.is_discard or _is_hidden(packet, stream):
+            continue
+        if packet.dts is not None:
+            if before is not None and packet.dts < before:
+                breaks.append(len(ticks))
+            before = packet.dts
+        tick = packet.dts if by_order or packet.pts is None else packet.pts
+        ticks.append(UNSET if tick is None else tick)
+        durations.append(packet.duration or 0)
+        if packet.is_corrupt:
+            damage = "partial file"
+    return ticks, durations, breaks, damage
+
+
+def _is_timed_by_order(container: Any) -> bool:
+    """Return True for containers that number packets in decoding order instead of timing them."""
+    return bool(container.format.name == "avi")
+
+
+def _is_hidden(packet: Any, stream: Any) -> bool:
+    """Return True for a reference frame of VP8 that is not shown."""
+    return stream.codec_context.name in ("vp8", "libvpx") and not bytes(packet)[0] & 0x10
+
+
+def _is_misdetected(log: Any) -> bool:
+    return any("misdetection possible" in text for _, _, text in log)
+
+
+def _why_no_video(container: Any) -> str:
+    """Explain why a file has no video stream."""
+    if container.streams.video:
+        return "no video stream (audio with a cover picture)"
+    return "no video stream (audio only)" if container.streams.audio else "not a video file"
+
+
+def _why_not_open(error: Exception, log: Any) -> str:
+    """Explain an error of opening a file or reading its packets."""
+    reasons = [text.strip() for level, _, text in log if level <= av.logging.ERROR]
+    if _is_misdetected(log):
+        return "not a video file"
+    if any("moov atom not found" in reason for reason in reasons):
+        return "cut short: it ends before its index (moov atom not found), no frame can be read"
+    if not reasons:
+        return "not a video file"
+    return f"not a readable video file ({reasons[0]})"
+
+
+class FrameStream:
+    """Frames of a video in order, from its start or from a later time.
+
+    Attributes:
+        timeline: of the frames that can be decoded.
+        width, height: size of the upright picture in pixels.
+        rotation: degrees clockwise from the stored picture to the upright one.
+        changes: number of each frame whose picture has another size than that before it, and size.
+
+    Raises:
+        VideoError: no frame can be decoded.
+    """
+
+    def __init__(self, path: Path, index: VideoIndex, depth_range: DepthRange = None) -> None:
+        self._path, self._index, self._depth_range = path, index, depth_range
+        self.changes: list[tuple[int, str]] = []
+        self._origin = 0  # to subtract from time stamps of frames
+        self._stack = ExitStack()
+        self._container = self._stack.enter_context(open_container(path, index.demuxer))
+        self._decoded = self._decode(self._container)
+        first = next(self._decoded, None)
+        if first is None:
+            self._stack.close()
+            raise VideoError(f"{path}: {describe_damage(0, index.damage or 'none is whole')}")
+        self.timeline = index.timeline
+        if (tick := self._tick(first)) is not None:
+            ticks, count = self.timeline.ticks, self.timeline.position_of(tick, 0)
+            assert ticks is not None
+            if index.container != "avi" and count < len(ticks):
+                self.timeline = self.timeline.without_first(count)
+            else:  # frames come some packets later
+                self._origin = tick - int(ticks[0])
+        self._first = first
+        self.rotation = round(-first.rotation / 90) * 90 % 360
+        self.width, self.height = first.width, first.height
+        if self.rotation in (90, 270):
+            self.width, self.height = first.height, first.width
+
+    def read(self, width: int, height: int, start: Fraction = Fraction(0)) -> TimedFrames:
+        """Yield the frames once, scaled to a size; those before `start` may be left out.
+
+        Raises:
+            VideoError: The file is damaged or cut; the message says how many frames were read.
+        """
+        index = self._index
+        converter = Converter(width, height, self.rotation, str(self._path), self._depth_range)
+        seek = start - SEEK_MARGIN
+        with self._stack:
+            if seek <= 0 or index.container not in SEEKABLE or not self._can_seek():
+                yield from self._timed(chain([self._first], self._decoded), converter, known=True)
+                return
+            self._seek(self._container, seek)
+            timed = self._timed(self._decode(self._container), converter, known=False)
+            first = next(timed, None)
+            if first is not None and first[0] <= start:
+                yield first
+                yield from timed
+                return
+        with open_container(self._path, index.demuxer) as container:  # the seek came too late
+            yield from self._timed(self._decode(container), converter, known=True)
+
+    def _can_seek(self) -> bool:
+        return self.timeline.ticks is not None and not self.timeline.jumps
+
+    def _seek(self, container: Any, seconds: Fraction) -> None:
+        ticks = self.timeline.ticks
+        assert ticks is not None
+        stream = container.streams[self._index.stream]
+        container.seek(int(ticks[0]) + int(seconds / self.timeline.time_base), stream=stream)
+
+    def _timed(
+        self, frames: Iterable[VideoFrame], converter: Converter, *, known: bool
+    ) -> TimedFrames:
+        """Yield frames with their times; `known` if the first one is the first of the file."""
+        size, count = None, 0
+        position: int | None = -1 if known else None  # number of the last frame in the file
+        last: Fraction | None = None
+        for frame in frames:
+            if size not in (None, (frame.width, frame.height)):
+                self.changes.append((count, f"{frame.width}x{frame.height}"))
+            size = frame.width, frame.height
+            seconds, position = self._time(frame, position)
+            if last is not None and seconds <= last:  # time stamps that stand still or go back
+                seconds = last + self.timeline.time_base
+            last, count = seconds, count + 1
+            yield seconds, _Picture(frame, converter)
+
+    def _time(self, frame: VideoFrame, position: int | None) -> tuple[Fraction, int]:
+        """Return the time and the number of a frame; `position` is the number of the one before."""
+        timeline, tick = self.timeline, self._tick(frame)
+        if tick is None or timeline.ticks is None:
+            number = 0 if position is None else position + 1
+            return timeline.time(number), number
+        expected = 0 if position is None else position + 1
+        found = timeline.position_of(tick - self._origin, expected)
+        if timeline.jumps:
+            return timeline.time(found), found
+        ticks = tick - self._origin - int(timeline.ticks[0])
+        return timeline.time_of(ticks * timeline.time_base), found
+
+    def _tick(self, frame: VideoFrame) -> int | None:
+        """Return the time stamp of a frame; None if there is none."""
+        if self._index.timeline.ticks is None:
+            return None
+        if self._index.container != "avi":
+            return frame.pts
+        return frame.dts
+
+    def _decode(self, container: Any) -> Iterator[VideoFrame]:
+        """Decode every frame in one thread; broadcasts may start with packets that do not."""
+        index, count = self._index, 0
+        stream = container.streams[index.stream]
+        stream.codec_context.thread_count = 1
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError as exc:
+                if count and index.damage is None:
+                    reason = str(exc.strerror or exc)
+                    raise VideoError(f"{self._path}: {describe_damage(count, reason)}") from exc
+                continue
+            for frame in frames:
+                yield frame
+                count += 1
+
+
+class _Picture:
+    """A decoded frame, converted to uint8 [H, W, 3] RGB when called."""
+
+    def __init__(self, frame: VideoFrame, converter: Converter) -> None:
+        self._frame, self._converter = frame, converter
+
+    def __call__(self) -> Frames:
+        return self._converter.convert(self._frame)
+
+
+class Converter:
+    """Rotates, scales and converts frames to RGB by a filter graph of ffmpeg."""
+
+    def __init__(
+        self, width: int, height: int, rotation: int, name: str, depth_range: DepthRange
+    ) -> None:
+        turn = f"{TURNS[rotation]}," if rotation else ""
+        self._filters = f"{turn}scale={width}:{height}:flags=bicubic,format="
+        self._name, self._depth_range = name, depth_range
+        self._kind: object = None
+        self._graph: Any = None
+
+    def convert(self, frame: VideoFrame) -> Frames:
+        """Return uint8 [height, width, 3] RGB.
+
+        Raises:
+            VideoError: Gray values of more than 8 bits, without a range to map them from.
+        """
+        kind = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range)
+        if kind != self._kind:
+            self._kind, self._graph = kind, self._make_graph(frame)
+        self._graph.push(frame)
+        converted: Frames = self._graph.pull().to_ndarray()
+        if converted.ndim == 3:
+            return converted
+        name = f"{self._name}: a video of {frame.format.name} values"
+        return map_depth(converted, self._depth_range, name)
+
+    def _make_graph(self, frame: VideoFrame) -> Any:
+        graph = av.filter.Graph()
+        graph.threads = 1
+        base = frame.time_base or Fraction(1, 1000)
+        nodes = [
+            graph.add(
+                "buffer",
+                f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}"
+                f":time_base={base.numerator}/{base.denominator}"
+                f":colorspace={int(frame.colorspace)}:range={int(frame.color_range)}",
+            )
+        ]
+        for text in (self._filters + _target_format(frame)).split(","):
+            name, _, arguments = text.partition("=")
+            nodes.append(graph.add(name, arguments or None))
+        nodes.append(graph.add("buffersink"))
+        for one, other in pairwise(nodes):
+            one.link_to(other)
+        graph.configure()
+        return graph
+
+
+def _target_format(frame: VideoFrame) -> str:
+    """Return ffmpeg's name of RGB, or of gray values that 8 bits do not hold."""
+    name = frame.format.name
+    if name.startswith("grayf32"):
+        return "grayf32le"
+    return "gray16le" if name.startswith("gray16") else "rgb24"
+
+
+def describe_damage(count: int, reason: str) -> str:
+    """Describe how much of a damaged file could be read, and why not more."""
+    frames = "no frame" if count == 0 else "1 frame" if count == 1 else f"{count} frames"
+    return f"damaged or cut short: {frames} could be read ({reason})"
