@@ -204,7 +204,7 @@ class TrainingConfig:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
     def check_resumes(self, begun: TrainingConfig, where: str) -> None:
-        """Raise `UsageError` if this config may not resume the run `where` that has `begun`."""
+        """Raise `UsageError` if this config may not resume a run, started with `begun`, `where`."""
         ours, theirs = self.to_dict(), begun.to_dict()
         differing = [key for key in ours if key not in FREE and ours[key] != theirs[key]]
         if differing:

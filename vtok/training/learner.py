@@ -23,7 +23,7 @@ from vtok.training.losses import (
     weights_at,
 )
 from vtok.training.metrics import StepTotals, entries_seen
-from vtok.training.optimizers import Trained, make_critic_optimizer, make_optimizers, set_rates
+from vtok.training.optimizers import Trained, make_critic_optimizer, make_optimizers
 from vtok.training.processes import Processes
 
 # factor of the random values in the new part of a widened decoder tensor: the decoder then starts
@@ -188,9 +188,7 @@ class Learner:
         return sums
 
     def _update(self, step: int, factor: float) -> None:
-        set_rates(self._all.optimizers, factor * rate_share(step, self.config))
-        for optimizer in self._all.optimizers:  # that of the critic does nothing without gradients
-            optimizer.step()
+        self._all.step(factor * rate_share(step, self.config))
         if self.averaged is not None:
             # forgets the initial weights fast
             decay = min(self.config.ema, (1 + step) / (10 + step))

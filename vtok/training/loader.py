@@ -129,7 +129,6 @@ class ClipDataset:
         raise no_clip_error({s.name: self.skipped[s.name] for s in self._drawable})
 
     def _count(self, source: Source) -> int | None:
-        """Number of parts of a source; None if it cannot be read."""
         if source.name in self.skipped:
             return None
         try:
@@ -139,7 +138,6 @@ class ClipDataset:
             return None
 
     def _load(self, source: Source, number: int, count: int) -> Frames | None:
-        """A part of a source; None if it cannot be read."""
         name = f"{source.name} (part {number + 1} of {count})"
         if name in self.skipped:
             return None
@@ -237,7 +235,6 @@ class ClipLoader:
                     yield from torch.split(clips, sizes)
 
     def _turns(self, steps: Sequence[int]) -> Iterator[list[int]]:
-        """Steps grouped by the parts that their clips come from."""
         for _, turn in groupby(steps, lambda step: step // self._steps_per_part):
             yield list(turn)
 

@@ -207,13 +207,9 @@ class Watch:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, state: Mapping[str, float]) -> Watch:
+    def from_dict(cls, state: Mapping[str, Any]) -> Watch:
         """Restore the result of `to_dict`; missing numbers have their defaults."""
-        return cls(
-            float(state.get("best_usage", 0.0)),
-            int(state.get("collapsing", FINE)),
-            int(state.get("waiting", FINE)),
-        )
+        return cls(**state)
 
 
 def _lasts(bad: bool, since: int, step: int) -> tuple[bool, int]:

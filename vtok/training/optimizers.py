@@ -178,6 +178,12 @@ class Trained:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
+    def step(self, share: float) -> None:
+        """Update the weights that have gradients, at a share of the full learning rates."""
+        set_rates(self.optimizers, share)
+        for optimizer in self.optimizers:
+            optimizer.step()
+
     def tensors(self) -> dict[str, Tensor]:
         """Return weights by name, and states of optimizers as `optimizer.PARAMETER.ENTRY`."""
         weights = {

@@ -22,17 +22,15 @@ from vtok.training.clips import ClipSpec
 from vtok.training.latent_cache import LatentCache, encode_clips
 from vtok.training.loader import ClipLoader
 from vtok.training.metrics import Throughput
-from vtok.training.optimizers import Optimizers, Trained, set_rates, split_optimizers
+from vtok.training.optimizers import Optimizers, Trained, split_optimizers
 from vtok.training.processes import Interrupts, cpu_threads
 from vtok.training.sources import find_sources
 from vtok.training.state import State, from_bytes, locked_folder, newest_state, save_state
 
-COUNTS = (4, 8, 8, 8, 16, 16, 32, 64)
-"""Numbers of tokens that batches are drawn from; 8 is the most common in use."""
-MIN_SIDE = 12
-"""Minimum side of the latents of a batch that is cropped."""
-WHOLE_SHARE, BITS_SHARE = 0.5, 0.25
-"""Shares of batches that are not cropped, and of samples whose tokens are quantized."""
+COUNTS = (4, 8, 8, 8, 16, 16, 32, 64)  # of tokens in a batch; 8 is the most common in use
+MIN_SIDE = 12  # of the latents of a batch that is cropped
+WHOLE_SHARE = 0.5  # of batches that are not cropped
+BITS_SHARE = 0.25  # of samples whose tokens are quantized
 WEIGHTS, STATES = "tokens.safetensors", "states"
 STEP_STREAM = 1  # separates these random numbers from those that choose clips
 KEPT_STATES, SAVE_EVERY, REPORT_EVERY = 2, 250, 50
@@ -44,35 +42,19 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class TokenTraining:
-    """Options of a training run of a token learner.
-
-    Attributes:
-        pipeline: architecture.
-        steps: steps on latents.
-        pixel_steps: further steps on pixels, through the frozen decoder.
-        batch: latent steps in a batch.
-        pixel_batch: clips in a batch of pixels.
-        bank: number of clips whose latents are cached for training.
-        frames, crop: size of a clip, crop in pixels.
-        photo_share: share of clips made from photos, 0..1.
-        muon_rate, adamw_rate: full learning rates of inner matrices, and of other parameters.
-        seed: seed of all randomness.
-
-    Raises:
-        OptionError: if a field is out of range.
-    """
+    """Options of a training run of a token learner; `OptionError` if one is out of range."""
 
     pipeline: TokenConfig
-    steps: int = 3000
-    pixel_steps: int = 150
-    batch: int = 8
-    pixel_batch: int = 2
-    bank: int = 768
-    frames: int = 9
-    crop: int = 256
-    photo_share: float = 0.4
-    muon_rate: float = 0.01
-    adamw_rate: float = 0.002
+    steps: int = 3000  # on latents
+    pixel_steps: int = 150  # further steps on pixels, through the frozen decoder
+    batch: int = 8  # latent steps in a batch
+    pixel_batch: int = 2  # clips in a batch of pixels
+    bank: int = 768  # clips whose latents are cached for training
+    frames: int = 9  # of a clip
+    crop: int = 256  # side of a clip in pixels
+    photo_share: float = 0.4  # of clips made from photos, 0..1
+    muon_rate: float = 0.01  # full learning rate of inner matrices
+    adamw_rate: float = 0.002  # of other parameters
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -161,7 +143,6 @@ def pixel_loss(
 
 
 def _reconstruct(pipeline: TokenPipeline, latents: Tensor, rng: np.random.Generator) -> Tensor:
-    """Latents after a random number of tokens, some of them quantized."""
     count = draw_count(pipeline, (latents.shape[3], latents.shape[4]), rng)
     quantized = torch.from_numpy(rng.random(len(latents)) < BITS_SHARE).to(latents.device)
     found: Tensor = pipeline(latents, count, quantized)
@@ -173,13 +154,10 @@ def draw_count(pipeline: TokenPipeline, grid: tuple[int, int], rng: np.random.Ge
     fold = pipeline.config.fold
     height, width = -(-grid[0] // fold), -(-grid[1] // fold)
     most = min(pipeline.config.max_tokens, height * width)
-    fitting = [n for n in COUNTS if n <= most and _has_cells(n, height, width)] or [1]
-    return int(rng.choice(fitting))
-
-
-def _has_cells(count: int, height: int, width: int) -> bool:
-    rows, columns = cell_grid(count)  # for all learners, so that they draw alike
-    return rows <= height and columns <= width
+    # cells must fit, for all learners, so that they draw alike
+    grids = [(n, *cell_grid(n)) for n in COUNTS if n <= most]
+    fitting = [n for n, rows, columns in grids if rows <= height and columns <= width]
+    return int(rng.choice(fitting or [1]))
 
 
 def _crop(latents: Tensor, rng: np.random.Generator) -> Tensor:
@@ -231,9 +209,7 @@ class TokenLearnerRun:
         norm = nn.utils.clip_grad_norm_(self.pipeline.parameters(), MAX_GRADIENT)
         finite = bool(torch.isfinite(loss) and torch.isfinite(norm))
         if finite:
-            set_rates(self._all.optimizers, token_rate_share(self.step, self.config))
-            for optimizer in self._all.optimizers:
-                optimizer.step()
+            self._all.step(token_rate_share(self.step, self.config))
         self.step += 1
         return finite
 
@@ -248,7 +224,7 @@ def train_tokens(
     threads: int | None = None,
     say: Say = print,
 ) -> Path:
-    """Train a token learner, or resume a run that was stopped or killed.
+    """Train a token learner, or resume a run that was stopped or killed; returns the checkpoint.
 
     Like `train`, a script must call this under `if __name__ == "__main__":`.
 
@@ -260,9 +236,6 @@ def train_tokens(
         cache: folder for latents and decoded frames, which runs on the same data may share.
         threads: CPU threads of this process; torch's default if None.
         say: receives the progress line by line.
-
-    Returns:
-        The checkpoint.
 
     Raises:
         InputError: if there is no source.
