@@ -81,25 +81,31 @@ class Convolution(nn.Module):
     def add_delayed(self, taps: Iterable[Tensor], call: Call) -> Tensor:
         """Sum the products of three frames with their weights, and the bias.
 
-        The state is what past frames add to the next two. Sums begin with the oldest frame, so that
-        a stream gives the same bits as a whole clip.
+        The state is what past frames add to the next two. Sums begin with the oldest frame, in a
+        stream as in a whole clip.
 
         Args:
             taps: The products with the weights of the oldest frame, the one between and the newest,
-                each [B, T, H, W, C] and at its own frame of the input.
+                each [B, T, H, W, C] and at its own frame of the input. Each is made when needed.
             call: State, and frames ahead.
         """
-        oldest, middle, newest = taps
+        taps, past = iter(taps), call.past(self)
+        starts, oldest = past is None, next(taps)
         frames, end = oldest.shape[1], oldest.shape[1] - call.ahead
-        past = call.past(self)
         if past is None:
-            past = torch.cat((oldest[:, :1] + middle[:, :1], oldest[:, :1]), 1)
+            past = oldest[:, :1].expand(-1, 2, -1, -1, -1)
             past = past if self.repeats else torch.zeros_like(past)
         total = torch.cat((past, oldest), 1)
+        final = oldest[:, end - 1 : end].clone()
+        del oldest
+        middle = next(taps)
+        if starts and self.repeats:
+            total[:, :1] += middle[:, :1]
         total[:, 1:-1] += middle
+        del middle
         if call.state is not None:
-            call.remember(self, torch.cat((total[:, end : end + 1], oldest[:, end - 1 : end]), 1))
-        total[:, :-2] += newest
+            call.remember(self, torch.cat((total[:, end : end + 1], final), 1))
+        total[:, :-2] += next(taps)
         total = total[:, :frames] if self.causal else total[:, 1 : frames + 1]
         return total.add_(self.bias)
 
@@ -237,9 +243,10 @@ class TimeUpsample(nn.Module):
     def forward(self, x: Tensor, call: Call) -> Tensor:
         """[B, T, H, W, dim] -> [B, 2T, H, W, dim]; a frame ahead stays single, or is dropped."""
         x, double = self._doubling(x, call)
-        taps = convolve(x, self.conv.weight, padding=1).chunk(3, -1)
         kept = dataclasses.replace(call, ahead=0 if self.last else call.ahead)
-        mixed = self.conv.add_delayed(map(double, taps), kept)
+        taps = map(double, convolve(x, self.conv.weight, padding=1).chunk(3, -1))
+        mixed = self.conv.add_delayed(taps, kept)
+        del taps  # and the products that it holds
         return mixed.lerp_(double(x), self.mix_factor.sigmoid())
 
     def _doubling(self, x: Tensor, call: Call) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
