@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,23 +10,29 @@ import numpy as np
 import pytest
 import torch
 from architectures import KINDS, ToyTokenizer, make_toy, register_toy
+from commands import rows, vtok
 from models import ARCHITECTURES, make_tokenizer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from vtok import VideoTokenizer
-from vtok.codefile.edit import cut
+from vtok.codefile.dump import DumpReader
+from vtok.codefile.dump import dump as write_dump
+from vtok.codefile.edit import cut, join
+from vtok.codefile.packing import decode_parts, encode_parts
 from vtok.codefile.reader import CodeFileReader
-from vtok.errors import CheckpointError, OptionError, UsageError
+from vtok.errors import CheckpointError, CodeFileError, OptionError, ShapeError, UsageError
 from vtok.models import registry
 from vtok.models.checkpoint import load_checkpoint, read_info, save_checkpoint
 from vtok.models.load import LoadedTokenizer, load, resolve
 from vtok.nn.geometry import Geometry, Stream, Window
 from vtok.pipeline import codec
 from vtok.pipeline.codec import Decoder, clip_to_frames, fill, frames_to_clip
-from vtok.pipeline.decode import read_codes, read_frames
+from vtok.pipeline.decode import decode_file, read_codes, read_frames
 from vtok.pipeline.encode import encode_file
-from vtok.pipeline.options import EncodeOptions
+from vtok.pipeline.inspect import is_decoded, is_encoded
+from vtok.pipeline.latents import LatentFile
+from vtok.pipeline.options import DecodeOptions, EncodeOptions
 from vtok.tokens.model import load_token_model
 from vtok.training.learner import initialize_from
 from vtok.video.frames import Frames
@@ -301,3 +308,208 @@ def test_damage_costs_one_window_or_chunk(
         assert reader.gaps == [(5, 10)]
         whole = direct(model, read(clip))
         np.testing.assert_array_equal(shown, np.concatenate([whole[:5], whole[10:]]))
+
+
+def test_windows_of_latents_are_read_by_range(tmp_path: Path, clip: Path) -> None:
+    registry_config = {"window": 5, "lookahead": 0, "continuous": True}
+    torch.manual_seed(0)
+    model = resolve(registry.ARCHITECTURES["toy"].build(registry_config).eval())
+    out = tmp_path / "a.safetensors"
+    encode_file(clip, out, model=model, options=EncodeOptions("safetensors"))
+    file, whole = LatentFile(out, "a"), read_frames_of(LatentFile(out, "a"), model, (0, FRAMES))
+    assert file.num_steps == 8 * 3
+    for first, end in ((0, 1), (4, 6), (5, 10), (13, 38)):
+        np.testing.assert_array_equal(read_frames_of(file, model, (first, end)), whole[first:end])
+
+
+def read_frames_of(file: LatentFile, model: LoadedTokenizer, frames: tuple[int, int]) -> Frames:
+    chunks = file.chunks(frames, model.geometry.lookback)
+    return np.concatenate(list(Decoder(model, SIZE).decode(chunks)))
+
+
+@pytest.mark.parametrize("to", ["safetensors", "pt"])
+def test_latents_decode_to_frames_of_tokenizer(
+    to: str, models: dict[str, LoadedTokenizer], clip: Path, tmp_path: Path
+) -> None:
+    model, out = models["latents"], tmp_path / f"a.{to}"
+    options = EncodeOptions(to, latent_dtype="float32")
+    result = encode_file(clip, out, model=model, options=options)
+    assert (result.code_shape, result.bits_per_code) == ((3, 20, 5, 7), 32)
+    file, whole = LatentFile(out, "a"), direct(model, read(clip))
+    np.testing.assert_array_equal(read_frames_of(file, model, (0, FRAMES)), whole)
+    for first, end in ((0, 1), (3, 9), (17, 18), (20, 38)):
+        shown = read_frames_of(file, model, (first, end))
+        np.testing.assert_array_equal(shown, whole[first:end])
+    back = tmp_path / "back.mp4"
+    assert decode_file(out, back, model=model).frames == FRAMES
+    assert is_encoded(out, clip, model, options)
+    assert not is_encoded(out, clip, model, EncodeOptions(to))
+    assert is_decoded(back, out, DecodeOptions())
+
+
+def test_latents_as_npy(models: dict[str, LoadedTokenizer], clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.npy"
+    encode_file(clip, out, model=models["latents"], options=EncodeOptions("npy"))
+    latents = np.load(out)
+    assert (latents.shape, latents.dtype) == ((3, 20, 5, 7), np.float16)
+    other = tmp_path / "a.safetensors"
+    encode_file(clip, other, model=models["latents"], options=EncodeOptions("safetensors"))
+    np.testing.assert_array_equal(load_file(other)["latents"].numpy(), latents)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_frames": 41}, "not its number of frames"),
+        ({"num_frames": -1}, "num_frames"),
+        ({"format": {"dtype": "float64"}}, "float16 or float32"),
+        ({"format": {"latent_dim": 4}}, "do not match"),
+        ({"format": {"window": 7}}, "not its number of frames"),
+        ({"format": {"grid": [5, 8]}}, "format.grid"),
+        ({"spam": 1}, "unknown keys"),
+    ],
+)
+def test_hostile_latents(
+    change: dict, message: str, models: dict[str, LoadedTokenizer], clip: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "a.safetensors"
+    encode_file(clip, out, model=models["latents"], options=EncodeOptions("safetensors"))
+    with safe_open(out, "np") as file:
+        about = json.loads(file.metadata()["vtok"])
+    header = about["header"]
+    layout = {**header["format"], **change.get("format", {})}
+    about["header"] = {**header, **change, "format": layout}
+    text = json.dumps(about, sort_keys=True, separators=(",", ":"))
+    save_file(load_file(out), out, {"vtok": text})
+    with pytest.raises(CodeFileError, match=message):
+        LatentFile(out, "a")
+
+
+def test_latents_of_numbers_that_are_not_finite(
+    models: dict[str, LoadedTokenizer], clip: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "a.safetensors"
+    encode_file(clip, out, model=models["latents"], options=EncodeOptions("safetensors"))
+    with safe_open(out, "np") as file:
+        metadata = file.metadata()
+    latents = load_file(out)["latents"]
+    latents[1, 3] = float("nan")
+    save_file({"latents": latents}, out, metadata)
+    with pytest.raises(CodeFileError, match="NaN or infinities in steps 0 to 7"):
+        decode_file(out, tmp_path / "a.mp4", model=models["latents"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("latents", {}, "to=vtok: expected safetensors, npy or pt: toy-latents has latents"),
+        ("latents", {"to": "npy", "num_bits": 9}, "num_bits=9: expected none: toy-latents"),
+        ("latents", {"to": "npy", "effort": 2}, "effort=2: expected none: toy-latents"),
+        ("plain", {"num_stages": 2}, "num_stages=2: expected 1, the only stage"),
+        ("plain", {"num_bits": 3}, "num_bits=3: expected 6 or more, one stage"),
+        ("plain", {"min_psnr": 30.0}, "min_psnr=30: expected none: toy-plain has a single stage"),
+        ("plain", {"max_bpp": 0.5}, "max_bpp=0.5: expected none: toy-plain has a single stage"),
+    ],
+)
+def test_options_that_a_family_does_not_have(
+    kind: str, options: dict, message: str, models: dict[str, LoadedTokenizer], clip: Path
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        encode_file(clip, io.BytesIO(), model=models[kind], options=EncodeOptions(**options))
+
+
+@pytest.mark.parametrize("kind", CODED)
+def test_effort_improves_frames(kind: str, models: dict[str, LoadedTokenizer], clip: Path) -> None:
+    model, frames = models[kind], read(clip)[:10]
+    errors = [
+        np.square(decoded(model, data).astype(float) - frames).mean()
+        for data in (encoded(clip, model, num_frames=10, effort=n) for n in (0, 6))
+    ]
+    assert errors[1] < errors[0]
+
+
+def test_code_beyond_the_entries_is_refused(models: dict[str, LoadedTokenizer], clip: Path) -> None:
+    data = encoded(clip, models["plain"], num_frames=1)
+    reader = CodeFileReader(io.BytesIO(data))
+    codes = np.full_like(next(iter(reader)).codes, 60)
+    with pytest.raises(ShapeError, match=r"a code is 60, the codebook has 0\.\.59"):
+        encode_parts(codes, reader.header.format)
+    whole = replace(reader.header.format, entries=None)
+    bad = encode_parts(codes, whole)
+    with pytest.raises(CodeFileError, match=r"a code is 60, the codebook has 0\.\.59"):
+        decode_parts(bad, 1, reader.header.format)
+    dump = io.BytesIO()
+    list(write_dump(CodeFileReader(io.BytesIO(data)), dump, "text"))
+    lines = dump.getvalue().split(b"\n")
+    lines[2] = b"60 " + lines[2].split(b" ", 1)[1]
+    with pytest.raises(CodeFileError, match="line 2 a code is 60"):
+        list(DumpReader(io.BytesIO(b"\n".join(lines))).write(io.BytesIO()))
+
+
+@pytest.mark.parametrize("kind", CODED)
+def test_dump_and_pack_restore_the_file(
+    kind: str, models: dict[str, LoadedTokenizer], clip: Path
+) -> None:
+    data, dump, back = encoded(clip, models[kind]), io.BytesIO(), io.BytesIO()
+    list(write_dump(CodeFileReader(io.BytesIO(data)), dump, "jsonl"))
+    list(DumpReader(io.BytesIO(dump.getvalue())).write(back))
+    assert back.getvalue() == data
+
+
+@pytest.mark.parametrize("kind", CODED)
+def test_joined_files_follow_each_other(
+    kind: str, models: dict[str, LoadedTokenizer], clip: Path
+) -> None:
+    model, data = models[kind], encoded(clip, models[kind], num_frames=7)
+    readers = [CodeFileReader(io.BytesIO(data)) for _ in range(2)]
+    out, once = io.BytesIO(), decoded(model, data)
+    list(join([reader.header for reader in readers], readers, out))
+    np.testing.assert_array_equal(decoded(model, out.getvalue()), np.concatenate([once, once]))
+
+
+@pytest.mark.parametrize("kind", CODED)
+def test_commands(kind: str, toys: dict[str, Path], clip: Path, tmp_path: Path) -> None:
+    model, codes = ("--model", toys[kind], "--device", "cpu"), tmp_path / "a.vtok"
+    (row,) = rows(vtok("encode", clip, "-o", codes, *model, "--json"))
+    assert (row["frames"], row["vocab_size"], row["bits_per_code"]) == (FRAMES, 60, 6)
+    (facts,) = rows(vtok("info", codes, "--json"))
+    assert facts["codebook_size"] == 60
+    assert facts.get("window") == (3 if kind == "window" else None)
+    (facts,) = rows(vtok("info", toys[kind], "--json"))
+    assert (facts["arch"], facts["codebook_size"], facts["licence"]) == ("toy", 60, "MIT")
+    (row,) = rows(vtok("verify", codes, "--deep", *model, "--json"))
+    assert row["model_matches"]
+    part, both = tmp_path / "part.vtok", tmp_path / "both.vtok"
+    assert vtok("cut", codes, "-o", part, "--start", "1", "--duration", "1").exit_code == 0
+    assert vtok("cat", part, codes, "-o", both).exit_code == 0
+    (row,) = rows(vtok("decode", both, "-o", tmp_path / "a.mp4", *model, "--json"))
+    assert row["frames"] == FRAMES + 10
+    (row,) = rows(vtok("decode", codes, "-o", tmp_path / "b.mp4", "--start", "2", *model, "--json"))
+    assert row["frames"] == FRAMES - 20
+    piped = vtok("encode", "-", "-o", "-", *model, data=clip.read_bytes())
+    assert decoded(load(toys[kind], device="cpu", dtype="float32"), piped.stdout_bytes).shape
+    back = vtok("decode", "-", "-o", tmp_path / "c.mp4", *model, data=piped.stdout_bytes)
+    assert back.exit_code == 0
+    refused = vtok("encode", clip, "-o", tmp_path / "d.vtok", *model, "--stages", "2")
+    assert refused.stderr == "error: --stages 2: expected 1, the only stage\n"
+
+
+def test_commands_for_latents(toys: dict[str, Path], clip: Path, tmp_path: Path) -> None:
+    model = ("--model", toys["latents"], "--device", "cpu")
+    refused = vtok("encode", clip, "-o", tmp_path / "a.vtok", *model)
+    assert refused.exit_code == 2
+    expected = "expected safetensors, npy or pt: toy-latents has latents and no codes"
+    assert refused.stderr == f"error: --to vtok: {expected}\n"
+    out = tmp_path / "a.safetensors"
+    (row,) = rows(vtok("encode", clip, "-o", out, *model, "--json", "--latents", "float32"))
+    assert (row["code_shape"], row["vocab_size"]) == ([3, 20, 5, 7], 0)
+    (facts,) = rows(vtok("info", out, "--json"))
+    assert (facts["kind"], facts["latents"], facts["type"]) == (
+        "latents", [3, 20, 5, 7], "float32",
+    )  # fmt: skip
+    (facts,) = rows(vtok("info", toys["latents"], "--json"))
+    assert facts["codebook_size"] is None
+    (row,) = rows(vtok("decode", out, "-o", tmp_path / "a.mp4", "--start", "1", *model, "--json"))
+    assert row["frames"] == FRAMES - 10
+    stream = io.BufferedReader(io.BytesIO(out.read_bytes()))
+    assert decode_file(stream, tmp_path / "b.mp4", model=toys["latents"]).frames == FRAMES

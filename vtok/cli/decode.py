@@ -66,6 +66,7 @@ def decode(
     with loading(quiet=printing.quiet):
         from vtok.pipeline.decode import decode_file
         from vtok.pipeline.inspect import is_decoded
+        from vtok.pipeline.latents import is_latent_file
         from vtok.pipeline.options import DecodeOptions
         from vtok.tokens.decode import decode_tokens_file
         from vtok.tokens.file import seems_tokens
@@ -83,7 +84,8 @@ def decode(
             models.get(model.model)
 
     def work(source: Any, target: Any, progress: Any) -> Any:
-        decode = decode_tokens_file if seems_tokens(source) else decode_file
+        tokens_only = seems_tokens(source) and not is_latent_file(source)
+        decode = decode_tokens_file if tokens_only else decode_file
         return decode(
             source, target, model=models, tokens=tokens, options=options, progress=progress
         )

@@ -23,13 +23,14 @@ SUFFIXES = {
     "npy": ".npy",
     "tokens": ".tokens.safetensors",
     "safetensors": ".safetensors",
+    "pt": ".pt",
 }
 Format = Annotated[
     str | None,
     option(
         "--to",
         "FORMAT",
-        "vtok, npy, safetensors or tokens. [default: by the suffix of -o, else vtok]",
+        "vtok, npy, safetensors, pt or tokens. [default: by the suffix of -o, else vtok]",
         one_of(*SUFFIXES),
     ),
 ]

@@ -133,6 +133,10 @@ Effort = Annotated[
 Compress = Annotated[
     bool, option("--compress/--no-compress", None, "Entropy-code the codes: half the bytes.")
 ]
+LatentType = Annotated[
+    str,
+    option("--latents", "TYPE", "Type of latents, of models without codes: float16 or float32."),
+]
 TokenLearner = Annotated[
     str | None,
     option(
@@ -213,6 +217,7 @@ class RateOptions:
     max_bpp: MaxBpp = None
     effort: Effort = 0
     compress: Compress = True
+    latent_dtype: LatentType = "float16"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import re
 from dataclasses import asdict, dataclass, field, fields
 from fractions import Fraction
 from math import gcd
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from vtok.errors import CodeFileError
 
@@ -19,6 +19,7 @@ MAX_INTEGER = 2**53 - 1  # the largest integer that every JSON reader keeps exac
 MAX_HEADER_BYTES = 1 << 20
 MAX_CHUNK_CODES = 1 << 28  # all stages of a chunk together
 _MAX_SIDE = 1 << 20  # pixels
+LATENT_TYPES = ("float16", "float32")
 ADDED = ("entries", "decoder_lookahead", "window")  # to the format in version 1.2
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: cannot be printed or encoded
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -150,6 +151,36 @@ class CodeFormat:
 
 
 @dataclass(frozen=True)
+class LatentFormat:
+    """Layout of the latents of a tokenizer without codes, and what they compress.
+
+    Attributes:
+        latent_dim: channels, 1..2**20.
+        dtype: float16 or float32.
+        temporal_compression, spatial_compression, grid: as in `CodeFormat`.
+        decoder_lookahead, window: likewise.
+    """
+
+    latent_dim: int
+    dtype: str
+    temporal_compression: int
+    spatial_compression: int
+    grid: tuple[int, int]
+    decoder_lookahead: int = 0
+    window: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_integer("format.latent_dim", self.latent_dim, 1, 1 << 20)
+        if self.dtype not in LATENT_TYPES:
+            _refuse("format.dtype", self.dtype, " or ".join(LATENT_TYPES))
+        # the other fields have the limits of codes
+        CodeFormat(
+            2, 1, 1, self.temporal_compression, self.spatial_compression, self.grid, 1, None,
+            None, self.decoder_lookahead, self.window,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class ModelIdentity:
     """The model that made the codes, and its number type and device.
 
@@ -247,23 +278,24 @@ class Transform:
         _check_name("transform.colour", self.colour)
 
 
-@dataclass(frozen=True)
-class Header:
-    """Header of a code file. Building one checks all fields.
+H = TypeVar("H", bound="VideoHeader")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoHeader:
+    """Fields that the headers of code files and of latents have in common. Building one checks all.
 
     Raises:
         CodeFileError: naming the wrong field.
 
     Attributes:
-        format: layout of the codes.
-        model: model that made them.
+        model: model that encoded.
         source: the encoded video.
         transform: changes made to it first.
         writer: program and version that wrote the file, e.g. `vtok 1.0.0`.
         metadata: free text of the user, by key.
     """
 
-    format: CodeFormat
     model: ModelIdentity
     source: SourceVideo
     transform: Transform
@@ -271,13 +303,6 @@ class Header:
     metadata: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        size = self.format.spatial_compression
-        grid = (-(-self.transform.height // size), -(-self.transform.width // size))
-        if self.format.grid != grid:
-            raise CodeFileError(
-                f"header: format.grid is {self.format.grid}, but {self.transform.width}x"
-                f"{self.transform.height} pixels at {size} to a position make {grid}"
-            )
         _check_name("writer", self.writer)
         if not isinstance(self.metadata, dict):
             _refuse("metadata", self.metadata, "text by key")
@@ -293,8 +318,9 @@ class Header:
             CodeFileError: if longer than `MAX_HEADER_BYTES`.
         """
         value = asdict(self)
-        for name in set(ADDED) - set(self.format.added):
-            del value["format"][name]
+        for name in ADDED:
+            if not value["format"].get(name):
+                value["format"].pop(name, None)
         data = dump_json(value)
         if len(data) > MAX_HEADER_BYTES:
             raise CodeFileError(
@@ -303,7 +329,7 @@ class Header:
         return data
 
     @classmethod
-    def from_json(cls, data: bytes, *, newer: bool = False) -> Header:
+    def from_json(cls: type[H], data: bytes, *, newer: bool = False) -> H:
         """Read the result of `to_json`.
 
         Args:
@@ -319,11 +345,56 @@ class Header:
             parsed = load_json(data)
         except ValueError as exc:
             raise CodeFileError(f"header: not canonical JSON ({exc})") from exc
-        header: Header = _build(cls, parsed, "header", newer)
+        header: H = _build(cls, parsed, "header", newer)
         return header
 
+    def _check_grid(self, layout: CodeFormat | LatentFormat) -> None:
+        size = layout.spatial_compression
+        grid = (-(-self.transform.height // size), -(-self.transform.width // size))
+        if layout.grid != grid:
+            raise CodeFileError(
+                f"header: format.grid is {layout.grid}, but {self.transform.width}x"
+                f"{self.transform.height} pixels at {size} to a position make {grid}"
+            )
 
-_PARTS = {kind.__name__: kind for kind in (CodeFormat, ModelIdentity, SourceVideo, Transform)}
+
+@dataclass(frozen=True, kw_only=True)
+class Header(VideoHeader):
+    """Header of a code file.
+
+    Attributes:
+        format: layout of the codes.
+    """
+
+    format: CodeFormat
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_grid(self.format)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentHeader(VideoHeader):
+    """Header of a file of latents.
+
+    Attributes:
+        format: layout of the latents.
+        num_frames: frames of video.
+    """
+
+    format: LatentFormat
+    num_frames: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_grid(self.format)
+        _check_integer("num_frames", self.num_frames, 0, MAX_INTEGER)
+
+
+_PARTS = {
+    kind.__name__: kind
+    for kind in (CodeFormat, LatentFormat, ModelIdentity, SourceVideo, Transform)
+}
 
 
 def _build(kind: type, value: object, where: str, newer: bool) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vtok._times import Part, frame_at
-from vtok.codefile.header import CodeFormat, Header
+from vtok.codefile.header import CodeFormat, VideoHeader
 from vtok.codefile.records import (
     FOOTER_BYTES,
     PLAIN,
@@ -87,7 +87,7 @@ class Index:
         return before, after
 
 
-def frames_between(header: Header, num_frames: int, part: Part) -> tuple[int, int]:
+def frames_between(header: VideoHeader, num_frames: int, part: Part) -> tuple[int, int]:
     """Find the frames of a part of a file: (first, last + 1), at least one frame.
 
     Args:
@@ -101,7 +101,7 @@ def frames_between(header: Header, num_frames: int, part: Part) -> tuple[int, in
     return part.frames(num_frames, header.transform.fps)
 
 
-def expected_frames(header: Header) -> int | None:
+def expected_frames(header: VideoHeader) -> int | None:
     """Compute the frames of a file from its header; None if the source's length is unknown."""
     source, shape = header.source, header.transform
     lengths = [] if shape.duration is None else [shape.duration]

@@ -36,9 +36,9 @@ START_SECONDS = 60.0
 """Longest wait for other runs that are starting in the same folder."""
 MANIFEST = (
     "id", "input", "start", "end", "output", "status", "frames", "width", "height", "fps",
-    "code_shape", "bits_per_code", "bytes", "bpp", "psnr", "seconds", "phase", "error", "message",
-    "attempts", "digest", "sha256", "start_frame", "num_frames", "missing_frames",
-    "note", "columns",
+    "code_shape", "bits_per_code", "vocab_size", "bytes", "bpp", "psnr", "seconds", "phase",
+    "error", "message", "attempts", "digest", "sha256", "start_frame", "num_frames",
+    "missing_frames", "note", "columns",
 )  # fmt: skip
 """Keys of a row of the reports, in order."""
 

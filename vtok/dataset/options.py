@@ -10,7 +10,7 @@ from typing import Any
 from vtok.dataset.folder import WHOLE, Partition
 from vtok.errors import OptionError
 from vtok.models.checkpoint import CheckpointInfo
-from vtok.pipeline.options import EncodeOptions, choose_stages
+from vtok.pipeline.options import EncodeOptions, select_stages
 
 FILE_FORMATS = ("vtok", "npy", "safetensors")
 """One file per item."""
@@ -103,9 +103,10 @@ class DatasetOptions:
 def make_recipe(options: DatasetOptions, info: CheckpointInfo, dtype: str) -> dict[str, Any]:
     """Collect everything that determines the codes of an item, as JSON types."""
     encode, shapes = options.encode, info.geometry
-    stages = choose_stages(
-        encode.num_stages, encode.num_bits, shapes.num_stages, shapes.stored_bits
-    )
+    if shapes.entries is None and options.to in ("vtok", "tar-vtok", "memmap"):
+        expected = f"npy, safetensors, tar or parquet: {info.name} has latents and no codes"
+        raise OptionError("to", options.to, expected)
+    stages = select_stages(replace(encode, to=options.file_format), shapes, info.name)
     return {
         "to": options.to,
         "size": encode.size,
@@ -116,6 +117,7 @@ def make_recipe(options: DatasetOptions, info: CheckpointInfo, dtype: str) -> di
         "compress": encode.compress and options.file_format == "vtok",
         **({"depth_range": list(encode.depth_range)} if encode.depth_range else {}),
         **({"effort": encode.effort} if encode.effort else {}),  # not in older recipes
+        **({"latents": encode.latent_dtype} if shapes.entries is None else {}),
         "model": info.name,
         "config_sha256": info.config_sha256,
         "weights_sha256": info.weights_sha256,
@@ -135,6 +137,7 @@ def with_recipe(options: DatasetOptions, recipe: dict[str, Any]) -> DatasetOptio
         max_bpp=recipe["max_bpp"],
         effort=recipe.get("effort", 0),
         depth_range=tuple(recipe["depth_range"]) if "depth_range" in recipe else None,
+        latent_dtype=recipe.get("latents", "float16"),
         compress=recipe["compress"],
     )
     return replace(options, to=recipe["to"], encode=encode, dtype=recipe["dtype"])

@@ -312,6 +312,7 @@ def _facts(result: Result) -> Record:
         "fps": f"{result.fps.numerator}/{result.fps.denominator}",
         "code_shape": list(result.code_shape),
         "bits_per_code": result.bits_per_code,
+        "vocab_size": result.vocab_size,
         "bytes": result.bytes,
         "bpp": round(result.bpp, 6),
         "missing_frames": result.missing_frames,

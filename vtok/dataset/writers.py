@@ -287,7 +287,7 @@ class _MemmapFormat:
             "segment_dtype": "int32",
             "num_images": first,
             "shape": [first, num_codebooks, height, width],
-            "vocab_size": 2 ** listed[0]["bits_per_code"] if listed else 0,
+            "vocab_size": _vocab_size(listed[0]) if listed else 0,
             "segments": listed,
         }
         paths[2].write_bytes(json.dumps(about, sort_keys=True).encode() + b"\n")
@@ -321,7 +321,8 @@ class _ParquetFormat:
                 ("id", arrow.string()), ("codes", arrow.binary()), ("dtype", arrow.string()),
                 ("shape", arrow.list_(arrow.int32())), ("frames", arrow.int64()),
                 ("width", arrow.int32()), ("height", arrow.int32()), ("fps", arrow.string()),
-                ("bits_per_code", arrow.int32()), ("input", arrow.string()),
+                ("bits_per_code", arrow.int32()), ("vocab_size", arrow.int64()),
+                ("input", arrow.string()),
                 ("start", arrow.string()), ("end", arrow.string()),
                 ("start_frame", arrow.int64()), ("num_frames", arrow.int64()),
                 ("columns", arrow.string()),
@@ -331,6 +332,7 @@ class _ParquetFormat:
             for record, data in contents:
                 codes = read_npy(data)
                 row = {name: record.get(name) for name in schema.names}
+                row |= {"vocab_size": _vocab_size(record)}
                 row |= {"codes": codes.tobytes(), "dtype": codes.dtype.str, "shape": codes.shape}
                 row |= {"columns": json.dumps(record["columns"], sort_keys=True)}
                 row |= {"input": json.dumps(record["input"])[1:-1]}  # any bytes, as ASCII
@@ -384,7 +386,13 @@ def _about(record: Record) -> Record:
     """The part of a record that is the same in every run."""
     keys = ("id", "input", "start", "end", "start_frame", "num_frames", "frames", "width", "height",
             "fps", "code_shape", "bits_per_code", "columns")  # fmt: skip
-    return {key: record.get(key) for key in keys}
+    return {**{key: record.get(key) for key in keys}, "vocab_size": _vocab_size(record)}
+
+
+def _vocab_size(record: Record) -> int:
+    """Entries of a codebook; records of earlier versions have only its bits."""
+    size: int = record.get("vocab_size", 2 ** record["bits_per_code"])
+    return size
 
 
 def _sha256(data: bytes) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from vtok.codefile.header import Header
+    from vtok.codefile.header import Header, VideoHeader
     from vtok.pipeline.decode import Unpacker
 
 
@@ -29,7 +29,7 @@ class Extension(Protocol):
     def inspect(self, path: Path) -> dict[str, Any] | None:
         """Return facts about another file of the extension; None for all other files."""
 
-    def contents(self, path: Path) -> tuple[Header, int] | None:
+    def contents(self, path: Path) -> tuple[VideoHeader, int] | None:
         """Return header and number of frames of another file of the extension that decodes."""
 
 

@@ -24,7 +24,7 @@ from einops import rearrange
 from torch import Tensor
 
 from vtok.codefile.packing import steps_to_code
-from vtok.models.load import LoadedTokenizer
+from vtok.models.load import DTYPES, LoadedTokenizer
 from vtok.nn.geometry import Stream, Window
 from vtok.nn.layers import StreamState
 from vtok.pipeline._runtime import pipelined_calls
@@ -56,6 +56,8 @@ class Encoder:
         steps_per_chunk: latent steps in a chunk; by default as many as the entropy coder takes.
         pipelined: whether model calls may run ahead of the chunk that is consumed; False where
             single calls are timed.
+        latent_dtype: float16 or float32: of the latents of a tokenizer without codes, which take
+            the place of codes [1, D, t, h, w].
     """
 
     def __init__(
@@ -67,9 +69,11 @@ class Encoder:
         to_codes: Callable[[Tensor], Codes] | None = None,
         steps_per_chunk: int | None = None,
         pipelined: bool = True,
+        latent_dtype: str = "float16",
     ) -> None:
         self._model, self._num_stages, self._observers = model, num_stages, observers
         self._pipelined = pipelined and not any(one.sequential for one in observers)
+        self._latent_dtype = latent_dtype
         self._to_codes, self._steps_per_chunk = to_codes or self._quantize, steps_per_chunk
 
     def encode(self, batches: Iterable[Frames]) -> Iterator[CodeChunk]:
@@ -150,6 +154,8 @@ class Encoder:
             yield CodeChunk(np.concatenate(pending, axis=2), covered, windowed)
 
     def _quantize(self, latents: Tensor) -> Codes:
+        if self._model.geometry.entries is None:
+            return latents.to(DTYPES[self._latent_dtype]).cpu().numpy()
         codes = self._model.tokenizer.to_codes(latents, self._num_stages)
         books = self._model.geometry.num_codebooks
         split: Codes = rearrange(codes, "1 (s k) t h w -> s k t h w", k=books).cpu().numpy()

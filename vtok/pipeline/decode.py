@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from vtok.codefile.header import Header
+from vtok.codefile.header import Header, VideoHeader
 from vtok.codefile.index import expected_frames, find_ranges, frames_between
 from vtok.codefile.reader import CodeFileReader
 from vtok.errors import CodeFileError, InputError, OptionError
@@ -17,7 +17,8 @@ from vtok.models.load import LoadedTokenizer, ModelCache, ModelLike
 from vtok.pipeline import extension_of
 from vtok.pipeline._runtime import prefetch
 from vtok.pipeline.codec import Decoder, Unpack, codes_of_grid, steps_per_call
-from vtok.pipeline.files import STANDARD_INPUT, name_of, open_input
+from vtok.pipeline.files import STANDARD_INPUT, name_of, on_disk, open_input
+from vtok.pipeline.latents import LatentFile, is_latent_file
 from vtok.pipeline.options import DecodeOptions, stages_of_file
 from vtok.pipeline.result import CodeChunk, Counts, Progress, Result, make_result
 from vtok.video.frames import Frames
@@ -48,7 +49,7 @@ def decode_file(
     """Decode one code file to a video with the size, rate and number of frames of the source.
 
     Args:
-        source: a code file, or a binary stream of one.
+        source: a code file or a file of latents, or a binary stream of one.
         output: the video to write, its format chosen by its suffix; or a binary stream, which
             receives fragmented mp4.
         model: a name, a path, a loaded tokenizer, a `VideoTokenizer`, or a `ModelCache`; the
@@ -65,6 +66,8 @@ def decode_file(
     """
     begin, options = time.perf_counter(), options or DecodeOptions()
     name = name_of(source) or STANDARD_INPUT
+    if is_latent_file(Path(source) if isinstance(source, str) else source):
+        return _decode_latents(source, output, ModelCache.of(model), options, progress)
     with open_input(source, seekable=options.is_part) as stream:
         reader = CodeFileReader(stream, name=name, salvage=options.salvage)
         header = reader.header
@@ -89,6 +92,40 @@ def decode_file(
     if counts.start and loaded.geometry.lookback is None:
         counts.note = f"{loaded.info.name} has unbounded lookback: decoded from the start"
     return make_result(source, output, header, counts, seconds)
+
+
+def _decode_latents(
+    source: str | Path | BinaryIO,
+    output: str | Path | BinaryIO,
+    models: ModelCache,
+    options: DecodeOptions,
+    progress: Progress | None,
+) -> Result:
+    """Decode one file of latents; see `decode_file`."""
+    begin, name = time.perf_counter(), name_of(source) or STANDARD_INPUT
+    for field in ("num_stages", "num_bits", "num_tokens"):
+        if (value := getattr(options, field)) is not None:
+            raise OptionError(field, value, f"none: {name} holds latents and no codes")
+    with on_disk(source) as path:
+        file = LatentFile(path, name)
+        header = file.header
+        try:
+            model = models.get(header.model.name)
+        except InputError as exc:
+            raise InputError(f"{name}: {exc}") from exc
+        check_fingerprint(header, model.info, name)
+        if model.geometry.latent_dim != header.format.latent_dim:
+            raise CodeFileError(f"{name}: its latents are not those of {model.info.name}: damaged")
+        frames = (0, header.num_frames)
+        if options.is_part:
+            frames = frames_between(header, header.num_frames, options.part)
+        counts = Counts(progress, frames[1] - frames[0])
+        decoder = Decoder(model, (header.transform.height, header.transform.width),
+                          observers=[counts])  # fmt: skip
+        chunks = prefetch(file.chunks(frames, model.geometry.lookback))
+        write_video(output, header, decoder.decode(chunks), options)
+        counts.bytes = path.stat().st_size
+    return make_result(source, output, header, counts, time.perf_counter() - begin)
 
 
 def _read(
@@ -182,7 +219,10 @@ def _stages(header: Header, options: DecodeOptions, name: str) -> int:
 
 
 def write_video(
-    output: str | Path | BinaryIO, header: Header, frames: Iterator[Frames], options: DecodeOptions
+    output: str | Path | BinaryIO,
+    header: VideoHeader,
+    frames: Iterator[Frames],
+    options: DecodeOptions,
 ) -> None:
     """Write frames to a video with the size and frame rate of a header."""
     target = Path(output) if isinstance(output, str) else output
@@ -199,7 +239,7 @@ def write_video(
             writer.write(batch)
 
 
-def check_fingerprint(header: Header, info: CheckpointInfo, name: str) -> None:
+def check_fingerprint(header: VideoHeader, info: CheckpointInfo, name: str) -> None:
     """Check that a model has the weights that encoded the file.
 
     Raises:

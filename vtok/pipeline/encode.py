@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import vtok
 from vtok._times import exact
 from vtok.codefile.header import (
     CodeFormat,
     Header,
+    LatentFormat,
+    LatentHeader,
     ModelIdentity,
     SourceVideo,
     Transform,
@@ -21,6 +23,7 @@ from vtok.codefile.header import (
 from vtok.codefile.packing import CodedPart, encode_parts
 from vtok.codefile.records import PLAIN, SEGMENTED
 from vtok.codefile.writer import CodeFileWriter
+from vtok.errors import OptionError
 from vtok.models.load import LoadedTokenizer, ModelLike, resolve
 from vtok.pipeline._runtime import map_in_background
 from vtok.pipeline.codec import Encoder, chunk_steps, steps_per_call
@@ -32,7 +35,8 @@ from vtok.pipeline.files import (
     open_reader,
     write_array,
 )
-from vtok.pipeline.options import EncodeOptions, choose_stages, depth_text, part_metadata
+from vtok.pipeline.latents import write_latents
+from vtok.pipeline.options import EncodeOptions, depth_text, part_metadata, select_stages
 from vtok.pipeline.rate import Effort, RateControl
 from vtok.pipeline.result import CodeChunk, Counts, Observer, Progress, Result, make_result
 from vtok.video.decoder_process import Decoder
@@ -86,7 +90,7 @@ def encode_reader(
     options: EncodeOptions,
     progress: Progress | None = None,
     observers: Sequence[Observer] = (),
-) -> tuple[Header, Counts]:
+) -> tuple[Header | LatentHeader, Counts]:
     """Encode the frames of an open reader; see `encode_file`.
 
     Args:
@@ -99,6 +103,8 @@ def encode_reader(
         observers: follow the encoder, after rate control.
     """
     stages = stages_of_model(model, options)
+    if model.geometry.entries is None:
+        return _encode_latents(reader, stream, name, model, options, progress, observers)
     header = make_header(name, reader, model, stages, options)
     counts = Counts(progress, frames_to_come(reader, options))
     rate = RateControl(model, header, options.rate, options.compress) if options.rate else None
@@ -124,6 +130,35 @@ def add_remarks(counts: Counts, reader: VideoReader) -> None:
     counts.note = "; ".join(notes) or None
 
 
+def _encode_latents(
+    reader: VideoReader,
+    stream: CountingStream,
+    name: str | None,
+    model: LoadedTokenizer,
+    options: EncodeOptions,
+    progress: Progress | None,
+    observers: Sequence[Observer],
+) -> tuple[LatentHeader, Counts]:
+    """Encode the frames of a reader to latents; see `encode_reader`."""
+    counts, geometry = Counts(progress, frames_to_come(reader, options)), model.geometry
+    layout = LatentFormat(
+        latent_dim=geometry.latent_dim,
+        dtype=options.latent_dtype,
+        temporal_compression=geometry.temporal_compression,
+        spatial_compression=geometry.spatial_compression,
+        grid=geometry.grid(*reader.output_size[::-1]),
+        decoder_lookahead=geometry.lookahead,
+        window=geometry.window_steps,
+    )
+    header = LatentHeader(format=layout, num_frames=0, **_origin(name, reader, model, options))
+    encoder = Encoder(model, observers=[*observers, counts], latent_dtype=options.latent_dtype)
+    chunks = encoder.encode(reader)
+    header = write_latents(cast(BinaryIO, stream), header, chunks, options.to)
+    counts.bytes = stream.count
+    add_remarks(counts, reader)
+    return header, counts
+
+
 def write_code_file(
     stream: CountingStream, header: Header, chunks: Iterator[CodeChunk], options: EncodeOptions
 ) -> None:
@@ -140,9 +175,8 @@ def write_code_file(
 
 
 def stages_of_model(model: LoadedTokenizer, options: EncodeOptions) -> int:
-    """Return the number of stages that options select of a model; see `choose_stages`."""
-    stages, bits = model.geometry.num_stages, model.geometry.stored_bits
-    return choose_stages(options.num_stages, options.num_bits, stages, bits)
+    """Return the number of stages that options select of a model; see `select_stages`."""
+    return select_stages(options, model.geometry, model.info.name)
 
 
 def make_header(
@@ -153,13 +187,7 @@ def make_header(
     options: EncodeOptions,
 ) -> Header:
     """Make the header of a code file: frames of `reader`, encoded by `model` to `stages` stages."""
-    geometry, info = model.geometry, reader.info
-    start, duration = rational(options.start_seconds), rational(options.duration_seconds)
-    if options.start_frame is not None:
-        start = rational(reader.start_seconds)
-    if options.num_frames is not None:
-        duration = rational(options.num_frames / info.fps)
-    width, height = reader.output_size
+    geometry, (width, height) = model.geometry, reader.output_size
     grid = geometry.grid(height, width)
     return Header(
         format=CodeFormat(
@@ -175,14 +203,33 @@ def make_header(
             decoder_lookahead=geometry.lookahead,
             window=geometry.window_steps,
         ),
-        model=ModelIdentity(
+        **_origin(name, reader, model, options),
+    )
+
+
+def _origin(
+    name: str | None, reader: VideoReader, model: LoadedTokenizer, options: EncodeOptions
+) -> dict[str, Any]:
+    """Make the fields of a header that describe the model and the video."""
+    info = reader.info
+    start, duration = rational(options.start_seconds), rational(options.duration_seconds)
+    if options.start_frame is not None:
+        start = rational(reader.start_seconds)
+    if options.num_frames is not None:
+        duration = rational(options.num_frames / info.fps)
+    width, height = reader.output_size
+    if model.geometry.square and width != height:
+        expected = f"a square: {model.info.name} takes no frames of {width}x{height}"
+        raise OptionError("size", options.size or "source", expected)
+    return {
+        "model": ModelIdentity(
             name=model.info.name,
             config_sha256=model.info.config_sha256,
             weights_sha256=model.info.weights_sha256,
             dtype=model.dtype_name,
             device=model.device.type,
         ),
-        source=SourceVideo(
+        "source": SourceVideo(
             width=info.width,
             height=info.height,
             fps=info.fps,
@@ -191,21 +238,21 @@ def make_header(
             variable_frame_rate=info.variable_frame_rate,
             name=None if name is None else source_name(name),
         ),
-        transform=Transform(
+        "transform": Transform(
             width=width,
             height=height,
             fps=reader.output_fps,
             start=start or None,
             duration=duration,
         ),
-        writer=f"vtok {vtok.__version__}",
-        metadata={
+        "writer": f"vtok {vtok.__version__}",
+        "metadata": {
             **part_metadata(options.part),
             **({"depth_range": depth_text(options.depth_range)} if options.depth_range else {}),
             **({"rate": str(options.rate)} if options.rate else {}),
             **({"effort": str(options.effort)} if options.effort else {}),
         },
-    )
+    }
 
 
 def frames_to_come(reader: VideoReader, options: EncodeOptions) -> int | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +22,7 @@ from vtok.video.decoder_process import Decoder
 from vtok.video.reader import VideoReader, make_request
 
 STANDARD_INPUT = "standard input"
+HEADER_OFFSET = 8  # a safetensors file is the length of its header, the header, the numbers
 
 
 def name_of(end: str | Path | BinaryIO) -> str | None:
@@ -180,7 +182,7 @@ def write_array(
         stream: output.
         parts: int64 [stages, codebooks, t, h, w], joined over time.
         header: header of a code file; JSON in the metadata `vtok` of a safetensors file.
-        to: npy, which cannot hold the header, or safetensors, with the tensor `codes`.
+        to: npy, which cannot hold the header; safetensors or pt, with the tensor `codes`.
     """
     dtype = np.uint16 if header.format.codebook_size <= 2**16 else np.uint32
     codes = np.concatenate([part.astype(dtype) for part in parts], axis=2)
@@ -188,5 +190,31 @@ def write_array(
     codes = codes[0] if len(codes) == 1 else codes
     if to == "npy":
         np.lib.format.write_array(stream, codes, allow_pickle=False)
+    elif to == "pt":
+        import torch
+
+        # torch computes with few unsigned types
+        numbers = torch.from_numpy(codes.astype(np.int32 if codes.itemsize == 2 else np.int64))
+        torch.save({"codes": numbers, "vtok": header.to_json().decode()}, stream)
     else:  # one metadata key: safetensors writes several in an order that changes from run to run
         stream.write(save({"codes": codes}, metadata={"vtok": header.to_json().decode()}))
+
+
+def safetensors_head(
+    tensors: Mapping[str, tuple[str, Sequence[int], int]], metadata: dict[str, str]
+) -> bytes:
+    """Write the start of a safetensors file, which the numbers of the tensors follow in order.
+
+    Args:
+        tensors: type, shape and number of bytes by name.
+        metadata: text by name.
+    """
+    entries: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, (kind, shape, length) in tensors.items():
+        offsets = [end, end + length]
+        entries[name] = {"dtype": kind, "shape": list(shape), "data_offsets": offsets}
+        end += length
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % HEADER_OFFSET)  # aligns the numbers
+    return len(text).to_bytes(HEADER_OFFSET, "little") + text

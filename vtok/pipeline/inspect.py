@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from vtok._times import Part
-from vtok.codefile.header import Header, rational, source_name
+from vtok.codefile.header import Header, LatentHeader, VideoHeader, rational, source_name
 from vtok.codefile.index import frames_between
 from vtok.codefile.reader import CodeFileReader
 from vtok.codefile.records import MAGIC
@@ -20,6 +20,7 @@ from vtok.errors import CodeFileError, InputError, VideoError, VtokError
 from vtok.models.checkpoint import list_models, read_info
 from vtok.pipeline import extension_of, extensions
 from vtok.pipeline.files import STANDARD_INPUT, name_of, on_disk, open_input
+from vtok.pipeline.latents import FORMAT, LatentFile, is_latent_file, parse_header
 from vtok.pipeline.options import PART_KEYS, DecodeOptions, EncodeOptions, depth_text, part_metadata
 from vtok.video.container import read_index
 from vtok.video.frames import parse_size
@@ -49,6 +50,8 @@ def inspect_file(name: str) -> Facts:
     for extension in extensions():
         if (facts := extension.inspect(path)) is not None:
             return facts
+    if is_latent_file(path):
+        return inspect_latents(path)
     if path.suffix == ".safetensors" or not path.exists():
         return inspect_checkpoint(name)
     try:
@@ -84,13 +87,14 @@ def inspect_code_file(stream: BinaryIO, name: str) -> Facts:
         "version": ".".join(map(str, reader.version)),
         **video_facts(header, frames),
         "codes": [layout.num_stages * layout.num_codebooks, index.num_steps, *layout.grid],
-        "codebook_size": layout.codebook_size,
+        "codebook_size": layout.num_entries,
         "stages": layout.num_stages,
         "bits_per_position": position_bits,
         "compression": f"{layout.temporal_compression}x{space}x{space}",
         "chunks": len(index),
         "chunk_bytes": dict(zip(("least", "mean", "most"), index.chunk_bytes(size), strict=True)),
         "segments": index.num_segments,
+        **({} if layout.window is None else {"window": layout.window}),
         "bytes": size,
         "bpp": round(8 * size / pixels, 6),
         "kbps": round(8 * size / 1000 / max(1e-9, float(frames / shape.fps)), 2),
@@ -107,7 +111,7 @@ def inspect_code_file(stream: BinaryIO, name: str) -> Facts:
     return facts
 
 
-def video_facts(header: Header, frames: int) -> Facts:
+def video_facts(header: VideoHeader, frames: int) -> Facts:
     """Return facts about the video that a file with this header decodes to."""
     shape = header.transform
     return {
@@ -119,7 +123,7 @@ def video_facts(header: Header, frames: int) -> Facts:
     }
 
 
-def origin_facts(header: Header) -> Facts:
+def origin_facts(header: VideoHeader) -> Facts:
     """Return facts about the model and the video that a file was made from."""
     model, source = header.model, header.source
     return {
@@ -128,6 +132,24 @@ def origin_facts(header: Header) -> Facts:
         "encoded_as": f"{model.dtype} on {model.device}",
         "source": f"{source.name or '-'} {source.width}x{source.height}",
         "writer": header.writer,
+    }
+
+
+def inspect_latents(path: Path) -> Facts:
+    """Return facts about a file of latents."""
+    file, size = LatentFile(path, str(path)), path.stat().st_size
+    header, layout = file.header, file.header.format
+    space = layout.spatial_compression
+    return {
+        "kind": "latents",
+        "name": str(path),
+        **video_facts(header, header.num_frames),
+        "latents": [layout.latent_dim, file.num_steps, *layout.grid],
+        "type": layout.dtype,
+        "compression": f"{layout.temporal_compression}x{space}x{space}",
+        **({} if layout.window is None else {"window": layout.window}),
+        "bytes": size,
+        **origin_facts(header),
     }
 
 
@@ -152,9 +174,15 @@ def inspect_checkpoint(name: str) -> Facts:
         "path": str(info.path),
         "parameters": info.num_parameters,
         "bytes": info.path.stat().st_size,
-        "codebook_size": geometry.codebook_size,
+        "arch": info.arch,
+        "compression": geometry.compression,
+        "codebook_size": geometry.entries,
         "num_codebooks": geometry.num_codebooks,
         "stages": geometry.num_stages,
+        "latent_dim": geometry.latent_dim,
+        **({"window": geometry.window_steps} if geometry.window_steps else {}),
+        **({"licence": info.licence} if info.licence else {}),
+        **({"source": info.source} if info.source else {}),
         "weights_sha256": info.weights_sha256,
         "config_sha256": info.config_sha256,
     }
@@ -282,6 +310,9 @@ def is_encoded(output: Path, source: Path, model: LoadedTokenizer, options: Enco
         header = read_header(output, options.to)
     except (OSError, ValueError, EOFError, SafetensorError, VtokError):
         return False
+    if isinstance(header, LatentHeader):
+        as_asked = header.format.dtype == options.latent_dtype
+        return as_asked and same_part(header, source, model, options)
     return (
         header.format.num_stages == stages_of_model(model, options)
         and header.metadata.get("rate", "") == str(options.rate)
@@ -290,18 +321,29 @@ def is_encoded(output: Path, source: Path, model: LoadedTokenizer, options: Enco
     )
 
 
-def read_header(output: Path, to: str) -> Header:
-    """Read the header of a code file, every byte of which is checked, or of a safetensors file."""
+def read_header(output: Path, to: str) -> Header | LatentHeader:
+    """Read the header of a code file, every byte of which is checked, or of another output."""
+    text = ""
     if to == "safetensors":
         with safe_open(output, framework="np") as file:
-            return Header.from_json((file.metadata() or {}).get("vtok", "").encode())
+            text = (file.metadata() or {}).get("vtok", "")
+    elif to == "pt":
+        from vtok.models.torch_file import read_foreign  # imports torch
+
+        text = str(read_foreign(output).values.get("vtok", ""))
+    if FORMAT in text:
+        return parse_header(text, str(output))
+    if to in ("safetensors", "pt"):
+        return Header.from_json(text.encode())
     with output.open("rb") as stream:
         reader = CodeFileReader(stream)
         reader.verify()
         return reader.header
 
 
-def same_part(header: Header, source: Path, model: LoadedTokenizer, options: EncodeOptions) -> bool:
+def same_part(
+    header: VideoHeader, source: Path, model: LoadedTokenizer, options: EncodeOptions
+) -> bool:
     """Return whether a header has the source's name, the model, and the part of the options."""
     shape, video = header.transform, header.source
     size = (video.width, video.height)
@@ -317,7 +359,7 @@ def same_part(header: Header, source: Path, model: LoadedTokenizer, options: Enc
     )
 
 
-def _has_part(header: Header, part: Part) -> bool:
+def _has_part(header: VideoHeader, part: Part) -> bool:
     """Return whether a header states this part of the source."""
     shape, given = header.transform, header.metadata
     if part_metadata(part) != {key: given[key] for key in PART_KEYS if key in given}:
@@ -351,11 +393,14 @@ def is_decoded(output: Path, source: Path, options: DecodeOptions) -> bool:
     return found == (shape.width, shape.height, frames)
 
 
-def _contents(source: Path) -> tuple[Header, int]:
+def _contents(source: Path) -> tuple[VideoHeader, int]:
     """Return the header and the number of frames of a file that decodes to a video."""
     for extension in extensions():
         if (found := extension.contents(source)) is not None:
             return found
+    if is_latent_file(source):
+        header = LatentFile(source, str(source)).header
+        return header, header.num_frames
     with source.open("rb") as stream:
         reader = CodeFileReader(stream)
         return reader.header, reader.index.num_frames

@@ -7,11 +7,12 @@ from fractions import Fraction
 from math import inf
 
 from vtok._times import MAX_SECONDS, Part
-from vtok.codefile.header import CodeFormat
+from vtok.codefile.header import LATENT_TYPES, CodeFormat
 from vtok.errors import OptionError, UsageError
+from vtok.nn.geometry import Geometry
 from vtok.video.frames import parse_size
 
-FORMATS = ("vtok", "npy", "safetensors")
+FORMATS = ("vtok", "npy", "safetensors", "pt")
 DUMP_KINDS = ("jsonl", "text", "bin")
 MAX_EFFORT = 1000
 
@@ -79,7 +80,7 @@ class EncodeOptions(_HasPart):
     """Options of encoding one video.
 
     Attributes:
-        to: output format: vtok, npy or safetensors.
+        to: output format: vtok, npy, safetensors or pt.
         size: short side "256" or "WIDTHxHEIGHT"; the source's size if None.
         fps: frame rate to resample to; the source's rate if None.
         depth_range: values that become black and white, for gray sources of 16 bits or floats.
@@ -93,6 +94,7 @@ class EncodeOptions(_HasPart):
         max_bpp: choose the most stages per chunk that keep the file to these bits per pixel.
         effort: gradient steps per model call that improve the latents of the encoder, 0 to 1000.
         compress: entropy-code the codes where that makes them smaller.
+        latent_dtype: type of the latents of a tokenizer without codes: float16 or float32.
         overwrite: replace an existing output.
         timeout_seconds: longest time that the reader may take for the next frames.
 
@@ -114,6 +116,7 @@ class EncodeOptions(_HasPart):
     effort: int = 0
     depth_range: tuple[float, float] | None = None
     compress: bool = True
+    latent_dtype: str = "float16"
     overwrite: bool = False
     timeout_seconds: float = 60.0
 
@@ -136,6 +139,8 @@ class EncodeOptions(_HasPart):
             raise OptionError(
                 "depth_range", depth_text(self.depth_range), "a range such as 0,65535"
             )
+        if self.latent_dtype not in LATENT_TYPES:
+            raise OptionError("latent_dtype", self.latent_dtype, " or ".join(LATENT_TYPES))
         if self.rate and self.to != "vtok":
             raise OptionError("to", self.to, "vtok: an array has the same stages in every chunk")
         if self.size is not None:
@@ -258,8 +263,36 @@ def choose_stages(
             raise OptionError("num_bits", num_bits, f"{bits_per_stage} or more, one stage")
         return min(num_bits // bits_per_stage, available)
     if num_stages is not None and not 1 <= num_stages <= available:
-        raise OptionError("num_stages", num_stages, f"1 to {available}")
+        expected = f"1 to {available}" if available > 1 else "1, the only stage"
+        raise OptionError("num_stages", num_stages, expected)
     return num_stages or available
+
+
+def select_stages(options: EncodeOptions, geometry: Geometry, name: str) -> int:
+    """Return the number of stages that options select of a model; see `choose_stages`.
+
+    Args:
+        options: rate and format.
+        geometry: of the model.
+        name: of the model.
+
+    Raises:
+        UsageError: if the model cannot have one of the options.
+    """
+    if geometry.entries is None:
+        if options.to == "vtok":
+            expected = f"safetensors, npy or pt: {name} has latents and no codes"
+            raise OptionError("to", options.to, expected)
+        for field in ("num_stages", "num_bits", "min_psnr", "max_bpp", "effort"):
+            if value := getattr(options, field):
+                raise OptionError(field, value, f"none: {name} has latents and no codes")
+        return 1
+    if geometry.num_stages == 1:
+        for field in ("min_psnr", "max_bpp"):
+            if (value := getattr(options, field)) is not None:
+                raise OptionError(field, f"{value:g}", f"none: {name} has a single stage")
+    stages, bits = geometry.num_stages, geometry.stored_bits
+    return choose_stages(options.num_stages, options.num_bits, stages, bits)
 
 
 def stages_of_file(layout: CodeFormat, options: DecodeOptions | CutOptions | DumpOptions) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from vtok.codefile.header import Header
+from vtok.codefile.header import Header, LatentFormat, LatentHeader
 from vtok.codefile.packing import CodedPart
 from vtok.pipeline.files import name_of
 from vtok.video.frames import Frames
@@ -20,8 +20,8 @@ from vtok.video.frames import Frames
 if TYPE_CHECKING:
     from torch import Tensor
 
-Codes = npt.NDArray[np.int64]
-"""int64 [stages, codebooks, t, h, w]."""
+Codes = npt.NDArray[Any]
+"""int64 [stages, codebooks, t, h, w], or latents [1, D, t, h, w]."""
 End = str | Path | BinaryIO
 """Input or output of a conversion."""
 Progress = Callable[[int, int | None], None]
@@ -33,7 +33,8 @@ class CodeChunk:
     """Codes of consecutive frames: one record of a code file.
 
     Attributes:
-        codes: int64 [stages, codebooks, t, h, w].
+        codes: int64 [stages, codebooks, t, h, w]; of a tokenizer without codes, latents
+            [1, D, t, h, w] of a float type.
         num_frames: frames that they show, without padding.
         restart: whether the decoder starts from an empty state.
         skip: decoded frames to drop before those shown.
@@ -168,7 +169,8 @@ class Result(Conversion):
     Attributes:
         code_shape: [stages * codebooks, t, h, w], with the most stages that a chunk has.
         codes: number of integers.
-        bits_per_code: log2 of the codebook size.
+        bits_per_code: log2 of the codebook size; bits of a number of latents.
+        vocab_size: entries of a codebook; 0 for latents.
         lost: description of the damage where a salvaged file ended; None for a whole file.
         lost_frames: frames of a salvaged file that could not be decoded, if known.
         gaps: ranges of those frames: the first one, and the one after the last.
@@ -181,6 +183,7 @@ class Result(Conversion):
     code_shape: tuple[int, int, int, int]
     codes: int
     bits_per_code: int
+    vocab_size: int
     lost: str | None = None
     lost_frames: int | None = None
     gaps: tuple[tuple[int, int], ...] = ()
@@ -192,7 +195,7 @@ class Result(Conversion):
     @property
     def contents(self) -> str:
         """Number of codes, in words."""
-        return f"{self.codes:,} codes"
+        return f"{self.codes:,} {'codes' if self.vocab_size else 'latent numbers'}"
 
     @property
     def raw_bpp(self) -> float:
@@ -206,6 +209,7 @@ class Result(Conversion):
             "codes": self.codes,
             "code_shape": list(self.code_shape),
             "bits_per_code": self.bits_per_code,
+            "vocab_size": self.vocab_size,
             "raw_bpp": round(self.raw_bpp, 6),
             "lost": self.lost,
             "lost_frames": self.lost_frames,
@@ -281,9 +285,16 @@ class Counts(Observer):
         self.gaps = joined
 
 
-def make_result(source: End, output: End, header: Header, counts: Counts, seconds: float) -> Result:
-    """Make a result from a code file's header and the final counts."""
+def make_result(
+    source: End, output: End, header: Header | LatentHeader, counts: Counts, seconds: float
+) -> Result:
+    """Make a result from a header and the final counts."""
     layout = header.format
+    if isinstance(layout, LatentFormat):
+        num_codebooks, bits, entries = layout.latent_dim, int(layout.dtype[5:]), 0
+    else:
+        num_codebooks, bits = layout.num_codebooks, layout.bits_per_code
+        entries = layout.num_entries
     return Result(
         input=name_of(source) or "-",
         output=name_of(output) or "-",
@@ -292,14 +303,15 @@ def make_result(source: End, output: End, header: Header, counts: Counts, second
         fps=header.transform.fps,
         frames=counts.frames_done,
         code_shape=(
-            max(counts.stages, default=0) * layout.num_codebooks,
+            max(counts.stages, default=0) * num_codebooks,
             counts.steps,
             *layout.grid,
         ),
         codes=counts.codes,
         bytes=counts.bytes,
         seconds=seconds,
-        bits_per_code=layout.bits_per_code,
+        bits_per_code=bits,
+        vocab_size=entries,
         lost=counts.lost,
         lost_frames=counts.lost_frames,
         gaps=tuple(counts.gaps),

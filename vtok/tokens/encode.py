@@ -205,7 +205,9 @@ def are_tokens_encoded(
             header, count = info.header, info.shape[1]
             origin: TokenOrigin | None = info.origin
         else:
-            header = read_header(output, "vtok")
+            found = read_header(output, "vtok")
+            assert isinstance(found, Header)
+            header = found
             origin, count = token_origin(header, str(output)), header.format.num_stages
     except (OSError, VtokError):
         return False

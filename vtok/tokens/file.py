@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from vtok.codefile.header import Header, dump_json, load_json
 from vtok.errors import CodeFileError
 from vtok.nn.config import MOST_TOKENS
-from vtok.pipeline.files import open_input
+from vtok.pipeline.files import HEADER_OFFSET, open_input, safetensors_head
 from vtok.pipeline.inspect import origin_facts, video_facts
 from vtok.tokens import ORIGIN_KEY
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 FORMAT, VERSION = "vtok.tokens", 1
 CHECKPOINT_FORMAT = "vtok.tokens_checkpoint"
 SUFFIX = ".tokens.safetensors"
-HEADER_OFFSET = 8  # a safetensors file is the length of its header, the header, the numbers
 STEPS_AT_A_TIME = 1 << 12
 MAX_DIM = 4096
 
@@ -94,18 +93,8 @@ def write_token_file(stream: BinaryIO, info: TokenFileInfo, tokens: BinaryIO) ->
     """
     steps = info.shape[0]
     times, numbers = 16 * steps, 2 * int(np.prod(info.shape))
-    entries = {
-        "__metadata__": {"vtok": _to_json(info)},
-        "times": {"dtype": "F64", "shape": [steps, 2], "data_offsets": [0, times]},
-        "tokens": {
-            "dtype": "F16",
-            "shape": list(info.shape),
-            "data_offsets": [times, times + numbers],
-        },
-    }
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % HEADER_OFFSET)  # aligns the numbers
-    stream.write(len(text).to_bytes(HEADER_OFFSET, "little") + text)
+    tensors = {"times": ("F64", (steps, 2), times), "tokens": ("F16", info.shape, numbers)}
+    stream.write(safetensors_head(tensors, {"vtok": _to_json(info)}))
     for first in range(0, steps, STEPS_AT_A_TIME):
         part = info.times(first, min(steps, first + STEPS_AT_A_TIME))
         stream.write(part.astype("<f8").tobytes())
