@@ -21,7 +21,10 @@ from vtok.codefile.dump import dump as write_dump
 from vtok.codefile.edit import cut, join
 from vtok.codefile.packing import decode_parts, encode_parts
 from vtok.codefile.reader import CodeFileReader
+from vtok.dataset.api import encode_dataset
+from vtok.dataset.options import DatasetOptions
 from vtok.errors import CheckpointError, CodeFileError, OptionError, ShapeError, UsageError
+from vtok.evaluation.evaluate import EvalOptions, Part, evaluate_file
 from vtok.models import registry
 from vtok.models.checkpoint import load_checkpoint, read_info, save_checkpoint
 from vtok.models.load import LoadedTokenizer, load, resolve
@@ -33,6 +36,7 @@ from vtok.pipeline.encode import encode_file
 from vtok.pipeline.inspect import is_decoded, is_encoded
 from vtok.pipeline.latents import LatentFile
 from vtok.pipeline.options import DecodeOptions, EncodeOptions
+from vtok.pipeline.rate import psnr_per_frame
 from vtok.tokens.model import load_token_model
 from vtok.training.learner import initialize_from
 from vtok.video.frames import Frames
@@ -442,7 +446,7 @@ def test_code_beyond_the_entries_is_refused(models: dict[str, LoadedTokenizer], 
     list(write_dump(CodeFileReader(io.BytesIO(data)), dump, "text"))
     lines = dump.getvalue().split(b"\n")
     lines[2] = b"60 " + lines[2].split(b" ", 1)[1]
-    with pytest.raises(CodeFileError, match="line 2 a code is 60"):
+    with pytest.raises(CodeFileError, match="line 3 a code is 60"):
         list(DumpReader(io.BytesIO(b"\n".join(lines))).write(io.BytesIO()))
 
 
@@ -513,3 +517,65 @@ def test_commands_for_latents(toys: dict[str, Path], clip: Path, tmp_path: Path)
     assert row["frames"] == FRAMES - 10
     stream = io.BufferedReader(io.BytesIO(out.read_bytes()))
     assert decode_file(stream, tmp_path / "b.mp4", model=toys["latents"]).frames == FRAMES
+
+
+@pytest.mark.parametrize("kind", CODED)
+def test_evaluation_measures_the_decoded_file(
+    kind: str, models: dict[str, LoadedTokenizer], clip: Path, tmp_path: Path
+) -> None:
+    model, part, measured = models[kind], Part(frames=33), []
+    result = evaluate_file(
+        clip,
+        model=model,
+        options=EvalOptions(part, metrics=("psnr",)),
+        keep=tmp_path,
+        watch=lambda bits, frames, originals: measured.append(frames),
+    )
+    (point,) = result.points
+    data = (tmp_path / "6.vtok").read_bytes()
+    shown = decoded(model, data)
+    np.testing.assert_array_equal(np.concatenate(measured), shown)
+    psnr = psnr_per_frame(shown, read(clip)[:33]).mean()
+    assert point.quality["psnr"] == pytest.approx(psnr, abs=1e-3)
+    assert (point.bits, point.bytes, result.usage[0].codebook_size) == (6, len(data), 60)
+
+
+def test_latents_have_no_rates(models: dict[str, LoadedTokenizer], clip: Path) -> None:
+    with pytest.raises(UsageError, match="toy-latents has latents and no codes"):
+        evaluate_file(clip, model=models["latents"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "to"),
+    [*((kind, "vtok") for kind in CODED), ("window", "memmap"), ("latents", "safetensors"),
+     ("latents", "tar")],
+)  # fmt: skip
+def test_dataset(kind: str, to: str, toys: dict[str, Path], clip: Path, tmp_path: Path) -> None:
+    options = DatasetOptions(
+        to, EncodeOptions(size=f"{SIZE[1]}x{SIZE[0]}"), psnr=True, batch=2, workers=2, device="cpu"
+    )
+    sources = []
+    for number in range(2):
+        sources.append(tmp_path / f"{number}.mp4")
+        sources[-1].write_bytes(clip.read_bytes())
+    folder = tmp_path / "set"
+    totals = encode_dataset(sources, folder, model=toys[kind], options=options)
+    assert (totals.done, totals.failed) == (2, 0)
+    records = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    assert {record["vocab_size"] for record in records} == {0 if kind == "latents" else 60}
+    model = load(toys[kind], device="cpu", dtype="float32")
+    expected = direct(model, read(clip))
+    psnr = psnr_per_frame(expected, read(clip)).mean()
+    assert records[0]["psnr"] == pytest.approx(psnr, abs=0.01)
+    if to == "memmap":
+        about = json.loads((folder / "metadata_0.json").read_text())
+        assert about["vocab_size"] == 60
+    again = encode_dataset(sources, folder, model=toys[kind], options=options)
+    assert (again.done, again.up_to_date) == (0, 2)
+
+
+@pytest.mark.parametrize("to", ["vtok", "tar-vtok", "memmap"])
+def test_dataset_formats_without_latents(to: str, toys: dict[str, Path], tmp_path: Path) -> None:
+    options = DatasetOptions(to, EncodeOptions(size="16x16"), device="cpu")
+    with pytest.raises(OptionError, match="toy-latents has latents and no codes"):
+        encode_dataset([tmp_path], tmp_path / "set", model=toys["latents"], options=options)

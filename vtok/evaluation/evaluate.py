@@ -19,7 +19,7 @@ import numpy as np
 from vtok.codefile.header import Header
 from vtok.codefile.packing import CodedPart, encode_parts
 from vtok.codefile.writer import CodeFileWriter
-from vtok.errors import OptionError, ShapeError, VideoError
+from vtok.errors import OptionError, ShapeError, UsageError, VideoError
 from vtok.evaluation.metrics import QualityMeter, check_metrics
 from vtok.evaluation.results import VTOK, ClipResult, CodeUsage, Point
 from vtok.models.load import LoadedTokenizer, ModelLike, resolve
@@ -168,7 +168,10 @@ def stages_of(model: LoadedTokenizer, bits: Sequence[int] | None) -> dict[int, i
 
     Raises:
         OptionError: for bits that no number of stages takes.
+        UsageError: for a tokenizer without codes.
     """
+    if model.geometry.entries is None:
+        raise UsageError(f"{model.info.name} has latents and no codes: it has no rates to measure")
     stages, each = model.geometry.num_stages, model.geometry.stored_bits
     if bits is None:
         doubling = (1 << power for power in range(stages.bit_length()))
