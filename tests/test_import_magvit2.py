@@ -78,14 +78,14 @@ def test_command_output(tmp_path: Path) -> None:
         2,
     )
     assert row["status"] == "ok"
-    assert row["left_out"] > 0
+    assert row["notes"] == ["left out 2 tensors that no code depends on"]
     before = output.read_bytes()
     again = vtok(*arguments)
     assert (again.exit_code, output.read_bytes()) == (1, before)
     assert vtok(*arguments, "--overwrite", "-q").exit_code == 0
     assert load_checkpoint(output)[1].name == "made"
     shown = vtok(*arguments, "--overwrite").stderr
-    assert "4x2x2, 12 bits per position" in shown
+    assert "4x2x2, 64 entries x 2 codebooks, 12 bits per position" in shown
 
 
 def changed_golden(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import vtok
-from vtok.cli import code_files, dataset, failures, models, train
+from vtok.cli import code_files, dataset, failures, imports, models, train
 from vtok.cli import options as opt
 from vtok.cli.console import say_error, use_open_streams
 from vtok.cli.decode import decode
@@ -147,10 +147,10 @@ tokens = _group(Group, "Train token learners, and draw their attention maps.")
 _add(tokens, train.train_learner, epilog=WHOLE, name="train")
 _add(tokens, train.show, epilog=WHOLE)
 app.add_typer(tokens, name="tokens", rich_help_panel=MODELS)
-imports = _group(Group, "Convert checkpoints of other projects.")
-_add(imports, models.magvit2, epilog=WHOLE)
-imports.callback()(lambda: None)  # keeps `magvit2` a word of the command while it is the only one
-app.add_typer(imports, name="import", rich_help_panel=MODELS)
+families = _group(Group, "Import published tokenizers.")
+for word, command in imports.COMMANDS.items():
+    _add(families, command, epilog=WHOLE, name=word)
+app.add_typer(families, name="import", rich_help_panel=MODELS)
 _add(app, models.doctor, MODELS, WHOLE)
 
 _add(app, evaluate, MEASURING, name="eval")

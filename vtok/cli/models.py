@@ -1,55 +1,166 @@
-"""`vtok models`, `vtok doctor` and `vtok import`."""
+"""`vtok models` and `vtok doctor`."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vtok.cli import completion
 from vtok.cli import options as opt
-from vtok.cli.console import one_line, print_json, say, waiting
-from vtok.cli.options import argument, expand_options, option
-from vtok.errors import UsageError, VtokError
+from vtok.cli.console import loading, one_line, print_json, say_error
+from vtok.cli.options import argument, option
+from vtok.errors import PartialFailure, VtokError
+
+if TYPE_CHECKING:
+    from vtok.evaluation.probe import Digest
+    from vtok.models.checkpoint import CheckpointInfo
 
 MARKS = {"ok": "ok", "missing": "--", "failed": "FAILED"}
-CARD_FACTS = ("name", "path", "parameters", "bytes", "codebook_size", "num_codebooks", "stages")
+OWN_LICENCE = "Apache-2.0"
+Named = Annotated[
+    list[str] | None,
+    argument("MODEL", "Names or files. [default: all shipped and imported]", completion.models),
+]
 
 
-def models(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
-    """List the shipped models with size and PSNR at each rate.
+def models(
+    names: Named = None,
+    check: Annotated[
+        bool, option("--check", None, "Encode a built-in clip; print digests of the result.")
+    ] = False,
+    as_json: opt.Json = False,
+    debug: opt.Debug = False,
+) -> None:
+    """List the shipped and imported models, with licence, shapes and cost.
+
+    Bits are those of a position, all stages together; cost is in thousands of multiply-adds per
+    pixel of encoder and decoder. With --check, codes and frames of 17 frames of 64x64 and of
+    128x96 are computed in float32 on the CPU, to compare with the original or another machine.
 
     \b
       vtok models
+      vtok models vtok-base --check
       vtok models --json | jq .psnr
     """
-    from vtok.models.checkpoint import list_models
+    from vtok.models.checkpoint import list_models, read_info
 
-    for number, name in enumerate(list_models()):
-        facts = _facts(name)
+    chosen, failed = names or list_models(), []
+    for number, name in enumerate(chosen):
+        try:
+            info = read_info(name)
+            facts = facts_of(info)
+            digests = digests_of(name, quiet=as_json) if check else []
+        except VtokError as error:
+            if len(chosen) == 1:
+                raise
+            say_error(str(error))
+            failed.append(name)
+            continue
         if as_json:
-            print_json(facts)
+            checked = {"digests": [digest.to_dict() for digest in digests]} if check else {}
+            print_json({**facts, **checked})
             continue
         if number:
             typer.echo()
-        typer.echo(
-            f"{name}: {facts['parameters'] / 1e6:.1f} million parameters, "
-            f"{facts['bytes'] / 1e6:.1f} MB, {facts['stages']} quantizer stages"
-        )
-        rates = facts["psnr"].items()
-        typer.echo("  bits per position  " + "  ".join(f"{bits:>5}" for bits, _ in rates))
-        typer.echo("  PSNR dB            " + "  ".join(f"{value:5.2f}" for _, value in rates))
-        if facts["token_learners"]:
-            typer.echo("  token learners     " + ", ".join(facts["token_learners"]))
+        for line in (*_lines(info, facts), *map(digest_line, digests)):
+            typer.echo(one_line(line))
+    if failed:
+        raise PartialFailure(f"{len(failed)} of {len(chosen)} models cannot be read")
 
 
-def _facts(name: str) -> dict[str, Any]:
-    from vtok.models.checkpoint import card_quality, read_card, token_learners
-    from vtok.pipeline.inspect import inspect_checkpoint
+def facts_of(info: CheckpointInfo) -> dict[str, Any]:
+    """Return the facts about a model that `vtok models --json` prints."""
+    from vtok.models.checkpoint import card_quality, read_card, shipped_models, token_learners
 
-    facts = inspect_checkpoint(name)
-    psnr, learners = card_quality(read_card(name)), token_learners(name)
-    return {**{key: facts[key] for key in CARD_FACTS}, "psnr": psnr, "token_learners": learners}
+    geometry, shipped = info.geometry, info.path.parent.name == "weights"
+    shipped = shipped and info.name in shipped_models()
+    return {
+        "name": info.name,
+        "path": str(info.path),
+        "shipped": shipped,
+        "arch": info.arch,
+        "licence": OWN_LICENCE if shipped else info.licence,
+        "source": info.source,
+        "parameters": info.num_parameters,
+        "bytes": info.path.stat().st_size,
+        "temporal_compression": geometry.temporal_compression,
+        "spatial_compression": geometry.spatial_compression,
+        "latent_dim": geometry.latent_dim,
+        "entries": geometry.entries,
+        "codebook_size": geometry.codebook_size,
+        "num_codebooks": geometry.num_codebooks,
+        "stages": geometry.num_stages,
+        "bits_per_position": round(geometry.num_stages * geometry.bits_per_stage, 2),
+        "window_frames": getattr(geometry.plan, "frames", None),
+        "kmac_per_pixel": _cost(info),
+        "weights_sha256": info.weights_sha256,
+        "psnr": card_quality(read_card(info.name)) if shipped else {},
+        "token_learners": token_learners(info.name) if shipped else [],
+    }
+
+
+def _cost(info: CheckpointInfo) -> dict[str, float] | None:
+    from vtok.evaluation.probe import cost_of
+
+    try:
+        encoder, decoder = cost_of(info)
+    except VtokError:
+        return None
+    return {"encoder": round(encoder, 1), "decoder": round(decoder, 1)}
+
+
+def digests_of(name: str, *, quiet: bool) -> list[Digest]:
+    """Compute the digests of a model in float32 on the CPU."""
+    with loading(quiet=quiet):
+        from vtok.evaluation.probe import make_digests
+        from vtok.models.load import load
+
+        return make_digests(load(name, device="cpu", dtype="float32"))
+
+
+def summary_of(facts: dict[str, Any]) -> str:
+    """Describe a model in one line: shapes, vocabulary, bits, cost."""
+    time, space = facts["temporal_compression"], facts["spatial_compression"]
+    words = [f"{time}x{space}x{space}"]
+    if facts["entries"] is None:
+        words.append(f"continuous, {facts['latent_dim']} channels")
+    else:
+        books = facts["num_codebooks"]
+        words.append(f"{facts['entries']:,} entries" + (f" x {books} codebooks" * (books > 1)))
+        bits = f"{facts['bits_per_position']:g} bits per position"
+        words.append(bits + (f" in {facts['stages']} stages" if facts["stages"] > 1 else ""))
+    window = facts["window_frames"]
+    words.append(f"windows of {window} frames" if window else "streams")
+    if cost := facts["kmac_per_pixel"]:
+        words.append(f"{cost['encoder']:,.4g} + {cost['decoder']:,.4g} kMAC per pixel")
+    return ", ".join(words)
+
+
+def _lines(info: CheckpointInfo, facts: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"{info.name}: {info.arch}, {facts['parameters'] / 1e6:.1f} million parameters, "
+        f"{facts['bytes'] / 1e6:.1f} MB, licence {facts['licence'] or 'not stated'}"
+    )
+    yield f"  {summary_of(facts)}"
+    if rates := facts["psnr"].items():
+        yield "  bits per position  " + "  ".join(f"{bits:>5}" for bits, _ in rates)
+        yield "  PSNR dB            " + "  ".join(f"{value:5.2f}" for _, value in rates)
+    if facts["token_learners"]:
+        yield "  token learners     " + ", ".join(facts["token_learners"])
+    if not facts["shipped"]:
+        yield f"  file               {info.path}"
+
+
+def digest_line(digest: Digest) -> str:
+    """Describe the digests of one size in one line."""
+    codes = f"codes {digest.codes_sha256}, some {' '.join(map(str, digest.some_codes))}; "
+    return (
+        f"  check {digest.size}: {codes if digest.codes_sha256 else ''}"
+        f"latents {digest.latents_mean} +- {digest.latents_std}; "
+        f"frames {digest.frames_sha256}, mean {digest.frames_mean}"
+    )
 
 
 def doctor(
@@ -81,64 +192,3 @@ def doctor(
             failed.append(finding.name)
     if failed:
         raise VtokError(f"checks failed: {', '.join(failed)}")
-
-
-@expand_options
-def magvit2(
-    checkpoint: Annotated[Path, argument("CHECKPOINT", "File saved by magvit2-pytorch.")],
-    *,
-    output: Annotated[Path, option("--output -o", "PATH", "Checkpoint to write.")],
-    config: Annotated[
-        Path,
-        option("--config", "FILE", "TOML file with the arguments of its VideoTokenizer."),
-    ],
-    name: Annotated[
-        str | None, option("--name", "NAME", "Model name for code files. [default: PATH's stem]")
-    ] = None,
-    overwrite: opt.Overwrite = False,
-    printing: opt.PrintOptions,
-) -> None:
-    """Convert a checkpoint of magvit2-pytorch 0.5.1.
-
-    The converted model gives the same codes and frames. Only tensors are read, never the pickled
-    configuration: state that in a TOML file. Arguments that are left out have the defaults of
-    magvit2-pytorch; docs/benchmarks.md lists what is equal and what cannot be converted.
-
-    \b
-      vtok import magvit2 tokenizer.pt -o mine.safetensors --config tokenizer.toml
-      vtok encode clip.mp4 --model mine.safetensors
-    """
-    from vtok._files import check_output
-
-    check_output(output, overwrite)
-    with waiting("reading the checkpoint", quiet=printing.quiet):
-        from vtok.models.checkpoint import read_info, save_checkpoint
-        from vtok.models.magvit2 import Magvit2Config, read_magvit2
-        from vtok.training.config import read_config
-
-        try:
-            stated = Magvit2Config.from_dict(read_config(config))
-        except UsageError as exc:
-            text = str(exc)
-            raise UsageError(text if text.startswith(str(config)) else f"{config}: {text}") from exc
-        if stated.stem_dim is not None:
-            raise UsageError(
-                f"{config}: conditioned layers: a vtok checkpoint cannot hold their stem; "
-                "in Python, vtok.models.magvit2.read_magvit2 returns it with the tokenizer"
-            )
-        imported = read_magvit2(checkpoint, stated)
-        save_checkpoint(output, imported.tokenizer, name or output.stem)
-        info = read_info(output)
-    tokenizer = imported.tokenizer
-    time, space = tokenizer.temporal_compression, tokenizer.spatial_compression
-    if printing.as_json:
-        names = {"input": str(checkpoint), "output": str(output), "name": info.name}
-        numbers = {"temporal_compression": time, "spatial_compression": space}
-        numbers |= {"parameters": info.num_parameters, "left_out": imported.left_out}
-        print_json({**names, "status": "ok", "weights_sha256": info.weights_sha256, **numbers})
-    bits = tokenizer.quantizer.bits_per_stage
-    say(
-        f"{checkpoint} -> {output}: {info.num_parameters:,} parameters, {time}x{space}x{space}, "
-        f"{bits} bits per position; left out {imported.left_out} tensors that no code depends on",
-        quiet=printing.silent,
-    )

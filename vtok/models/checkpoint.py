@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import struct
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,22 +72,49 @@ class CheckpointInfo:
     source: str | None = None
 
 
-def list_models() -> list[str]:
+def user_folder() -> Path:
+    """Return the folder of imported checkpoints, which `--model` finds by name.
+
+    It is the value of the environment variable VTOK_MODELS if that is set, else the folder
+    vtok/models where the platform keeps the data of a user's programs.
+    """
+    if chosen := os.environ.get("VTOK_MODELS"):
+        return Path(chosen)
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.home() fails without a home
+    if sys.platform == "win32":
+        data = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        data = home / "Library" / "Application Support"
+    else:
+        data = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
+    return data / "vtok" / "models"
+
+
+def shipped_models() -> list[str]:
     """List the names of the shipped checkpoints."""
     return sorted(path.stem for path in WEIGHTS_FOLDER.glob("*.safetensors"))
+
+
+def list_models() -> list[str]:
+    """List the names of the shipped checkpoints, then of the imported ones."""
+    shipped = shipped_models()
+    found = {path.stem for path in user_folder().glob("*.safetensors")}
+    return [*shipped, *sorted(found - set(shipped))]
 
 
 def resolve_path(name_or_path: str | Path) -> Path:
     """Find the file of a checkpoint.
 
     Args:
-        name_or_path: Shipped name, or any file.
+        name_or_path: Name of a shipped or imported checkpoint, or any file.
 
     Raises:
-        InputError: There is no such file; the message lists the shipped names.
+        InputError: There is no such file; the message lists the names.
     """
-    if str(name_or_path) in list_models():
+    if str(name_or_path) in shipped_models():
         return WEIGHTS_FOLDER / f"{name_or_path}.safetensors"
+    if str(name_or_path) in list_models():
+        return user_folder() / f"{name_or_path}.safetensors"
     path = Path(name_or_path)
     try:
         if path.is_file():
@@ -93,7 +122,7 @@ def resolve_path(name_or_path: str | Path) -> Path:
     except OSError as exc:
         raise InputError(f"{name_or_path}: cannot be read ({exc.strerror})") from exc
     names = ", ".join(list_models()) or "none"
-    raise InputError(f"{name_or_path}: no such checkpoint: pass a file or a shipped name ({names})")
+    raise InputError(f"{name_or_path}: no such checkpoint: pass a file or a name ({names})")
 
 
 def read_info(name_or_path: str | Path) -> CheckpointInfo:
@@ -148,7 +177,7 @@ def load_checkpoint(name_or_path: str | Path) -> tuple[Tokenizer, CheckpointInfo
         raise CheckpointError(
             f"{info.path}: the weights do not match their SHA-256: fetch it again"
         )
-    tokenizer = _build(info)
+    tokenizer = build_tokenizer(info)
     tokenizer.load_state_dict(tensors, strict=True)
     for key, tensor in tokenizer.state_dict().items():
         if not tensor.isfinite().all():
@@ -203,7 +232,7 @@ def describe(tokenizer: Tokenizer) -> CheckpointInfo:
     import torch
 
     tensors = {key: tensor.detach().cpu() for key, tensor in tokenizer.state_dict().items()}
-    for name in list_models():
+    for name in shipped_models():
         if read_info(name).config == tokenizer.config:
             shipped, info = load_checkpoint(name)
             stored = shipped.state_dict()
@@ -241,7 +270,7 @@ def weights_digest(tensors: Mapping[str, Tensor]) -> str:
         tensor = tensors[key].contiguous()
         digest.update(f"{key} {tensor.dtype} {list(tensor.shape)}\n".encode())
         if tensor.ndim:
-            digest.update(tensor.view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
         else:
             digest.update(struct.pack("<d", tensor.item()))
     return digest.hexdigest()
@@ -291,7 +320,7 @@ def _read_header(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
     return header  # type: ignore[no-any-return]
 
 
-def _build(info: CheckpointInfo) -> Tokenizer:
+def build_tokenizer(info: CheckpointInfo) -> Tokenizer:
     """Create the tokenizer of a checkpoint, with random weights."""
     config = info.config.to_dict() if info.arch == OWN else info.config
     try:
@@ -305,7 +334,7 @@ def _check_tensors(info: CheckpointInfo, file: Any) -> None:
     import torch
 
     with torch.device("meta"):  # shapes without memory: the config may ask for any size
-        made = _build(info)
+        made = build_tokenizer(info)
     if made.geometry != info.geometry:
         ours, theirs = made.geometry.to_dict(), info.geometry.to_dict()
         wrong = next(key for key in ours if ours[key] != theirs[key])
