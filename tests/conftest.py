@@ -1,5 +1,6 @@
 """Settings and fixtures for all tests: one torch thread, no deadlines, a browser."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 settings.register_profile("no-deadline", deadline=None)  # the machine may be busy
 settings.load_profile("no-deadline")
+os.environ["VTOK_MODELS"] = os.devnull  # no imported models, unless a test sets a folder
 # a shell that starts the tests in the background makes them, and their children, ignore SIGINT
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -78,7 +78,7 @@ def test_command_output(tmp_path: Path) -> None:
         2,
     )
     assert row["status"] == "ok"
-    assert row["notes"] == ["left out 2 tensors that no code depends on"]
+    assert row["notes"] == ["left out 39 tensors that no code depends on"]
     before = output.read_bytes()
     again = vtok(*arguments)
     assert (again.exit_code, output.read_bytes()) == (1, before)

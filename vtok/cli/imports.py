@@ -209,6 +209,7 @@ def magvit2(
 
         try:
             stated = Magvit2Config.from_dict(read_config(config))
+            stated.check_unconditioned()
         except UsageError as exc:
             text = str(exc)
             raise UsageError(text if text.startswith(str(config)) else f"{config}: {text}") from exc

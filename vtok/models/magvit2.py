@@ -171,6 +171,18 @@ class Magvit2Config:
         assert self.dim_cond is not None
         return int(self.dim_cond * self.dim_cond_expansion_factor)
 
+    def check_unconditioned(self) -> None:
+        """Check that a checkpoint can hold the model.
+
+        Raises:
+            UsageError: The model has conditioned layers.
+        """
+        reason = (
+            "a vtok checkpoint cannot hold their stem; in Python, "
+            "vtok.models.magvit2.read_magvit2 returns it with the tokenizer"
+        )
+        _refuse(self.stem_dim is not None, "conditioned layers", reason)
+
     def tokenizer_config(self) -> TokenizerConfig:
         """Convert to the configuration of an equal `VideoTokenizer`.
 
@@ -277,20 +289,14 @@ def read_magvit2(path: Path, config: Magvit2Config) -> Imported:
         raise CheckpointError(f"{path}: {exc}: wrong file, or the config of another model") from exc
 
 
-def import_magvit2(path: Path, config: Magvit2Config) -> tuple[VideoTokenizer, tuple[str, ...]]:
-    """Read a checkpoint that can be saved as one of vtok; return remarks with the tokenizer.
+def import_magvit2(path: Path, config: Magvit2Config) -> tuple[VideoTokenizer, list[str]]:
+    """Read a checkpoint; return the tokenizer without stems, and remarks for the user.
 
     Raises:
-        UsageError: The model has conditioned layers, whose stem a checkpoint cannot hold.
         InputError, CheckpointError: See `read_magvit2`.
     """
-    if config.stem_dim is not None:
-        raise UsageError(
-            "conditioned layers: a vtok checkpoint cannot hold their stem; in Python, "
-            "vtok.models.magvit2.read_magvit2 returns it with the tokenizer"
-        )
     made = read_magvit2(path, config)
-    return made.tokenizer, (f"left out {made.left_out} tensors that no code depends on",)
+    return made.tokenizer, [f"left out {made.left_out} tensors that no code depends on"]
 
 
 def convert(theirs: Mapping[str, Tensor], config: Magvit2Config) -> Imported:
