@@ -58,6 +58,7 @@ _ROWS = (
         *("open_magvit2", "vtok.models.open_magvit2"),
         *("OpenMagvit2Config", "OpenMagvit2Tokenizer", "read_open_magvit2"),
     ),
+    ("emu3", "vtok.models.emu3", "Emu3Config", "Emu3Tokenizer", "read_emu3"),
     ("taehv", "vtok.models.taehv", "TaehvConfig", "TaehvTokenizer", "read_taehv"),
 )
 ARCHITECTURES = {row[0]: Architecture(*row) for row in _ROWS}
