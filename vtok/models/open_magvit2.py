@@ -29,6 +29,7 @@ from vtok.nn.interface import Geometry, Stream, Tokenizer, Window
 from vtok.nn.layers import Context, StreamState
 
 WINDOW = 17  # frames that Open-MAGVIT2's video tokenizer is run on
+BATCH_PIXELS = 1 << 18  # of images that are computed together
 
 
 class OpenMagvit2Tokenizer(Tokenizer):
@@ -66,7 +67,7 @@ class OpenMagvit2Tokenizer(Tokenizer):
 
     def encode_clip(self, clip: Tensor, state: StreamState | None) -> Tensor:
         """Encode a padded clip [B, 3, T, H, W] in -1..1 to latents [B, D, t, h, w]."""
-        return self.encoder(clip, self._context(state))
+        return self._run(self.encoder, clip, clip.shape[3] * clip.shape[4], state)
 
     def decode_latents(self, latents: Tensor, state: StreamState | None, ahead: int) -> Tensor:
         """Decode quantized latents [B, D, t, h, w] to frames [B, 3, T, H, W], about -1..1.
@@ -80,7 +81,8 @@ class OpenMagvit2Tokenizer(Tokenizer):
                 f"latents of shape {list(latents.shape)}: expected more than one position, since "
                 "the decoder normalizes by their standard deviation"
             )
-        return self.decoder(latents, self._context(state))
+        pixels = math.prod(latents.shape[3:]) * self.geometry.spatial_compression**2
+        return self._run(self.decoder, latents, pixels, state)
 
     def to_codes(self, latents: Tensor, num_stages: int | None = None) -> Tensor:
         """Convert latents [B, D, t, h, w] to codes, int64 [B, 1, t, h, w]: a bit for each sign."""
@@ -104,9 +106,14 @@ class OpenMagvit2Tokenizer(Tokenizer):
         places = torch.arange(self.config.bits, device=like.device)
         return (places.flip(0) if self.config.variant == "o2" else places).view(-1, 1, 1, 1)
 
-    def _context(self, state: StreamState | None) -> Context:
-        """Return the context of a call: windows and images share nothing with others."""
-        return Context(state if self.config.variant == "o2" else None)
+    def _run(
+        self, network: Encoder | Decoder, x: Tensor, pixels: int, state: StreamState | None
+    ) -> Tensor:
+        """Run a network: windows and images without a state, images a few at a time."""
+        if self.config.variant != "image":
+            return network(x, Context(state if self.config.variant == "o2" else None))
+        parts = torch.split(x, max(1, BATCH_PIXELS // pixels), dim=2)
+        return torch.cat([network(part, Context()) for part in parts], dim=2)
 
 
 EMA = "model_ema."

@@ -138,13 +138,15 @@ class Conv(CausalLayer):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """[B, dim, T, H, W] -> [B, dim_out, T', H', W']."""
         kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
-        past = context.past(self)
-        padding = kernel - (1 if past is None else stride)  # frames before x, zeros at the start
-        if past is not None:
-            x, padding = torch.cat((past, x), dim=2), padding - past.shape[2]
+        past, padding = context.past(self), 0
+        if past is None:
+            padding = kernel - 1  # frames of zeros, which are not stored
+        else:
+            x = torch.cat((past, x), dim=2)
         count = (x.shape[2] + padding - kernel) // stride + 1
-        if kernel > stride:
-            context.remember(self, x[:, :, max(0, x.shape[2] - kernel + stride) :])
+        if keep := kernel - stride:
+            recent = x[:, :, -keep:]
+            context.remember(self, F.pad(recent, (0, 0, 0, 0, keep - recent.shape[2], 0)))
         out = self._convolve(x, kernel - 1, kernel - 1 - padding, self.conv.bias)
         for tap in range(kernel - 1):
             begin = -(-max(0, padding - tap) // stride)  # outputs before it see a padded frame
