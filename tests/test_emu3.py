@@ -97,6 +97,14 @@ def test_image_is_a_block_of_four_copies() -> None:
     assert tokenizer.decode(tokenizer.to_codes(later[:, :, :1])).shape == image.shape
 
 
+def test_layout_of_a_clip_in_memory_does_not_matter() -> None:
+    tokenizer, clip = make(CONFIG), torch.rand(1, 3, 5, 8, 6) * 1e-3 + 0.5
+    latents, innermost = tokenizer.encode_latents(clip), torch.channels_last_3d
+    frames = tokenizer.decode(latents)
+    assert_close(tokenizer.encode_latents(clip.contiguous(memory_format=innermost)), latents)
+    assert_close(tokenizer.decode(latents.contiguous(memory_format=innermost)), frames)
+
+
 def test_frames_are_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer, clip = make(CONFIG), torch.rand(2, 3, 5, 8, 6) * 2 - 1
     latents = tokenizer.encode_latents(clip)

@@ -76,6 +76,19 @@ def test_codes_and_frames_equal_the_original(imported: tuple[str, OpenMagvit2Tok
     assert_close(tokenizer.decode(codes), torch.from_numpy(GOLDEN[f"{name} frames"]))
 
 
+def test_layout_of_a_clip_in_memory_does_not_matter(
+    imported: tuple[str, OpenMagvit2Tokenizer],
+) -> None:
+    name, tokenizer = imported
+    clip = golden_clip(name) * 1e-3 + 0.5  # small variances show errors of norms
+    latents = tokenizer.encode_latents(clip)
+    frames = tokenizer.decode(latents.sign())
+    innermost = torch.channels_last_3d
+    assert_close(tokenizer.encode_latents(clip.contiguous(memory_format=innermost)), latents)
+    values = latents.sign().contiguous(memory_format=innermost)
+    assert_close(tokenizer.decode(values), frames)
+
+
 def test_checkpoint_config_rebuilds_the_same_module(
     imported: tuple[str, OpenMagvit2Tokenizer],
 ) -> None:

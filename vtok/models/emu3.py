@@ -3,7 +3,8 @@
 It takes blocks of 4 frames, each encoded alone as in the original's autoencode.py. Here the first
 frame of a video is a step by itself: a block of 4 copies, which is also how the original encodes
 an image. Each latent step is decoded alone; of the first, only the last frame is computed. Module
-names are those of the published tensors.
+names are those of the published tensors. Channels must not be innermost in memory: for that layout,
+the group norm of torch on a CPU computes variances as differences of large numbers.
 """
 
 # mypy: disable-error-code="no-any-return"
@@ -183,7 +184,7 @@ class Attention(nn.Module):
         )
         mixed = F.scaled_dot_product_attention(q, k, v)
         mixed = rearrange(mixed, "n 1 (h w) c -> n c h w", h=x.shape[2])
-        return x + self.proj_out(mixed)
+        return x + self.proj_out(mixed.contiguous())
 
 
 class Downsample(nn.Module):
@@ -343,7 +344,7 @@ class Encoder(nn.Module):
 
     def encode_frames(self, frames: Tensor) -> Tensor:
         """[N, 3, H, W] -> [N, z, h, w]."""
-        x = self.conv_in(frames)
+        x = self.conv_in(frames.contiguous())
         for level in self.down:
             x = level(x)
         return self.conv_out(F.silu(self.norm_out(self.mid(x))))
@@ -389,7 +390,7 @@ class Decoder(nn.Module):
 
     def decode_frames(self, x: Tensor, codes: Tensor) -> Tensor:
         """[N, z, h, w] and [N, D, h, w] -> [N, 3, H, W]."""
-        x = self.mid(self.conv_in(x), codes)
+        x = self.mid(self.conv_in(x.contiguous()), codes)
         for level in reversed(self.up):
             x = level(x, codes)
         return self.conv_out(F.silu(self.norm_out(x, codes)))

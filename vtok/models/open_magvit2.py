@@ -57,7 +57,7 @@ class OpenMagvit2Tokenizer(Tokenizer):
             latent_dim=config.bits,
             entries=2**config.bits,
             plan=plans[config.variant],
-            trained_frames=1 if config.variant == "image" else WINDOW,
+            trained_frames=None if config.variant == "image" else WINDOW,
         )
 
     @classmethod

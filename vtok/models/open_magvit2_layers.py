@@ -119,7 +119,8 @@ class Conv(CausalLayer):
 
     Computed as 2-D convolutions of frames, one for each frame of the kernel: faster on a CPU than
     3-D, and nothing is computed for padded frames. Clips are stored frame by frame, so that
-    `as_frames` is a view.
+    `as_frames` is a view. Channels must not be innermost: for that layout, the group norm of torch
+    on a CPU computes variances as differences of large numbers.
     """
 
     def __init__(
@@ -159,7 +160,8 @@ class Conv(CausalLayer):
     def _convolve(self, x: Tensor, tap: int, first: int, bias: Tensor | None) -> Tensor:
         """Convolve every frame from `first` on, in steps of the stride, with one of the kernel."""
         time, *stride = self.conv.stride
-        frames, weight = as_frames(x[:, :, first::time]), self.conv.weight[:, :, tap]
+        frames = as_frames(x[:, :, first::time]).contiguous()
+        weight = self.conv.weight[:, :, tap]
         if weight.shape[2:] == (1, 1):
             return as_clip(pointwise(frames, weight, bias), x.shape[0])
         return as_clip(F.conv2d(frames, weight, bias, tuple(stride), 1), x.shape[0])
