@@ -36,7 +36,7 @@ from vtok.errors import CheckpointError, InputError, OptionError, UsageError
 from vtok.nn.interface import Geometry, Tokenizer, Window
 from vtok.nn.layers import StreamState
 
-LICENCES = {
+LICENSES = {
     "AutoencoderKLWan": "Apache-2.0",
     "AutoencoderKLCogVideoX": "Apache-2.0 (2b) or the CogVideoX licence (5b)",
     "AutoencoderKLLTXVideo": "licence of the LTX-Video release",
@@ -57,7 +57,7 @@ class DiffusersConfig:
     """Configuration of a `DiffusersTokenizer`.
 
     Attributes:
-        class_name: Class of diffusers, one of `LICENCES`.
+        class_name: Class of diffusers, one of `LICENSES`.
         library: Version of diffusers that the checkpoint was made with.
         arguments: Arguments of the class, plain JSON values.
         window: Frames of a window, 1 + n * temporal_compression.
@@ -72,7 +72,7 @@ class DiffusersConfig:
     window: int = DEFAULT_WINDOW
 
     def __post_init__(self) -> None:
-        if not isinstance(self.class_name, str) or self.class_name not in LICENCES:
+        if not isinstance(self.class_name, str) or self.class_name not in LICENSES:
             raise OptionError("class_name", reprlib.repr(self.class_name), _one_of())
         text = self.library
         if not (isinstance(text, str) and 0 < len(text) <= 64 and text.isprintable()):
@@ -191,10 +191,7 @@ def read_diffusers(
     arguments = {k: v for k, v in model.config.items() if not k.startswith("_")}
     arguments = json.loads(json.dumps(arguments))  # tuples to lists, as in a checkpoint
     config = DiffusersConfig(name, _library().__version__, arguments, window)
-    notes = [
-        f"licence of the published weights: {LICENCES[name]}",
-        "latents are not normalized: apply latents_mean and latents_std or scaling_factor",
-    ]
+    notes = ["latents are not normalized: apply latents_mean and latents_std or scaling_factor"]
     _check_deterministic(config)
     return DiffusersTokenizer(config, model).eval(), notes
 
@@ -215,7 +212,7 @@ def _read_class_name(path: Path) -> str:
         raise CheckpointError(
             f"{path}: vtok has {name} natively: import the published files as {NATIVE[name]}"
         )
-    if not isinstance(name, str) or name not in LICENCES:
+    if not isinstance(name, str) or name not in LICENSES:
         raise CheckpointError(f"{path}: class {reprlib.repr(name)}: expected {_one_of()}")
     return name
 
@@ -228,8 +225,8 @@ def _library() -> Any:
 
 
 def _class(name: str) -> Any:
-    """Return a class of diffusers, which must be one of `LICENCES`."""
-    assert name in LICENCES
+    """Return a class of diffusers, which must be one of `LICENSES`."""
+    assert name in LICENSES
     try:
         return getattr(_library(), name)
     except (AttributeError, ImportError, RuntimeError) as exc:
@@ -296,4 +293,4 @@ def _is_plain(value: object, most: int, items: int, depth: int = 2) -> bool:
 
 
 def _one_of() -> str:
-    return f"one of {', '.join(LICENCES)}"
+    return f"one of {', '.join(LICENSES)}"
