@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vtok.errors import CheckpointError, InputError, OptionError, UsageError
+from vtok.models.checkpoint import load_checkpoint, save_checkpoint
 from vtok.models.diffusers_vae import DiffusersConfig, DiffusersTokenizer, read_diffusers
 from vtok.nn.interface import Window
 
@@ -106,8 +107,9 @@ def test_config_rebuilds_the_module(name: str, tmp_path: Path) -> None:
     assert blank.geometry == tokenizer.geometry
     shapes = {key: tensor.shape for key, tensor in tokenizer.state_dict().items()}
     assert {key: tensor.shape for key, tensor in blank.state_dict().items()} == shapes
-    again = DiffusersTokenizer.from_config(config).eval()
-    again.load_state_dict(tokenizer.state_dict())
+    save_checkpoint(tmp_path / "vae.safetensors", tokenizer, "vae")
+    again, info = load_checkpoint(tmp_path / "vae.safetensors")
+    assert info.geometry == tokenizer.geometry
     clip = random_clip(1, 3, 9, 16, 16)
     with torch.inference_mode():
         assert torch.equal(again.encode_latents(clip), tokenizer.encode_latents(clip))

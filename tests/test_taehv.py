@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vtok.errors import CheckpointError, OptionError, ShapeError, UsageError
+from vtok.models.checkpoint import load_checkpoint, save_checkpoint
 from vtok.models.taehv import TaehvConfig, TaehvTokenizer, config_of, read_taehv
 from vtok.nn.layers import StreamState
 
@@ -137,6 +138,14 @@ def test_config_is_told_by_shapes(name: str) -> None:
         state = TaehvTokenizer.from_config(config).state_dict()
     assert config_of({key: tuple(tensor.shape) for key, tensor in state.items()}) == config
     assert TaehvConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_checkpoint_gives_the_same_latents(tokenizer: TaehvTokenizer, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "made.safetensors", tokenizer, "made")
+    again, info = load_checkpoint(tmp_path / "made.safetensors")
+    assert info.geometry == tokenizer.geometry
+    clip = random_clip(1, 3, 5, 16, 16)
+    assert torch.equal(again.encode_latents(clip), tokenizer.encode_latents(clip))
 
 
 def test_unused_doubling_of_time_is_cut(tmp_path: Path) -> None:

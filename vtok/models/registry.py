@@ -60,6 +60,10 @@ _ROWS = (
     ),
     ("emu3", "vtok.models.emu3", "Emu3Config", "Emu3Tokenizer", "read_emu3"),
     ("taehv", "vtok.models.taehv", "TaehvConfig", "TaehvTokenizer", "read_taehv"),
+    (
+        *("diffusers", "vtok.models.diffusers_vae"),
+        *("DiffusersConfig", "DiffusersTokenizer", "read_diffusers"),
+    ),
 )
 ARCHITECTURES = {row[0]: Architecture(*row) for row in _ROWS}
 
