@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from vtok.errors import CheckpointError, InputError, OptionError, ShapeError
 from vtok.models.cosmos_layers import (
-    POINT,
     Downsample,
     FrameNorm,
     Haar,
@@ -30,8 +29,8 @@ from vtok.models.cosmos_layers import (
     Middle,
     ResidualBlock,
     Upsample,
-    conv,
     factorized,
+    point,
 )
 from vtok.models.torch_file import float_tensors, read_tensors
 from vtok.nn.fsq import FSQ
@@ -236,8 +235,8 @@ class CosmosTokenizer(Tokenizer):
         self.config = config
         self.haar = Haar(config.patch_size)
         self.encoder = Encoder(config)
-        self.quant_conv = conv(config.z_channels, config.latent_dim, POINT)
-        self.post_quant_conv = conv(config.latent_dim, config.z_channels, POINT)
+        self.quant_conv = point(config.z_channels, config.latent_dim)
+        self.post_quant_conv = point(config.latent_dim, config.z_channels)
         self.decoder = Decoder(config)
         self.quantizer = FSQ(config.levels) if config.levels else None
         self.geometry = Geometry(

@@ -18,8 +18,7 @@ from vtok.nn.layers import (
     as_frames,
     channels_first,
 )
-
-SPACE, POINT = (1, 3, 3), (1, 1, 1)
+from vtok.nn.winograd import convolve_3x3
 
 
 def haar_matrix(patch_size: int) -> Tensor:
@@ -72,9 +71,26 @@ class Layers(nn.ModuleList):
         return x
 
 
-def conv(dim: int, dim_out: int, kernel: tuple[int, int, int]) -> CausalConv3d:
-    """Create a convolution of each frame that pads with zeros."""
-    return CausalConv3d(dim, dim_out, kernel)
+def point(dim: int, dim_out: int) -> CausalConv3d:
+    """Create a convolution of single positions."""
+    return CausalConv3d(dim, dim_out, (1, 1, 1))
+
+
+class SpaceConv(CausalConv3d):
+    """3x3 convolution of each frame, padded with zeros."""
+
+    def __init__(self, dim: int, dim_out: int) -> None:
+        super().__init__(dim, dim_out, (1, 3, 3))
+
+    @property
+    def weight(self) -> Tensor:
+        """Weight [dim_out, dim, 3, 3]."""
+        return self.conv.weight[:, :, 0]
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """[B, dim, T, H, W] -> [B, dim_out, T, H, W]."""
+        assert self.conv.bias is not None
+        return as_clip(convolve_3x3(as_frames(x), self.weight, self.conv.bias), x.shape[0])
 
 
 def over_time(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1) -> Tensor:
@@ -118,7 +134,7 @@ class TimeConv(CausalConv3d):
 
 def factorized(dim: int, dim_out: int) -> Layers:
     """Create a convolution over space, then one over time."""
-    return Layers([conv(dim, dim_out, SPACE), TimeConv(dim_out, dim_out)])
+    return Layers([SpaceConv(dim, dim_out), TimeConv(dim_out, dim_out)])
 
 
 class FrameNorm(nn.GroupNorm):
@@ -139,7 +155,7 @@ class ResidualBlock(CausalLayer):
         super().__init__()
         self.norm1, self.conv1 = FrameNorm(dim), factorized(dim, dim_out)
         self.norm2, self.conv2 = FrameNorm(dim_out), factorized(dim_out, dim_out)
-        self.nin_shortcut = conv(dim, dim_out, POINT) if dim != dim_out else None
+        self.nin_shortcut = point(dim, dim_out) if dim != dim_out else None
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """[B, dim, T, H, W] -> [B, dim_out, T, H, W]."""
@@ -154,7 +170,7 @@ class Attention(CausalLayer):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.norm = FrameNorm(dim)
-        self.q, self.k, self.v, self.proj_out = (conv(dim, dim, POINT) for _ in range(4))
+        self.q, self.k, self.v, self.proj_out = (point(dim, dim) for _ in range(4))
 
     def _qkv(self, x: Tensor, context: Context) -> list[Tensor]:
         hidden = self.norm(x)
@@ -203,14 +219,14 @@ class Downsample(CausalLayer):
 
     def __init__(self, dim: int, *, time: bool, space: bool) -> None:
         super().__init__()
-        self.conv1 = conv(dim, dim, SPACE) if space else None
+        self.conv1 = SpaceConv(dim, dim) if space else None
         self.conv2 = TimeConv(dim, dim, stride=2) if time else None
-        self.conv3 = conv(dim, dim, POINT)
+        self.conv3 = point(dim, dim)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """[B, C, T, H, W] -> [B, C, T', H / 2, W / 2]; T' = 1 + n of 1 + 2n frames, n of 2n."""
         if self.conv1 is not None:
-            weight, bias = self.conv1.conv.weight[:, :, 0].clone(), self.conv1.conv.bias
+            weight, bias = self.conv1.weight.clone(), self.conv1.conv.bias
             weight[..., :2, :2].diagonal().add_(1 / 4)
             frames = F.conv2d(F.pad(as_frames(x), (0, 1, 0, 1)), weight, bias, 2)
             x = as_clip(frames, x.shape[0])
@@ -247,8 +263,8 @@ class Upsample(CausalLayer):
     def __init__(self, dim: int, *, time: bool, space: bool) -> None:
         super().__init__()
         self.conv1 = TimeConv(dim, dim) if time else None
-        self.conv2 = conv(dim, dim, SPACE) if space else None
-        self.conv3 = conv(dim, dim, POINT)
+        self.conv2 = SpaceConv(dim, dim) if space else None
+        self.conv3 = point(dim, dim)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """[B, C, t, h, w] -> [B, C, T, h * 2, w * 2]; T = 1 + 2n of 1 + n steps, 2n of n later."""
@@ -271,8 +287,8 @@ class Upsample(CausalLayer):
             parts.append(channels_first(stacked.flatten(1, 2)))
         return torch.cat(parts, 2)
 
-    def _double_space(self, x: Tensor, layer: CausalConv3d) -> Tensor:
-        weight, frames = layer.conv.weight[:, :, 0].clone(), as_frames(x)
+    def _double_space(self, x: Tensor, layer: SpaceConv) -> Tensor:
+        weight, frames = layer.weight.clone(), as_frames(x)
         weight[..., 1, 1].diagonal().add_(1)  # the residual
         count, dim, height, width = frames.shape
         pixels = frames.new_empty(count, height, 2, width, 2, dim)
