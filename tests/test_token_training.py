@@ -15,12 +15,13 @@ from vtok.errors import InputError, UsageError
 from vtok.models.load import LoadedTokenizer, load
 from vtok.nn.config import TokenConfig
 from vtok.training import token_trainer
-from vtok.training.latent_cache import encode_clips, measure_metric
 from vtok.training.token_trainer import (
     TokenTraining,
     draw_count,
+    encode_clips,
     latent_loss,
     make_token_optimizers,
+    measure_metric,
     pixel_loss,
     token_rate_share,
     train_tokens,

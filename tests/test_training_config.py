@@ -125,7 +125,7 @@ def test_run_resumes_with_its_own_config_only(tmp_path: Path) -> None:
 
 def test_only_free_keys_do_not_change_the_digest() -> None:
     others = {"steps": 9, "validate_every": 9, "save_every": 9, "keep": 9, "workers": 9,
-              "cache": "x", "cache_gib": 9.0}  # fmt: skip
+              "cache": "x", "cache_gib": 9.0, "compile": True}  # fmt: skip
     assert set(others) == FREE
     assert config_digest(tiny_config(**others)) == config_digest(tiny_config())
     for key, value in {"batch": 3, "seed": 1, "ema": 0.5, "model": {}}.items():

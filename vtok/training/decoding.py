@@ -27,9 +27,7 @@ from vtok.video.reader import VideoReader, probe
 
 TIMEOUT_SECONDS = 30.0  # without progress of the decoder
 PART_FRAMES = 48  # in a part; those of a clip if that is more
-WHOLE_FRAMES = (
-    480  # shorter videos are read from the beginning: all parts in one run of the decoder
-)
+WHOLE_FRAMES = 480  # shorter videos are read from the beginning, all parts in one run
 VIDEO_SIDE, PHOTO_SIDE = 384, 640  # maximum short sides; scaling down hides compression artifacts
 HELD_BYTES = 512 * 2**20  # maximum size of parts held in memory while the cache is full
 VERSION = 1  # of cached frames; increase it when the same source would be decoded to other frames
