@@ -61,6 +61,22 @@ def make_loader(
     return ClipLoader(sources, SPEC, workers=workers, cache=cache, cache_bytes=10**9)
 
 
+def test_clips_are_sent_as_arrays_if_shared_memory_is_full(
+    sources: tuple[Source, ...], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    store = PartStore(SPEC, 256 // 3, FrameCache(cache, 10**9), cache)
+    answers = loader_module._AnswerDataset(ClipDataset(sources, SPEC, store, {}))
+    shared = answers[[(0, 0), (0, 1)]]
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    sent = answers[[(0, 0), (0, 1)]]
+    assert isinstance(sent.clips, np.ndarray)
+    assert sent.error is None
+    assert np.array_equal(sent.clips, shared.clips)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_clips_do_not_depend_on_workers_or_resume_point(
     sources: tuple[Source, ...], cache: Path, expected: list[torch.Tensor], workers: int

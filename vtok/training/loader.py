@@ -262,7 +262,7 @@ class ClipLoader:
                     if answer.error is not None:
                         raise answer.error
                     done, deaths = done + 1, 0
-                    yield answer.clips
+                    yield torch.as_tensor(answer.clips)
                 return
             except (RuntimeError, OSError, EOFError) as exc:  # all that DataLoader raises itself
                 deaths += 1
@@ -321,9 +321,9 @@ def default_workers(processes: int) -> int:
 
 
 class _Answer(NamedTuple):
-    """A worker's result for a group of keys: clips in shared memory, or an error."""
+    """A worker's result for a group of keys: clips, or an error."""
 
-    clips: Tensor
+    clips: Tensor | Clip  # in shared memory, or an array that is sent through a pipe
     skipped: dict[str, str]
     error: VtokError | None
 
@@ -336,11 +336,10 @@ class _AnswerDataset(Dataset[_Answer]):
 
     def __getitem__(self, keys: list[Key]) -> _Answer:
         known = set(self._clips.skipped)
-        clips, error = torch.empty(0), None
+        clips: Tensor | Clip = np.zeros(0, np.float32)
+        error = None
         try:
-            # shared here, where a full /dev/shm is an exception; in DataLoader it would hang
-            clips = torch.from_numpy(np.stack([self._clips[key] for key in keys]))
-            clips.share_memory_()  # type: ignore[no-untyped-call]
+            clips = _shared(np.stack([self._clips[key] for key in keys]))
         except VtokError as exc:
             error = exc
         except Exception as exc:  # a bug or lack of memory: report it in one line
@@ -348,6 +347,15 @@ class _AnswerDataset(Dataset[_Answer]):
             error = VtokError(f"making a clip failed ({reason})")
         found = {n: reason for n, reason in self._clips.skipped.items() if n not in known}
         return _Answer(clips, found, error)
+
+
+def _shared(clips: Clip) -> Tensor | Clip:
+    """Move clips to shared memory, if it has space: containers often have little of it."""
+    try:
+        # here, where a full /dev/shm is an exception; in DataLoader it would hang
+        return torch.from_numpy(clips).share_memory_()  # type: ignore[no-untyped-call]
+    except (RuntimeError, OSError):
+        return clips
 
 
 def _unchanged(answer: Any) -> Any:
