@@ -34,23 +34,14 @@ MIN_WIDTH = 160  # smaller pictures are enlarged, to have room for a caption
 
 @dataclass(frozen=True)
 class StepTotals:
-    """Result of a step, summed over all micro-batches and processes.
+    """Result of a step, summed over all micro-batches and processes."""
 
-    Attributes:
-        loss: weighted sum of the parts.
-        parts: each loss before its weight.
-        psnr: mean in dB and number of clips, by number of stages.
-        seen: entries of the first stage that were used, see `entries_seen`.
-        bits: frequency of each bit of each stage, [stages, bits] in 0..1.
-        gradient_norm: norm before clipping.
-    """
-
-    loss: float
-    parts: dict[str, float]
-    psnr: dict[int, tuple[float, int]]
-    seen: Tensor
-    bits: Tensor
-    gradient_norm: float
+    loss: float  # weighted sum of the parts
+    parts: dict[str, float]  # each loss before its weight
+    psnr: dict[int, tuple[float, int]]  # mean in dB and number of clips, by number of stages
+    seen: Tensor  # entries of the first stage that were used, see `entries_seen`
+    bits: Tensor  # frequency of each bit of each stage, [stages, bits] in 0..1
+    gradient_norm: float  # norm before clipping
 
     @property
     def finite(self) -> bool:
@@ -151,17 +142,11 @@ class Throughput:
 
 @dataclass
 class Watch:
-    """Checks every step, and reports each problem once until it is over; part of the run's state.
+    """Checks every step, and reports each problem once until it is over; part of the run's state."""
 
-    Args:
-        best_usage: highest code usage so far, 0..1.
-        collapsing: first step of the present collapse, or `FINE`, or `REPORTED`.
-        waiting: first step of the present wait for data, or `FINE`, or `REPORTED`.
-    """
-
-    best_usage: float = 0.0
-    collapsing: int = FINE
-    waiting: int = FINE
+    best_usage: float = 0.0  # highest code usage so far, 0..1
+    collapsing: int = FINE  # first step of the present collapse, or `FINE`, or `REPORTED`
+    waiting: int = FINE  # first step of the present wait for data, or `FINE`, or `REPORTED`
 
     def check(
         self, step: int, loss: float, code_usage: float, bit_entropy: float, gradient_norm: float
@@ -223,17 +208,11 @@ def _lasts(bad: bool, since: int, step: int) -> tuple[bool, int]:
 
 @dataclass(frozen=True)
 class Measured:
-    """Result of a validation.
+    """Result of a validation."""
 
-    Attributes:
-        psnr: PSNR of each clip in dB, by number of stages.
-        frames: middle frame of each reconstruction, float [N, 3, H, W], by number of stages.
-        code_usage: share of the entries of the first stage that the clips use.
-    """
-
-    psnr: dict[int, list[float]]
-    frames: dict[int, Tensor]
-    code_usage: float
+    psnr: dict[int, list[float]]  # PSNR of each clip in dB, by number of stages
+    frames: dict[int, Tensor]  # middle frames of reconstructions [N, 3, H, W], by stages
+    code_usage: float  # share of the entries of the first stage that the clips use
 
     def means(self) -> dict[int, float]:
         """Return the mean PSNR over the clips in dB, by number of stages."""

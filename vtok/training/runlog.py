@@ -30,69 +30,40 @@ FLUSH_SECONDS = 2  # a flush takes milliseconds, too long for every step
 
 @dataclass(frozen=True)
 class StepReport:
-    """Result of one step.
+    """Result of one step."""
 
-    Args:
-        step: number of steps done, from 1.
-        steps: total number of steps.
-        loss: weighted sum of the parts.
-        parts: each loss before its weight, by name: l1, mse, rmse, ms_ssim, entropy, ...
-        psnr: running mean over training clips in dB, by number of stages.
-        code_usage: share of the entries of the first stage's codebook seen lately, 0..1.
-        bit_entropy: mean entropy of the bits lately, 0..1 bit.
-        gradient_norm: norm before clipping.
-        learning_rate: of Muon.
-        clips_per_second: over all processes.
-        waiting: share of the time spent waiting for data, 0..1.
-        seconds_left: estimated time to the last step; None while unknown.
-        skipped: number of unreadable sources.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    parts: Mapping[str, float]
-    psnr: Mapping[int, float]
-    code_usage: float
-    bit_entropy: float
-    gradient_norm: float
-    learning_rate: float
-    clips_per_second: float
-    waiting: float
-    seconds_left: float | None
-    skipped: int
+    step: int  # number of steps done, from 1
+    steps: int  # total number of steps
+    loss: float  # weighted sum of the parts
+    parts: Mapping[str, float]  # each loss before its weight: l1, mse, rmse, entropy, ...
+    psnr: Mapping[int, float]  # running mean over training clips in dB, by number of stages
+    code_usage: float  # share of the entries of the first stage's codebook seen lately, 0..1
+    bit_entropy: float  # mean entropy of the bits lately, 0..1 bit
+    gradient_norm: float  # norm before clipping
+    learning_rate: float  # of Muon
+    clips_per_second: float  # over all processes
+    waiting: float  # share of the time spent waiting for data, 0..1
+    seconds_left: float | None  # estimated time to the last step; None while unknown
+    skipped: int  # number of unreadable sources
 
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """Quality on the validation clips.
+    """Quality on the validation clips."""
 
-    Args:
-        step: number of steps done.
-        psnr: mean over the clips in dB, by number of stages.
-        code_usage: share of the entries of the first stage's codebook that they use, 0..1.
-        picture: picture of originals and reconstructions, or None.
-    """
-
-    step: int
-    psnr: Mapping[int, float]
-    code_usage: float
-    picture: Path | None
+    step: int  # number of steps done
+    psnr: Mapping[int, float]  # mean over the clips in dB, by number of stages
+    code_usage: float  # share of the entries of the first stage's codebook that they use, 0..1
+    picture: Path | None  # picture of originals and reconstructions, or None
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """A problem that needs attention.
+    """A problem that needs attention."""
 
-    Args:
-        step: number of steps done.
-        kind: type of the problem.
-        text: one line: the problem, its consequence, and what to try.
-    """
-
-    step: int
-    kind: Literal["not_finite", "collapse", "stalled_data"]
-    text: str
+    step: int  # number of steps done
+    kind: Literal["not_finite", "collapse", "stalled_data"]  # type of the problem
+    text: str  # one line: the problem, its consequence, and what to try
 
 
 class Observer(Protocol):

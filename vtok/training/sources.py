@@ -31,19 +31,12 @@ MIN_VIDEOS, HOLD_OUT_ONE_IN = 20, 10
 
 @dataclass(frozen=True)
 class Source:
-    """One video or photo.
+    """One video or photo."""
 
-    Attributes:
-        name: the path as it was found, or "shard.tar!member.mp4".
-        path: the file, or the shard that contains it.
-        member: name inside the shard; None for a separate file.
-        kind: type according to the suffix.
-    """
-
-    name: str
-    path: Path
-    member: str | None
-    kind: Kind
+    name: str  # the path as it was found, or "shard.tar!member.mp4"
+    path: Path  # the file, or the shard that contains it
+    member: str | None  # name inside the shard; None for a separate file
+    kind: Kind  # type according to the suffix
 
     @property
     def inner_name(self) -> str:
