@@ -142,7 +142,7 @@ class Throughput:
 
 @dataclass
 class Watch:
-    """Checks every step, and reports each problem once until it is over; part of the run's state."""
+    """Checks every step, and reports each problem once until it is over; saved with the run."""
 
     best_usage: float = 0.0  # highest code usage so far, 0..1
     collapsing: int = FINE  # first step of the present collapse, or `FINE`, or `REPORTED`
