@@ -51,6 +51,7 @@ class VideoIndex:
     num_video_streams: int  # video streams in the file; the first one is read
     timeline: Timeline  # times of the shown frames
     damage: str | None  # message of ffmpeg about a file that is cut; None if intact
+    doubtful: bool  # the container was recognized with little certainty
 
 
 @contextmanager
@@ -100,7 +101,8 @@ def _index(
 ) -> VideoIndex:
     cover = av.stream.Disposition.attached_pic
     streams = [stream for stream in container.streams.video if not stream.disposition & cover]
-    if container.format.name == "tty" or _is_misdetected(log):  # text, drawn like a terminal
+    doubtful = _is_misdetected(log)
+    if container.format.name == "tty" or (doubtful and not streams):  # text, drawn like a terminal
         raise VideoError(f"{path}: not a video file")
     if not streams:
         raise VideoError(f"{path}: {_why_no_video(container)}")
@@ -111,6 +113,8 @@ def _index(
     context = stream.codec_context
     ticks, durations, breaks, damage = _read_packets(container, stream, on_progress)
     damage = damage or next((text for _, _, text in log if any(w in text for w in DAMAGE)), None)
+    if not ticks and doubtful:
+        raise VideoError(f"{path}: not a video file")
     if context is None or not ticks:
         reason = f" ({log[-1][2].strip()})" if log else ""
         raise VideoError(f"{path}: no frames in the video stream{reason}")
@@ -136,6 +140,7 @@ def _index(
         timeline=timeline,
         # broadcast streams may be cut anywhere
         damage=None if container.format.name == "mpegts" or damage is None else damage.strip(),
+        doubtful=doubtful,
     )
 
 
@@ -219,6 +224,8 @@ class FrameStream:
         first = next(self._decoded, None)
         if first is None:
             self._stack.close()
+            if index.doubtful:
+                raise VideoError(f"{path}: not a video file")
             raise VideoError(f"{path}: {describe_damage(0, index.damage or 'none is whole')}")
         self.timeline = index.timeline
         if (tick := self._tick(first)) is not None:
