@@ -315,7 +315,8 @@ class FrameStream:
         """Decode every frame in one thread; broadcasts may start with packets that do not."""
         index, count = self._index, 0
         stream = container.streams[index.stream]
-        stream.codec_context.thread_count = 1
+        if not stream.codec_context.is_open:
+            stream.codec_context.thread_count = 1
         for packet in container.demux(stream):
             try:
                 frames = packet.decode()
