@@ -192,7 +192,7 @@ def test_loaded_tokenizer_of_other_architecture(toys: dict[str, Path]) -> None:
     model = load(toys["ahead"], device="cpu", dtype="float32")
     codes = model.encode(torch.zeros(1, 3, 3, 8, 8), quantize=True)
     assert (list(codes.shape), model.geometry.entries) == ([1, 2, 2, 2], 60)
-    assert model.decode(codes.unsqueeze(1)).shape == (1, 3, 3, 8, 8)
+    assert model.decode(codes).shape == (1, 3, 3, 8, 8)
     with pytest.raises(OptionError, match="lookahead=2"):
         registry.ARCHITECTURES["toy"].build({"window": 0, "lookahead": 2, "continuous": False})
 

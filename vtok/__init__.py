@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from vtok.models.checkpoint import CheckpointInfo, list_models, save_checkpoint
     from vtok.models.load import LoadedTokenizer, ModelCache, load
     from vtok.nn.config import TokenizerConfig
+    from vtok.nn.geometry import Geometry, Stream, Window
+    from vtok.nn.interface import Tokenizer
     from vtok.nn.layers import StreamState
     from vtok.nn.token_learner import TokenFuser, TokenLearner, TokenLearnerV10, TokenLearnerV11
     from vtok.nn.tokenizer import LossBreakdown, VideoTokenizer
@@ -66,6 +68,7 @@ __all__ = [
     "DumpOptions",
     "EncodeOptions",
     "EvalOptions",
+    "Geometry",
     "InputError",
     "LoadedTokenizer",
     "LossBreakdown",
@@ -78,6 +81,7 @@ __all__ = [
     "Point",
     "Result",
     "ShapeError",
+    "Stream",
     "StreamState",
     "TokenFuser",
     "TokenLearner",
@@ -85,6 +89,7 @@ __all__ = [
     "TokenLearnerV11",
     "TokenModel",
     "TokenResult",
+    "Tokenizer",
     "TokenizerConfig",
     "Totals",
     "TrainingConfig",
@@ -92,6 +97,7 @@ __all__ = [
     "VideoError",
     "VideoTokenizer",
     "VtokError",
+    "Window",
     "compare_file",
     "cut_file",
     "decode_file",
@@ -124,6 +130,8 @@ _NAMES = {
     "vtok.models.checkpoint": "CheckpointInfo list_models save_checkpoint",
     "vtok.models.load": "LoadedTokenizer ModelCache load",
     "vtok.nn.config": "TokenizerConfig",
+    "vtok.nn.geometry": "Geometry Stream Window",
+    "vtok.nn.interface": "Tokenizer",
     "vtok.nn.layers": "StreamState",
     "vtok.nn.token_learner": "TokenFuser TokenLearner TokenLearnerV10 TokenLearnerV11",
     "vtok.nn.tokenizer": "LossBreakdown VideoTokenizer",

@@ -160,14 +160,15 @@ class Tokenizer(nn.Module):
         return pad_clip(video, geometry.temporal_compression, multiple, first=first).to(self.dtype)
 
     def as_latents(self, codes_or_latents: Tensor) -> Tensor:
-        """Convert codes to latents and check the shape.
+        """Convert codes, also [B, t, h, w] if K is 1, to latents and check the shape.
 
         Raises:
             ShapeError: The shape is wrong, or a code is out of range.
         """
         latents = codes_or_latents
         if not latents.is_floating_point():
-            latents = self.from_codes(latents)
+            single = self.geometry.num_stages * self.geometry.num_codebooks == 1
+            latents = self.from_codes(latents[:, None] if single and latents.ndim == 4 else latents)
         dim = self.geometry.latent_dim
         if latents.ndim != 5 or latents.shape[1] != dim or 0 in latents.shape:
             expected = f"[B, {dim}, t, h, w]"

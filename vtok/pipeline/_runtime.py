@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from vtok.models.load import LoadedTokenizer
+from vtok.nn.geometry import Window
 from vtok.nn.interface import Tokenizer
 from vtok.nn.layers import StreamState
 
@@ -373,8 +374,11 @@ def _split_state(joined: StreamState, states: list[StreamState]) -> None:
 def _can_batch(model: LoadedTokenizer) -> bool:
     """Check that the encoder's memory has the batch first and a constant size.
 
-    Attention over time remembers every frame, so its memory grows.
+    Attention over time remembers every frame, so its memory grows. Windows form batches of their
+    own, see `pipeline.codec`.
     """
+    if isinstance(model.geometry.plan, Window):
+        return False
     tokenizer, state, geometry = model.tokenizer, model.tokenizer.new_state(), model.geometry
     side, frames = 2 * geometry.spatial_compression, geometry.temporal_compression
     sizes = []
