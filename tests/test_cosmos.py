@@ -183,6 +183,16 @@ def test_wavelets_are_inverted_and_the_first_band_is_the_mean(patch_size: int) -
     assert_close(bands[:, :3], torch.nn.functional.avg_pool3d(clip, patch_size), 1e-6)
 
 
+def test_half_precision_is_close(tokenizer: CosmosTokenizer) -> None:
+    clip = random_clip(1, 3, 9, 32, 32)
+    latents = tokenizer.encode_latents(clip)
+    frames = tokenizer.decode(latents)
+    tokenizer.bfloat16()
+    assert tokenizer.encode_latents(clip).dtype == torch.bfloat16
+    assert (tokenizer.encode_latents(clip) - latents).std() < 0.05 * latents.std()
+    assert (tokenizer.decode(latents) - frames).std() < 0.05 * frames.std()
+
+
 def test_gradients_reach_all_weights() -> None:
     tokenizer = make(CONFIGS["DV8x16x16"]).requires_grad_()
     tokenizer.decode(tokenizer.encode_latents(random_clip(1, 3, 17, 32, 32))).sum().backward()

@@ -85,7 +85,7 @@ CASES = {
     "CV4x8x8, first code": Case("old", "CV", (4, 8)),
     "CV8x8x8, first code": Case("old", "CV", (8, 8), files="safetensors"),
 }
-WIDE: dict[str, Any] = {"channels": 128, "batch": 1, "steps": 3, "side": 96, "runs": 3}
+WIDE: dict[str, Any] = {"channels": 128, "batch": 1, "steps": 3, "side": 96, "runs": 2}
 FULL = {
     f"{name}, full width": dataclasses.replace(CASES[name], **WIDE)
     for name in ("DV4x8x8", "DV8x8x8", "DV8x16x16, autoencoder.jit")

@@ -117,9 +117,8 @@ class TimeConv(CausalConv3d):
         """[B, dim, T, H, W] -> [B, dim_out, T, H, W]."""
         past, bias = context.past(self), self.conv.bias
         kept = x if past is None else torch.cat((past, x), 2)
-        context.remember(
-            self, kept[:, :, -2:] if kept.shape[2] > 1 else kept.repeat_interleave(2, 2)
-        )
+        last = kept[:, :, -2:] if kept.shape[2] > 1 else kept.repeat_interleave(2, 2)
+        context.remember(self, last)
         if past is not None:
             return over_time(kept, self.weight, bias)
         sums = self.weight.cumsum(2)  # copies of a frame are multiplied once, by the sum of taps
@@ -275,27 +274,29 @@ class Upsample(CausalLayer):
         return self.conv3(x, context)
 
     def _double_time(self, x: Tensor, layer: TimeConv, context: Context) -> Tensor:
-        past, bias = context.past(layer), layer.conv.bias
-        weight = layer.weight.clone()
-        weight[..., 2].diagonal().add_(1)  # the residual
-        parts = [over_time(x[:, :, :1], weight.sum(2, keepdim=True), bias)] if past is None else []
+        past, weight, bias = context.past(layer), layer.weight, layer.conv.bias
         context.remember(layer, x[:, :, -1:])
-        x = x if past is None else torch.cat((past, x), 2)
+        parts = []
+        if past is None:  # the first frame is not doubled
+            first = x[:, :, :1]
+            parts.append(first + over_time(first, weight.sum(2, keepdim=True), bias))
+        else:
+            x = torch.cat((past, x), 2)
         if x.shape[2] > 1:
-            copies = [over_time(x, kernel, bias) for kernel in reversed(paired(weight, 2))]
+            kernels = reversed(paired(weight, 2))
+            copies = [x[:, :, 1:] + over_time(x, kernel, bias) for kernel in kernels]
             stacked = torch.stack([copy.movedim(1, -1) for copy in copies], 2)
             parts.append(channels_first(stacked.flatten(1, 2)))
         return torch.cat(parts, 2)
 
     def _double_space(self, x: Tensor, layer: SpaceConv) -> Tensor:
-        weight, frames = layer.weight.clone(), as_frames(x)
-        weight[..., 1, 1].diagonal().add_(1)  # the residual
+        frames = as_frames(x)
         count, dim, height, width = frames.shape
         pixels = frames.new_empty(count, height, 2, width, 2, dim)
-        for row, rows in enumerate(paired(weight, 2)):
+        for row, rows in enumerate(paired(layer.weight, 2)):
             for column, kernel in enumerate(paired(rows, 3)):
                 padded = F.pad(frames, (1 - column, column, 1 - row, row))
-                found = F.conv2d(padded, kernel, layer.conv.bias)
+                found = F.conv2d(padded, kernel, layer.conv.bias) + frames
                 pixels[:, :, row, :, column] = found.movedim(1, -1)
         return as_clip(channels_first(pixels.flatten(3, 4).flatten(1, 2)), x.shape[0])
 
