@@ -218,6 +218,8 @@ class TaehvTokenizer(Tokenizer):
             entries=None,
             plan=Stream(decoder_lookback(config.decoder_strides)),
         )
+        # convolutions would rearrange the weights at each call
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @classmethod
     def from_config(cls, config: TaehvConfig) -> TaehvTokenizer:
