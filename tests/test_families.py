@@ -18,7 +18,7 @@ from vtok.models.open_magvit2_layers import OpenMagvit2Config
 from vtok.models.registry import ARCHITECTURES
 from vtok.models.taehv import TaehvConfig
 from vtok.models.vidtok import VidTokConfig
-from vtok.nn.interface import Window
+from vtok.nn.interface import Tokenizer, Window
 from vtok.pipeline.codec import Decoder, clip_to_frames, fill, frames_to_clip
 from vtok.pipeline.decode import read_codes, read_frames
 from vtok.pipeline.encode import encode_file
@@ -35,7 +35,7 @@ COSMOS: dict[str, Any] = {
 VIDTOK: dict[str, Any] = {
     "latent_dim": 4, "width": 8, "multipliers": (1, 2, 2), "blocks": 1,
     "encoder_space": (0, 1), "encoder_time": (0, 1),
-    "decoder_space": (1, 2), "decoder_time": (1, 2),
+    "decoder_space": (1, 2), "decoder_time": (1, 2), "fsq_levels": (8,) * 4,
 }  # fmt: skip
 FAMILIES: dict[str, tuple[str, Any]] = {
     "cosmos": ("cosmos", CosmosConfig(**COSMOS)),
@@ -64,14 +64,24 @@ FAMILIES: dict[str, tuple[str, Any]] = {
 }  # fmt: skip
 
 
+def make(arch: str, config: Any) -> Tokenizer:
+    """A tokenizer whose random weights are large enough for many different codes."""
+    torch.manual_seed(0)
+    made = ARCHITECTURES[arch].build(config.to_dict()).eval()
+    with torch.no_grad():
+        for weights in made.parameters():
+            if weights.ndim > 1:
+                weights.normal_(std=1.6 / weights[0].numel() ** 0.5)
+    return made
+
+
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> LoadedTokenizer:
     """A family with random weights, saved and loaded."""
     arch, config = FAMILIES[request.param]
-    torch.manual_seed(0)
-    made = ARCHITECTURES[arch].build(config.to_dict()).eval()
+    made = make(arch, config)
     path = tmp_path_factory.mktemp("family") / f"{arch}.safetensors"
     save_checkpoint(path, made, arch)
     return load(path, device="cpu", dtype="float32")
@@ -114,6 +124,8 @@ def test_files_decode_to_frames_of_the_tokenizer(
             shown = decoder.decode(file.chunks((first, end), model.geometry.lookback))
             assert_near(np.concatenate(list(shown)), whole[first:end])
         return
+    reader = CodeFileReader(io.BytesIO(path.read_bytes()))
+    assert len(np.unique(next(iter(reader)).codes)) > 5
     data = path.read_bytes()
     shown = decoder.decode(read_codes(CodeFileReader(io.BytesIO(data))))
     assert_near(np.concatenate(list(shown)), whole)
