@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vtok.errors import CheckpointError, InputError, OptionError, ShapeError
 from vtok.models.cosmos import CosmosConfig, CosmosTokenizer, read_cosmos
-from vtok.models.cosmos_layers import Haar
+from vtok.models.cosmos_layers import FrameNorm, Haar
 from vtok.nn.interface import Stream, Window
 from vtok.nn.layers import StreamState
 
@@ -181,6 +181,18 @@ def test_wavelets_are_inverted_and_the_first_band_is_the_mean(patch_size: int) -
     bands = haar(clip)
     assert_close(haar.inverse(bands), clip, 1e-5)
     assert_close(bands[:, :3], torch.nn.functional.avg_pool3d(clip, patch_size), 1e-6)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_norm_is_accurate_if_the_mean_is_large(layout: torch.memory_format) -> None:
+    norm, x = FrameNorm(16), (random_clip(2, 16, 3, 20, 30) + 100).contiguous(memory_format=layout)
+    with torch.no_grad():
+        found = norm(x)
+        for clip in range(2):
+            for frame in range(3):
+                exact = x[clip, :, frame].double()
+                exact = (exact - exact.mean()) / exact.std(correction=0)
+                assert_close(found[clip, :, frame].double(), exact)
 
 
 def test_half_precision_is_close(tokenizer: CosmosTokenizer) -> None:

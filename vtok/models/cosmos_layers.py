@@ -137,14 +137,25 @@ def factorized(dim: int, dim_out: int) -> Layers:
 
 
 class FrameNorm(nn.GroupNorm):
-    """Normalization of each frame over all channels and pixels."""
+    """Normalization of each frame over all channels and pixels.
+
+    On a CPU with the channels innermost in memory, the group norm of torch computes the variance
+    as a difference of large numbers; its layer norm of whole frames does not.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__(1, dim, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, T, H, W] -> the same shape."""
-        return as_clip(super().forward(as_frames(x)), x.shape[0])
+        frames = as_frames(x)
+        if x.device.type != "cpu":
+            return as_clip(super().forward(frames), x.shape[0])
+        flat = frames.permute(0, 2, 3, 1).flatten(1)
+        normal = F.layer_norm(flat, flat.shape[1:], eps=self.eps)
+        pixels = normal.view(-1, *frames.shape[2:], self.num_channels)
+        scaled = channels_first(torch.addcmul(self.bias, pixels, self.weight))
+        return as_clip(scaled, x.shape[0])
 
 
 class ResidualBlock(CausalLayer):
