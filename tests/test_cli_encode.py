@@ -328,7 +328,7 @@ def test_stream_gives_the_same_codes_as_file(here: Path, checkpoint: Path) -> No
     ("data", "message"),
     [
         (b"", "error: standard input: is empty\n"),
-        (b"hello\n", "error: standard input: not a readable video file ("),
+        (b"hello\n", "error: standard input: not a video file"),
     ],
 )
 def test_bad_standard_input_exits_5(checkpoint: Path, data: bytes, message: str) -> None:
