@@ -152,7 +152,7 @@ def test_unused_doubling_of_time_is_cut(tmp_path: Path) -> None:
     tokenizer = make(CONFIGS["4x8x8"])
     state, name = tokenizer.state_dict(), "decoder.7.conv.weight"
     state[name] = torch.cat((torch.ones_like(state[name]), state[name]))
-    save_file(state, tmp_path / "wide.safetensors")
+    save_file({key: t.contiguous() for key, t in state.items()}, tmp_path / "wide.safetensors")
     read, notes = read_taehv(tmp_path / "wide.safetensors")
     latents = tokenizer.encode_latents(random_clip(1, 3, 5, 16, 16))
     assert torch.equal(read.decode(latents), tokenizer.decode(latents))
