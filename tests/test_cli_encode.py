@@ -85,6 +85,7 @@ def test_json_replaces_the_line(here: Path, checkpoint: Path) -> None:
         "codes": 3 * 4 * 12 * 16,
         "code_shape": [3, 4, 12, 16],
         "bits_per_code": 6,
+        "vocab_size": 64,
         "bytes": size,
         "bpp": round(8 * size / (10 * 64 * 48), 6),
         "raw_bpp": round(6 * 3 * 4 * 12 * 16 / (10 * 64 * 48), 6),
