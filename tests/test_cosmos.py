@@ -229,6 +229,11 @@ def test_compression_is_asked_for_if_the_file_fits_several(tmp_path: Path) -> No
     with pytest.raises(OptionError, match=r"compression=None: expected .* such as 8x8x8"):
         read_cosmos(file)
     assert read_cosmos(file, compression="8x16x16")[0].config == CONFIGS["DV8x16x16"]
+    cached = tmp_path / "models--nvidia--Cosmos-0.1-Tokenizer-DV8x16x16" / "snapshots" / "a1b2c3"
+    cached.mkdir(parents=True)
+    save(with_unused_layers(tensors), cached, "model")
+    for path in (cached, cached / "model.safetensors"):
+        assert read_cosmos(path)[0].config == CONFIGS["DV8x16x16"]
     with pytest.raises(OptionError, match="expected 8x16x16, as in the file"):
         read_cosmos(save(tensors, tmp_path), compression="8x8x8")
 

@@ -374,7 +374,8 @@ def _our_name(name: str) -> str:
 
 
 def _named_compression(path: Path) -> str | None:
-    for name in (path.name, path.absolute().parent.name):
+    # the cache of the Hub has files at REPOSITORY/snapshots/COMMIT/FILE
+    for name in reversed(path.absolute().parts[-4:]):
         if match := re.search(r"\d+x(\d+)x\1(?!\d)", name):
             return match[0]
     return None

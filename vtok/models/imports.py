@@ -142,7 +142,7 @@ def import_checkpoint(
         name,
         storage_dtype(tokenizer),
         licence=_licence(chosen, tokenizer),
-        source=_printable(path if from_hub else local.resolve().name),
+        source=_printable(path if from_hub else local.absolute().name),
     )
     return Imported(read_info(output), tuple(notes))
 
@@ -168,7 +168,7 @@ def model_name(path: str) -> str:
         (".jit", ".pt", ".pth", ".ckpt", ".safetensors")
     ):
         place = place.parent if place.stem.lower() in COMMON else place.with_suffix("")
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", place.resolve().name).strip("-.") or "model"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", place.absolute().name).strip("-.") or "model"
 
 
 def storage_dtype(tokenizer: Tokenizer) -> torch.dtype:
