@@ -22,7 +22,9 @@ from vtok.errors import VtokError
 from vtok.video.ffmpeg import ffmpeg_path
 
 NEEDED = ("torch", "numpy", "av", "imageio", "imageio-ffmpeg", "pillow", "safetensors")
-EXTRAS = {"matplotlib": "plot", "accelerate": "train", "tensorboard": "train"}
+EXTRAS = {
+    "matplotlib": "plot", "accelerate": "train", "tensorboard": "train", "huggingface_hub": "hf",
+}  # fmt: skip
 FRAMES, WIDTH, HEIGHT = 13, 96, 64  # of the video that is made
 
 
