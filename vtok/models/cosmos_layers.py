@@ -20,6 +20,8 @@ from vtok.nn.layers import (
 )
 from vtok.nn.winograd import convolve_3x3
 
+LEAST_PIXELS = 256  # of a frame, for which adding taps takes less time than it saves
+
 
 def haar_matrix(patch_size: int) -> Tensor:
     """Create the signs of a 3-D Haar transform, [bands, frames * rows * columns].
@@ -102,6 +104,20 @@ def over_time(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1) -
     return frames.reshape(*frames.shape[:3], *x.shape[3:])
 
 
+def paired(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Reduce kernels of 3 taps over repeated values to kernels of 2 taps over the values.
+
+    Args:
+        weight: The kernels.
+        dim: Dimension of the taps.
+
+    Returns:
+        Kernels for the outputs whose first tap, and whose last tap, is the only one on its value.
+    """
+    first, middle, last = weight.unbind(dim)
+    return torch.stack((first, middle + last), dim), torch.stack((first + middle, last), dim)
+
+
 class TimeConv(CausalConv3d):
     """Convolution over three frames, with two copies of the first frame before it."""
 
@@ -115,19 +131,21 @@ class TimeConv(CausalConv3d):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """[B, dim, T, H, W] -> [B, dim_out, T, H, W]."""
-        past, bias = context.past(self), self.conv.bias
+        past, weight, bias = context.past(self), self.weight, self.conv.bias
+        if past is None and x.shape[3] * x.shape[4] < LEAST_PIXELS:
+            past = x[:, :, :1].repeat_interleave(2, 2)
         kept = x if past is None else torch.cat((past, x), 2)
         last = kept[:, :, -2:] if kept.shape[2] > 1 else kept.repeat_interleave(2, 2)
         context.remember(self, last)
         if past is not None:
-            return over_time(kept, self.weight, bias)
-        sums = self.weight.cumsum(2)  # copies of a frame are multiplied once, by the sum of taps
-        parts = [over_time(x[:, :, :1], sums[..., 2:], bias)]
+            return over_time(kept, weight, bias)
+        # copies of a frame are multiplied once, by the sum of their taps
+        first, middle, latest = weight.split(1, 2)
+        parts = [over_time(x[:, :, :1], first + middle + latest, bias)]
         if x.shape[2] > 1:
-            two = torch.cat((sums[..., 1:2], self.weight[..., 2:]), 2)
-            parts.append(over_time(x[:, :, :2], two, bias))
+            parts.append(over_time(x[:, :, :2], paired(weight, 2)[1], bias))
         if x.shape[2] > 2:
-            parts.append(over_time(x, self.weight, bias))
+            parts.append(over_time(x, weight, bias))
         return torch.cat(parts, 2)
 
 
@@ -248,20 +266,6 @@ class Downsample(CausalLayer):
             context.remember(self.conv2, x[:, :, -1:])
             x = over_time(torch.cat((before, x), 2), weight, bias, stride=2)
         return self.conv3(x, context)
-
-
-def paired(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Reduce kernels of 3 taps over repeated values to kernels of 2 taps over the values.
-
-    Args:
-        weight: The kernels.
-        dim: Dimension of the taps.
-
-    Returns:
-        Kernels for the outputs whose first tap, and whose last tap, is the only one on its value.
-    """
-    first, middle, last = weight.unbind(dim)
-    return torch.stack((first, middle + last), dim), torch.stack((first + middle, last), dim)
 
 
 class Upsample(CausalLayer):
