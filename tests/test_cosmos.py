@@ -16,9 +16,9 @@ from torch import Tensor
 
 from vtok.errors import CheckpointError, InputError, OptionError, ShapeError
 from vtok.models.cosmos import CosmosConfig, CosmosTokenizer, read_cosmos
-from vtok.models.cosmos_layers import FrameNorm, Haar
+from vtok.models.cosmos_layers import LEAST_PIXELS, FrameNorm, Haar, TimeConv
 from vtok.nn.interface import Stream, Window
-from vtok.nn.layers import StreamState
+from vtok.nn.layers import Context, StreamState
 
 ROOT = Path(__file__).parent.parent
 PARITY = runpy.run_path(str(ROOT / "scripts" / "peers" / "cosmos_parity.py"))
@@ -193,6 +193,15 @@ def test_norm_is_accurate_if_the_mean_is_large(layout: torch.memory_format) -> N
                 exact = x[clip, :, frame].double()
                 exact = (exact - exact.mean()) / exact.std(correction=0)
                 assert_close(found[clip, :, frame].double(), exact)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+@pytest.mark.parametrize("width", [2, LEAST_PIXELS])
+def test_time_is_padded_with_copies_of_the_first_frame(frames: int, width: int) -> None:
+    layer, x = TimeConv(3, 5), random_clip(2, 3, frames, 1, width)
+    padded = torch.cat((x[:, :, :1], x[:, :, :1], x), 2)
+    with torch.no_grad():
+        assert_close(layer(x, Context()), layer.conv(padded), 1e-6)
 
 
 def test_half_precision_is_close(tokenizer: CosmosTokenizer) -> None:

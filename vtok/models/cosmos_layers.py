@@ -140,10 +140,10 @@ class TimeConv(CausalConv3d):
         if past is not None:
             return over_time(kept, weight, bias)
         # copies of a frame are multiplied once, by the sum of their taps
-        first, middle, latest = weight.split(1, 2)
-        parts = [over_time(x[:, :, :1], first + middle + latest, bias)]
+        early, late = paired(weight, 2)
+        parts = [over_time(x[:, :, :1], early[..., :1] + early[..., 1:], bias)]
         if x.shape[2] > 1:
-            parts.append(over_time(x[:, :, :2], paired(weight, 2)[1], bias))
+            parts.append(over_time(x[:, :, :2], late, bias))
         if x.shape[2] > 2:
             parts.append(over_time(x, weight, bias))
         return torch.cat(parts, 2)
