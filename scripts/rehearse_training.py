@@ -38,7 +38,7 @@ TINY = (
     "model.init_dim=16", "model.decoder_init_dim=16", "frames=5", "crop=48", "batch=4", "warm_up=1",
     "save_every=2", "workers=2", "precision=bfloat16",
 )  # fmt: skip
-KILL_AFTER, MORE_STEPS, TIMEOUT_SECONDS = 2, 4, 900
+KILL_AFTER, MORE_STEPS, TIMEOUT_SECONDS = 2, 4, 1800
 
 
 def make_data(folder: Path, frames: int = 30) -> Path:

@@ -69,7 +69,7 @@ def run_script(name: str, *arguments: str) -> list[str]:
     """Run a Python script of the repository; returns the lines of its standard output."""
     done = subprocess.run(
         [sys.executable, str(SCRIPTS / name), *arguments], capture_output=True, text=True,
-        check=False, timeout=1800, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False, timeout=3600, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
