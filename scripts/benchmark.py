@@ -2,6 +2,7 @@
 """Measure the speed of vtok on this machine; claims are ratios of figures of one run.
 
     scripts/benchmark.py [--threads 2] [--runs 3] [--json FILE]
+    scripts/benchmark.py --model NAME [--device cuda] ...    speed and memory of models
 
 Targets are in parentheses. Each row has the CPU milliseconds per frame, child processes included.
 Rows of whole files also have the fraction of the slower stage's speed that they reach, and that
@@ -25,6 +26,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for tests, which run it by path
+import benchmark_models
 from benchmark_tools import (
     BEE,
     THREADS,
@@ -166,8 +168,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--threads", type=int, default=THREADS)
     parser.add_argument("--runs", type=int, default=3, help="rounds of each measurement")
+    benchmark_models.add_model_options(parser)
     add_quick(parser)
     args = parser.parse_args(arguments)
+    if args.model:
+        benchmark_models.run(args)
+        return
     torch.set_num_threads(args.threads)
     runs, most = (1, 5) if args.quick else (args.runs, FRAMES)
     with tempfile.TemporaryDirectory(prefix="vtok-speed-") as name:
