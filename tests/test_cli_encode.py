@@ -136,7 +136,7 @@ def test_arrays_by_option_or_suffix(here: Path, checkpoint: Path, how: list[str]
 
 
 BAD_OPTIONS = {
-    "--to png": "--to png: expected one of vtok, npy, tokens, safetensors",
+    "--to png": "--to png: expected one of vtok, npy, tokens, safetensors, pt",
     "--size 0": "--size 0: expected 1 to 67108864 pixels in all",
     "--size big": "--size big: expected a short side such as 256, or WIDTHxHEIGHT such as 640x360",
     "--fps 0": "--fps 0: expected a rate such as 25, 29.97 or 30000/1001",
