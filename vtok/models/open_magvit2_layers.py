@@ -1,7 +1,4 @@
-"""Configuration and layers of the tokenizers in `open_magvit2`.
-
-Clips are stored frame by frame, so that `as_frames` is a view of them.
-"""
+"""Configuration and layers of the tokenizers in `open_magvit2`."""
 
 # mypy: disable-error-code="no-any-return"
 
@@ -24,6 +21,7 @@ from vtok.errors import OptionError, UsageError
 from vtok.nn.layers import CausalLayer, Context, as_clip, as_frames, pointwise
 
 GROUPS = 32  # of all group norms
+SHORT = 5  # frames up to which 2-D convolutions that skip padded frames are faster
 VARIANTS = ("image", "video", "o2")
 _MOST = {"bits": 24, "channels": 4096, "blocks": 64}
 MAX_LEVELS, MAX_MULTIPLIER = 8, 64
@@ -117,10 +115,10 @@ def _fits(value: object, most: int) -> bool:
 class Conv(CausalLayer):
     """Convolution padded with zeros: in space, and before the first frame.
 
-    Computed as 2-D convolutions of frames, one for each frame of the kernel: faster on a CPU than
-    3-D, and nothing is computed for padded frames. Clips are stored frame by frame, so that
-    `as_frames` is a view. Channels must not be innermost: for that layout, the group norm of torch
-    on a CPU computes variances as differences of large numbers.
+    A short clip at the start of a video is computed as 2-D convolutions, one for each frame of the
+    kernel, so that nothing is computed for padded frames. Channels must not be innermost in memory:
+    for that layout, the group norm of torch on a CPU computes variances as differences of large
+    numbers.
     """
 
     def __init__(
@@ -133,8 +131,6 @@ class Conv(CausalLayer):
     ) -> None:
         super().__init__()
         self.conv = nn.Conv3d(dim, dim_out, kernel, stride, bias=bias)
-        weight = self.conv.weight.detach().movedim(2, 0).contiguous()
-        self.conv.weight = nn.Parameter(weight.movedim(0, 2))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """[B, dim, T, H, W] -> [B, dim_out, T', H', W']."""
@@ -144,10 +140,13 @@ class Conv(CausalLayer):
             padding = kernel - 1  # frames of zeros, which are not stored
         else:
             x = torch.cat((past, x), dim=2)
-        count = (x.shape[2] + padding - kernel) // stride + 1
         if keep := kernel - stride:
             recent = x[:, :, -keep:]
             context.remember(self, F.pad(recent, (0, 0, 0, 0, keep - recent.shape[2], 0)))
+        if kernel > 1 and (past is not None or x.shape[2] > SHORT):
+            x = F.pad(x, (0, 0, 0, 0, padding, 0)).contiguous()
+            return F.conv3d(x, self.conv.weight, self.conv.bias, self.conv.stride, (0, 1, 1))
+        count = (x.shape[2] + padding - kernel) // stride + 1
         out = self._convolve(x, kernel - 1, kernel - 1 - padding, self.conv.bias)
         for tap in range(kernel - 1):
             begin = -(-max(0, padding - tap) // stride)  # outputs before it see a padded frame
