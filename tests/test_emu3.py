@@ -17,7 +17,8 @@ from torch import Tensor
 
 from vtok.errors import CheckpointError, InputError, OptionError, ShapeError, UsageError
 from vtok.models import emu3
-from vtok.models.emu3 import Emu3Config, Emu3Tokenizer, nearest_entries, read_emu3
+from vtok.models.emu3 import Emu3Tokenizer, nearest_entries, read_emu3
+from vtok.models.emu3_layers import Emu3Config
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = np.load(ROOT / "tests" / "golden" / "emu3.npz")
