@@ -23,8 +23,7 @@ from vtok.errors import VtokError
 from vtok.training.sources import Source, find_sources, source_file
 from vtok.video.ffmpeg import ffmpeg_path
 from vtok.video.frames import parse_size
-from vtok.video.images import read_picture
-from vtok.video.reader import probe
+from vtok.video.reader import VideoReader, probe
 
 X265 = ("-c:v", "libx265", "-preset", "fast", "-x265-params", "log-level=none", "-tag:v", "hvc1")
 JPEG_QUALITY = 82
@@ -53,7 +52,8 @@ def pack_video(path: Path, target: Path, side: int, seconds: float, crf: int) ->
 
 def pack_photo(path: Path, target: Path, side: int) -> None:
     """Write a photo as JPEG."""
-    picture = Image.fromarray(read_picture(path))
+    with VideoReader(path) as reader:
+        picture = Image.fromarray(next(reader)[0])
     size = shrunk(*picture.size, side)
     picture.resize(size, Image.Resampling.LANCZOS).save(target, quality=JPEG_QUALITY)
 
