@@ -48,7 +48,7 @@ from vtok.errors import InputError, UsageError, VtokError
 from vtok.models.load import LoadedTokenizer, load
 from vtok.nn.token_pipeline import TokenPipeline
 from vtok.tokens.model import load_token_model
-from vtok.video.images import is_picture
+from vtok.video.suffixes import PHOTO_SUFFIXES
 
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
@@ -267,7 +267,7 @@ def probe(args: argparse.Namespace) -> dict[str, Any]:
     """Accuracies 0..1 by features, task and probe, one for each seed."""
     model = load(args.model, dtype="float32")
     features = all_features(model, args.learners, args.tokens)
-    photos = [path for path in find_files(args.photos) if is_picture(path)]
+    photos = [path for path in find_files(args.photos) if path.suffix.lower() in PHOTO_SUFFIXES]
     clips = read_clips(args, model)
     rows: list[dict[str, Any]] = [{"features": one.name} for one in features]
     begin = time.perf_counter()

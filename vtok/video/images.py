@@ -92,6 +92,21 @@ def open_pages(path: Path, depth_range: DepthRange = None) -> Pages | None:
     return Pages(first.shape[1], first.shape[0], tuple(times), read)
 
 
+def read_picture(path: Path) -> Frames:
+    """Read a picture, or the first page of a stack; see `open_pages`.
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        VideoError: It is no picture, or damaged, too large, or of more than 8 bits.
+    """
+    pages = open_pages(path)
+    if pages is None:
+        raise VideoError(f"{path}: not a picture")
+    return pages.read(0)
+
+
 def _are_frames(image: Image.Image, count: int) -> bool:
     """Return True for pages that are frames: of one size, not a picture and its thumbnails."""
     if image.format not in ("TIFF", "WEBP"):
