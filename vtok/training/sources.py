@@ -170,7 +170,8 @@ def _from_shard(path: Path) -> Iterator[Source]:
         with tarfile.open(path, "r:") as shard:
             for member in shard:
                 listed = True
-                hidden = any(map(is_junk, PurePosixPath(member.name).parts))
+                inside = PurePosixPath(member.name)
+                hidden = is_junk(inside.name) or "__MACOSX" in inside.parts
                 if member.isreg() and not hidden and (kind := _kind_of(member.name)) is not None:
                     yield Source(f"{path}!{member.name}", path, member.name, kind)
     except (tarfile.TarError, OSError, EOFError, ValueError) as exc:
