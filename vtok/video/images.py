@@ -125,7 +125,7 @@ def _read_page(path: Path, number: int, depth_range: DepthRange) -> Frames:
         if image.mode.startswith(("I", "F")):
             values = np.asarray(ImageOps.exif_transpose(image))
             return map_depth(values, depth_range, f"{path}: a picture of {image.mode} values")
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def map_depth(values: npt.NDArray[Any], depth_range: DepthRange, name: str) -> Frames:
