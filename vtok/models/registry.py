@@ -24,17 +24,15 @@ class Architecture:
         module: Module with the classes.
         config: Name of the configuration class, which has `from_dict` and `to_dict`.
         tokenizer: Name of the `Tokenizer` class.
-        reader: Name of the function in `module` that reads published files; None if there are none.
     """
 
     name: str
     module: str
     config: str
     tokenizer: str
-    reader: str | None = None
 
     def load(self, name: str) -> Any:
-        """Import the module, and return a member such as `config`, `tokenizer` or `reader`."""
+        """Import the module, and return a member such as `config` or `tokenizer`."""
         return getattr(import_module(self.module), name)
 
     def build(self, config: dict[str, Any]) -> Tokenizer:
@@ -52,18 +50,12 @@ class Architecture:
 # a row of the names that `Architecture` holds, in its order
 _ROWS = (
     (OWN, "vtok.nn.tokenizer", "TokenizerConfig", "VideoTokenizer"),
-    ("cosmos", "vtok.models.cosmos", "CosmosConfig", "CosmosTokenizer", "read_cosmos"),
-    ("vidtok", "vtok.models.vidtok", "VidTokConfig", "VidTokTokenizer", "read_vidtok"),
-    (
-        *("open_magvit2", "vtok.models.open_magvit2"),
-        *("OpenMagvit2Config", "OpenMagvit2Tokenizer", "read_open_magvit2"),
-    ),
-    ("emu3", "vtok.models.emu3", "Emu3Config", "Emu3Tokenizer", "read_emu3"),
-    ("taehv", "vtok.models.taehv", "TaehvConfig", "TaehvTokenizer", "read_taehv"),
-    (
-        *("diffusers", "vtok.models.diffusers_vae"),
-        *("DiffusersConfig", "DiffusersTokenizer", "read_diffusers"),
-    ),
+    ("cosmos", "vtok.models.cosmos", "CosmosConfig", "CosmosTokenizer"),
+    ("vidtok", "vtok.models.vidtok", "VidTokConfig", "VidTokTokenizer"),
+    ("open_magvit2", "vtok.models.open_magvit2", "OpenMagvit2Config", "OpenMagvit2Tokenizer"),
+    ("emu3", "vtok.models.emu3", "Emu3Config", "Emu3Tokenizer"),
+    ("taehv", "vtok.models.taehv", "TaehvConfig", "TaehvTokenizer"),
+    ("diffusers", "vtok.models.diffusers_vae", "DiffusersConfig", "DiffusersTokenizer"),
 )
 ARCHITECTURES = {row[0]: Architecture(*row) for row in _ROWS}
 
