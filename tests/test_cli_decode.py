@@ -97,7 +97,7 @@ BAD = {
     "a.vtok --stages 9": (2, "--stages 9: expected 1 to 3"),
     "a.vtok --crf 99": (2, "--crf 99: expected 0 to 51"),
     "a.vtok --dtype float8": (2, "--dtype float8: expected auto, float32, bfloat16, float16"),
-    "a.vtok --model nix": (5, "nix: no such checkpoint: pass a file or a shipped name"),
+    "a.vtok --model nix": (5, "nix: no such checkpoint: pass a file or a name"),
     "a.vtok -o x.xyz": (2, "x.xyz: unknown video format .xyz (use .mp4"),
     "a.vtok -o x.png": (1, "x.png: a picture holds one frame, this video has more"),
     "a.vtok -o text.vtok": (

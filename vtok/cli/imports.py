@@ -15,7 +15,7 @@ from vtok.cli.options import argument, expand_options, option
 from vtok.errors import UsageError
 
 Source = Annotated[
-    str, argument("PATH", "File or folder, or hf:ORG/REPO[@REVISION][/FILE] to download it.")
+    str, argument("PATH", "File or folder, or hf:ORG/REPO or hf:ORG/REPO/FILE to download.")
 ]
 
 
