@@ -48,7 +48,7 @@ SIZES = ("256x256", "854x480", "1280x720")
 
 @dataclass(frozen=True)
 class Setting:
-    """What one process measures.
+    """Work of one measuring process.
 
     Attributes:
         model: name or path.
@@ -78,7 +78,7 @@ class Row:
         encode, decode: frames per second, median of the runs.
         peak_mb: peak memory in MiB.
         device, dtype: where and in what type the model ran.
-        error: why there are no figures, such as too little memory.
+        error: reason that there are no figures, such as too little memory.
     """
 
     model: str

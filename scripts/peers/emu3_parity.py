@@ -10,9 +10,7 @@ random clip: the first frame as an image, then blocks of 4 frames, each alone.
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 from foreign import (
-    agrees,
     apart,
     imports_from,
     make_clip,
-    report,
+    run_script,
     scramble,
     seconds,
     shapes_of,
@@ -161,28 +158,8 @@ def write_golden(folder: Path, path: Path) -> None:
 
 def main() -> None:
     """Print a line for each case; the exit code is 1 if one differs."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--original", metavar="FOLDER", type=Path, required=True)
-    parser.add_argument("--only", metavar="CASE", choices=[*CASES, *FULL])
-    parser.add_argument("--full", action="store_true", help="the model at its full width, too")
-    parser.add_argument("--repeats", type=int, default=3, help="times are the shortest of these")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--golden", metavar="FILE", type=Path, help="write the file of the tests")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    if args.golden:
-        write_golden(args.original, args.golden)
-        return
-    cases = {**CASES, **FULL} if args.full or args.only else CASES
-    failed = []
-    for name, case in cases.items():
-        if args.only in (None, name):
-            found = compare(case, args.original, args.repeats)
-            report(name, found, args.json)
-            if not agrees(found):
-                failed.append(name)
-    if failed:
-        sys.exit(f"not equal: {', '.join(failed)}")
+    description = (__doc__ or "").splitlines()[0]
+    run_script(description, CASES, FULL, compare, write_golden)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import math
@@ -12,7 +13,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from vtok.nn.interface import Tokenizer
 
+Case = TypeVar("Case")
 TOLERANCE = 1e-4  # of frames, which are about -1..1
 
 
@@ -152,3 +154,45 @@ def report(name: str, found: dict[str, Any], as_json: bool) -> None:
     print(
         f"{name}: " + ", ".join(f"{key} {x}" for key, x in {**rest, **values}.items()), flush=True
     )
+
+
+def run_script(
+    description: str,
+    cases: Mapping[str, Case],
+    full: Mapping[str, Case],
+    compare: Callable[[Case, Path, int], dict[str, Any]],
+    write_golden: Callable[[Path, Path], None],
+) -> None:
+    """Parse the options of a parity script and print a line for each case.
+
+    Args:
+        description: Text of the help.
+        cases: Small cases by name.
+        full: Cases of the published width, which run if they are asked for.
+        compare: Compares a case with the original in a folder, timing a number of repeats.
+        write_golden: Stores the results of the original in a folder as a file of the tests.
+
+    Raises:
+        SystemExit: A case differs; the message names it.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--original", metavar="FOLDER", type=Path, required=True)
+    parser.add_argument("--only", metavar="CASE", choices=[*cases, *full])
+    parser.add_argument("--full", action="store_true", help="the full published width, too")
+    parser.add_argument("--repeats", type=int, default=3, help="times are the shortest of these")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--golden", metavar="FILE", type=Path, help="write the file of the tests")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.golden:
+        write_golden(args.original, args.golden)
+        return
+    failed = []
+    for name, case in {**cases, **(full if args.full or args.only else {})}.items():
+        if args.only in (None, name):
+            found = compare(case, args.original, args.repeats)
+            report(name, found, args.json)
+            if not agrees(found):
+                failed.append(name)
+    if failed:
+        sys.exit(f"not equal: {', '.join(failed)}")

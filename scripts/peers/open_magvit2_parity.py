@@ -10,7 +10,6 @@ in the format of the published file; vtok reads the file, and both encode and de
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -23,11 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 from foreign import (
-    agrees,
     apart,
     imports_from,
     make_clip,
-    report,
+    run_script,
     scramble,
     seconds,
     shapes_of,
@@ -298,28 +296,8 @@ def write_golden(folder: Path, path: Path) -> None:
 
 def main() -> None:
     """Print a line for each case; the exit code is 1 if one differs."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--original", metavar="FOLDER", type=Path, required=True)
-    parser.add_argument("--only", metavar="CASE", choices=[*CASES, *FULL])
-    parser.add_argument("--full", action="store_true", help="the models at their full width, too")
-    parser.add_argument("--repeats", type=int, default=3, help="times are the shortest of these")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--golden", metavar="FILE", type=Path, help="write the file of the tests")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    if args.golden:
-        write_golden(args.original, args.golden)
-        return
-    cases = {**CASES, **FULL} if args.full or args.only else CASES
-    failed = []
-    for name, case in cases.items():
-        if args.only in (None, name):
-            found = compare(case, args.original, args.repeats)
-            report(name, found, args.json)
-            if not agrees(found):
-                failed.append(name)
-    if failed:
-        sys.exit(f"not equal: {', '.join(failed)}")
+    description = (__doc__ or "").splitlines()[0]
+    run_script(description, CASES, FULL, compare, write_golden)
 
 
 if __name__ == "__main__":

@@ -428,7 +428,7 @@ class Order:
         return None
 
     def _end(self, row: IndexEntry) -> int:
-        """Frames that the segment covers with this chunk; its first frame is a step of its own."""
+        """Frames that the segment covers with this chunk; its first frame is a separate step."""
         temporal = self._layout.temporal_compression
         return row.num_steps * temporal + (self.covered or 1 - temporal)
 

@@ -71,7 +71,7 @@ def _download(wanted: HubFile, name: str) -> Path:
         ) from exc
     try:
         return Path(hf_hub_download(wanted.repository, name, revision=wanted.revision))
-    except Exception as exc:  # its HTTP library has errors of its own
+    except Exception as exc:  # its HTTP library raises other errors
         raise InputError(f"hf:{wanted.repository}/{name}: {_reason(exc)}") from exc
 
 
