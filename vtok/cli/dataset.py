@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,8 +12,8 @@ import typer
 
 from vtok.cli import options as opt
 from vtok.cli.completion import one_of
-from vtok.cli.console import one_line, print_json, say
-from vtok.cli.jobs import STREAM, standard_input
+from vtok.cli.console import one_line, print_json, say, say_warning
+from vtok.cli.jobs import STREAM, describe_left_out, standard_input
 from vtok.cli.options import argument, expand_options, option
 from vtok.errors import CodeFileError, PartialFailure, UsageError, VtokError
 
@@ -101,6 +102,7 @@ def encode(
     size: opt.Size = None,
     fps: opt.Rate = None,
     depth_range: opt.DepthRange = None,
+    on_damage: opt.OnDamage = "fail",
     shard_size: Annotated[int, option("--shard-size", "N", "Clips per shard.")] = 1000,
     partition: Annotated[
         str | None,
@@ -168,6 +170,7 @@ def encode(
             size=size,
             fps=None if fps is None else parse_fps(fps),
             depth_range=opt.parse_range(depth_range),
+            on_damage=on_damage,
             **vars(rate),
             timeout_seconds=timeout_seconds,
         ),
@@ -189,7 +192,7 @@ def encode(
     def run(observer: RunObserver) -> Totals:
         return api.encode_dataset(found, output, model=model, options=options, observer=observer)
 
-    _run(run, output, as_json=as_json, quiet=quiet)
+    _run(run, output, found.left_out, as_json=as_json, quiet=quiet)
 
 
 def _inputs(
@@ -209,8 +212,15 @@ def _inputs(
     return Inputs(tuple(names or ()), tuple(opened), null, **vars(columns))
 
 
-def _run(run: Callable[[RunObserver], Totals], output: str, *, as_json: bool, quiet: bool) -> None:
-    """Encode clips into a folder and show the progress.
+def _run(
+    run: Callable[[RunObserver], Totals],
+    output: str,
+    left_out: Counter[str] | None = None,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Encode clips into a folder and show the progress; report files that are left out.
 
     Raises:
         PartialFailure: some of the clips failed.
@@ -221,7 +231,9 @@ def _run(run: Callable[[RunObserver], Totals], output: str, *, as_json: bool, qu
     with dataset_display(quiet=quiet, as_json=as_json) as display:
         totals = run(display)
     if as_json:
-        print_json({"kind": "summary", **asdict(totals)})
+        print_json({"kind": "summary", **asdict(totals), "left_out": dict(left_out or {})})
+    if left_out and not quiet:
+        say_warning(describe_left_out(left_out))
     say(summary_line(totals), quiet=quiet or as_json)
     _raise_failures(totals, output)
 

@@ -354,9 +354,10 @@ def summary_line(totals: Totals) -> str:
     """Format the result of a run as one line."""
     rate = totals.frames / max(totals.seconds, 1e-9)
     failed = f", {totals.bad:,} failed" if totals.bad else ""
+    missing = f" ({totals.missing_frames:,} missing)" if totals.missing_frames else ""
     return (
         f"{totals.done:,} clips done, {totals.up_to_date:,} up to date{failed}: {totals.frames:,} "
-        f"frames, {totals.bytes:,} bytes, {rate:.0f} frames/s"
+        f"frames{missing}, {totals.bytes:,} bytes, {rate:.0f} frames/s"
     )
 
 

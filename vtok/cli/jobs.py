@@ -182,9 +182,14 @@ def _search(folder: Path, suffixes: frozenset[str]) -> list[Path]:
         some = ", ".join(sorted(suffixes)[:6]) + (" ..." if len(suffixes) > 6 else "")
         raise InputError(f"{folder}: no file in this folder ends in {some}")
     if others and suffixes == VIDEO_SUFFIXES:
-        left = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items())[:8])
-        say_warning(f"{folder}: files left out by their suffix: {left}")
+        say_warning(f"{folder}: {describe_left_out(others)}")
     return files
+
+
+def describe_left_out(counts: Counter[str]) -> str:
+    """Describe files that are left out, by suffix."""
+    left = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items())[:8])
+    return f"files left out by their suffix: {left}"
 
 
 def _refuse_collisions(jobs: list[Job]) -> None:

@@ -162,6 +162,15 @@ DepthRange = Annotated[
         "Values that become black and white, for gray sources of 16 bits or floats.",
     ),
 ]
+OnDamage = Annotated[
+    str,
+    option(
+        "--on-damage",
+        "ACTION",
+        "For damaged frames: fail, skip (leave them out) or stop (end before them).",
+        completion.one_of("fail", "skip", "stop"),
+    ),
+]
 Start = Annotated[float, option("--start", "SECONDS", "Start time in seconds.")]
 Duration = Annotated[
     float | None,
@@ -243,6 +252,7 @@ class PartOptions:
     start_frame: StartFrame = None
     num_frames: NumFrames = None
     depth_range: DepthRange = None
+    on_damage: OnDamage = "fail"
 
     def to_fields(self) -> dict[str, Any]:
         """Fields of `EncodeOptions`; raises a UsageError for a bad rate or range."""

@@ -116,6 +116,7 @@ def make_recipe(options: DatasetOptions, info: CheckpointInfo, dtype: str) -> di
         "max_bpp": encode.max_bpp,
         "compress": encode.compress and options.file_format == "vtok",
         **({"depth_range": list(encode.depth_range)} if encode.depth_range else {}),
+        **({"on_damage": encode.on_damage} if encode.on_damage != "fail" else {}),
         **({"effort": encode.effort} if encode.effort else {}),  # not in older recipes
         **({"latents": encode.latent_dtype} if shapes.entries is None else {}),
         "model": info.name,
@@ -137,6 +138,7 @@ def with_recipe(options: DatasetOptions, recipe: dict[str, Any]) -> DatasetOptio
         max_bpp=recipe["max_bpp"],
         effort=recipe.get("effort", 0),
         depth_range=tuple(recipe["depth_range"]) if "depth_range" in recipe else None,
+        on_damage=recipe.get("on_damage", "fail"),
         latent_dtype=recipe.get("latents", "float16"),
         compress=recipe["compress"],
     )

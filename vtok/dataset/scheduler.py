@@ -30,6 +30,7 @@ class Totals:
         faults: unusable rows and duplicate ids.
         duplicates: items that were listed again.
         frames, bytes: of the items done.
+        missing_frames: frames that the sources of the items done lack: lost, or not decodable.
         phase_seconds: worker time by phase.
         seconds: wall time.
     """
@@ -43,6 +44,7 @@ class Totals:
     faults: int = 0
     duplicates: int = 0
     frames: int = 0
+    missing_frames: int = 0
     bytes: int = 0
     phase_seconds: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
@@ -233,6 +235,7 @@ class Scheduler:
         if record["status"] == "ok":
             totals.done += 1
             totals.frames += record["frames"]
+            totals.missing_frames += record["missing_frames"] or 0
             totals.bytes += record["bytes"]
         else:
             totals.failed += 1

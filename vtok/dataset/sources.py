@@ -9,9 +9,10 @@ import json
 import os
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, groupby
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -56,6 +57,8 @@ class Inputs:
         start_column, end_column: columns of seconds; by default `start` and `end` if they exist.
             Columns `start_frame` and `frames`, used if there is no `end`, count frames instead.
         skip: folder to leave out: the output.
+        left_out: files of folders that are no videos by their suffix, by suffix; hidden files are
+            not counted. Filled by `find_items`.
     """
 
     names: Sequence[str] = ()
@@ -66,6 +69,7 @@ class Inputs:
     start_column: str | None = None
     end_column: str | None = None
     skip: Path | None = None
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
 def find_items(inputs: Inputs) -> Found:
@@ -93,7 +97,7 @@ def _expand(name: str, inputs: Inputs) -> Found:
     elif Path(name).is_dir():
         skip = None if inputs.skip is None else os.path.realpath(inputs.skip)
         base = os.path.join(Path(name), "")  # noqa: PTH118 - with a trailing slash
-        for path in _scan(os.fspath(Path(name)), skip, ()):
+        for path in _scan(os.fspath(Path(name)), skip, (), inputs.left_out):
             yield make_item(None, path, name=_stem(path[len(base) :]))
     elif Path(name).exists():
         yield from _from_file(name, inputs)
@@ -121,7 +125,9 @@ def _from_file(name: str, inputs: Inputs, base: str = "") -> Found:
 # Folders
 
 
-def _scan(folder: str, skip: str | None, parents: tuple[tuple[int, int], ...]) -> Iterator[str]:
+def _scan(
+    folder: str, skip: str | None, parents: tuple[tuple[int, int], ...], left_out: Counter[str]
+) -> Iterator[str]:
     """Videos in a folder and its subfolders; hidden files are skipped, links followed once."""
     try:
         status = Path(folder).stat()
@@ -136,9 +142,11 @@ def _scan(folder: str, skip: str | None, parents: tuple[tuple[int, int], ...]) -
         if is_junk(name):
             continue
         if is_folder:
-            yield from _scan(path, skip, (*parents, key))
-        elif _suffix(name).lower() in VIDEO_SUFFIXES:
+            yield from _scan(path, skip, (*parents, key), left_out)
+        elif (suffix := _suffix(name).lower()) in VIDEO_SUFFIXES:
             yield path
+        else:
+            left_out[suffix or "no suffix"] += 1
 
 
 def _is_folder(file: os.DirEntry[str]) -> bool:

@@ -249,6 +249,7 @@ def _origin(
         "metadata": {
             **part_metadata(options.part),
             **({"depth_range": depth_text(options.depth_range)} if options.depth_range else {}),
+            **({"on_damage": options.on_damage} if options.on_damage != "fail" else {}),
             **({"rate": str(options.rate)} if options.rate else {}),
             **({"effort": str(options.effort)} if options.effort else {}),
         },

@@ -192,8 +192,8 @@ def inspect_video(path: Path) -> Facts:
     """Return facts about a video."""
     info = probe(path)
     frames, missing, notes = info.num_frames, info.missing_frames, list(info.notes)
-    if missing:  # others may not be decodable
-        with suppress(VideoError), VideoReader(path) as reader:
+    if missing or info.damage:  # others may not be decodable
+        with suppress(VideoError), VideoReader(path, on_damage="skip") as reader:
             decoded = sum(map(len, reader))
             frames, missing, notes = decoded, reader.missing_frames or 0, reader.notes
     return {
@@ -355,6 +355,7 @@ def same_part(
         and (shape.width, shape.height) == size
         and shape.fps == (options.fps or video.fps)
         and header.metadata.get("depth_range", "") == depth_text(options.depth_range)
+        and header.metadata.get("on_damage", "fail") in ("fail", options.on_damage)
         and _has_part(header, options.part)
     )
 

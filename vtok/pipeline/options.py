@@ -10,7 +10,7 @@ from vtok._times import MAX_SECONDS, Part
 from vtok.codefile.header import LATENT_TYPES, CodeFormat
 from vtok.errors import OptionError, UsageError
 from vtok.nn.geometry import Geometry
-from vtok.video.frames import parse_size
+from vtok.video.frames import ON_DAMAGE, parse_size
 
 FORMATS = ("vtok", "npy", "safetensors", "pt")
 DUMP_KINDS = ("jsonl", "text", "bin")
@@ -84,6 +84,7 @@ class EncodeOptions(_HasPart):
         size: short side "256" or "WIDTHxHEIGHT"; the source's size if None.
         fps: frame rate to resample to; the source's rate if None.
         depth_range: values that become black and white, for gray sources of 16 bits or floats.
+        on_damage: choice for damaged frames: fail, skip (leave them out) or stop (end before them).
         start_seconds: start time in the source.
         duration_seconds: length to encode; to the end if None.
         start_frame: number of the first frame, in place of `start_seconds`.
@@ -115,6 +116,7 @@ class EncodeOptions(_HasPart):
     max_bpp: float | None = None
     effort: int = 0
     depth_range: tuple[float, float] | None = None
+    on_damage: str = "fail"
     compress: bool = True
     latent_dtype: str = "float16"
     overwrite: bool = False
@@ -132,6 +134,8 @@ class EncodeOptions(_HasPart):
         if not 0 < self.timeout_seconds <= MAX_SECONDS:
             raise OptionError("timeout_seconds", f"{self.timeout_seconds:g}", "more than 0 seconds")
         check_effort(self.effort)
+        if self.on_damage not in ON_DAMAGE:
+            raise OptionError("on_damage", self.on_damage, f"one of {', '.join(ON_DAMAGE)}")
         if (
             self.depth_range is not None
             and not -inf < self.depth_range[0] < self.depth_range[1] < inf

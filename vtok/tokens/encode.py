@@ -51,12 +51,14 @@ class TokenResult(Conversion):
     Attributes:
         shape: (t, S, dim) of the tokens.
         learner: name of the token pipeline's checkpoint.
+        note, missing_frames: as in `Result`, of an encoded source.
     """
 
     shape: tuple[int, int, int]
     learner: str
     lost: None = None
-    note: None = None
+    note: str | None = None
+    missing_frames: int | None = None
     psnr: None = None
 
     @property
@@ -67,7 +69,13 @@ class TokenResult(Conversion):
 
     def to_json(self) -> dict[str, Any]:
         """Convert to plain JSON types."""
-        return {**super().to_json(), "token_shape": list(self.shape), "learner": self.learner}
+        return {
+            **super().to_json(),
+            "token_shape": list(self.shape),
+            "learner": self.learner,
+            "note": self.note,
+            "missing_frames": self.missing_frames,
+        }
 
 
 def encode_tokens_file(
@@ -118,8 +126,10 @@ def encode_tokens_file(
         info = TokenFileInfo(header, model.origin, frames, shape)
         spilled.seek(0)
         write_token_file(cast(BinaryIO, stream), info, cast(BinaryIO, spilled))
-        size = stream.count
-    return token_result(source, output, info, frames, size, time.perf_counter() - begin)
+        size, counts = stream.count, Counts()
+        add_remarks(counts, reader)
+    result = token_result(source, output, info, frames, size, time.perf_counter() - begin)
+    return replace(result, note=counts.note, missing_frames=counts.missing_frames)
 
 
 def encode_token_codes_file(

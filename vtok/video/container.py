@@ -35,7 +35,29 @@ SEEK_MARGIN = Fraction(3)  # seconds before the wanted time to seek to
 TURNS = {90: "transpose=clock", 180: "hflip,vflip", 270: "transpose=cclock"}
 
 TimedFrames = Iterator[tuple[Fraction, Callable[[], Frames]]]
-"""Pairs of the seconds from the first frame, and a function that converts the frame to RGB."""
+"""Pairs of the seconds from the first frame, and a function that converts the frame to RGB.
+
+In place of a damaged frame there is a `Damaged`.
+"""
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """Stands in place of frames that are lost or not decoded whole."""
+
+    reason: str
+
+    def __call__(self) -> Frames:
+        """Raise a VideoError: there is no picture."""
+        raise VideoError(self.reason)
+
+
+@dataclass(frozen=True)
+class BadPacket:
+    """A packet that the decoder refused."""
+
+    packet: Any
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -51,6 +73,7 @@ class VideoIndex:
     num_video_streams: int  # video streams in the file; the first one is read
     timeline: Timeline  # times of the shown frames
     damage: str | None  # message of ffmpeg about a file that is cut; None if intact
+    cut_frames: int  # frames at the end that a cut file states and lacks, if it states their number
     doubtful: bool  # the container was recognized with little certainty
 
 
@@ -111,7 +134,7 @@ def _index(
     if is_avif:
         stream = max(streams, key=lambda one: one.frames)
     context = stream.codec_context
-    ticks, durations, breaks, damage = _read_packets(container, stream, on_progress)
+    ticks, durations, breaks, damage, num_packets = _read_packets(container, stream, on_progress)
     damage = damage or next((text for _, _, text in log if any(w in text for w in DAMAGE)), None)
     if not ticks and doubtful:
         raise VideoError(f"{path}: not a video file")
@@ -140,20 +163,22 @@ def _index(
         timeline=timeline,
         # broadcast streams may be cut anywhere
         damage=None if container.format.name == "mpegts" or damage is None else damage.strip(),
+        cut_frames=max(0, stream.frames - num_packets) if damage else 0,
         doubtful=doubtful,
     )
 
 
 def _read_packets(
     container: Any, stream: Any, on_progress: Callable[[], None]
-) -> tuple[array[int], array[int], list[int], str | None]:
-    """Read time stamps and durations of the shown packets, where time goes back, and damage."""
-    ticks, durations, breaks, damage = array("q"), array("q"), [], None
+) -> tuple[array[int], array[int], list[int], str | None, int]:
+    """Read times of the shown packets, where time goes back, damage, and the number of packets."""
+    ticks, durations, breaks, damage, count = array("q"), array("q"), [], None, 0
     before: int | None = None
     by_order = _is_timed_by_order(container)
     for number, packet in enumerate(container.demux(stream)):
         if number % ALIVE_EVERY == 0:
             on_progress()
+        count += packet.size > 0
         if not packet.size or packet.is_discard or _is_hidden(packet, stream):
             continue
         if packet.dts is not None:
@@ -165,7 +190,7 @@ def _read_packets(
         durations.append(packet.duration or 0)
         if packet.is_corrupt:
             damage = "partial file"
-    return ticks, durations, breaks, damage
+    return ticks, durations, breaks, damage, count
 
 
 def _is_timed_by_order(container: Any) -> bool:
@@ -222,7 +247,7 @@ class FrameStream:
         self._container = self._stack.enter_context(open_container(path, index.demuxer))
         self._decoded = self._decode(self._container)
         first = next(self._decoded, None)
-        if first is None:
+        if not isinstance(first, VideoFrame):
             self._stack.close()
             if index.doubtful:
                 raise VideoError(f"{path}: not a video file")
@@ -244,8 +269,8 @@ class FrameStream:
     def read(self, width: int, height: int, start: Fraction = Fraction(0)) -> TimedFrames:
         """Yield the frames once, scaled to a size; those before `start` may be left out.
 
-        Raises:
-            VideoError: The file is damaged or cut; the message says how many frames were read.
+        Damaged frames, and those up to the next key frame, which are predicted from them, are
+        yielded as `Damaged`.
         """
         index = self._index
         converter = Converter(width, height, self.rotation, str(self._path), self._depth_range)
@@ -274,13 +299,19 @@ class FrameStream:
         container.seek(int(ticks[0]) + int(seconds / self.timeline.time_base), stream=stream)
 
     def _timed(
-        self, frames: Iterable[VideoFrame], converter: Converter, *, known: bool
+        self, frames: Iterable[VideoFrame | BadPacket], converter: Converter, *, known: bool
     ) -> TimedFrames:
         """Yield frames with their times; `known` if the first one is the first of the file."""
         size, count = None, 0
         position: int | None = -1 if known else None  # number of the last frame in the file
         last: Fraction | None = None
+        damage: Damaged | None = None  # holds up to the next key frame
         for frame in frames:
+            if isinstance(frame, BadPacket):
+                seconds, position = self._time(frame.packet, position)
+                damage = Damaged(frame.reason)
+                yield seconds, damage
+                continue
             if size not in (None, (frame.width, frame.height)):
                 self.changes.append((count, f"{frame.width}x{frame.height}"))
             size = frame.width, frame.height
@@ -288,10 +319,14 @@ class FrameStream:
             if last is not None and seconds <= last:  # time stamps that stand still or go back
                 seconds = last + self.timeline.time_base
             last, count = seconds, count + 1
-            yield seconds, _Picture(frame, converter)
+            if frame.is_corrupt:
+                damage = damage or Damaged("a frame has errors")
+            elif frame.key_frame:
+                damage = None
+            yield seconds, damage or _Picture(frame, converter)
 
-    def _time(self, frame: VideoFrame, position: int | None) -> tuple[Fraction, int]:
-        """Return the time and the number of a frame; `position` is the number of the one before."""
+    def _time(self, frame: Any, position: int | None) -> tuple[Fraction, int]:
+        """Return the time and the number of a frame or packet after the one at `position`."""
         timeline, tick = self.timeline, self._tick(frame)
         if tick is None or timeline.ticks is None:
             number = 0 if position is None else position + 1
@@ -303,16 +338,15 @@ class FrameStream:
         ticks = tick - self._origin - int(timeline.ticks[0])
         return timeline.time_of(ticks * timeline.time_base), found
 
-    def _tick(self, frame: VideoFrame) -> int | None:
-        """Return the time stamp of a frame; None if there is none."""
+    def _tick(self, frame: Any) -> int | None:
+        """Return the time stamp of a frame or packet; None if there is none."""
         if self._index.timeline.ticks is None:
             return None
-        if self._index.container != "avi":
-            return frame.pts
-        return frame.dts
+        tick: int | None = frame.dts if self._index.container == "avi" else frame.pts
+        return tick
 
-    def _decode(self, container: Any) -> Iterator[VideoFrame]:
-        """Decode every frame in one thread; broadcasts may start with packets that do not."""
+    def _decode(self, container: Any) -> Iterator[VideoFrame | BadPacket]:
+        """Decode every frame in one thread; broadcasts may start with damaged ones."""
         index, count = self._index, 0
         stream = container.streams[index.stream]
         if not stream.codec_context.is_open:
@@ -321,13 +355,13 @@ class FrameStream:
             try:
                 frames = packet.decode()
             except av.error.FFmpegError as exc:
-                if count and index.damage is None:
-                    reason = str(exc.strerror or exc)
-                    raise VideoError(f"{self._path}: {describe_damage(count, reason)}") from exc
+                if count:
+                    yield BadPacket(packet, str(exc.strerror or exc))
                 continue
             for frame in frames:
-                yield frame
-                count += 1
+                if count or not frame.is_corrupt or index.container != "mpegts":
+                    yield frame
+                    count += 1
 
 
 class _Picture:

@@ -20,6 +20,9 @@ DEFAULT_FPS = Fraction(25)  # rate of a picture, or of a video without one
 Frames = npt.NDArray[np.uint8]
 """Decoded pixels, uint8 [T, H, W, 3] RGB; a single frame is [H, W, 3]."""
 
+ON_DAMAGE = ("fail", "skip", "stop")
+"""Choices for damaged frames: an error, leave them out, or end before the first one."""
+
 MAX_PIXELS = 2**26  # largest picture read or written, 8192 x 8192
 
 T = TypeVar("T")
@@ -41,6 +44,7 @@ class VideoInfo:
     reader: Literal["av", "pillow"]  # library that reads the pixels
     codec: str | None  # name of the codec, such as "h264"
     missing_frames: int = 0  # frames that the time stamps lack, without those that do not decode
+    damage: str | None = None  # why the file is known to be cut or damaged
     notes: tuple[str, ...] = ()  # remarks about the file, one line each
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from vtok._times import Part, exact
 from vtok.errors import InputError, OptionError, UsageError, VideoError, VtokError
 from vtok.video.decoder_process import ChildDied, ChildTimeout, Decoder
-from vtok.video.frames import Frames, VideoInfo, parse_size
+from vtok.video.frames import ON_DAMAGE, Frames, VideoInfo, parse_size
 from vtok.video.worker import map_ring
 
 ERRORS: dict[str, type[VtokError]] = {
@@ -51,6 +51,7 @@ class VideoReader:
         fps: Fraction | None = None,
         size: tuple[int, int] | str | None = None,
         depth_range: tuple[float, float] | None = None,
+        on_damage: str = "fail",
         timeout_seconds: float = 60.0,
         decoder: Decoder | None = None,
     ) -> None:
@@ -67,6 +68,9 @@ class VideoReader:
                 size.
             depth_range: Values that become black and white, for gray pictures and videos of 16
                 bits or floats.
+            on_damage: Choice for damaged frames, and those up to the next key frame, which are
+                predicted from them: fail raises an error, skip leaves them out, stop ends before
+                them.
             timeout_seconds: Longest wait for a decoder that makes no progress.
             decoder: Decoder to share between readers; None starts a new one.
 
@@ -79,7 +83,7 @@ class VideoReader:
         self.frames_read, self.missing_frames = 0, None
         self._ring: Frames | None = None
         part = Part(start_seconds, duration_seconds, start_frame, num_frames)
-        request = make_request(path, part, fps, size, depth_range)
+        request = make_request(path, part, fps, size, depth_range, on_damage)
         _check_file(path)
         self._ended, self._is_lent = False, decoder is not None
         self._decoder = decoder or Decoder()
@@ -182,6 +186,7 @@ def make_request(
     fps: Fraction | None,
     size: tuple[int, int] | str | None,
     depth_range: tuple[float, float] | None = None,
+    on_damage: str = "fail",
 ) -> dict[str, Any]:
     """Make the request that a `VideoReader` with these arguments sends to its decoder.
 
@@ -190,6 +195,8 @@ def make_request(
     """
     if fps is not None and not 0 < fps <= 1000:
         raise OptionError("fps", fps, "a rate above 0 and at most 1000")
+    if on_damage not in ON_DAMAGE:
+        raise OptionError("on_damage", on_damage, f"one of {', '.join(ON_DAMAGE)}")
     text = f"{size[0]}x{size[1]}" if isinstance(size, tuple) else size
     if text is not None:
         parse_size(text, 16, 9)  # an invalid size is an error before any file is opened
@@ -204,6 +211,7 @@ def make_request(
         "fps": fps,
         "size": text,
         "depth_range": depth_range and f"{depth_range[0]},{depth_range[1]}",
+        "on_damage": on_damage,
     }
     return {name: None if value is None else str(value) for name, value in fields.items()}
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from vtok._times import Part
-from vtok.errors import VideoError
-from vtok.video.container import FrameStream, TimedFrames, VideoIndex, describe_damage, read_index
+from vtok.video.container import Damaged, FrameStream, TimedFrames, VideoIndex, read_index
 from vtok.video.frames import Frames, VideoInfo, parse_size, resize_frames
 from vtok.video.images import Pages, find_demuxer, open_pages
 from vtok.video.timeline import MAX_GAP, Timeline, find_timeline
@@ -29,6 +29,7 @@ class Request:
     fps: Fraction | None  # rate of the output; None keeps the frames as they are
     size: str | None  # size as `parse_size` takes it; None keeps the size of the source
     depth_range: tuple[float, float] | None  # values of 16-bit and float pictures to map
+    on_damage: str = "fail"  # one of `ON_DAMAGE`
 
     @classmethod
     def from_fields(cls, fields: dict[str, str | None]) -> Request:
@@ -47,6 +48,7 @@ class Request:
             fps=None if fps is None else Fraction(fps),
             size=fields["size"],
             depth_range=(float(low), float(high)) if low else None,
+            on_damage=fields["on_damage"] or "fail",
         )
 
 
@@ -63,16 +65,18 @@ class Source:
     frames: TimedFrames  # the frames, to be read once, perhaps with some before and after the part
     changes: list[tuple[int, str]] = field(default_factory=list)
     """Frames from which on the picture has another size, and that size; known after reading."""
+    cut_frames: int = 0  # frames that a cut file lacks after its timeline, if known
 
     def expected(self) -> int:
         """Return the number of frames that the part has if none is missing."""
-        end = self.timeline.duration_seconds if self.end is None else self.end
-        rate = self.timeline.fps
+        length, rate = self.timeline.duration_seconds, self.timeline.fps
+        end = length if self.end is None else self.end
+        cut = self.cut_frames
+        if self.end is not None:
+            cut = min(cut, max(0, round((end - length) * rate)))
         if self.timeline.variable:
-            return self.timeline.count_before(end) - self.timeline.count_before(self.start)
-        return max(
-            0, round(min(end, self.timeline.duration_seconds) * rate) - round(self.start * rate)
-        )
+            return self.timeline.count_before(end) - self.timeline.count_before(self.start) + cut
+        return max(0, round(min(end, length) * rate) - round(self.start * rate)) + cut
 
 
 def open_source(request: Request, on_progress: Callable[[], None]) -> Source:
@@ -101,14 +105,20 @@ def open_source(request: Request, on_progress: Callable[[], None]) -> Source:
         variable_frame_rate=timeline.variable,
         reader="av",
         codec=index.codec,
-        missing_frames=timeline.missing,
+        missing_frames=timeline.missing + index.cut_frames,
+        damage=index.damage,
         notes=tuple(_notes(index)),
     )
     start, end = timeline.bounds(request.part)
     if request.size is not None:
         width, height = parse_size(request.size, width, height)
-    frames = _to_the_end(stream.read(width, height, start), request.path, index.damage)
-    return Source(info, width, height, start, end, timeline, frames, stream.changes)
+    frames = stream.read(width, height, start)
+    if index.damage is not None:  # after the last frame
+        lost = (max(start, timeline.duration_seconds), Damaged(index.damage))
+        frames = chain(frames, [lost])
+    return Source(
+        info, width, height, start, end, timeline, frames, stream.changes, index.cut_frames
+    )
 
 
 def _notes(index: VideoIndex) -> list[str]:
@@ -122,16 +132,6 @@ def _notes(index: VideoIndex) -> list[str]:
             f"filled (jumps back, and jumps of more than {MAX_GAP} s and ten frames, are not)"
         )
     return notes
-
-
-def _to_the_end(frames: TimedFrames, path: Path, damage: str | None) -> TimedFrames:
-    """Yield the frames; if the file is cut, raise an error at its end."""
-    count = 0
-    for timed in frames:
-        count += 1
-        yield timed
-    if damage is not None:
-        raise VideoError(f"{path}: {describe_damage(count, damage)}")
 
 
 def _open_pages(request: Request, pages: Pages) -> Source:

@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from vtok.errors import OptionError, VtokError
-from vtok.video.container import TimedFrames
+from vtok.errors import OptionError, VideoError, VtokError
+from vtok.video.container import Damaged, TimedFrames, describe_damage
 from vtok.video.frames import Frames, resample
 from vtok.video.source import MAX_NOTES, Request, Source, open_source
 
@@ -106,25 +106,54 @@ def die_with_parent(lifeline: int) -> None:
 
 
 class Selection:
-    """Frames of the requested part of a video.
+    """Intact frames of the requested part of a video.
 
     Attributes:
         count: frames so far.
+        notes: remarks about damage.
+
+    Raises:
+        VideoError: The part is damaged and the request allows no damage.
     """
 
-    def __init__(self, source: Source, channel: Channel) -> None:
-        self._source, self._channel = source, channel
+    def __init__(self, source: Source, request: Request, channel: Channel) -> None:
+        self._source, self._request, self._channel = source, request, channel
         self.count = 0
+        self.notes: list[str] = []
 
     def __iter__(self) -> TimedFrames:
         start, end = self._source.start, self._source.end
         for seconds, picture in self._source.frames:
             self._channel.alive()
+            is_damaged = isinstance(picture, Damaged)
             if end is not None and seconds >= end:
+                if is_damaged:  # a packet may come before that of an earlier frame
+                    continue
                 return
-            if seconds >= start:
-                self.count += 1
-                yield seconds, picture
+            if seconds < start:
+                continue
+            if isinstance(picture, Damaged):
+                if not self._accepts(picture):
+                    return
+                continue
+            self.count += 1
+            yield seconds, picture
+
+    def _accepts(self, damage: Damaged) -> bool:
+        """Return False to end the video; raises a VideoError if no damage is allowed."""
+        text, choice = describe_damage(self.count, damage.reason), self._request.on_damage
+        if choice == "fail":
+            raise VideoError(
+                f"{self._request.path}: {text}; `on_damage` skip leaves out what is damaged, "
+                "`on_damage` stop ends before it"
+            )
+        if choice == "stop":
+            self.notes.append(f"ends early: {text}")
+        elif not self.notes:
+            self.notes.append(
+                f"damaged frames are left out, the first after {self.count} ({damage.reason})"
+            )
+        return choice == "skip"
 
 
 def _send_frames(frames: Iterable[Callable[[], Frames]], ring: Frames, channel: Channel) -> None:
@@ -163,7 +192,7 @@ def _serve(request: Request, memory: int, channel: Channel) -> None:
         height=source.height,
         batch_frames=batch_frames,
     )
-    timed = Selection(source, channel)
+    timed = Selection(source, request, channel)
     frames: Iterable[Callable[[], Frames]] = (picture for _, picture in timed)
     if request.fps is not None:
         length = source.timeline.duration_seconds
@@ -171,7 +200,7 @@ def _serve(request: Request, memory: int, channel: Channel) -> None:
     _send_frames(frames, ring, channel)
     changes = [f"the size changes to {size} at frame {at}" for at, size in source.changes]
     missing = max(0, source.expected() - timed.count)
-    channel.send("end", missing=missing, notes=changes[:MAX_NOTES])
+    channel.send("end", missing=missing, notes=timed.notes + changes[:MAX_NOTES])
 
 
 def _answer(fields: dict[str, Any], memory: int, channel: Channel) -> None:
