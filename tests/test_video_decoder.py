@@ -1,7 +1,11 @@
 """Decoder: one process for many videos, replaced after crashes, with limited memory."""
 
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,7 @@ from videos import make_video, read_barcodes
 
 from vtok._times import Part
 from vtok.errors import InputError, VideoError
+from vtok.video import decoder_process
 from vtok.video.decoder_process import Decoder
 from vtok.video.reader import VideoReader, make_request
 
@@ -108,3 +113,99 @@ def test_closed_decoder(tmp_path: Path) -> None:
     decoder.close()
     with pytest.raises(VideoError, match="the decoder was closed"):
         numbers_in(path, decoder)
+
+
+@pytest.mark.parametrize("memory_bytes", [1, 10**6, 16 * 2**20])
+def test_memory_grows_with_the_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_bytes: int
+) -> None:
+    monkeypatch.setattr(decoder_process, "MEMORY_BYTES", memory_bytes)
+    small = make_video(tmp_path / "small.mp4", 40)
+    large = make_video(tmp_path / "large.mp4", 12, width=1920, height=1080)
+    with Decoder() as decoder:
+        for _ in range(2):
+            assert numbers_in(small, decoder) == list(range(40))
+            assert numbers_in(large, decoder) == list(range(12))
+
+
+def test_without_shared_memory(
+    tmp_path: Path, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> SharedMemory:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(decoder_process, "SharedMemory", refuse)
+    path = make_video(tmp_path / "a.mp4", 100)
+    large = make_video(tmp_path / "b.mp4", 9, width=1920, height=1080)
+    for _ in range(2):
+        assert numbers_in(path, decoder) == list(range(100))
+        assert numbers_in(large, decoder) == list(range(9))
+
+
+READ_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from vtok.video.reader import VideoReader
+reader = VideoReader(Path(sys.argv[1]))
+next(reader)
+print(reader._child._memory.shared.name, flush=True)
+os.kill(reader._child.pid if sys.argv[2] == "child" else os.getpid(), signal.SIGKILL)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+@pytest.mark.parametrize("dying", ["child", "parent"])
+def test_killed_processes_leave_no_shared_memory(tmp_path: Path, dying: str) -> None:
+    path = make_video(tmp_path / "a.mp4", 300)
+    root = str(Path(__file__).parent.parent)
+    command = [sys.executable, "-c", READ_AND_DIE, path, dying]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": root},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    with pytest.raises(FileNotFoundError):
+        SharedMemory(done.stdout.strip())
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from vtok.video.reader import VideoReader
+with open(sys.argv[2], "a") as log:
+    log.write("imported\\n")
+with VideoReader(Path(sys.argv[1])) as reader:
+    print(sum(map(len, reader)))
+"""
+
+
+def test_main_script_is_not_imported_again(tmp_path: Path) -> None:
+    path, script, log = make_video(tmp_path / "a.mp4", 9), tmp_path / "main.py", tmp_path / "log"
+    script.write_text(SCRIPT)
+    root = str(Path(__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, script, path, log],
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (done.stdout, done.stderr, log.read_text()) == ("9\n", "", "imported\n")
+
+
+def count_frames(path: Path) -> None:
+    sys.exit(sum(map(len, VideoReader(path))))
+
+
+def test_daemonic_process_can_read(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "a.mp4", 9)
+    process = multiprocessing.get_context("spawn").Process(
+        target=count_frames, args=(path,), daemon=True
+    )
+    process.start()
+    process.join(60)
+    assert process.exitcode == 9

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import selectors
 import signal
 import subprocess
 import sys
-import time
 import weakref
+from contextlib import suppress
+from multiprocessing.connection import Connection, Pipe
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vtok._files import open_closed_streams
 from vtok.errors import VideoError
-from vtok.video.ffmpeg import ffmpeg_path
-from vtok.video.worker import create_memory
+from vtok.video.frames import Frames
+from vtok.video.worker import map_ring
+
+MEMORY_BYTES = 16 * 2**20  # shared memory of a new process; enough for small videos
+MAX_MESSAGE = 2**20  # bytes
 
 
 class ChildTimeout(Exception):
@@ -29,52 +34,52 @@ class ChildDied(Exception):
 
 
 class DecodingChild:
-    """Child process that decodes one video after another.
+    """Child process that decodes one video after another; `vtok.video.worker` has the protocol.
 
     It runs in a separate session, so that Ctrl-C reaches only the parent, and ends with `kill`,
-    with this object, and with the parent.
+    with this object, and with the parent. It is started without `multiprocessing.Process`, which
+    would import the main script of the user again and is refused in daemonic processes.
 
     Args:
-        memory: File descriptor of the shared memory for frames.
-        memory_limit: Largest private memory in bytes of the child and of each program that it
-            starts; None sets no limit.
+        memory_limit: Largest private memory of the child in bytes; None sets no limit.
     """
 
-    def __init__(self, memory: int, memory_limit: int | None = None) -> None:
-        lifeline, held = os.pipe()  # the child sees its end close when this process ends
+    def __init__(self, memory_limit: int | None = None) -> None:
+        self._connection, theirs = Pipe()
+        handle = theirs.fileno()
+        command = [sys.executable, "-m", "vtok.video.worker", str(handle), str(memory_limit or 0)]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "vtok.video.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                command,
+                stdin=subprocess.PIPE,  # the child sees it close when this process ends
+                stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
                 env=_environment(),
-                pass_fds=(memory, lifeline),
-                start_new_session=True,
+                **_inheriting(handle),
             )
         except BaseException:
-            os.close(held)
+            self._connection.close()
             raise
         finally:
-            os.close(lifeline)
+            theirs.close()
         self.pid = self._process.pid
-        self._finalizer = weakref.finalize(self, _end_process, self._process, held, os.getpid())
-        self._unread = b""
-        start = {"memory": memory, "lifeline": lifeline, "limit": memory_limit}
-        self._write(json.dumps(start))
+        self._memory = _Memory(MEMORY_BYTES)
+        self._finalizer = weakref.finalize(
+            self, _end_process, self._process, self._connection, self._memory, os.getpid()
+        )
 
     def is_alive(self) -> bool:
         """Return True unless the child has ended by itself."""
         return self._process.poll() is None
 
     def kill(self) -> None:
-        """End the child and everything it started, at once."""
+        """End the child at once."""
         self._finalizer()
 
     def request(self, fields: dict[str, Any]) -> None:
         """Start a video, described as by `Request`, after the previous one has ended."""
-        self._write(json.dumps(fields))
+        self._send(json.dumps({**fields, **self._memory.fields()}).encode())
 
     def receive(self, timeout_seconds: float) -> dict[str, Any]:
         """Wait for the next message, ignoring heartbeats.
@@ -87,40 +92,116 @@ class DecodingChild:
             ChildDied: The child has ended.
         """
         while True:
-            message: dict[str, Any] = json.loads(self._read_line(timeout_seconds))
+            message: dict[str, Any] = json.loads(self._read(timeout_seconds, MAX_MESSAGE))
             if message["kind"] != "alive":
+                self._memory.unlink()  # the child has opened it
                 return message
 
-    def release_slot(self) -> None:
-        """Tell the child that the oldest batch has been copied."""
-        self._write("")
+    def provide_ring(self, num_bytes: int) -> None:
+        """Replace the shared memory by a larger one, if the child waits for it."""
+        if num_bytes > self._memory.size:
+            self._memory.replace(num_bytes)
+            self._send(json.dumps(self._memory.fields()).encode())
 
-    def _write(self, line: str) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # `receive` reports a dead child
-            self._process.stdin.write(line.encode() + b"\n")
+    def take_batch(
+        self, slot: int, count: int, shape: tuple[int, int, int], timeout_seconds: float
+    ) -> Frames:
+        """Copy a batch and release its slot.
 
-    def _read_line(self, timeout_seconds: float) -> bytes:
-        assert self._process.stdout is not None
-        deadline = time.monotonic() + timeout_seconds
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            while b"\n" not in self._unread:
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise ChildTimeout
-                received = self._process.stdout.read(65536)
-                if not received:
-                    raise ChildDied(self._describe_end())
-                self._unread += received
-        line, _, self._unread = self._unread.partition(b"\n")
-        return line
+        Args:
+            slot: Number of the slot.
+            count: Number of frames.
+            shape: Frames of a full batch, height and width in pixels.
+            timeout_seconds: Longest silence, where there is no shared memory.
+
+        Returns:
+            uint8 [count, height, width, 3].
+        """
+        if self._memory.shared is None:
+            data = self._read(timeout_seconds, count * shape[1] * shape[2] * 3)
+            frames = np.frombuffer(data, np.uint8).reshape(count, *shape[1:], 3)
+        else:
+            frames = map_ring(self._memory.shared.buf, *shape)[slot, :count]
+        copied: Frames = frames.copy()
+        self._send(b"")
+        return copied
+
+    def _send(self, message: bytes) -> None:
+        with suppress(OSError):  # `receive` reports a dead child
+            self._connection.send_bytes(message)
+
+    def _read(self, timeout_seconds: float, max_bytes: int) -> bytes:
+        try:
+            if self._connection.poll(timeout_seconds):
+                return self._connection.recv_bytes(max_bytes)
+        except (EOFError, OSError) as exc:
+            raise ChildDied(self._describe_end()) from exc
+        raise ChildTimeout
 
     def _describe_end(self) -> str:
-        _kill_group(self._process)
+        self._process.kill()  # it may only have closed its end
         status = self._process.wait()
         if status < 0:
             return f"the decoder crashed ({signal.Signals(-status).name})"
         return f"the decoder ended (exit status {status})"
+
+
+class _Memory:
+    """Shared memory, created here and opened by the child by its name.
+
+    The name is removed as soon as the child has opened it, so that no end of either process leaves
+    memory behind; until then the resource tracker of Python would remove it.
+
+    Attributes:
+        shared: The memory; None if the system has too little.
+        size: Bytes asked for.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.shared: SharedMemory | None = None
+        self.size = 0
+        self._is_named = False
+        self.replace(size)
+
+    def replace(self, size: int) -> None:
+        """Release the memory and create another."""
+        self.close()
+        self.size = size
+        with suppress(OSError):
+            self.shared = SharedMemory(create=True, size=size)
+            self._is_named = True
+        if self.shared is not None and hasattr(os, "posix_fallocate"):
+            try:  # a full /dev/shm would otherwise crash the child when it writes
+                os.posix_fallocate(self.shared._fd, 0, size)  # type: ignore[attr-defined]
+            except OSError:
+                self.close()
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of a message that names the memory."""
+        return {"memory": self.shared and self.shared.name, "memory_bytes": self.size}
+
+    def unlink(self) -> None:
+        """Remove the name; both processes keep the memory."""
+        if self.shared is not None and self._is_named:
+            self._is_named = False
+            with suppress(OSError):
+                self.shared.unlink()
+
+    def close(self) -> None:
+        """Release the memory."""
+        self.unlink()
+        if self.shared is not None:
+            self.shared.close()
+            self.shared = None
+
+
+def _inheriting(handle: int) -> dict[str, Any]:
+    """Return arguments of Popen for a child that inherits a handle and ignores Ctrl-C."""
+    if sys.platform == "win32":
+        os.set_handle_inheritable(handle, True)
+        startup = subprocess.STARTUPINFO(lpAttributeList={"handle_list": [handle]})
+        return {"startupinfo": startup, "creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"pass_fds": (handle,), "start_new_session": True}
 
 
 def _environment() -> dict[str, str]:
@@ -133,28 +214,21 @@ def _environment() -> dict[str, str]:
         "PYTHONSAFEPATH": "1",  # files in the working folder must not be imported as modules
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
-        "IMAGEIO_FFMPEG_EXE": ffmpeg_path(),  # found once, here
     }
 
 
-def _end_process(process: subprocess.Popen[bytes], held: int, owner: int) -> None:
-    """Kill a child and its group, and close its pipes."""
+def _end_process(
+    process: subprocess.Popen[bytes], connection: Connection, memory: _Memory, owner: int
+) -> None:
+    """Kill a child, and release its connection and memory."""
     if os.getpid() != owner:  # this is a fork of the owner, which still needs the child
         return
-    _kill_group(process)
+    process.kill()
     process.wait()
-    for pipe in (process.stdin, process.stdout):
-        with contextlib.suppress(OSError):
-            if pipe is not None:
-                pipe.close()
-    os.close(held)
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill the process group of a child, unless its number may have been reused."""
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+    if process.stdin is not None:
+        process.stdin.close()
+    connection.close()
+    memory.close()
 
 
 class Decoder:
@@ -165,17 +239,13 @@ class Decoder:
     Args:
         memory_limit: Largest private memory of the process in bytes; None sets no limit. Not all
             systems enforce it.
-
-    Attributes:
-        memory: File descriptor of the shared memory for frames.
     """
 
     def __init__(self, memory_limit: int | None = None) -> None:
-        open_closed_streams()  # the descriptor below must not be one of theirs
-        self.memory, self._limit = create_memory(), memory_limit
+        open_closed_streams()  # the pipes to the child must not be one of theirs
+        self._limit, self._is_closed = memory_limit, False
         self._child: DecodingChild | None = None
         self._expected: dict[str, Any] | None = None
-        self._finalizer = weakref.finalize(self, os.close, self.memory)
 
     def expect(self, request: dict[str, Any]) -> None:
         """Start a video that `start` will probably be called for next.
@@ -195,14 +265,14 @@ class Decoder:
         Raises:
             VideoError: The decoder was closed.
         """
-        if not self._finalizer.alive:
+        if self._is_closed:
             raise VideoError(f"{request['path']}: the decoder was closed")
         expected, self._expected = self._expected, None
         if expected not in (None, request):
             self.stop()  # the wrong video was expected
         if self._child is None or not self._child.is_alive():
             self.stop()
-            self._child, expected = DecodingChild(self.memory, self._limit), None
+            self._child, expected = DecodingChild(self._limit), None
         if expected is None:
             self._child.request(request)
         return self._child
@@ -220,6 +290,6 @@ class Decoder:
         self.close()
 
     def close(self) -> None:
-        """End the process and release the memory. Closing twice is fine."""
+        """End the process. Closing twice is fine."""
         self.stop()
-        self._finalizer()
+        self._is_closed = True

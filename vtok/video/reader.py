@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from vtok._times import Part, exact
 from vtok.errors import InputError, OptionError, UsageError, VideoError, VtokError
 from vtok.video.decoder_process import ChildDied, ChildTimeout, Decoder
 from vtok.video.frames import ON_DAMAGE, Frames, VideoInfo, parse_size
-from vtok.video.worker import map_ring
+from vtok.video.worker import ring_bytes
 
 ERRORS: dict[str, type[VtokError]] = {
     kind.__name__: kind for kind in (VtokError, UsageError, OptionError, InputError, VideoError)
@@ -81,7 +83,7 @@ class VideoReader:
         """
         self._path, self._timeout_seconds = path, timeout_seconds
         self.frames_read, self.missing_frames = 0, None
-        self._ring: Frames | None = None
+        self._shape: tuple[int, int, int] | None = None  # of a batch; None after the end
         part = Part(start_seconds, duration_seconds, start_frame, num_frames)
         request = make_request(path, part, fps, size, depth_range, on_damage)
         _check_file(path)
@@ -96,7 +98,9 @@ class VideoReader:
             self.output_fps = Fraction(message["fps"])
             self.start_seconds = Fraction(message["start"])
             width, height = self.output_size = message["width"], message["height"]
-            self._ring = map_ring(self._decoder.memory, message["batch_frames"], height, width)
+            batch_frames = message["batch_frames"]
+            self._child.provide_ring(ring_bytes(batch_frames, height, width))
+            self._shape = batch_frames, height, width
         except BaseException:
             self.close()
             raise
@@ -117,27 +121,24 @@ class VideoReader:
             VideoError: The file is damaged, or its decoder crashed or hung, after the frames
                 returned so far.
         """
-        if self._ring is None:
+        if self._shape is None:
             raise StopIteration
         try:
             message = self._receive("frames")
+            if message["kind"] == "frames":
+                return self._take(message)
         except BaseException:
             self.close()
             raise
-        if message["kind"] == "end":
-            self._ended = True
-            self.missing_frames = message["missing"]
-            self.notes += message["notes"]
-            self.close()
-            if self.frames_read == 0:
-                seconds = self.info.duration_seconds
-                length = "" if seconds is None else f" (the video is {seconds:.3f} s long)"
-                raise VideoError(f"{self._path}: no frame in the requested part{length}")
-            raise StopIteration
-        frames: Frames = self._ring[message["slot"], : message["count"]].copy()
-        self._child.release_slot()
-        self.frames_read += len(frames)
-        return frames
+        self._ended = True
+        self.missing_frames = message["missing"]
+        self.notes += message["notes"]
+        self.close()
+        if self.frames_read == 0:
+            seconds = self.info.duration_seconds
+            length = "" if seconds is None else f" (the video is {seconds:.3f} s long)"
+            raise VideoError(f"{self._path}: no frame in the requested part{length}")
+        raise StopIteration
 
     def close(self) -> None:
         """Stop decoding. Closing twice is fine."""
@@ -146,12 +147,32 @@ class VideoReader:
         elif not self._ended:
             self._decoder.stop()
             self._ended = True  # the decoder may now serve another reader
-        self._ring = None
+        self._shape = None
+
+    def _take(self, message: dict[str, Any]) -> Frames:
+        """Copy the batch of a message."""
+        assert self._shape is not None
+        with self._naming_failures():
+            frames = self._child.take_batch(
+                message["slot"], message["count"], self._shape, self._timeout_seconds
+            )
+        self.frames_read += len(frames)
+        return frames
 
     def _receive(self, expected: str) -> dict[str, Any]:
         """Wait for a message of one kind, or `end`; raise any failure."""
-        try:
+        with self._naming_failures():
             message = self._child.receive(self._timeout_seconds)
+        if message["kind"] == "error":
+            raise ERRORS[message["type"]](*message["arguments"])
+        assert message["kind"] in (expected, "end")
+        return message
+
+    @contextmanager
+    def _naming_failures(self) -> Iterator[None]:
+        """Convert failures of the decoder to errors that name the file."""
+        try:
+            yield
         except ChildTimeout:
             raise VideoError(
                 f"{self._path}: the decoder did nothing for {self._timeout_seconds:g} s"
@@ -159,10 +180,6 @@ class VideoReader:
             ) from None
         except ChildDied as exc:
             raise VideoError(f"{self._path}: {exc} after {self.frames_read} frames") from exc
-        if message["kind"] == "error":
-            raise ERRORS[message["type"]](*message["arguments"])
-        assert message["kind"] in (expected, "end")
-        return message
 
 
 def probe(path: Path, timeout_seconds: float = 60.0) -> VideoInfo:

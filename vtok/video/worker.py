@@ -1,25 +1,25 @@
 """Child side of the decoding process: a damaged file may crash or hang it, and nothing else.
 
-Standard input carries lines of JSON: how to run, then one request after another, each followed by
-a byte for each batch that the parent has copied. Standard output carries lines of JSON for each
-request: `info` once, `frames` for each batch in the shared ring, `alive` while it is busy without
-one, and finally `end` or `error`.
+Both processes exchange JSON through a connection of `multiprocessing`. The parent sends one request
+after another, which names the shared memory, and an empty message for each batch that it has
+copied. The child answers with `info`, waits for larger memory if that is too small, and sends
+`frames` for each batch in the shared ring, `alive` while it is busy without one, and finally `end`
+or `error`. Without shared memory, a batch follows its message through the connection.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import io
+import faulthandler
+import importlib
 import json
-import math
-import mmap
 import os
-import resource
-import signal
-import tempfile
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from multiprocessing import resource_tracker
+from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
 import numpy as np
@@ -29,10 +29,16 @@ from vtok.video.container import Damaged, TimedFrames, describe_damage
 from vtok.video.frames import Frames, resample
 from vtok.video.source import MAX_NOTES, Request, Source, open_source
 
+if sys.platform == "win32":
+    from multiprocessing.connection import PipeConnection as Connection
+else:
+    from multiprocessing.connection import Connection
+
 NUM_SLOTS = 4  # batches that the child may be ahead
 BATCH_FRAMES = 16  # largest number of frames in a batch
 BATCH_BYTES = 8 * 2**20  # largest size of a batch, unless a single frame is larger
 ALIVE_SECONDS = 1.0
+HANG_SECONDS = 600.0  # without progress, after which a child ends that no parent has killed
 
 
 def frames_per_batch(width: int, height: int) -> int:
@@ -40,69 +46,112 @@ def frames_per_batch(width: int, height: int) -> int:
     return min(BATCH_FRAMES, max(1, BATCH_BYTES // (width * height * 3)))
 
 
-def create_memory() -> int:
-    """Create empty anonymous shared memory and return its file descriptor."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("vtok-frames")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+def ring_bytes(batch_frames: int, height: int, width: int) -> int:
+    """Return the size of a ring of batches."""
+    return NUM_SLOTS * batch_frames * height * width * 3
 
 
-def map_ring(descriptor: int, batch_frames: int, height: int, width: int) -> Frames:
-    """Map a ring of batches into this process, growing the memory if needed.
+def map_ring(buffer: memoryview | None, batch_frames: int, height: int, width: int) -> Frames:
+    """Return a ring of batches in a buffer, or in new memory.
 
     Returns:
-        Shared uint8 [NUM_SLOTS, batch_frames, height, width, 3].
+        uint8 [NUM_SLOTS, batch_frames, height, width, 3].
     """
-    shape = NUM_SLOTS, batch_frames, height, width, 3
-    num_bytes = math.prod(shape)
-    if os.fstat(descriptor).st_size < num_bytes:
-        os.ftruncate(descriptor, num_bytes)
-    return np.frombuffer(mmap.mmap(descriptor, num_bytes), np.uint8).reshape(shape)
+    ring: Frames = np.ndarray((NUM_SLOTS, batch_frames, height, width, 3), np.uint8, buffer)
+    return ring
 
 
 class Channel:
     """Messages to the parent, and its answers."""
 
-    def __init__(self) -> None:
-        self._out = os.dup(1)
-        os.dup2(2, 1)  # output of libraries must not be read as messages
+    def __init__(self, handle: int) -> None:
+        self._connection = Connection(handle)
+        self._memory: SharedMemory | None = None
+        self._memory_bytes = 0
         self._last_sent = time.monotonic()
+
+    def receive(self) -> bytes:
+        """Wait for a message; ends this process if the parent has ended."""
+        faulthandler.cancel_dump_traceback_later()  # the parent may be slow
+        try:
+            message = self._connection.recv_bytes()
+        except (EOFError, OSError):
+            os._exit(0)
+        self._watch()
+        return message
 
     def send(self, kind: str, **fields: Any) -> None:
         """Send one message; ends this process if the parent has ended."""
-        line = json.dumps({"kind": kind, **fields}) + "\n"
-        os.write(self._out, line.encode())
-        self._last_sent = time.monotonic()
+        self._send(json.dumps({"kind": kind, **fields}).encode())
 
     def alive(self) -> None:
         """Send a heartbeat, at most once a second."""
         if time.monotonic() - self._last_sent > ALIVE_SECONDS:
             self.send("alive")
 
-    def wait_for_slot(self) -> None:
-        """Wait until the parent has copied a batch; ends this process if the parent has ended."""
-        if not os.read(0, 1):
+    def open_memory(self, fields: dict[str, Any]) -> None:
+        """Open the shared memory that a message of the parent names."""
+        name = fields["memory"]
+        if name != (self._memory and self._memory.name):
+            if self._memory is not None:
+                with suppress(BufferError):  # an array still refers to it
+                    self._memory.close()
+            self._memory = None if name is None else _open_memory(name)
+        self._memory_bytes = fields["memory_bytes"]
+
+    def ring(self, batch_frames: int, height: int, width: int) -> Frames:
+        """Return the shared ring of batches, or a private one if there is no shared memory."""
+        num_bytes = ring_bytes(batch_frames, height, width)
+        if num_bytes > self._memory_bytes:
+            self.open_memory(json.loads(self.receive()))
+        buffer = None if self._memory is None else self._memory.buf
+        return map_ring(buffer, batch_frames, height, width)
+
+    def send_batch(self, ring: Frames, slot: int, count: int) -> None:
+        """Send a batch that is in the ring."""
+        self.send("frames", slot=slot, count=count)
+        if self._memory is None:
+            self._send(ring[slot, :count].tobytes())
+
+    def _send(self, message: bytes) -> None:
+        try:
+            self._connection.send_bytes(message)
+        except OSError:
             os._exit(0)
+        self._last_sent = time.monotonic()
+        self._watch()
+
+    def _watch(self) -> None:
+        """End this process if it hangs, even if it holds the interpreter lock."""
+        faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
 
 
-def die_with_parent(lifeline: int) -> None:
-    """Make the system end this process and its children when the parent ends.
+def _open_memory(name: str) -> SharedMemory:
+    """Open shared memory of the parent, which removes it."""
+    if sys.version_info >= (3, 13):
+        return SharedMemory(name, track=False)
+    with suppress(AttributeError):  # another tracker would remove it too
+        resource_tracker.register = lambda name, rtype: None
+    return SharedMemory(name)
 
-    The kernel sends SIGIO to the process group when the pipe closes, and the default action ends
-    it, even while a decoder hangs with the interpreter lock held and no Python code can run.
 
-    Args:
-        lifeline: Read end of a pipe whose write end only the parent holds.
-    """
-    signal.signal(signal.SIGIO, signal.SIG_DFL)
-    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
-    fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
-    try:
-        if os.read(lifeline, 1) == b"":  # closed before the above took effect
-            os._exit(0)
-    except BlockingIOError:
-        pass
+def end_with_parent() -> None:
+    """End this process when standard input, which the parent holds open, closes."""
+
+    def wait() -> None:
+        with suppress(OSError):
+            while os.read(0, 1):
+                pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def limit_memory(num_bytes: int) -> None:
+    """Limit the private memory of this process, on systems that can."""
+    with suppress(ImportError, AttributeError, OSError, ValueError):
+        resource = importlib.import_module("resource")  # not on Windows
+        resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, num_bytes))
 
 
 class Selection:
@@ -165,23 +214,21 @@ def _send_frames(frames: Iterable[Callable[[], Frames]], ring: Frames, channel: 
             if picture is not last[0]:  # frames that are repeated are converted once
                 last = (picture, picture())
             if filled == 0 and batches >= NUM_SLOTS:
-                channel.wait_for_slot()
+                channel.receive()
             ring[batches % NUM_SLOTS, filled] = last[1]
             filled += 1
             if filled == ring.shape[1]:
-                channel.send("frames", slot=batches % NUM_SLOTS, count=filled)
+                channel.send_batch(ring, batches % NUM_SLOTS, filled)
                 batches, filled = batches + 1, 0
     finally:
         if filled:
-            channel.send("frames", slot=batches % NUM_SLOTS, count=filled)
+            channel.send_batch(ring, batches % NUM_SLOTS, filled)
 
 
-def _serve(request: Request, memory: int, channel: Channel) -> None:
+def _serve(request: Request, channel: Channel) -> None:
     """Open the video and send it."""
     source = open_source(request, channel.alive)
     batch_frames = frames_per_batch(source.width, source.height)
-    # the memory must have its size before the parent maps it
-    ring = map_ring(memory, batch_frames, source.height, source.width)
     fps = request.fps or source.info.fps
     channel.send(
         "info",
@@ -192,6 +239,7 @@ def _serve(request: Request, memory: int, channel: Channel) -> None:
         height=source.height,
         batch_frames=batch_frames,
     )
+    ring = channel.ring(batch_frames, source.height, source.width)
     timed = Selection(source, request, channel)
     frames: Iterable[Callable[[], Frames]] = (picture for _, picture in timed)
     if request.fps is not None:
@@ -203,11 +251,11 @@ def _serve(request: Request, memory: int, channel: Channel) -> None:
     channel.send("end", missing=missing, notes=timed.notes + changes[:MAX_NOTES])
 
 
-def _answer(fields: dict[str, Any], memory: int, channel: Channel) -> None:
+def _answer(fields: dict[str, Any], channel: Channel) -> None:
     """Serve one request; every failure becomes a message."""
-    os.ftruncate(memory, 0)  # frames of the previous video may have been larger
     try:
-        _serve(Request.from_fields(fields), memory, channel)
+        channel.open_memory(fields)
+        _serve(Request.from_fields(fields), channel)
     except OptionError as exc:
         arguments = [exc.field, str(exc.value), exc.expected]
         channel.send("error", type="OptionError", arguments=arguments)
@@ -220,20 +268,18 @@ def _answer(fields: dict[str, Any], memory: int, channel: Channel) -> None:
 
 
 def main() -> None:
-    """Serve requests until the parent ends."""
-    channel = Channel()
-    lines = io.FileIO(0, closefd=False)  # unbuffered: `wait_for_slot` reads the same pipe
-    first = lines.readline()
-    if not first:
-        return
-    start = json.loads(first)
-    die_with_parent(start["lifeline"])
-    if start["limit"] is not None:
-        with contextlib.suppress(OSError, ValueError):  # not all systems can limit private memory
-            resource.setrlimit(resource.RLIMIT_DATA, (start["limit"], start["limit"]))
-    for line in lines:
-        if line.strip():  # skip what is left of the bytes for batches of the last request
-            _answer(json.loads(line), start["memory"], channel)
+    """Serve requests until the parent ends.
+
+    Arguments of the command: handle of the connection; memory limit in bytes, 0 for none.
+    """
+    handle, limit = map(int, sys.argv[1:])
+    end_with_parent()
+    if limit:
+        limit_memory(limit)
+    channel = Channel(handle)
+    while True:
+        if message := channel.receive():  # skip what is left of those for batches
+            _answer(json.loads(message), channel)
 
 
 if __name__ == "__main__":
