@@ -9,7 +9,7 @@ import subprocess
 import sys
 import weakref
 from contextlib import suppress
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Pipe
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
@@ -218,7 +218,7 @@ def _environment() -> dict[str, str]:
 
 
 def _end_process(
-    process: subprocess.Popen[bytes], connection: Connection, memory: _Memory, owner: int
+    process: subprocess.Popen[bytes], connection: Any, memory: _Memory, owner: int
 ) -> None:
     """Kill a child, and release its connection and memory."""
     if os.getpid() != owner:  # this is a fork of the owner, which still needs the child

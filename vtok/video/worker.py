@@ -12,6 +12,7 @@ from __future__ import annotations
 import faulthandler
 import importlib
 import json
+import math
 import os
 import sys
 import threading
@@ -69,11 +70,13 @@ class Channel:
         self._memory: SharedMemory | None = None
         self._memory_bytes = 0
         self._last_sent = time.monotonic()
+        self._last_watch = -math.inf
 
     def receive(self) -> bytes:
         """Wait for a message; ends this process if the parent has ended."""
-        faulthandler.cancel_dump_traceback_later()  # the parent may be slow
         try:
+            while not self._connection.poll(HANG_SECONDS / 2):  # the parent may be slow
+                self._watch()
             message = self._connection.recv_bytes()
         except (EOFError, OSError):
             os._exit(0)
@@ -122,7 +125,10 @@ class Channel:
         self._watch()
 
     def _watch(self) -> None:
-        """End this process if it hangs, even if it holds the interpreter lock."""
+        """End this process if it hangs from now on, even if it holds the interpreter lock."""
+        if time.monotonic() - self._last_watch < ALIVE_SECONDS:
+            return  # setting the timer takes a thread switch
+        self._last_watch = time.monotonic()
         faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
 
 
