@@ -17,7 +17,6 @@ from vtok.errors import OptionError, ShapeError
 from vtok.models.load import LoadedTokenizer
 from vtok.nn.geometry import Window
 from vtok.nn.layers import StreamState
-from vtok.nn.quantize import FIRST_SCALE
 from vtok.pipeline.codec import Decoder, codes_of_grid
 from vtok.pipeline.options import Rate
 from vtok.pipeline.result import ChunkObserver, CodeChunk, Observer
@@ -25,8 +24,8 @@ from vtok.video.frames import Frames
 
 IDENTICAL_DB = 100.0
 """PSNR of equal frames, so that means stay finite."""
-LEARNING_RATE, MOMENTUM = 0.06, 0.9
-"""Parameters of the steps of `Effort`; the learning rate falls linearly to 0."""
+LEARNING_RATE, MOMENTUM = 0.075, 0.9
+"""Parameters of the steps of `Effort`; the rate, relative to the latents, falls to 0."""
 CHANGE_WEIGHT = 0.9
 """Weight of the mean change of a latent, relative to the error at the first step."""
 
@@ -277,12 +276,7 @@ class Effort(Observer):
             (gradient,) = torch.autograd.grad(error + weight * change, latents)
             momentum.lerp_(gradient, 1 - MOMENTUM)
             power += gradient.square().mean((0, 2, 3, 4), keepdim=True)
-            scale = (
-                LEARNING_RATE
-                * (unit / FIRST_SCALE)
-                * (1 - step / self._steps)
-                / (1 - MOMENTUM ** (step + 1))
-            )
+            scale = LEARNING_RATE * unit * (1 - step / self._steps) / (1 - MOMENTUM ** (step + 1))
             move = scale * momentum / (power / (step + 1)).sqrt().clamp(min=1e-12)
             with torch.no_grad():
                 latents.sub_(move)

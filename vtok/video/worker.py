@@ -114,6 +114,8 @@ class Channel:
         """Send a batch that is in the ring."""
         self.send("frames", slot=slot, count=count)
         if self._memory is None:
+            faulthandler.cancel_dump_traceback_later()  # the parent may be slow
+            self._last_watch = -math.inf
             self._send(ring[slot, :count].tobytes())
 
     def _send(self, message: bytes) -> None:
@@ -136,8 +138,7 @@ def _open_memory(name: str) -> SharedMemory:
     """Open shared memory of the parent, which removes it."""
     if sys.version_info >= (3, 13):
         return SharedMemory(name, track=False)
-    with suppress(AttributeError):  # another tracker would remove it too
-        resource_tracker.register = lambda name, rtype: None
+    resource_tracker.register = lambda name, rtype: None  # a second tracker would remove it too
     return SharedMemory(name)
 
 
