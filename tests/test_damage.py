@@ -110,6 +110,8 @@ def test_commands(cut: tuple[Path, int], tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     (row,) = rows(result)
     assert (row["frames"], row["missing_frames"]) == (count, COUNT - count)
+    result = vtok("dataset", "encode", path, "-o", tmp_path / "failed", *model)
+    assert "--on-damage skip" in result.stderr
     out = tmp_path / "out"
     result = vtok("dataset", "encode", path, "-o", out, "--on-damage", "stop", *model)
     assert result.exit_code == 0, result.output

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vtok.cli.console import one_line, print_json, say, say_error, say_warning, terminal
+from vtok.cli.failures import with_flags
 from vtok.dataset.folder import MANIFEST
 from vtok.dataset.scheduler import RunObserver, Totals
 from vtok.training.runlog import Alarm, StepReport, ValidationReport
@@ -310,7 +311,8 @@ class DatasetDisplay(RunObserver):
         if self._as_json:
             print_json({key: record.get(key) for key in MANIFEST})
         if record["status"] != "ok":
-            self._say_failure(f"{record['id']}: {record.get('phase')}: {record['message']}")
+            message = with_flags(record["message"])
+            self._say_failure(f"{record['id']}: {record.get('phase')}: {message}")
         now = time.monotonic()
         if self._live is not None:
             self._live.update(draw_dataset(totals, now - self._begin))
