@@ -11,6 +11,7 @@ from videos import make_video, read_barcodes, run_ffmpeg
 from vtok.errors import OptionError, VideoError
 from vtok.pipeline.inspect import inspect_video
 from vtok.pipeline.options import EncodeOptions
+from vtok.video.frames import ReadOptions
 from vtok.video.reader import VideoReader
 
 FIRST, KEY, COUNT = 20, 15, 60  # damaged packet, interval of key frames, frames
@@ -50,17 +51,17 @@ def test_damaged_frames_fail(damaged: Path) -> None:
 
 
 def test_damaged_frames_are_skipped(damaged: Path) -> None:
-    numbers, reader = read(damaged, on_damage="skip")
+    numbers, reader = read(damaged, reading=ReadOptions(on_damage="skip"))
     assert numbers == [*range(FIRST), *range(30, COUNT)]  # up to the next key frame
     assert reader.missing_frames == 30 - FIRST
     assert f"damaged frames are left out, the first after {FIRST} (" in reader.notes[0]
-    numbers, reader = read(damaged, on_damage="skip", fps=reader.output_fps)
+    numbers, reader = read(damaged, reading=ReadOptions(on_damage="skip"), fps=reader.output_fps)
     assert len(numbers) == COUNT
     assert numbers[30:] == list(range(30, COUNT))
 
 
 def test_damaged_frames_end_the_video(damaged: Path) -> None:
-    numbers, reader = read(damaged, on_damage="stop")
+    numbers, reader = read(damaged, reading=ReadOptions(on_damage="stop"))
     assert numbers == list(range(FIRST))
     assert reader.missing_frames == COUNT - FIRST
     assert reader.notes[0].startswith(f"ends early: damaged or cut short: {FIRST} frames could")
@@ -81,7 +82,7 @@ def cut(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     data = make_video(folder / "film.mp4", COUNT, arguments=arguments).read_bytes()
     path = folder / "a.mp4"
     path.write_bytes(data[: len(data) * 2 // 3])
-    return path, len(read(path, on_damage="skip")[0])
+    return path, len(read(path, reading=ReadOptions(on_damage="skip"))[0])
 
 
 def test_cut_file(cut: tuple[Path, int]) -> None:
@@ -90,7 +91,7 @@ def test_cut_file(cut: tuple[Path, int]) -> None:
     with pytest.raises(VideoError, match=rf"{count} frames could be read .*`on_damage` skip"):
         read(path)
     for choice in ("skip", "stop"):
-        numbers, reader = read(path, on_damage=choice)
+        numbers, reader = read(path, reading=ReadOptions(on_damage=choice))
         assert numbers == list(range(count))
         assert reader.missing_frames == COUNT - count
         assert len(reader.notes) == 1
@@ -146,6 +147,6 @@ def test_files_left_out_of_a_data_set(tmp_path: Path) -> None:
 
 def test_unknown_choice_is_refused(damaged: Path) -> None:
     with pytest.raises(OptionError, match=r"^on_damage="):
-        VideoReader(damaged, on_damage="ignore")
+        VideoReader(damaged, reading=ReadOptions(on_damage="ignore"))
     with pytest.raises(OptionError, match=r"^on_damage="):
         EncodeOptions(on_damage="ignore")

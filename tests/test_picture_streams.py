@@ -10,6 +10,7 @@ from videos import Frames, barcode_frames, make_video, read_barcodes, run_ffmpeg
 
 from vtok.errors import OptionError, VideoError
 from vtok.pipeline.options import EncodeOptions
+from vtok.video.frames import ReadOptions
 from vtok.video.images import find_demuxer
 from vtok.video.reader import VideoReader
 
@@ -96,7 +97,7 @@ def test_values_of_more_than_8_bits_need_a_range(
     Image.fromarray(values).save(path)
     with pytest.raises(VideoError, match=r"more than 8 bits hold: give `depth_range` LO,HI"):
         read(path)
-    (frame,) = read(path, depth_range=depth)
+    (frame,) = read(path, reading=ReadOptions(depth_range=depth))
     np.testing.assert_array_equal(frame[0, :, 1], np.rint(np.arange(64) * 255 / 63))
     result = vtok("encode", path, "-o", tmp_path / "x.vtok")
     assert (result.exit_code, "--depth-range LO,HI" in result.stderr) == (5, True)
@@ -109,7 +110,7 @@ def test_depth_video(tmp_path: Path) -> None:
     run_ffmpeg(*source, "-c:v", "ffv1", path, data=raw)
     with pytest.raises(VideoError, match=r"gray16le values .* `depth_range`"):
         read(path)
-    frames = read(path, depth_range=(0, 63000))
+    frames = read(path, reading=ReadOptions(depth_range=(0, 63000)))
     np.testing.assert_array_equal(frames[2, 5, :, 0], np.rint(np.arange(64) * 255 / 63))
 
 

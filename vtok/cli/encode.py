@@ -34,6 +34,9 @@ Format = Annotated[
         one_of(*SUFFIXES),
     ),
 ]
+AsVideo = Annotated[
+    bool, option("--as-video", None, "Read each folder or glob of pictures as one video.")
+]
 NumTokens = Annotated[
     int | None,
     option(
@@ -50,6 +53,7 @@ def encode(
     inputs: opt.VideosOrLists = None,
     *,
     output: opt.Output = None,
+    as_video: AsVideo = False,
     files_from: opt.FilesFrom = None,
     null: opt.Null = False,
     to: Format = None,
@@ -57,6 +61,7 @@ def encode(
     num_tokens: NumTokens = None,
     token_learner: opt.TokenLearner = None,
     part: opt.PartOptions,
+    reading: opt.ReadingOptions,
     model: opt.ModelOptions,
     timeout_seconds: opt.Timeout = 60.0,
     overwrite: opt.Overwrite = False,
@@ -75,6 +80,8 @@ def encode(
       vtok encode clip.mp4 --start 60 --duration 5 --fps 10 --size 256
       vtok encode videos/ -o codes/ --size 256     a folder, with sub-folders
       vtok encode 'raw/*.mkv' -o codes/ --to npy   arrays [K, t, h, w]
+      vtok encode frames/ --fps 24                 pictures as a video
+      vtok encode 'frames/*.png' --as-video --fps 24 -o clip.vtok
       vtok encode clip.mp4 --to tokens             8 learned tokens per step
       vtok encode clip.mp4 --num-tokens 8          quantized: a very low rate
       vtok encode - < clip.mp4 > clip.vtok
@@ -92,11 +99,14 @@ def encode(
     from vtok.video.decoder_process import Decoder
     from vtok.video.suffixes import VIDEO_SUFFIXES
 
-    jobs = plan(with_listed(inputs, files_from, null), output, SUFFIXES[to], VIDEO_SUFFIXES)
+    jobs = plan(
+        with_listed(inputs, files_from, null), output, SUFFIXES[to], VIDEO_SUFFIXES, as_video
+    )
     check_jobs(jobs, printing, overwrite=overwrite, skip_existing=skip_existing)
     options = EncodeOptions(
         to="vtok" if to == "tokens" else to,
         **part.to_fields(),
+        **vars(reading),
         **vars(rate),
         overwrite=overwrite or skip_existing,  # outputs that are not up to date are replaced
         timeout_seconds=timeout_seconds,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,10 +14,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vtok._files import check_output, is_junk, shorten_name
 from vtok.cli.console import frames_progress, is_closed, print_json, say, say_warning
-from vtok.cli.failures import Failures
+from vtok.cli.failures import Failures, with_flags
 from vtok.cli.options import PrintOptions
 from vtok.errors import InputError, OutputError, UsageError
-from vtok.video.suffixes import VIDEO_SUFFIXES
+from vtok.video.suffixes import PHOTO_SUFFIXES, VIDEO_SUFFIXES, is_pattern, list_pictures
 
 if TYPE_CHECKING:
     from vtok.pipeline.result import Result
@@ -45,7 +46,11 @@ class Job:
 
 
 def plan(
-    inputs: Sequence[str], output: str | None, suffix: str, suffixes: frozenset[str]
+    inputs: Sequence[str],
+    output: str | None,
+    suffix: str,
+    suffixes: frozenset[str],
+    as_video: bool = False,
 ) -> list[Job]:
     """List every input file, sorted, with its output.
 
@@ -56,6 +61,7 @@ def plan(
             input to standard output.
         suffix: suffix of outputs that are named after their input.
         suffixes: suffixes of the files to take from folders.
+        as_video: each folder or glob is one video, made of pictures.
 
     Raises:
         InputError: if an input is missing or a folder holds no such file.
@@ -70,8 +76,10 @@ def plan(
         if output is not None and (output.endswith(os.sep) or Path(output).is_dir()):
             raise UsageError(f"-o {output}: is a folder, standard input needs a file name")
         return [Job(STREAM, output or STREAM)]
-    found = [pair for text in inputs for pair in _expand(text, suffixes)]
-    several = len(found) > 1 or any(Path(text).is_dir() for text in inputs)
+    found = [pair for text in inputs for pair in _expand(text, suffixes, as_video)]
+    several = len(found) > 1 or any(
+        Path(text).is_dir() and _identity(str(found[0][0])) != _identity(text) for text in inputs
+    )
     into_folder = output is not None and (
         several or output.endswith(os.sep) or Path(output).is_dir()
     )
@@ -82,17 +90,25 @@ def plan(
     jobs = []
     for path, relative in found:
         if into_folder:
-            target = str(Path(str(output)) / _with_suffix(relative, suffix))
+            target = str(Path(str(output)) / _with_suffix(relative, suffix, path))
         else:
-            target = output or str(_with_suffix(path, suffix))
+            target = output or str(_with_suffix(path, suffix, path))
         jobs.append(Job(str(path), target))
     _refuse_collisions(jobs)
     return jobs
 
 
-def _with_suffix(path: Path, suffix: str) -> Path:
-    """Replace the suffix; a name that becomes too long for a file is cut."""
-    return path.with_name(shorten_name(path.stem, MAX_NAME_BYTES - len(suffix)) + suffix)
+def _with_suffix(path: Path, suffix: str, source: Path) -> Path:
+    """Replace the suffix; a name that becomes too long for a file is cut.
+
+    A source that is a pattern or a glob gets its name without numbers and signs, or its folder's.
+    """
+    stem = path.stem
+    if source.is_dir():
+        stem = path.name
+    elif is_pattern(source):
+        stem = re.sub(r"[-_. ]*(%\d*d|\[[^]]*\]|[*?])+[-_. ]*", "", stem) or source.parent.name
+    return path.with_name(shorten_name(stem or "frames", MAX_NAME_BYTES - len(suffix)) + suffix)
 
 
 def with_listed(names: Sequence[str] | None, lists: Sequence[str] | None, null: bool) -> list[str]:
@@ -149,10 +165,20 @@ def standard_input() -> BinaryIO:
     return sys.stdin.buffer
 
 
-def _expand(text: str, suffixes: frozenset[str]) -> list[tuple[Path, Path]]:
+def _expand(text: str, suffixes: frozenset[str], as_video: bool = False) -> list[tuple[Path, Path]]:
     """Files of one argument, each with its path below the output folder."""
     path = Path(text)
+    if as_video or (suffixes == VIDEO_SUFFIXES and "%" in path.name and is_pattern(path)):
+        list_pictures(path)
+        return [(path, Path(path.name))]
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
+        if suffixes == VIDEO_SUFFIXES and (folders := _picture_folders(path)):
+            return [
+                (path if path.name else path.resolve(), Path(path.resolve().name))
+                if folder == path
+                else (folder, folder.relative_to(path))
+                for folder in folders
+            ]
         return [(file, file.relative_to(path)) for file in _search(path, suffixes)]
     if os.path.exists(path) or not glob.has_magic(text):  # noqa: PTH110
         return [(path, Path(path.name))]
@@ -162,6 +188,19 @@ def _expand(text: str, suffixes: frozenset[str]) -> list[tuple[Path, Path]]:
     if not matches:
         raise InputError(f"{text}: no file matches")
     return [(match, Path(match.name)) for match in matches]
+
+
+def _picture_folders(top: Path) -> list[Path]:
+    """Folders of pictures, if there is no video file among them."""
+    found = set()
+    for path in top.rglob("*"):
+        if any(map(is_junk, path.relative_to(top).parts)):
+            continue
+        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+            return []
+        if path.suffix.lower() in PHOTO_SUFFIXES:
+            found.add(path.parent)
+    return sorted(found)
 
 
 def _search(folder: Path, suffixes: frozenset[str]) -> list[Path]:
@@ -239,7 +278,8 @@ def check_jobs(
         standard_input()
     if len(jobs) == 1:  # of several, each fails alone
         source, output = jobs[0].source, jobs[0].output
-        if source != STREAM and not os.path.exists(source):  # noqa: PTH110
+        exists = os.path.exists(source) or is_pattern(Path(source))  # noqa: PTH110
+        if source != STREAM and not exists:
             raise InputError(f"{source}: no such file")
         if output != STREAM and os.path.exists(output):  # noqa: PTH110
             check_output(Path(output), overwrite or skip_existing)
@@ -305,7 +345,7 @@ def print_result(result: Result, printing: PrintOptions) -> None:
         saved += f" ({ranges}{more})" if ranges else ""
         say_warning(f"{result.input}: {result.lost}; {saved}")
     if result.note:
-        say_warning(f"{result.input}: {result.note}")
+        say_warning(with_flags(f"{result.input}: {result.note}"))
     if printing.as_json:
         print_json({**result.to_json(), "status": "ok"})
     psnr = "" if result.psnr is None else f"{result.psnr:.2f} dB, "

@@ -171,6 +171,19 @@ OnDamage = Annotated[
         completion.one_of("fail", "skip", "stop"),
     ),
 ]
+VideoStream = Annotated[
+    int, option("--video-stream", "N", "Number of the video stream to read, from 0.")
+]
+ToneMap = Annotated[
+    bool, option("--tone-map/--no-tone-map", None, "Map HDR video (PQ, HLG) to SDR, or refuse it.")
+]
+Deinterlace = Annotated[
+    bool, option("--deinterlace", None, "Make whole frames of interlaced ones.")
+]
+Background = Annotated[
+    str,
+    option("--background", "COLOR", "Color behind transparent pixels, such as white or #ff8000."),
+]
 Start = Annotated[float, option("--start", "SECONDS", "Start time in seconds.")]
 Duration = Annotated[
     float | None,
@@ -251,15 +264,29 @@ class PartOptions:
     duration_seconds: Duration = None
     start_frame: StartFrame = None
     num_frames: NumFrames = None
-    depth_range: DepthRange = None
-    on_damage: OnDamage = "fail"
 
     def to_fields(self) -> dict[str, Any]:
-        """Fields of `EncodeOptions`; raises a UsageError for a bad rate or range."""
+        """Fields of `EncodeOptions`; raises a UsageError for a bad rate."""
         from vtok.video.frames import parse_fps
 
         fps = None if self.fps is None else parse_fps(self.fps)
-        return {**vars(self), "fps": fps, "depth_range": parse_range(self.depth_range)}
+        return {**vars(self), "fps": fps}
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """Stream, damage, and treatment of pixels."""
+
+    depth_range: DepthRange = None
+    on_damage: OnDamage = "fail"
+    video_stream: VideoStream = 0
+    tone_map: ToneMap = True
+    deinterlace: Deinterlace = False
+    background: Background = "black"
+
+    def to_fields(self) -> dict[str, Any]:
+        """Fields of `EncodeOptions`; raises a UsageError for a bad range."""
+        return {**vars(self), "depth_range": parse_range(self.depth_range)}
 
 
 def parse_range(text: str | None) -> tuple[float, float] | None:

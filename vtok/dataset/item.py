@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -35,11 +36,15 @@ Record = dict[str, Any]
 
 
 class Member(NamedTuple):
-    """A file inside a tar shard: `size` bytes from `offset` on."""
+    """A file inside a tar shard: `size` bytes from `offset` on; or a cell of a parquet table.
+
+    Of a table, `offset` is the row and `column` holds structs of `bytes` and `path`.
+    """
 
     name: str
     offset: int
     size: int
+    column: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Item:
     Attributes:
         id: unique in the data set; valid text even where the file name is not.
         source: path or URL.
-        member: position inside a tar shard; None for a plain file.
+        member: position inside a tar shard or a table; None for a plain file.
         start: start in seconds, as an exact decimal or fraction; None for the beginning.
         end: end in seconds; None for the end of the source.
         columns: other columns of the table that lists the item, as JSON types.
@@ -314,6 +319,9 @@ def fetched(item: Item, scratch: Path) -> Iterator[Path]:
 
 def _blocks(item: Item) -> Iterator[bytes]:
     """The bytes of a source, or of its member."""
+    if item.member is not None and item.member.column:
+        yield _read_cell(item, item.member)
+        return
     left = None if item.member is None else item.member.size
     try:
         with open_file(item.source) as file:
@@ -328,6 +336,48 @@ def _blocks(item: Item) -> Iterator[bytes]:
         raise InputError(f"{item.name}: cannot be fetched ({_reason(exc)})") from exc
     if left:
         raise InputError(f"{item.name}: the shard is truncated")
+
+
+def open_parquet(file: BinaryIO, name: str) -> Any:
+    """Open a parquet file; raises a UsageError if pyarrow is not installed."""
+    try:
+        from pyarrow import parquet
+    except ImportError as exc:
+        raise UsageError(f"{name}: needs pyarrow: pip install 'vtok[parquet]'") from exc
+    return parquet.ParquetFile(file)
+
+
+def _read_cell(item: Item, cell: Member) -> bytes:
+    """Read the bytes of a struct of bytes and path, or else the file at the path."""
+    try:
+        with open_file(item.source) as file:
+            table, row = open_parquet(file, item.source), cell.offset
+            counts = [table.metadata.row_group(at).num_rows for at in range(table.num_row_groups)]
+            group = 0
+            while row >= counts[group]:
+                row -= counts[group]
+                group += 1
+            batches = table.iter_batches(
+                1, [group], [f"{cell.column}.bytes", f"{cell.column}.path"]
+            )
+            value = next(islice(batches, row, None)).to_pylist()[0][cell.column] or {}
+        if value.get("bytes"):
+            return bytes(value["bytes"])
+        if not value.get("path"):
+            raise InputError(f"{item.name}: has neither bytes nor a path")
+        with open_file(beside(item.source, value["path"])) as file:
+            return file.read()
+    except (InputError, UsageError):
+        raise
+    except Exception as exc:  # pyarrow and each scheme raise their own types
+        raise InputError(f"{item.name}: cannot be fetched ({_reason(exc)})") from exc
+
+
+def beside(table: str, path: str) -> str:
+    """Return a path or URL of a table's row, which is relative to the table's folder."""
+    if is_url(path) or os.path.isabs(path) or "/" not in table:  # noqa: PTH117
+        return path
+    return f"{table.rpartition('/')[0]}/{path}"
 
 
 def digest(item: Item, path: Path) -> str:

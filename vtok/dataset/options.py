@@ -11,6 +11,7 @@ from vtok.dataset.folder import WHOLE, Partition
 from vtok.errors import OptionError
 from vtok.models.checkpoint import CheckpointInfo
 from vtok.pipeline.options import EncodeOptions, select_stages
+from vtok.video.frames import ReadOptions
 
 FILE_FORMATS = ("vtok", "npy", "safetensors")
 """One file per item."""
@@ -115,8 +116,7 @@ def make_recipe(options: DatasetOptions, info: CheckpointInfo, dtype: str) -> di
         "min_psnr": encode.min_psnr,
         "max_bpp": encode.max_bpp,
         "compress": encode.compress and options.file_format == "vtok",
-        **({"depth_range": list(encode.depth_range)} if encode.depth_range else {}),
-        **({"on_damage": encode.on_damage} if encode.on_damage != "fail" else {}),
+        **({"reading": reading} if (reading := encode.reading.changed_values()) else {}),
         **({"effort": encode.effort} if encode.effort else {}),  # not in older recipes
         **({"latents": encode.latent_dtype} if shapes.entries is None else {}),
         "model": info.name,
@@ -137,9 +137,8 @@ def with_recipe(options: DatasetOptions, recipe: dict[str, Any]) -> DatasetOptio
         min_psnr=recipe["min_psnr"],
         max_bpp=recipe["max_bpp"],
         effort=recipe.get("effort", 0),
-        depth_range=tuple(recipe["depth_range"]) if "depth_range" in recipe else None,
-        on_damage=recipe.get("on_damage", "fail"),
         latent_dtype=recipe.get("latents", "float16"),
+        **vars(ReadOptions.from_fields(recipe.get("reading", {}))),
         compress=recipe["compress"],
     )
     return replace(options, to=recipe["to"], encode=encode, dtype=recipe["dtype"])

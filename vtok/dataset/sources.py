@@ -12,20 +12,22 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, groupby
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from vtok._files import is_junk
 from vtok.dataset.item import (
     Fault,
     Item,
     Member,
+    beside,
     find_urls,
     is_url,
     make_item,
     open_file,
+    open_parquet,
     valid_text,
 )
 from vtok.errors import InputError, OptionError, UsageError
@@ -41,6 +43,14 @@ ROWS_AT_ONCE = 1024
 MAX_LINE = 1 << 24  # bytes of a line of JSON; a file without line ends must not fill memory
 
 Found = Iterator[Item | Fault]
+
+
+class Cell(NamedTuple):
+    """A video inside a parquet table: its row, its column and its path, if it has one."""
+
+    row: int
+    column: str
+    path: str | None
 
 
 @dataclass(frozen=True)
@@ -312,17 +322,26 @@ def _json_rows(file: BinaryIO) -> Rows:
 
 def _parquet_rows(file: BinaryIO, name: str) -> Rows:
     try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as exc:
-        raise UsageError(f"{name}: needs pyarrow: pip install 'vtok[parquet]'") from exc
-    try:
-        table = parquet.ParquetFile(file)
-        yield 1, dict.fromkeys(table.schema_arrow.names)
-        batches = table.iter_batches(ROWS_AT_ONCE)
-        yield from enumerate((row for batch in batches for row in batch.to_pylist()), 2)
-    except ArrowException as exc:
+        table = open_parquet(file, name)
+        schema = table.schema_arrow
+        yield 1, dict.fromkeys(schema.names)
+        held = {column.name for column in schema if _holds_videos(column.type)}
+        columns = [f"{key}.path" if key in held else key for key in schema.names]
+        batches = table.iter_batches(ROWS_AT_ONCE, columns=columns)
+        for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
+            cells = {key: Cell(number, key, (row[key] or {}).get("path")) for key in held}
+            yield number + 2, {**row, **cells}
+    except (UsageError, OSError):
+        raise
+    except Exception as exc:  # of pyarrow
         reason = " ".join(str(exc).split())[:150]
         raise InputError(f"{name}: not a readable parquet file ({reason})") from exc
+
+
+def _holds_videos(kind: Any) -> bool:
+    """Return True for structs of bytes and path, as the library datasets stores videos."""
+    names = {kind.field(at).name for at in range(kind.num_fields)} if kind.num_fields == 2 else ()
+    return names == {"bytes", "path"}
 
 
 def _from_rows(rows: Rows, name: str, inputs: Inputs, has_header: bool) -> Found:
@@ -369,26 +388,32 @@ def _from_row(
     values: dict[Any, Any] = dict(row)
     source, given, *times = (values.pop(key, None) for key in chosen.values())
     label = where if given in (None, "") else str(given)
+    member = None
+    if isinstance(source, Cell):
+        inside = source.path or f"row {source.row}"
+        member = Member(inside, source.row, 0, source.column)
+        source = f"{_stem(PurePosixPath(name).name)}/{inside}"
     if not isinstance(source, str) or not source or "\0" in source:
         return Fault(label, where, f"{where}: has no input", name)
     if chosen["id"] is not None and given in (None, ""):
         return Fault(label, where, f"{where}: has no id", name)
-    path = source
-    if not is_url(source) and not os.path.isabs(source) and "/" in name:  # noqa: PTH117
-        path = f"{name.rpartition('/')[0]}/{source}"
+    path = name if member else beside(name, source)
     try:
-        return make_item(
+        item = make_item(
             None if given is None else str(given),
             path,
             name=os.path.splitext(source.lstrip("/"))[0],  # noqa: PTH122
             **dict(zip(("start", "end", "start_frame", "frames"), times, strict=True)),
             columns={str(key): _json_value(value) for key, value in values.items()},
         )
+        return replace(item, member=member)
     except ValueError as exc:
         return Fault(label, path, f"{where}: {exc}", name)
 
 
 def _json_value(value: Any) -> Any:
+    if isinstance(value, Cell):
+        return value.path
     try:
         return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError):

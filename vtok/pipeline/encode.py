@@ -36,7 +36,7 @@ from vtok.pipeline.files import (
     write_array,
 )
 from vtok.pipeline.latents import write_latents
-from vtok.pipeline.options import EncodeOptions, depth_text, part_metadata, select_stages
+from vtok.pipeline.options import EncodeOptions, part_metadata, select_stages
 from vtok.pipeline.rate import Effort, RateControl
 from vtok.pipeline.result import CodeChunk, Counts, Observer, Progress, Result, make_result
 from vtok.video.decoder_process import Decoder
@@ -248,8 +248,7 @@ def _origin(
         "writer": f"vtok {vtok.__version__}",
         "metadata": {
             **part_metadata(options.part),
-            **({"depth_range": depth_text(options.depth_range)} if options.depth_range else {}),
-            **({"on_damage": options.on_damage} if options.on_damage != "fail" else {}),
+            **options.reading.metadata(),
             **({"rate": str(options.rate)} if options.rate else {}),
             **({"effort": str(options.effort)} if options.effort else {}),
         },

@@ -39,8 +39,7 @@ def open_reader(
         **vars(options.part),
         fps=options.fps,
         size=options.size,
-        depth_range=options.depth_range,
-        on_damage=options.on_damage,
+        reading=options.reading,
         timeout_seconds=options.timeout_seconds,
         decoder=decoder,
     )
@@ -49,16 +48,8 @@ def open_reader(
 def expect_video(source: Path, options: EncodeOptions, decoder: Decoder) -> None:
     """Let a decoder process start on what `open_reader` will request."""
     if source.is_file():  # `open_reader` raises the error for anything else
-        decoder.expect(
-            make_request(
-                source,
-                options.part,
-                options.fps,
-                options.size,
-                options.depth_range,
-                options.on_damage,
-            )
-        )
+        request = make_request(source, options.part, options.fps, options.size, options.reading)
+        decoder.expect(request)
 
 
 @contextmanager

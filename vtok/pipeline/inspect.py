@@ -21,11 +21,12 @@ from vtok.models.checkpoint import list_models, read_info
 from vtok.pipeline import extension_of, extensions
 from vtok.pipeline.files import STANDARD_INPUT, name_of, on_disk, open_input
 from vtok.pipeline.latents import FORMAT, LatentFile, is_latent_file, parse_header
-from vtok.pipeline.options import PART_KEYS, DecodeOptions, EncodeOptions, depth_text, part_metadata
+from vtok.pipeline.options import PART_KEYS, DecodeOptions, EncodeOptions, part_metadata
 from vtok.video.container import read_index
-from vtok.video.frames import parse_size
+from vtok.video.frames import ReadOptions, parse_size
 from vtok.video.images import PICTURE_SUFFIXES
 from vtok.video.reader import VideoReader, probe
+from vtok.video.suffixes import is_pattern, list_pictures
 
 if TYPE_CHECKING:
     from vtok.models.load import LoadedTokenizer, ModelCache, ModelLike
@@ -52,7 +53,7 @@ def inspect_file(name: str) -> Facts:
             return facts
     if is_latent_file(path):
         return inspect_latents(path)
-    if path.suffix == ".safetensors" or not path.exists():
+    if path.suffix == ".safetensors" or not (path.exists() or is_pattern(path)):
         return inspect_checkpoint(name)
     try:
         if path.is_file():  # reading from a pipe would consume the data
@@ -191,9 +192,13 @@ def inspect_checkpoint(name: str) -> Facts:
 def inspect_video(path: Path) -> Facts:
     """Return facts about a video."""
     info = probe(path)
+    files = list_pictures(path) if path.is_dir() or is_pattern(path) else [path]
     frames, missing, notes = info.num_frames, info.missing_frames, list(info.notes)
     if missing or info.damage:  # others may not be decodable
-        with suppress(VideoError), VideoReader(path, on_damage="skip") as reader:
+        with (
+            suppress(VideoError),
+            VideoReader(path, reading=ReadOptions(on_damage="skip")) as reader,
+        ):
             decoded = sum(map(len, reader))
             frames, missing, notes = decoded, reader.missing_frames or 0, reader.notes
     return {
@@ -207,9 +212,10 @@ def inspect_video(path: Path) -> Facts:
         "seconds": None if info.duration_seconds is None else round(info.duration_seconds, 3),
         "variable_frame_rate": info.variable_frame_rate,
         "rotation": info.rotation,
+        **({"pixel_aspect": info.pixel_aspect} if info.pixel_aspect != "1:1" else {}),
         "codec": info.codec,
         "reader": info.reader,
-        "bytes": path.stat().st_size,
+        "bytes": sum(one.stat().st_size for one in files),
         **({"note": "; ".join(notes)} if notes else {}),
     }
 
@@ -354,10 +360,17 @@ def same_part(
         and header.model.weights_sha256 == model.info.weights_sha256
         and (shape.width, shape.height) == size
         and shape.fps == (options.fps or video.fps)
-        and header.metadata.get("depth_range", "") == depth_text(options.depth_range)
-        and header.metadata.get("on_damage", "fail") in ("fail", options.on_damage)
+        and _has_reading(header, options.reading)
         and _has_part(header, options.part)
     )
+
+
+def _has_reading(header: VideoHeader, reading: ReadOptions) -> bool:
+    """Return whether a header states these options; a file without damage suits any choice."""
+    given = {key: header.metadata[key] for key in vars(reading) if key in header.metadata}
+    wanted = reading.metadata()
+    undamaged = {key: value for key, value in wanted.items() if key != "on_damage"}
+    return given in (wanted, undamaged)
 
 
 def _has_part(header: VideoHeader, part: Part) -> bool:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from math import inf
 
 from vtok._times import MAX_SECONDS, Part
 from vtok.codefile.header import LATENT_TYPES, CodeFormat
 from vtok.errors import OptionError, UsageError
 from vtok.nn.geometry import Geometry
-from vtok.video.frames import ON_DAMAGE, parse_size
+from vtok.video.frames import DEFAULT_READING, ReadOptions, parse_size
 
 FORMATS = ("vtok", "npy", "safetensors", "pt")
 DUMP_KINDS = ("jsonl", "text", "bin")
@@ -60,11 +59,6 @@ class _HasPart:
         return Part(self.start_seconds, self.duration_seconds, self.start_frame, self.num_frames)
 
 
-def depth_text(depth_range: tuple[float, float] | None) -> str:
-    """Write a depth range as it is given; empty if there is none."""
-    return "" if depth_range is None else f"{depth_range[0]:g},{depth_range[1]:g}"
-
-
 PART_KEYS = ("start_frame", "num_frames")
 """Keys of a header's metadata for a part in frames."""
 
@@ -85,6 +79,10 @@ class EncodeOptions(_HasPart):
         fps: frame rate to resample to; the source's rate if None.
         depth_range: values that become black and white, for gray sources of 16 bits or floats.
         on_damage: choice for damaged frames: fail, skip (leave them out) or stop (end before them).
+        video_stream: number of the video stream to read, from 0.
+        tone_map: map HDR (PQ, HLG) to SDR; without it, HDR is an error.
+        deinterlace: make whole frames of interlaced ones.
+        background: color behind transparent pixels: a CSS name such as white, or #rrggbb.
         start_seconds: start time in the source.
         duration_seconds: length to encode; to the end if None.
         start_frame: number of the first frame, in place of `start_seconds`.
@@ -117,10 +115,19 @@ class EncodeOptions(_HasPart):
     effort: int = 0
     depth_range: tuple[float, float] | None = None
     on_damage: str = "fail"
+    video_stream: int = 0
+    tone_map: bool = True
+    deinterlace: bool = False
+    background: str = "black"
     compress: bool = True
     latent_dtype: str = "float16"
     overwrite: bool = False
     timeout_seconds: float = 60.0
+
+    @property
+    def reading(self) -> ReadOptions:
+        """Choices of what is read; raises as `ReadOptions` does."""
+        return ReadOptions(**{field: getattr(self, field) for field in vars(DEFAULT_READING)})
 
     @property
     def rate(self) -> Rate:
@@ -130,19 +137,10 @@ class EncodeOptions(_HasPart):
     def __post_init__(self) -> None:
         if self.to not in FORMATS:
             raise OptionError("to", self.to, f"one of {', '.join(FORMATS)}")
-        _ = self.part  # checks it
+        _ = self.part, self.reading  # checks them
         if not 0 < self.timeout_seconds <= MAX_SECONDS:
             raise OptionError("timeout_seconds", f"{self.timeout_seconds:g}", "more than 0 seconds")
         check_effort(self.effort)
-        if self.on_damage not in ON_DAMAGE:
-            raise OptionError("on_damage", self.on_damage, f"one of {', '.join(ON_DAMAGE)}")
-        if (
-            self.depth_range is not None
-            and not -inf < self.depth_range[0] < self.depth_range[1] < inf
-        ):
-            raise OptionError(
-                "depth_range", depth_text(self.depth_range), "a range such as 0,65535"
-            )
         if self.latent_dtype not in LATENT_TYPES:
             raise OptionError("latent_dtype", self.latent_dtype, " or ".join(LATENT_TYPES))
         if self.rate and self.to != "vtok":

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ import av.logging
 import numpy as np
 from av.video.frame import VideoFrame
 
-from vtok.errors import VideoError
-from vtok.video.frames import MAX_PIXELS, Frames
-from vtok.video.images import DepthRange, map_depth
+from vtok.errors import OptionError, VideoError
+from vtok.video.frames import DEFAULT_READING, MAX_PIXELS, Frames, ReadOptions
+from vtok.video.pixels import Converter, deinterlace, describe_pixels
 from vtok.video.timeline import UNSET, Timeline, find_timeline
 
 ALIVE_EVERY = 64  # packets between two calls of on_progress
@@ -32,7 +32,7 @@ DAMAGE = ("partial file", "File ended prematurely", "Packet corrupt")
 # containers with reliable time stamps and key frames after a seek
 SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 SEEK_MARGIN = Fraction(3)  # seconds before the wanted time to seek to
-TURNS = {90: "transpose=clock", 180: "hflip,vflip", 270: "transpose=cclock"}
+MIN_ASPECT = Fraction(1, 8)  # of pixels; smaller ones, and those above 8, are not believed
 
 TimedFrames = Iterator[tuple[Fraction, Callable[[], Frames]]]
 """Pairs of the seconds from the first frame, and a function that converts the frame to RGB.
@@ -70,7 +70,8 @@ class VideoIndex:
     width: int  # width in pixels as stored
     height: int  # height in pixels as stored
     codec: str  # name of the codec
-    num_video_streams: int  # video streams in the file; the first one is read
+    num_video_streams: int  # video streams in the file
+    pixel_aspect: Fraction  # width to height of the stored pixels
     timeline: Timeline  # times of the shown frames
     damage: str | None  # message of ffmpeg about a file that is cut; None if intact
     cut_frames: int  # frames at the end that a cut file states and lacks, if it states their number
@@ -96,7 +97,10 @@ def open_container(path: Path, demuxer: str | None = None) -> Iterator[Any]:
 
 
 def read_index(
-    path: Path, on_progress: Callable[[], None] = lambda: None, demuxer: str | None = None
+    path: Path,
+    on_progress: Callable[[], None] = lambda: None,
+    demuxer: str | None = None,
+    number: int = 0,
 ) -> VideoIndex:
     """Read the index of a video file.
 
@@ -104,15 +108,17 @@ def read_index(
         path: An existing, regular file.
         on_progress: Called repeatedly while a long file is read.
         demuxer: ffmpeg's name of the container; None to recognize it.
+        number: Number of the video stream, from 0.
 
     Raises:
+        OptionError: There is no stream of that number.
         VideoError: The file holds no video known to ffmpeg.
     """
     before = av.logging.get_level()
     av.logging.set_level(av.logging.INFO)
     try:
         with av.logging.Capture() as log, open_container(path, demuxer) as container:
-            return _index(path, container, log, on_progress, demuxer)
+            return _index(path, container, log, on_progress, demuxer, number)
     except av.error.FFmpegError as exc:
         raise VideoError(f"{path}: {_why_not_open(exc, log)}") from exc
     finally:
@@ -120,7 +126,12 @@ def read_index(
 
 
 def _index(
-    path: Path, container: Any, log: Any, on_progress: Callable[[], None], demuxer: str | None
+    path: Path,
+    container: Any,
+    log: Any,
+    on_progress: Callable[[], None],
+    demuxer: str | None,
+    number: int,
 ) -> VideoIndex:
     cover = av.stream.Disposition.attached_pic
     streams = [stream for stream in container.streams.video if not stream.disposition & cover]
@@ -129,9 +140,13 @@ def _index(
         raise VideoError(f"{path}: not a video file")
     if not streams:
         raise VideoError(f"{path}: {_why_no_video(container)}")
-    stream = streams[0]
+    if number >= len(streams):
+        least = "0" if len(streams) == 1 else f"0 to {len(streams) - 1}"
+        count = "1 video stream" if len(streams) == 1 else f"{len(streams)} video streams"
+        raise OptionError("video_stream", number, f"{least}: {path} has {count}")
+    stream = streams[number]
     is_avif = container.metadata.get("major_brand") == "avis"  # a still picture and an animation
-    if is_avif:
+    if is_avif and number == 0:
         stream = max(streams, key=lambda one: one.frames)
     context = stream.codec_context
     ticks, durations, breaks, damage, num_packets = _read_packets(container, stream, on_progress)
@@ -160,12 +175,23 @@ def _index(
         height=context.height,
         codec=context.codec.canonical_name,
         num_video_streams=1 if is_avif else len(streams),
+        pixel_aspect=_pixel_aspect(stream),
         timeline=timeline,
         # broadcast streams may be cut anywhere
         damage=None if container.format.name == "mpegts" or damage is None else damage.strip(),
         cut_frames=max(0, stream.frames - num_packets) if damage else 0,
         doubtful=doubtful,
     )
+
+
+def _pixel_aspect(stream: Any) -> Fraction:
+    """Return the width to height of stored pixels; 1 if unknown, or beyond any real format."""
+    aspect = Fraction(stream.sample_aspect_ratio or 1)
+    context = stream.codec_context
+    if not MIN_ASPECT <= aspect <= 1 / MIN_ASPECT:
+        return Fraction(1)
+    pixels = context.width * context.height * max(aspect, 1 / aspect)
+    return aspect if pixels <= MAX_PIXELS else Fraction(1)
 
 
 def _read_packets(
@@ -231,7 +257,8 @@ class FrameStream:
 
     Attributes:
         timeline: of the frames that can be decoded.
-        width, height: size of the upright picture in pixels.
+        notes: remarks about the pixels.
+        width, height: size of the upright picture in square pixels.
         rotation: degrees clockwise from the stored picture to the upright one.
         changes: number of each frame whose picture has another size than that before it, and size.
 
@@ -239,8 +266,14 @@ class FrameStream:
         VideoError: no frame can be decoded.
     """
 
-    def __init__(self, path: Path, index: VideoIndex, depth_range: DepthRange = None) -> None:
-        self._path, self._index, self._depth_range = path, index, depth_range
+    def __init__(
+        self,
+        path: Path,
+        index: VideoIndex,
+        reading: ReadOptions = DEFAULT_READING,
+    ) -> None:
+        self._path, self._index = path, index
+        self._reading = reading
         self.changes: list[tuple[int, str]] = []
         self._origin = 0  # to subtract from time stamps of frames
         self._stack = ExitStack()
@@ -261,10 +294,13 @@ class FrameStream:
             else:  # frames come some packets later
                 self._origin = tick - int(ticks[0])
         self._first = first
+        self.notes = describe_pixels(first, reading)
         self.rotation = round(-first.rotation / 90) * 90 % 360
-        self.width, self.height = first.width, first.height
+        aspect, one = index.pixel_aspect, Fraction(1)  # the shorter side of pixels is stretched
+        self.width = round(first.width * max(aspect, one))
+        self.height = round(first.height / min(aspect, one))
         if self.rotation in (90, 270):
-            self.width, self.height = first.height, first.width
+            self.width, self.height = self.height, self.width
 
     def read(self, width: int, height: int, start: Fraction = Fraction(0)) -> TimedFrames:
         """Yield the frames once, scaled to a size; those before `start` may be left out.
@@ -273,7 +309,7 @@ class FrameStream:
         yielded as `Damaged`.
         """
         index = self._index
-        converter = Converter(width, height, self.rotation, str(self._path), self._depth_range)
+        converter = Converter(width, height, self.rotation, str(self._path), self._reading)
         seek = start - SEEK_MARGIN
         with self._stack:
             if seek <= 0 or index.container not in SEEKABLE or not self._can_seek():
@@ -346,14 +382,20 @@ class FrameStream:
         return tick
 
     def _decode(self, container: Any) -> Iterator[VideoFrame | BadPacket]:
+        """Decode every frame, and deinterlace it if that is asked for."""
+        decoded = self._decode_stored(container)
+        return deinterlace(decoded) if self._reading.deinterlace else decoded
+
+    def _decode_stored(self, container: Any) -> Iterator[VideoFrame | BadPacket]:
         """Decode every frame in one thread; broadcasts may start with damaged ones."""
         index, count = self._index, 0
         stream = container.streams[index.stream]
         if not stream.codec_context.is_open:
             stream.codec_context.thread_count = 1
+        alpha = _alpha_decoder(stream)
         for packet in container.demux(stream):
             try:
-                frames = packet.decode()
+                frames = packet.decode() if alpha is None else alpha.decode(packet)
             except av.error.FFmpegError as exc:
                 if count:
                     yield BadPacket(packet, str(exc.strerror or exc))
@@ -364,6 +406,14 @@ class FrameStream:
                     count += 1
 
 
+def _alpha_decoder(stream: Any) -> Any:
+    """Return a decoder for VP8 and VP9 with transparency, which ffmpeg's own leave out."""
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.codec.canonical_name)
+    if name is None or stream.metadata.get("alpha_mode") != "1":
+        return None
+    return av.CodecContext.create(name, "r")
+
+
 class _Picture:
     """A decoded frame, converted to uint8 [H, W, 3] RGB when called."""
 
@@ -372,64 +422,6 @@ class _Picture:
 
     def __call__(self) -> Frames:
         return self._converter.convert(self._frame)
-
-
-class Converter:
-    """Rotates, scales and converts frames to RGB by a filter graph of ffmpeg."""
-
-    def __init__(
-        self, width: int, height: int, rotation: int, name: str, depth_range: DepthRange
-    ) -> None:
-        turn = f"{TURNS[rotation]}," if rotation else ""
-        self._filters = f"{turn}scale={width}:{height}:flags=bicubic,format="
-        self._name, self._depth_range = name, depth_range
-        self._kind: object = None
-        self._graph: Any = None
-
-    def convert(self, frame: VideoFrame) -> Frames:
-        """Return uint8 [height, width, 3] RGB.
-
-        Raises:
-            VideoError: Gray values of more than 8 bits, without a range to map them from.
-        """
-        kind = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range)
-        if kind != self._kind:
-            self._kind, self._graph = kind, self._make_graph(frame)
-        self._graph.push(frame)
-        converted: Frames = self._graph.pull().to_ndarray()
-        if converted.ndim == 3:
-            return converted
-        name = f"{self._name}: a video of {frame.format.name} values"
-        return map_depth(converted, self._depth_range, name)
-
-    def _make_graph(self, frame: VideoFrame) -> Any:
-        graph = av.filter.Graph()
-        graph.threads = 1
-        base = frame.time_base or Fraction(1, 1000)
-        nodes = [
-            graph.add(
-                "buffer",
-                f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}"
-                f":time_base={base.numerator}/{base.denominator}"
-                f":colorspace={int(frame.colorspace)}:range={int(frame.color_range)}",
-            )
-        ]
-        for text in (self._filters + _target_format(frame)).split(","):
-            name, _, arguments = text.partition("=")
-            nodes.append(graph.add(name, arguments or None))
-        nodes.append(graph.add("buffersink"))
-        for one, other in pairwise(nodes):
-            one.link_to(other)
-        graph.configure()
-        return graph
-
-
-def _target_format(frame: VideoFrame) -> str:
-    """Return ffmpeg's name of RGB, or of gray values that 8 bits do not hold."""
-    name = frame.format.name
-    if name.startswith("grayf32"):
-        return "grayf32le"
-    return "gray16le" if name.startswith("gray16") else "rgb24"
 
 
 def describe_damage(count: int, reason: str) -> str:

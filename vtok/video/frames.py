@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageColor
 
 from vtok.errors import OptionError
 
@@ -19,6 +19,9 @@ DEFAULT_FPS = Fraction(25)  # rate of a picture, or of a video without one
 
 Frames = npt.NDArray[np.uint8]
 """Decoded pixels, uint8 [T, H, W, 3] RGB; a single frame is [H, W, 3]."""
+
+DepthRange = tuple[float, float] | None
+"""Values that become 0 and 255 in frames of 8 bits."""
 
 ON_DAMAGE = ("fail", "skip", "stop")
 """Choices for damaged frames: an error, leave them out, or end before the first one."""
@@ -29,11 +32,74 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class ReadOptions:
+    """Choices of what is read from a source, and how its pixels become SDR RGB.
+
+    Attributes:
+        depth_range: values that become black and white, for gray sources of 16 bits or floats.
+        on_damage: choice for damaged frames, and those up to the next key frame, which are
+            predicted from them: fail raises an error, skip leaves them out, stop ends before them.
+        video_stream: number of the video stream, from 0.
+        tone_map: map HDR (PQ, HLG) to SDR; without it, HDR is an error.
+        deinterlace: make whole frames of interlaced ones.
+        background: color behind transparent pixels: a CSS name such as white, or #rrggbb.
+
+    Raises:
+        OptionError: A value that no source allows.
+    """
+
+    depth_range: DepthRange = None
+    on_damage: str = "fail"
+    video_stream: int = 0
+    tone_map: bool = True
+    deinterlace: bool = False
+    background: str = "black"
+
+    def __post_init__(self) -> None:
+        depth = self.depth_range
+        if depth is not None and not -math.inf < depth[0] < depth[1] < math.inf:
+            raise OptionError("depth_range", depth_text(depth), "a range such as 0,65535")
+        if self.on_damage not in ON_DAMAGE:
+            raise OptionError("on_damage", self.on_damage, f"one of {', '.join(ON_DAMAGE)}")
+        if self.video_stream < 0:
+            raise OptionError("video_stream", self.video_stream, "a number from 0")
+        try:
+            ImageColor.getrgb(self.background)
+        except ValueError as exc:
+            expected = "a color such as white or #ff8000"
+            raise OptionError("background", self.background, expected) from exc
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> ReadOptions:
+        """Convert from a result of `changed_values` that was stored as JSON."""
+        depth = fields.get("depth_range")
+        return cls(**{**fields, "depth_range": None if depth is None else tuple(depth)})
+
+    def changed_values(self) -> dict[str, Any]:
+        """Return the values that are not the defaults."""
+        return {
+            key: value for key, value in vars(self).items() if value != getattr(type(self), key)
+        }
+
+    def metadata(self) -> dict[str, str]:
+        """Return the values that are not the defaults, as text for a header."""
+        changed = {key: str(value) for key, value in self.changed_values().items()}
+        if self.depth_range is not None:
+            changed["depth_range"] = depth_text(self.depth_range)
+        return changed
+
+
+def depth_text(depth_range: tuple[float, float]) -> str:
+    """Write a depth range as it is given on the command line."""
+    return f"{depth_range[0]:g},{depth_range[1]:g}"
+
+
+@dataclass(frozen=True)
 class VideoInfo:
     """Properties of a video file."""
 
-    width: int  # width in pixels after rotation; pixels count as square
-    height: int  # height in pixels after rotation
+    width: int  # width in square pixels after rotation
+    height: int  # height in square pixels after rotation
     fps: Fraction  # frames per second, exact; the mean if the rate varies
     num_frames: int | None  # shown frames; None if unknown before reading
     duration_seconds: float | None
@@ -46,6 +112,10 @@ class VideoInfo:
     missing_frames: int = 0  # frames that the time stamps lack, without those that do not decode
     damage: str | None = None  # why the file is known to be cut or damaged
     notes: tuple[str, ...] = ()  # remarks about the file, one line each
+    pixel_aspect: str = "1:1"  # width to height of the stored pixels; the reader makes them square
+
+
+DEFAULT_READING = ReadOptions()
 
 
 def parse_size(text: str, source_width: int, source_height: int) -> tuple[int, int]:

@@ -14,11 +14,18 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageColor, ImageOps, features
 
 from vtok._files import atomic_output
 from vtok.errors import OutputError, ShapeError, UsageError, VideoError, VtokError
-from vtok.video.frames import DEFAULT_FPS, MAX_PIXELS, Frames
+from vtok.video.frames import (
+    DEFAULT_FPS,
+    DEFAULT_READING,
+    MAX_PIXELS,
+    DepthRange,
+    Frames,
+    ReadOptions,
+)
 
 PNG = b"\x89PNG\r\n\x1a\n"
 SIGNATURES = (PNG, b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*", b"RIFF")
@@ -26,8 +33,6 @@ SIGNATURES = (PNG, b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*", b"RIFF")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")  # names of the pictures that can be written
 JPEG_QUALITY = 95
 MAX_JPEG = 1 << 26  # bytes in which the first picture of a stream must end
-DepthRange = tuple[float, float] | None
-"""Values that become 0 and 255 in frames of 8 bits."""
 _BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
@@ -47,14 +52,14 @@ class Pages:
     read: Callable[[int], Frames]
 
 
-def open_pages(path: Path, depth_range: DepthRange = None) -> Pages | None:
+def open_pages(path: Path, reading: ReadOptions = DEFAULT_READING) -> Pages | None:
     """Open a picture or a stack of pages of one size; None for videos, which animated PNGs are.
 
-    Pictures are rotated upright by their EXIF data; transparency is dropped.
+    Pictures are rotated upright by their EXIF data.
 
     Args:
         path: File.
-        depth_range: Values that become 0 and 255, for pictures of 16 bits or floats.
+        reading: Treatment of pixels.
 
     Raises:
         VideoError: The picture is damaged, too large, or needs a depth range.
@@ -79,13 +84,13 @@ def open_pages(path: Path, depth_range: DepthRange = None) -> Pages | None:
                 image.seek(number)
                 shown = Fraction(round(image.info.get("duration") or 0), 1000)
                 times.append(times[-1] + (shown or 1 / DEFAULT_FPS))
-        first = _read_page(path, 0, depth_range)
+        first = _read_page(path, 0, reading)
     except _BROKEN as exc:
         raise _damaged(path, exc) from exc
 
     def read(number: int) -> Frames:
         try:
-            return first if number == 0 else _read_page(path, number, depth_range)
+            return first if number == 0 else _read_page(path, number, reading)
         except _BROKEN as exc:
             raise _damaged(path, exc) from exc
 
@@ -119,13 +124,36 @@ def _are_frames(image: Image.Image, count: int) -> bool:
     return True
 
 
-def _read_page(path: Path, number: int, depth_range: DepthRange) -> Frames:
+def _read_page(path: Path, number: int, reading: ReadOptions) -> Frames:
     with Image.open(path) as image:
         image.seek(number)
         if image.mode.startswith(("I", "F")):
             values = np.asarray(ImageOps.exif_transpose(image))
-            return map_depth(values, depth_range, f"{path}: a picture of {image.mode} values")
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            return map_depth(
+                values, reading.depth_range, f"{path}: a picture of {image.mode} values"
+            )
+        upright = ImageOps.exif_transpose(image)
+        if upright.has_transparency_data:
+            return composite(np.asarray(upright.convert("RGBA")), reading.background)
+        return np.array(upright.convert("RGB"))
+
+
+def composite(pixels: Frames, background: str) -> Frames:
+    """Draw pixels over a color.
+
+    Args:
+        pixels: uint8 [..., 4] RGBA, not premultiplied.
+        background: CSS name or #rrggbb.
+
+    Returns:
+        uint8 [..., 3] RGB.
+    """
+    behind = np.array(ImageColor.getrgb(background)[:3], np.uint16)
+    alpha = pixels[..., 3:].astype(np.uint16)
+    mixed: Frames = ((pixels[..., :3] * alpha + behind * (255 - alpha) + 127) // 255).astype(
+        np.uint8
+    )
+    return mixed
 
 
 def map_depth(values: npt.NDArray[Any], depth_range: DepthRange, name: str) -> Frames:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,8 @@ from typing import Any
 from vtok._times import Part, exact
 from vtok.errors import InputError, OptionError, UsageError, VideoError, VtokError
 from vtok.video.decoder_process import ChildDied, ChildTimeout, Decoder
-from vtok.video.frames import ON_DAMAGE, Frames, VideoInfo, parse_size
+from vtok.video.frames import DEFAULT_READING, Frames, ReadOptions, VideoInfo, parse_size
+from vtok.video.suffixes import is_pattern, list_pictures
 from vtok.video.worker import ring_bytes
 
 ERRORS: dict[str, type[VtokError]] = {
@@ -52,27 +54,23 @@ class VideoReader:
         num_frames: int | None = None,
         fps: Fraction | None = None,
         size: tuple[int, int] | str | None = None,
-        depth_range: tuple[float, float] | None = None,
-        on_damage: str = "fail",
+        reading: ReadOptions = DEFAULT_READING,
         timeout_seconds: float = 60.0,
         decoder: Decoder | None = None,
     ) -> None:
         """Open a video and start decoding it.
 
         Args:
-            path: The file.
+            path: The file; or a folder, a pattern (`frame_%04d.png`) or a glob of pictures.
             start_seconds: Skip frames before this time; see `vtok._times`.
             duration_seconds: Length to read; None reads to the end.
             start_frame: Number of the first frame, in place of `start_seconds`.
             num_frames: Frames of the source to read, in place of `duration_seconds`.
             fps: Rate to convert to by dropping and repeating frames; None keeps all frames.
+                It is the rate of the source for pictures and arrays, which have none.
             size: Width and height to resize to, or a text for `parse_size`; None keeps the source
                 size.
-            depth_range: Values that become black and white, for gray pictures and videos of 16
-                bits or floats.
-            on_damage: Choice for damaged frames, and those up to the next key frame, which are
-                predicted from them: fail raises an error, skip leaves them out, stop ends before
-                them.
+            reading: Stream, choice for damaged frames, and treatment of pixels.
             timeout_seconds: Longest wait for a decoder that makes no progress.
             decoder: Decoder to share between readers; None starts a new one.
 
@@ -85,7 +83,7 @@ class VideoReader:
         self.frames_read, self.missing_frames = 0, None
         self._shape: tuple[int, int, int] | None = None  # of a batch; None after the end
         part = Part(start_seconds, duration_seconds, start_frame, num_frames)
-        request = make_request(path, part, fps, size, depth_range, on_damage)
+        request = make_request(path, part, fps, size, reading)
         _check_file(path)
         self._ended, self._is_lent = False, decoder is not None
         self._decoder = decoder or Decoder()
@@ -202,8 +200,7 @@ def make_request(
     part: Part,
     fps: Fraction | None,
     size: tuple[int, int] | str | None,
-    depth_range: tuple[float, float] | None = None,
-    on_damage: str = "fail",
+    reading: ReadOptions = DEFAULT_READING,
 ) -> dict[str, Any]:
     """Make the request that a `VideoReader` with these arguments sends to its decoder.
 
@@ -212,8 +209,6 @@ def make_request(
     """
     if fps is not None and not 0 < fps <= 1000:
         raise OptionError("fps", fps, "a rate above 0 and at most 1000")
-    if on_damage not in ON_DAMAGE:
-        raise OptionError("on_damage", on_damage, f"one of {', '.join(ON_DAMAGE)}")
     text = f"{size[0]}x{size[1]}" if isinstance(size, tuple) else size
     if text is not None:
         parse_size(text, 16, 9)  # an invalid size is an error before any file is opened
@@ -222,23 +217,23 @@ def make_request(
     duration = part.duration_seconds
     fields = {
         **vars(part),
+        "reading": json.dumps(reading.changed_values()),
         "start_seconds": exact(part.start_seconds),
         "duration_seconds": None if duration is None else exact(duration),
         "path": path,
         "fps": fps,
         "size": text,
-        "depth_range": depth_range and f"{depth_range[0]},{depth_range[1]}",
-        "on_damage": on_damage,
     }
     return {name: None if value is None else str(value) for name, value in fields.items()}
 
 
 def _check_file(path: Path) -> None:
-    """Check that the path names a readable regular file that is not empty."""
+    """Check that the path names a readable regular file that is not empty, or pictures."""
+    if path.is_dir() or is_pattern(path):
+        list_pictures(path)
+        return
     try:
         status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise InputError(f"{path}: is a folder, not a video file")
         if not stat.S_ISREG(status.st_mode):  # opening a pipe could wait for ever
             raise InputError(f"{path}: is not a regular file; save the stream to a file first")
         with path.open("rb"):

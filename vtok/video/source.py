@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -13,8 +14,9 @@ import numpy as np
 
 from vtok._times import Part
 from vtok.video.container import Damaged, FrameStream, TimedFrames, VideoIndex, read_index
-from vtok.video.frames import Frames, VideoInfo, parse_size, resize_frames
+from vtok.video.frames import DEFAULT_FPS, Frames, ReadOptions, VideoInfo, parse_size, resize_frames
 from vtok.video.images import Pages, find_demuxer, open_pages
+from vtok.video.sequences import open_sequence
 from vtok.video.timeline import MAX_GAP, Timeline, find_timeline
 
 MAX_NOTES = 5  # of one kind
@@ -28,15 +30,13 @@ class Request:
     part: Part  # frames to read
     fps: Fraction | None  # rate of the output; None keeps the frames as they are
     size: str | None  # size as `parse_size` takes it; None keeps the size of the source
-    depth_range: tuple[float, float] | None  # values of 16-bit and float pictures to map
-    on_damage: str = "fail"  # one of `ON_DAMAGE`
+    reading: ReadOptions  # stream, damage, and treatment of pixels
 
     @classmethod
     def from_fields(cls, fields: dict[str, str | None]) -> Request:
         """Convert from a result of `make_request`."""
         duration, fps = fields["duration_seconds"], fields["fps"]
         first, count = fields["start_frame"], fields["num_frames"]
-        low, high = (fields["depth_range"] or ",").split(",")
         return cls(
             path=Path(fields["path"] or ""),
             part=Part(
@@ -47,8 +47,7 @@ class Request:
             ),
             fps=None if fps is None else Fraction(fps),
             size=fields["size"],
-            depth_range=(float(low), float(high)) if low else None,
-            on_damage=fields["on_damage"] or "fail",
+            reading=ReadOptions.from_fields(json.loads(fields["reading"] or "{}")),
         )
 
 
@@ -90,10 +89,13 @@ def open_source(request: Request, on_progress: Callable[[], None]) -> Source:
         VideoError: The file holds no readable video.
         OptionError: The size does not fit the source.
     """
-    if (pages := open_pages(request.path, request.depth_range)) is not None:
+    path, reading = request.path, request.reading
+    if (timeless := open_sequence(path, request.fps, reading)) is not None:
+        return _open_pages(request, timeless, request.fps or DEFAULT_FPS)
+    if (pages := open_pages(path, reading)) is not None:
         return _open_pages(request, pages)
-    index = read_index(request.path, on_progress, find_demuxer(request.path))
-    stream = FrameStream(request.path, index, request.depth_range)
+    index = read_index(path, on_progress, find_demuxer(path), reading.video_stream)
+    stream = FrameStream(path, index, reading)
     timeline, width, height = stream.timeline, stream.width, stream.height
     info = VideoInfo(
         width=width,
@@ -107,7 +109,8 @@ def open_source(request: Request, on_progress: Callable[[], None]) -> Source:
         codec=index.codec,
         missing_frames=timeline.missing + index.cut_frames,
         damage=index.damage,
-        notes=tuple(_notes(index)),
+        pixel_aspect=f"{index.pixel_aspect.numerator}:{index.pixel_aspect.denominator}",
+        notes=(*_notes(index, reading), *stream.notes),
     )
     start, end = timeline.bounds(request.part)
     if request.size is not None:
@@ -121,11 +124,12 @@ def open_source(request: Request, on_progress: Callable[[], None]) -> Source:
     )
 
 
-def _notes(index: VideoIndex) -> list[str]:
+def _notes(index: VideoIndex, reading: ReadOptions) -> list[str]:
     """Return remarks about what is not read as it is stored."""
     notes = []
     if index.num_video_streams > 1:
-        notes.append(f"has {index.num_video_streams} video streams, the first is read")
+        read = f"number {reading.video_stream}" if reading.video_stream else "the first"
+        notes.append(f"has {index.num_video_streams} video streams, {read} is read")
     for jump in index.timeline.jumps[:MAX_NOTES]:
         notes.append(
             f"time stamps jump by {jump.seconds:.3f} s before frame {jump.position}, which is not "
@@ -134,11 +138,13 @@ def _notes(index: VideoIndex) -> list[str]:
     return notes
 
 
-def _open_pages(request: Request, pages: Pages) -> Source:
+def _open_pages(request: Request, pages: Pages, fps: Fraction | None = None) -> Source:
     """Open a picture as a clip of one frame, or a stack of pages."""
     width, height, count = pages.width, pages.height, len(pages.times) - 1
     ticks = np.array([round(time * 1000) for time in pages.times], np.int64)
     timeline = find_timeline(ticks[:-1], np.diff(ticks), Fraction(1, 1000), None)
+    if fps is not None:  # exact
+        timeline = Timeline(None, 1 / fps, count, fps, False, count / fps)
     info = VideoInfo(
         width=width,
         height=height,

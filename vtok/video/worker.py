@@ -197,7 +197,7 @@ class Selection:
 
     def _accepts(self, damage: Damaged) -> bool:
         """Return False to end the video; raises a VideoError if no damage is allowed."""
-        text, choice = describe_damage(self.count, damage.reason), self._request.on_damage
+        text, choice = describe_damage(self.count, damage.reason), self._request.reading.on_damage
         if choice == "fail":
             raise VideoError(
                 f"{self._request.path}: {text}; `on_damage` skip leaves out what is damaged, "
