@@ -30,7 +30,9 @@ from vtok.models.checkpoint import load_checkpoint, read_info, save_checkpoint
 from vtok.models.load import LoadedTokenizer, load, resolve
 from vtok.nn.geometry import Geometry, Stream, Window
 from vtok.pipeline import codec
-from vtok.pipeline.codec import Decoder, clip_to_frames, fill, frames_to_clip
+from vtok.pipeline.array_files import StoredArray
+from vtok.pipeline.arrays import fit_array
+from vtok.pipeline.codec import Decoder, clip_to_frames, fill, frames_to_clip, steps_per_call
 from vtok.pipeline.decode import decode_file, read_codes, read_frames
 from vtok.pipeline.encode import encode_file
 from vtok.pipeline.inspect import is_decoded, is_encoded
@@ -324,6 +326,21 @@ def test_windows_of_latents_are_read_by_range(tmp_path: Path, clip: Path) -> Non
     assert file.num_steps == 8 * 3
     for first, end in ((0, 1), (4, 6), (5, 10), (13, 38)):
         np.testing.assert_array_equal(read_frames_of(file, model, (first, end)), whole[first:end])
+
+
+@pytest.mark.parametrize("kind", [*CODED, "latents"])
+def test_arrays_without_header_decode_to_frames_of_tokenizer(
+    kind: str, models: dict[str, LoadedTokenizer], clip: Path, tmp_path: Path
+) -> None:
+    model, out = models[kind], tmp_path / "a.npy"
+    encode_file(clip, out, model=model, options=EncodeOptions("npy", latent_dtype="float32"))
+    options = DecodeOptions(size=f"{SIZE[1]}x{SIZE[0]}")
+    found = fit_array(StoredArray("a", np.load(out)), model, options)
+    whole, lookback = direct(model, read(clip)), model.geometry.lookback
+    for first, end in ((0, FRAMES), (17, 18), (20, 38)):
+        chunks = found.chunks((first, end), lookback, steps_per_call(model, SIZE))
+        shown = np.concatenate(list(Decoder(model, SIZE).decode(chunks)))
+        np.testing.assert_array_equal(shown, whole[first:end])
 
 
 def read_frames_of(file: LatentFile, model: LoadedTokenizer, frames: tuple[int, int]) -> Frames:

@@ -154,6 +154,20 @@ Rate = Annotated[
     str | None,
     option("--fps", "RATE", "Frame rate, such as 10 or 30000/1001. [default: source rate]"),
 ]
+ArraySize = Annotated[
+    str | None,
+    option("--size", "WxH", "Size of an array of codes. [default: as stated, or the whole grid]"),
+]
+ArrayRate = Annotated[
+    str | None,
+    option("--fps", "RATE", "Frame rate of an array of codes. [default: as stated, or 25]"),
+]
+ItemId = Annotated[
+    str | None, option("--id", "ID", "Item of a shard (memmap, tar, parquet) by its id.")
+]
+ItemIndex = Annotated[
+    int | None, option("--index", "N", "Instead of --id: number of the item, from 0.")
+]
 DepthRange = Annotated[
     str | None,
     option(
@@ -252,6 +266,22 @@ class RangeOptions:
     duration_seconds: Duration = None
     start_frame: StartFrame = None
     num_frames: NumFrames = None
+
+
+@dataclass(frozen=True)
+class ArrayOptions:
+    """Size and rate of an array of codes, item of a shard; the fields are in `DecodeOptions`."""
+
+    size: ArraySize = None
+    fps: ArrayRate = None
+    item_id: ItemId = None
+    item_index: ItemIndex = None
+
+    def to_fields(self) -> dict[str, Any]:
+        """Fields of `DecodeOptions`; raises a UsageError for a bad rate."""
+        from vtok.video.frames import parse_fps
+
+        return {**vars(self), "fps": None if self.fps is None else parse_fps(self.fps)}
 
 
 @dataclass(frozen=True)

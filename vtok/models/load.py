@@ -215,18 +215,20 @@ class ModelCache:
         """Wrap the value of a `model=` argument; a cache is returned unchanged."""
         return model if isinstance(model, ModelCache) else cls(model)
 
-    def get(self, named: str) -> LoadedTokenizer:
-        """Return the model for a file that names `named`.
+    def get(self, named: str | None) -> LoadedTokenizer:
+        """Return the model for a file that names `named`, or none.
 
         Raises:
             InputError: if it is not shipped and no other was chosen. (A file is not trusted to
                 name a path.)
         """
+        if self._chosen is None and named is None:
+            raise InputError("does not state the model that made its codes: pass `model`")
         if self._chosen is None and named not in list_models():
             raise InputError(
                 f"the model {named} is not shipped with vtok: pass its file as `model`"
             )
-        key = named if self._chosen is None else ""
+        key = named if self._chosen is None and named else ""
         if key not in self._loaded:
             model = named if self._chosen is None else self._chosen
             self._loaded[key] = resolve(model, device=self._device, dtype=self._dtype)

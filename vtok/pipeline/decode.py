@@ -1,9 +1,10 @@
-"""decode_file: a code file to a video file."""
+"""decode_file: a code file, or an array of codes, to a video file."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from io import BytesIO
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -16,13 +17,15 @@ from vtok.models.checkpoint import CheckpointInfo
 from vtok.models.load import LoadedTokenizer, ModelCache, ModelLike
 from vtok.pipeline import extension_of
 from vtok.pipeline._runtime import prefetch
+from vtok.pipeline.array_files import StoredArray, kind_of, read_stored
+from vtok.pipeline.arrays import CodeArray, check_stated, fit_array
 from vtok.pipeline.codec import Decoder, Unpack, codes_of_grid, steps_per_call
 from vtok.pipeline.files import STANDARD_INPUT, name_of, on_disk, open_input
 from vtok.pipeline.latents import LatentFile, is_latent_file
 from vtok.pipeline.options import DecodeOptions, stages_of_file
 from vtok.pipeline.result import CodeChunk, Counts, Progress, Result, make_result
 from vtok.video.frames import Frames
-from vtok.video.writer import VideoWriter
+from vtok.video.outputs import open_writer
 
 
 class Unpacker(Protocol):
@@ -49,13 +52,15 @@ def decode_file(
     """Decode one code file to a video with the size, rate and number of frames of the source.
 
     Args:
-        source: a code file or a file of latents, or a binary stream of one.
-        output: the video to write, its format chosen by its suffix; or a binary stream, which
-            receives fragmented mp4.
+        source: a code file or a file of latents, or a binary stream of one; an array of codes
+            (npy, safetensors or pt; a stream of npy), or a shard of a data set.
+        output: the video to write, its format chosen by its suffix: also `.npy`, and a pattern of
+            pictures such as `frame_%04d.png`; or a binary stream, which receives fragmented mp4
+            unless `options.to` names another format.
         model: a name, a path, a loaded tokenizer, a `VideoTokenizer`, or a `ModelCache`; the
-            shipped model that the file names if None.
+            shipped model that the file, or its data set, names if None.
         tokens: a `TokenModels`, for files of learned tokens; the shipped learners if None.
-        options: stages, part and quality.
+        options: stages, part and quality; size and rate of an array, and the item of a shard.
         progress: called after each chunk.
 
     Raises:
@@ -66,11 +71,21 @@ def decode_file(
     """
     begin, options = time.perf_counter(), options or DecodeOptions()
     name = name_of(source) or STANDARD_INPUT
-    if is_latent_file(Path(source) if isinstance(source, str) else source):
+    opened = Path(source) if isinstance(source, str) else source
+    content: Path | BinaryIO = opened
+    if (kind := kind_of(opened)) is not None:
+        with on_disk(source) as path:
+            stored = read_stored(path, kind, name, options)
+            if isinstance(stored, StoredArray):
+                models = ModelCache.of(model)
+                return _decode_array(source, output, stored, models, options, progress)
+        content = BytesIO(stored)
+    elif is_latent_file(opened):
         return _decode_latents(source, output, ModelCache.of(model), options, progress)
-    with open_input(source, seekable=options.is_part) as stream:
+    with open_input(content, seekable=options.is_part) as stream:
         reader = CodeFileReader(stream, name=name, salvage=options.salvage)
         header = reader.header
+        check_stated(options, name, is_shard=content is not opened)
         loaded, unpack = find_model(header, ModelCache.of(model), name, tokens)
         reader.limit_stages(_stages(header, options, name))
         found, total = _read(reader, loaded, options)
@@ -106,6 +121,7 @@ def _decode_latents(
     for field in ("num_stages", "num_bits", "num_tokens"):
         if (value := getattr(options, field)) is not None:
             raise OptionError(field, value, f"none: {name} holds latents and no codes")
+    check_stated(options, name)
     with on_disk(source) as path:
         file = LatentFile(path, name)
         header = file.header
@@ -116,16 +132,51 @@ def _decode_latents(
         check_fingerprint(header, model.info, name)
         if model.geometry.latent_dim != header.format.latent_dim:
             raise CodeFileError(f"{name}: its latents are not those of {model.info.name}: damaged")
-        frames = (0, header.num_frames)
-        if options.is_part:
-            frames = frames_between(header, header.num_frames, options.part)
-        counts = Counts(progress, frames[1] - frames[0])
-        decoder = Decoder(model, (header.transform.height, header.transform.width),
-                          observers=[counts])  # fmt: skip
-        chunks = prefetch(file.chunks(frames, model.geometry.lookback))
-        write_video(output, header, decoder.decode(chunks), options)
+        counts = _decode_steps(output, model, file, header.num_frames, options, progress)
         counts.bytes = path.stat().st_size
     return make_result(source, output, header, counts, time.perf_counter() - begin)
+
+
+def _decode_array(
+    source: str | Path | BinaryIO,
+    output: str | Path | BinaryIO,
+    stored: StoredArray,
+    models: ModelCache,
+    options: DecodeOptions,
+    progress: Progress | None,
+) -> Result:
+    """Decode one array of codes or latents; see `decode_file`."""
+    begin, name = time.perf_counter(), stored.name
+    try:
+        model = models.get(stored.model)
+    except InputError as exc:
+        raise InputError(f"{name}: {exc}") from exc
+    if stored.header is not None:
+        check_model(stored.header, model, name)
+    found = fit_array(stored, model, options)
+    counts = _decode_steps(output, model, found, found.num_frames, options, progress)
+    counts.bytes, counts.note = stored.array.nbytes, found.note
+    return make_result(source, output, found.header, counts, time.perf_counter() - begin)
+
+
+def _decode_steps(
+    output: str | Path | BinaryIO,
+    model: LoadedTokenizer,
+    file: LatentFile | CodeArray,
+    num_frames: int,
+    options: DecodeOptions,
+    progress: Progress | None,
+) -> Counts:
+    """Decode the requested frames of an array of latent steps."""
+    header = file.header
+    frames, size = (0, num_frames), (header.transform.height, header.transform.width)
+    if options.is_part:
+        frames = frames_between(header, num_frames, options.part)
+    counts = Counts(progress, frames[1] - frames[0])
+    grain = steps_per_call(model, size)
+    chunks = prefetch(file.chunks(frames, model.geometry.lookback, grain))
+    write_video(output, header, Decoder(model, size, observers=[counts]).decode(chunks), options)
+    return counts
 
 
 def _read(
@@ -224,15 +275,16 @@ def write_video(
     frames: Iterator[Frames],
     options: DecodeOptions,
 ) -> None:
-    """Write frames to a video with the size and frame rate of a header."""
+    """Write frames to an output of any format, with the size and frame rate of a header."""
     target = Path(output) if isinstance(output, str) else output
     shape = header.transform
-    with VideoWriter(
+    with open_writer(
         target,
         width=shape.width,
         height=shape.height,
         fps=shape.fps,
         crf=options.crf,
+        to=options.to,
         overwrite=options.overwrite,
     ) as writer:
         for batch in frames:

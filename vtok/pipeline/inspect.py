@@ -25,6 +25,7 @@ from vtok.pipeline.options import PART_KEYS, DecodeOptions, EncodeOptions, part_
 from vtok.video.container import read_index
 from vtok.video.frames import ReadOptions, parse_size
 from vtok.video.images import PICTURE_SUFFIXES
+from vtok.video.outputs import measure_output
 from vtok.video.reader import VideoReader, probe
 from vtok.video.suffixes import is_pattern, list_pictures
 
@@ -395,14 +396,16 @@ def is_decoded(output: Path, source: Path, options: DecodeOptions) -> bool:
         if options.is_part:
             first, end = frames_between(header, frames, options.part)
             frames = end - first
-        if output.suffix.lower() in PICTURE_SUFFIXES:
+        if (measured := measure_output(output)) is not None:
+            found = measured
+        elif output.suffix.lower() in PICTURE_SUFFIXES:
             picture = probe(output)
             found = (picture.width, picture.height, picture.num_frames)
         else:
             index = read_index(output)
             whole = index.timeline.num_frames if index.damage is None else None
             found = (index.width, index.height, whole)
-    except (OSError, VtokError):
+    except (OSError, ValueError, VtokError):
         return False
     return found == (shape.width, shape.height, frames)
 

@@ -2,14 +2,14 @@
 
 One array `latents`, [D, t, h, w] in float16 or float32. A safetensors file has its header as JSON
 in the metadata under the key `vtok`; a pt file is a dictionary of `latents` and `vtok`; a npy file
-has no header, so it cannot be decoded. Windows follow each other in time.
+has no header, see `arrays`. Windows follow each other in time.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from vtok.codefile.header import LatentHeader, dump_json, load_json
+from vtok.codefile.header import CodeFormat, LatentFormat, LatentHeader, dump_json, load_json
 from vtok.errors import CodeFileError
 from vtok.pipeline.files import open_input, safetensors_head
-from vtok.pipeline.result import CodeChunk
+from vtok.pipeline.result import CodeChunk, Codes
 
 FORMAT, VERSION = "vtok.latents", 1
 READ_STEPS = 8
@@ -130,34 +130,51 @@ class LatentFile:
             )
         return latents[None]
 
-    def chunks(self, frames: tuple[int, int], lookback: int | None) -> Iterator[CodeChunk]:
-        """Read what a decoder needs for some frames, first and last + 1.
+    def chunks(
+        self, frames: tuple[int, int], lookback: int | None, grain: int = 1
+    ) -> Iterator[CodeChunk]:
+        """Read what a decoder needs for some frames; see `read_steps`."""
+        return read_steps(self.read, self.num_steps, self.header.format, frames, lookback, grain)
 
-        Args:
-            frames: number of the first frame, and of the one after the last.
-            lookback: steps that the decoder must have seen; None for all.
-        """
-        layout = self.header.format
-        temporal, window = layout.temporal_compression, layout.window
-        if window is not None:
-            length = 1 + (window - 1) * temporal
-            for number in range(frames[0] // length, -(-frames[1] // length)):
-                low = max(0, frames[0] - number * length)
-                high = min(length, frames[1] - number * length)
-                latents = self.read(number * window, (number + 1) * window)
-                yield CodeChunk(latents, high - low, True, low)
-            return
-        step = -(-frames[0] // temporal)  # shows the first frame
-        begin = 0 if lookback is None else max(0, step - max(1, lookback))
-        end = -(-(frames[1] - 1) // temporal) + 1 + layout.decoder_lookahead
-        skip, left = frames[0] - begin * temporal, frames[1] - frames[0]
-        for first in range(begin, min(end, self.num_steps), READ_STEPS):
-            last = min(first + READ_STEPS, end, self.num_steps)
-            covered = (last - first) * temporal - (temporal - 1 if first == begin else 0)
-            dropped = min(skip, covered)
-            shown = min(left, covered - dropped)
-            yield CodeChunk(self.read(first, last), shown, first == begin, dropped)
-            skip, left = skip - dropped, left - shown
+
+def read_steps(
+    read: Callable[[int, int], Codes],
+    num_steps: int,
+    layout: CodeFormat | LatentFormat,
+    frames: tuple[int, int],
+    lookback: int | None,
+    grain: int = 1,
+) -> Iterator[CodeChunk]:
+    """Read what a decoder needs for some frames of an array of latent steps.
+
+    Args:
+        read: returns the steps from one number to before another, [stages, codebooks, t, h, w].
+        num_steps: latent steps of the array.
+        layout: of the array.
+        frames: number of the first frame, and of the one after the last.
+        lookback: steps that the decoder must have seen; None for all.
+        grain: steps that are decoded together, a divisor of `READ_STEPS`: the first step read is
+            a multiple of it.
+    """
+    temporal, window = layout.temporal_compression, layout.window
+    if window is not None:
+        length = 1 + (window - 1) * temporal
+        for number in range(frames[0] // length, -(-frames[1] // length)):
+            low = max(0, frames[0] - number * length)
+            high = min(length, frames[1] - number * length)
+            yield CodeChunk(read(number * window, (number + 1) * window), high - low, True, low)
+        return
+    step = -(-frames[0] // temporal)  # shows the first frame
+    begin = 0 if lookback is None else max(0, step - max(1, lookback)) // grain * grain
+    end = -(-(frames[1] - 1) // temporal) + 1 + layout.decoder_lookahead
+    skip, left = frames[0] - begin * temporal, frames[1] - frames[0]
+    for first in range(begin, min(end, num_steps), READ_STEPS):
+        last = min(first + READ_STEPS, end, num_steps)
+        covered = (last - first) * temporal - (temporal - 1 if first == begin else 0)
+        dropped = min(skip, covered)
+        shown = min(left, covered - dropped)
+        yield CodeChunk(read(first, last), shown, first == begin, dropped)
+        skip, left = skip - dropped, left - shown
 
 
 def is_latent_file(source: Path | BinaryIO) -> bool:

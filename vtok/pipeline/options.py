@@ -158,6 +158,8 @@ class DecodeOptions(_HasPart):
         num_bits: bits per position, as an alternative to `num_stages`.
         num_tokens: learned tokens per latent step to use, of a file of learned tokens.
         crf: quality of the written video's compression, 0 (lossless) to 51.
+        to: format of the output: mp4, mkv, mov, webm, gif, y4m, npy or png; that of its suffix,
+            and mp4 for a stream, if None.
         overwrite: replace an existing output.
         salvage: decode the readable part of a cut or damaged file instead of refusing it.
         start_seconds: start time in the video. Only the codes needed are read, and the frames are
@@ -166,18 +168,36 @@ class DecodeOptions(_HasPart):
         duration_seconds: length to decode; to the end if None.
         start_frame: number of the first frame, in place of `start_seconds`.
         num_frames: number of frames, in place of `duration_seconds`.
+        fps: frame rate of an array of codes that states none; 25 if None.
+        size: "WIDTHxHEIGHT" of an array of codes that states none; its whole grid if None.
+        item_id: id of an item in a shard of a data set.
+        item_index: number of the item from 0, in place of `item_id`.
+
+    Raises:
+        OptionError: for a size that is no width and height.
     """
 
     num_stages: int | None = None
     num_bits: int | None = None
     num_tokens: int | None = None
     crf: int = 16
+    to: str | None = None
     overwrite: bool = False
     salvage: bool = False
     start_seconds: float = 0.0
     duration_seconds: float | None = None
     start_frame: int | None = None
     num_frames: int | None = None
+    fps: Fraction | None = None
+    size: str | None = None
+    item_id: str | None = None
+    item_index: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.size is not None and "x" not in self.size:
+            raise OptionError("size", self.size, "WIDTHxHEIGHT such as 640x360")
+        if self.size is not None:
+            parse_size(self.size, 16, 9)  # checks the syntax
 
     @property
     def is_part(self) -> bool:

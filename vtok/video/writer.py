@@ -52,6 +52,9 @@ class Encoding:
         odd = self.width % 2 or self.height % 2  # 4:2:0 halves both sides
         pixels = "yuv444p" if odd else "yuv420p"
         colours = f"{TO_BT709},format={pixels},{BT709}"
+        if self.codec == "wrapped_avframe":  # y4m, which states no matrix
+            colours = f"{TO_BT709.replace('bt709', 'bt601')},format={pixels}"
+            return ["-vf", colours, "-c:v", self.codec, "-f", self.container]
         quality = ["-crf", str(self.crf), "-preset", "veryfast"]
         if self.codec == "libvpx-vp9":  # its scale goes to 63
             quality = ["-crf", str(round(self.crf * 63 / 51)), "-b:v", "0"]
@@ -62,7 +65,7 @@ class Encoding:
 
 
 # arguments for an mp4 that needs no seeking, to write to a pipe
-FRAGMENTED = ("-movflags", "frag_keyframe+empty_moov", "-f", "mp4")
+FRAGMENTED = ("-movflags", "frag_keyframe+empty_moov")
 
 
 class Encoder:
@@ -74,13 +77,14 @@ class Encoder:
         Args:
             encoding: Settings.
             name: Name of the output in errors.
-            output: File to write, or a binary stream for a fragmented mp4.
+            output: File to write, or a binary stream; an mp4 for a stream is fragmented.
         """
         self._name = name
         size = f"{encoding.width}x{encoding.height}"
         source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", str(encoding.fps)]
         to_file = isinstance(output, Path)
-        sink = [f"file:{output}"] if to_file else [*FRAGMENTED, "pipe:1"]
+        fragmented = FRAGMENTED if encoding.container in ("mp4", "mov") else ()
+        sink = [f"file:{output}"] if to_file else [*fragmented, "pipe:1"]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by finish and abort
         self._process = subprocess.Popen(
             [ffmpeg_path(), *QUIET, "-y", *source, "-i", "pipe:0", *encoding.arguments(), *sink],
@@ -214,6 +218,7 @@ FORMATS = {  # container and encoder
     ".mov": ("mov", "libx264"),
     ".webm": ("webm", "libvpx-vp9"),
     ".gif": ("gif", "gif"),
+    ".y4m": ("yuv4mpegpipe", "wrapped_avframe"),
 }
 GIF_FPS = 100  # largest rate of a GIF, whose time stamps count 1/100 s
 
@@ -239,19 +244,21 @@ class VideoWriter:
         fps: Fraction,
         crf: int = 18,
         codec: str | None = None,
+        to: str | None = None,
         overwrite: bool = False,
     ) -> None:
         """Start a video.
 
         Args:
             output: File to write, with the suffix of a known format (pictures take one frame); or
-                a binary stream such as standard output, for a fragmented mp4.
+                a binary stream such as standard output.
             width: Width in pixels.
             height: Height in pixels.
             fps: Exact frame rate.
             crf: Quality, from 0 (lossless except for the colour conversion) to 51; 18 is visually
                 lossless to most viewers.
             codec: ffmpeg's name of the encoder; None takes the default of the format.
+            to: Format of a stream, such as mkv; a fragmented mp4 if None.
             overwrite: Replace an existing file.
 
         Raises:
@@ -260,7 +267,7 @@ class VideoWriter:
         """
         if width < 1 or height < 1 or fps <= 0 or not 0 <= crf <= 51:
             raise UsageError(f"cannot write {width}x{height} at {fps} frames/s with crf {crf}")
-        suffix = output.suffix.lower() if isinstance(output, Path) else ".mp4"
+        suffix = output.suffix.lower() if isinstance(output, Path) else f".{to or 'mp4'}"
         self._name = str(output) if isinstance(output, Path) else "<stream>"
         self._shape = (height, width, 3)
         self._closed = False
@@ -289,15 +296,14 @@ class VideoWriter:
             ShapeError: The frames have another size or type.
             OutputError: Writing failed, possibly at earlier frames.
         """
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != self._shape:
-            raise ShapeError(
-                f"{self._name}: frames of {frames.dtype} {list(frames.shape)} do not fit"
-                f" uint8 [T, {self._shape[0]}, {self._shape[1]}, 3]"
-            )
+        check_frames(frames, self._shape, self._name)
         if self._encoder is not None:
             self._encoder.write(frames)
         elif self.frames_written + len(frames) > 1:
-            raise OutputError(f"{self._name}: a picture holds one frame, this video has more")
+            raise OutputError(
+                f"{self._name}: a picture holds one frame, this video has more: "
+                "give a pattern such as frame_%04d.png"
+            )
         elif len(frames):
             self._picture = frames[0].copy()
         self.frames_written += len(frames)
@@ -355,6 +361,19 @@ class VideoWriter:
             self.close()
         else:
             self.abort()
+
+
+def check_frames(frames: Frames, shape: tuple[int, int, int], name: str) -> None:
+    """Check frames to write; `shape` is (height, width, 3).
+
+    Raises:
+        ShapeError: They have another size or type.
+    """
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != shape:
+        raise ShapeError(
+            f"{name}: frames of {frames.dtype} {list(frames.shape)} do not fit"
+            f" uint8 [T, {shape[0]}, {shape[1]}, 3]"
+        )
 
 
 def _find_format(name: str, suffix: str, fps: Fraction) -> tuple[str, str]:

@@ -1,0 +1,300 @@
+"""Files with arrays of codes: npy, safetensors and pt, and the shards of data sets.
+
+Nothing is unpickled, and sizes that a file states are compared with its length.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tarfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+
+from vtok.codefile.header import Header
+from vtok.errors import CodeFileError, InputError, OptionError, UsageError
+from vtok.pipeline.options import DecodeOptions
+
+NPY = b"\x93NUMPY"
+HEAD_BYTES = 1 << 14  # of a file, in which the header of a npy file ends
+SHARD_NAME = re.compile(r"(?:video|metadata)_(\d+)\.(?:bin|json)")
+ITEM_FIELDS = ("item_id", "item_index")
+"""Options that select the item of a shard."""
+IDS_SHOWN = 3
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array of codes or latents, and what is known of the video.
+
+    Attributes:
+        name: of the file, and of the item of a shard.
+        array: integers, or latents of a float type.
+        facts: JSON object of the item, the file beside it or its data set: `width`, `height`,
+            `fps`, `frames`, `model` and `weights_sha256` are used if they are there.
+        header: header in the file itself; None if it has none.
+    """
+
+    name: str
+    array: Array
+    facts: dict[str, Any] = field(default_factory=dict)
+    header: Header | None = None
+
+    @property
+    def model(self) -> str | None:
+        """Name of the model that made the codes, if it is known."""
+        name = self.header.model.name if self.header else self.facts.get("model")
+        return name if isinstance(name, str) else None
+
+
+def kind_of(source: Path | BinaryIO) -> str | None:
+    """Return npy, safetensors, pt, memmap, tar or parquet for a file of arrays; None for others.
+
+    Nothing is consumed of a stream: it must have `peek`, as standard input has. Streams are only
+    recognized as npy.
+    """
+    if not isinstance(source, Path):
+        peek = getattr(source, "peek", None)
+        return "npy" if peek is not None and peek(len(NPY)).startswith(NPY) else None
+    if not source.is_file():
+        return None  # reading from a pipe would consume the data
+    if SHARD_NAME.fullmatch(source.name):
+        return "memmap"
+    try:
+        with source.open("rb") as file:
+            head = file.read(512)
+        if head[8:9] == b"{":
+            with safe_open(source, framework="np") as tensors:
+                return "safetensors" if "codes" in tensors.keys() else None  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return None  # the error is raised when the file is opened
+    if head.startswith(NPY):
+        return "npy"
+    if source.suffix.lower() == ".pt":
+        return "pt" if "codes" in _pt_tensors(source) else None
+    if head[257:262] == b"ustar":
+        return "tar"
+    return "parquet" if head.startswith(b"PAR1") else None
+
+
+def read_stored(path: Path, kind: str, name: str, options: DecodeOptions) -> StoredArray | bytes:
+    """Read an array of codes or latents.
+
+    Args:
+        path: file on disk.
+        kind: see `kind_of`.
+        name: name of the file in errors.
+        options: the item of a shard.
+
+    Returns:
+        The array; the bytes of a code file, for an item of a shard of those.
+
+    Raises:
+        CodeFileError: if it is damaged or cut.
+        UsageError: if the file holds several items and none is selected, or no such item.
+    """
+    readers = {"memmap": _read_memmap, "tar": _read_tar, "parquet": _read_parquet}
+    try:
+        if kind in readers:
+            return readers[kind](path, name, options)
+        for key in ITEM_FIELDS:
+            if (value := getattr(options, key)) is not None:
+                raise OptionError(key, value, f"none: {name} is no shard of a data set")
+        if kind == "npy":
+            data = np.memmap(path, np.uint8, "r")
+            return StoredArray(name, parse_npy(data), _facts_beside(path))
+        array, text = _read_pt(path) if kind == "pt" else _read_safetensors(path)
+        header = Header.from_json(text.encode()) if text else None
+        return StoredArray(name, array, {} if header else _facts_beside(path), header)
+    except CodeFileError as exc:
+        raise CodeFileError(f"{name}: {exc}") from exc
+    except (OSError, ValueError, KeyError, TypeError, IndexError, SafetensorError) as exc:
+        if isinstance(exc, OptionError):
+            raise
+        reason = " ".join(str(exc).split())[:120]
+        raise CodeFileError(f"{name}: damaged or cut ({type(exc).__name__}: {reason})") from exc
+
+
+def parse_npy(data: npt.NDArray[np.uint8]) -> Array:
+    """Return the array of a npy file, given as bytes, without copying it.
+
+    Raises:
+        ValueError: if it is damaged, or its length is not the one that it states.
+    """
+    stream = BytesIO(data[:HEAD_BYTES].tobytes())
+    read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(stream)[0]
+    if version not in read:
+        raise ValueError(f"npy version {version}")
+    shape, fortran, dtype = read[version](stream)
+    if dtype.kind not in "iuf":
+        raise ValueError(f"holds {dtype}, not integers")
+    found = data[stream.tell() :]
+    if math.prod(shape) * dtype.itemsize != len(found):
+        raise ValueError(f"states the shape {list(shape)}, but has {len(found)} bytes")
+    return found.view(dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _read_safetensors(path: Path) -> tuple[Array, str]:
+    with safe_open(path, framework="np") as file:
+        return file.get_tensor("codes"), (file.metadata() or {}).get("vtok", "")
+
+
+def _pt_tensors(path: Path) -> dict[str, Any]:
+    from vtok.models.torch_file import read_foreign  # imports torch
+
+    return dict(read_foreign(path).tensors)
+
+
+def _read_pt(path: Path) -> tuple[Array, str]:
+    from vtok.models.torch_file import read_foreign  # imports torch
+
+    found = read_foreign(path)
+    return found.tensors["codes"].numpy(), str(found.values.get("vtok", ""))
+
+
+def _facts_beside(path: Path) -> dict[str, Any]:
+    """Read the JSON file of the same name, or the row of the data set that the file is part of."""
+    beside = path.with_suffix(".json")
+    if beside.is_file():
+        return _load_object(beside.read_bytes(), beside.name)
+    for folder in path.absolute().parents:
+        if (folder / "dataset.json").is_file():
+            facts = _recipe(folder)
+            output = path.absolute().relative_to(folder).as_posix()
+            return {**facts, **_manifest_row(folder, output)}
+    return {}
+
+
+def _recipe(folder: Path) -> dict[str, Any]:
+    """Read the model of the data set in a folder; nothing if there is none."""
+    if not (folder / "dataset.json").is_file():
+        return {}
+    about = _load_object((folder / "dataset.json").read_bytes(), "dataset.json")
+    recipe = about.get("recipe")
+    keys = ("model", "weights_sha256")
+    return {key: recipe[key] for key in keys if key in recipe} if isinstance(recipe, dict) else {}
+
+
+def _manifest_row(folder: Path, output: str) -> dict[str, Any]:
+    """Find the row of an output in the manifests of a data set."""
+    quoted = json.dumps(output).encode()
+    for manifest in sorted(folder.glob("manifest*.jsonl")):
+        with manifest.open("rb") as lines:
+            for line in lines:
+                row = _load_object(line, manifest.name) if quoted in line else {}
+                if row.get("output") == output:
+                    return row
+    return {}
+
+
+def _load_object(data: bytes, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as exc:
+        raise ValueError(f"{name} is no JSON") from exc
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is no JSON object")
+    return value
+
+
+def _choose(ids: Iterable[str], options: DecodeOptions, name: str) -> tuple[int, str]:
+    """Return number and name of the item of a shard that the options select."""
+    found, wanted, number = list(ids), options.item_id, options.item_index
+    if not found:
+        raise InputError(f"{name}: holds no items")
+    if wanted is not None and number is not None:
+        raise UsageError("`item_id` and `item_index` set the same thing: give one of them")
+    some = ", ".join(map(_shown, found[:IDS_SHOWN])) + (", ..." if len(found) > IDS_SHOWN else "")
+    if wanted is not None:
+        if wanted not in found:
+            raise OptionError("item_id", wanted, f"an id of an item in {name} ({some})")
+        number = found.index(wanted)
+    if number is None and len(found) > 1:
+        raise UsageError(
+            f"{name}: holds {len(found)} items ({some}): give `item_id` or `item_index`"
+        )
+    if not 0 <= (number or 0) < len(found):
+        raise OptionError("item_index", number, f"0 to {len(found) - 1} for {name}")
+    return number or 0, _shown(found[number or 0])
+
+
+def _shown(id_: str) -> str:
+    """Shorten an id to one line of text."""
+    return "".join(char if char.isprintable() else "_" for char in id_[:80])
+
+
+def _read_memmap(path: Path, name: str, options: DecodeOptions) -> StoredArray:
+    """Read an item of `video_N.bin`, given any file of the shard."""
+    match = SHARD_NAME.fullmatch(path.name)
+    assert match is not None
+    metadata = path.with_name(f"metadata_{match[1]}.json")
+    about = _load_object(metadata.read_bytes(), metadata.name)
+    segments, shape = about["segments"], about["shape"]
+    number, id_ = _choose((str(segment["id"]) for segment in segments), options, name)
+    steps = np.memmap(path.with_name(f"video_{match[1]}.bin"), "<u4", "r").reshape(shape)
+    first, count = int(segments[number]["first"]), int(segments[number]["steps"])
+    if steps.ndim != 4 or not 0 <= first < first + count <= len(steps):
+        raise ValueError(f"{metadata.name} does not match the codes")
+    codes = np.moveaxis(steps[first : first + count], 0, 1)
+    return StoredArray(f"{name}!{id_}", codes, {**_recipe(path.parent), **segments[number]})
+
+
+def _read_tar(path: Path, name: str, options: DecodeOptions) -> StoredArray | bytes:
+    """Read an item of a tar shard, `KEY.npy` or `KEY.vtok` with or without `KEY.json`."""
+    members: dict[str, tarfile.TarInfo] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    try:
+        with tarfile.open(path, "r:") as shard:
+            for member in shard:
+                key, _, suffix = member.name.rpartition(".")
+                if suffix in ("npy", "vtok"):
+                    members[key] = member
+                elif suffix == "json" and (file := shard.extractfile(member)) is not None:
+                    facts[key] = _load_object(file.read(), member.name)
+            keys = list(members)
+            ids = (str(facts.get(key, {}).get("id", key)) for key in keys)
+            number, id_ = _choose(ids, options, name)
+            chosen = shard.extractfile(members[keys[number]])
+            data = b"" if chosen is None else chosen.read()
+    except (tarfile.TarError, EOFError) as exc:
+        raise ValueError(str(exc)) from exc
+    if keys[number] and members[keys[number]].name.endswith(".vtok"):
+        return data
+    array = parse_npy(np.frombuffer(data, np.uint8))
+    about = {**_recipe(path.parent), **facts.get(keys[number], {})}
+    return StoredArray(f"{name}!{id_}", array, about)
+
+
+def _read_parquet(path: Path, name: str, options: DecodeOptions) -> StoredArray:
+    """Read a row of a parquet shard."""
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as exc:
+        raise UsageError(f"{name}: parquet needs pyarrow: pip install 'vtok[parquet]'") from exc
+    try:
+        table = parquet.ParquetFile(path)
+        missing = {"id", "codes", "dtype", "shape"} - set(table.schema_arrow.names)
+        if missing:
+            raise ValueError(f"no column {', '.join(sorted(missing))}")
+        number, id_ = _choose(table.read(["id"])["id"].to_pylist(), options, name)
+        left, group = number, 0
+        while left >= table.metadata.row_group(group).num_rows:
+            left, group = left - table.metadata.row_group(group).num_rows, group + 1
+        (row,) = table.read_row_group(group).slice(left, 1).to_pylist()
+    except ArrowException as exc:
+        raise ValueError(str(exc)) from exc
+    dtype = np.dtype(row.pop("dtype"))
+    if dtype.kind not in "iuf":
+        raise ValueError(f"codes of {dtype}, not integers")
+    array = np.frombuffer(row.pop("codes"), dtype).reshape(row.pop("shape"))
+    return StoredArray(f"{name}!{id_}", array, {**_recipe(path.parent), **row})

@@ -1,0 +1,264 @@
+"""Arrays of codes without a header: checked against a tokenizer, and read for its decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+import vtok
+from vtok.codefile.header import (
+    CodeFormat,
+    Header,
+    LatentFormat,
+    LatentHeader,
+    ModelIdentity,
+    SourceVideo,
+    Transform,
+    source_name,
+)
+from vtok.codefile.index import expected_frames
+from vtok.errors import CodeFileError, OptionError
+from vtok.models.load import LoadedTokenizer
+from vtok.nn.geometry import Geometry
+from vtok.pipeline.array_files import ITEM_FIELDS, Array, StoredArray
+from vtok.pipeline.latents import READ_STEPS, read_steps
+from vtok.pipeline.options import DecodeOptions, choose_stages
+from vtok.pipeline.result import CodeChunk, Codes
+from vtok.video.frames import DEFAULT_FPS, parse_fps, parse_size
+
+
+@dataclass(frozen=True)
+class CodeArray:
+    """Codes or latents of one video, ready for a decoder.
+
+    Attributes:
+        codes: integers [stages, codebooks, t, h, w], or latents [1, D, t, h, w].
+        header: of the file, or made from options and facts.
+        num_frames: frames of the video.
+        note: remark for the user; None if there is none.
+    """
+
+    codes: Array
+    header: Header | LatentHeader
+    num_frames: int
+    note: str | None
+
+    def chunks(
+        self, frames: tuple[int, int], lookback: int | None, grain: int
+    ) -> Iterator[CodeChunk]:
+        """Read what a decoder needs for some frames; see `read_steps`."""
+        layout, num_steps = self.header.format, self.codes.shape[2]
+        return read_steps(self._read, num_steps, layout, frames, lookback, grain)
+
+    def _read(self, first: int, last: int) -> Codes:
+        part = self.codes[:, :, first:last]
+        return np.ascontiguousarray(part, None if part.dtype.kind == "f" else np.int64)
+
+
+def fit_array(stored: StoredArray, model: LoadedTokenizer, options: DecodeOptions) -> CodeArray:
+    """Check an array against a tokenizer, and complete its header.
+
+    Args:
+        stored: the array, and what is known of the video.
+        model: tokenizer that will decode it.
+        options: size and frame rate, which precede those of `stored.facts`.
+
+    Raises:
+        CodeFileError: if shape, type, values or size do not fit the tokenizer.
+        OptionError: for options that do not fit the array.
+    """
+    geometry, name = model.geometry, stored.name
+    codes = _arrange(stored.array, geometry, name, model.info.name)
+    most = _most_frames(codes.shape[2], geometry, name)
+    if stored.facts.get("weights_sha256", model.info.weights_sha256) != model.info.weights_sha256:
+        raise CodeFileError(f"{name}: made with other weights than {model.info.name}: pass `model`")
+    if stored.header is not None:
+        check_stated(options, name)
+        found = _with_header(codes, stored.header, most, geometry, name)
+        return replace(found, codes=_limit_stages(codes, geometry, options, name))
+    codes = _limit_stages(codes, geometry, options, name)
+    header = _make_header(codes, stored, model, options)
+    frames = _whole(stored, "frames", most)
+    if not 1 <= frames <= most:
+        raise CodeFileError(f"{name}: its {codes.shape[2]} steps are not those of {frames} frames")
+    fps_known = options.fps is not None or stored.facts.get("fps") is not None
+    note = None if fps_known else f"frame rate not known, {DEFAULT_FPS}/s taken"
+    return CodeArray(codes, header, frames, note)
+
+
+def _arrange(array: Array, geometry: Geometry, name: str, model: str) -> Array:
+    """View an array as [stages, codebooks, t, h, w] or [1, D, t, h, w]; check type and values."""
+    entries, books, shape = geometry.entries, geometry.num_codebooks, array.shape
+    kind = "f" if entries is None else "iu"
+    if array.dtype.kind not in kind:
+        expected = "latents of a float type" if entries is None else "codes, which are integers"
+        raise CodeFileError(f"{name}: holds {array.dtype}, but {model} takes {expected}")
+    rows = 1 if entries is None else geometry.num_stages  # groups of channels or codebooks
+    size = geometry.latent_dim if entries is None else books
+    arranged = array[None] if array.ndim == 3 else array
+    if arranged.ndim == 5 and arranged.shape[0] == 1 and arranged.shape[1] != size:
+        arranged = arranged[0]  # a batch of one
+    if arranged.ndim == 4 and arranged.size and arranged.shape[0] % size == 0:
+        arranged = arranged.reshape(-1, size, *arranged.shape[1:])
+    if (
+        arranged.ndim != 5
+        or arranged.shape[1] != size
+        or not 1 <= arranged.shape[0] <= rows
+        or 0 in arranged.shape
+    ):
+        expected = _shapes(geometry)
+        raise CodeFileError(f"{name}: has the shape {list(shape)}, {model} takes {expected}")
+    if entries is None:
+        if not np.isfinite(array).all():
+            raise CodeFileError(f"{name}: holds NaN or infinities")
+    elif array.min() < 0 or array.max() >= entries:
+        place = np.argwhere((array < 0) | (array >= entries))[0].tolist()
+        value = array[tuple(place)]
+        raise CodeFileError(
+            f"{name}: holds {value} at {place}, the codes of {model} go from 0 to {entries - 1}"
+        )
+    return arranged
+
+
+def _limit_stages(codes: Array, geometry: Geometry, options: DecodeOptions, name: str) -> Array:
+    """Keep the stages that the options select."""
+    for key in ("num_stages", "num_bits", "num_tokens"):
+        value = getattr(options, key)
+        if value is not None and (geometry.entries is None or key == "num_tokens"):
+            held = "latents and no codes" if geometry.entries is None else "codes of a tokenizer"
+            raise OptionError(key, value, f"none: {name} holds {held}")
+    if geometry.entries is None:
+        return codes
+    available, bits = len(codes), geometry.stored_bits
+    return codes[: choose_stages(options.num_stages, options.num_bits, available, bits)]
+
+
+def _shapes(geometry: Geometry) -> str:
+    """List the shapes that a tokenizer takes."""
+    if geometry.entries is None:
+        return f"[{geometry.latent_dim}, t, h, w]"
+    stages, books = geometry.num_stages, geometry.num_codebooks
+    counts = str(books * stages) if stages == 1 else f"{books} to {books * stages}"
+    shapes = [f"[{counts}, t, h, w]", f"[{'S, ' if stages > 1 else '1, '}{books}, t, h, w]"]
+    return " or ".join([*(["[t, h, w]"] if books == 1 else []), *shapes])
+
+
+def _most_frames(steps: int, geometry: Geometry, name: str) -> int:
+    """Return the frames that latent steps decode to."""
+    window, temporal = geometry.window_steps, geometry.temporal_compression
+    if window is None:
+        return 1 + (steps - 1) * temporal
+    if steps % window:
+        raise CodeFileError(f"{name}: has {steps} latent steps, not windows of {window}")
+    return steps // window * (1 + (window - 1) * temporal)
+
+
+def _with_header(
+    codes: Array, header: Header, most: int, geometry: Geometry, name: str
+) -> CodeArray:
+    """Check an array against the header in its own file."""
+    layout, window = header.format, geometry.window_steps
+    found = (len(codes), *codes.shape[3:])
+    if found != (layout.num_stages, *layout.grid):
+        raise CodeFileError(f"{name}: its codes do not match its header")
+    frames = expected_frames(header) or most  # the header has an estimate
+    step = (
+        geometry.temporal_compression
+        if window is None
+        else 1 + (window - 1) * (geometry.temporal_compression)
+    )
+    return CodeArray(codes, header, frames if most - step < frames <= most else most, None)
+
+
+def _make_header(
+    codes: Array, stored: StoredArray, model: LoadedTokenizer, options: DecodeOptions
+) -> Header | LatentHeader:
+    """Make the header that a file of these codes would have."""
+    geometry, grid, info = model.geometry, codes.shape[3:], model.info
+    width, height = _size(grid, stored, geometry, options)
+    fps = options.fps or _fps(stored)
+    common: dict[str, Any] = {
+        "model": ModelIdentity(
+            info.name, info.config_sha256, info.weights_sha256, model.dtype_name, model.device.type
+        ),
+        "source": SourceVideo(width, height, fps, name=source_name(stored.name)),
+        "transform": Transform(width, height, fps),
+        "writer": f"vtok {vtok.__version__}",
+    }
+    shapes: dict[str, Any] = {
+        "temporal_compression": geometry.temporal_compression,
+        "spatial_compression": geometry.spatial_compression,
+        "grid": grid,
+        "decoder_lookahead": geometry.lookahead,
+        "window": geometry.window_steps,
+    }
+    if geometry.entries is None:
+        dtype = "float16" if codes.dtype.itemsize == 2 else "float32"
+        layout = LatentFormat(latent_dim=geometry.latent_dim, dtype=dtype, **shapes)
+        return LatentHeader(format=layout, num_frames=0, **common)
+    return Header(
+        format=CodeFormat(
+            codebook_size=geometry.codebook_size,
+            num_codebooks=geometry.num_codebooks,
+            num_stages=len(codes),
+            chunk_steps=geometry.window_steps or READ_STEPS,
+            decoder_lookback=geometry.lookback,
+            entries=None if geometry.entries == geometry.codebook_size else geometry.entries,
+            **shapes,
+        ),
+        **common,
+    )
+
+
+def _size(
+    grid: tuple[int, ...], stored: StoredArray, geometry: Geometry, options: DecodeOptions
+) -> tuple[int, int]:
+    """Return width and height of the frames; all of the grid if they are not known."""
+    space = geometry.spatial_compression
+    full = grid[1] * space, grid[0] * space
+    if options.size is not None:
+        width, height = parse_size(options.size, *full)
+    else:
+        width, height = (_whole(stored, key, most) for key, most in
+                         zip(("width", "height"), full, strict=True))  # fmt: skip
+    if width < 1 or height < 1 or geometry.grid(height, width) != grid:
+        text = f"{stored.name}: a grid of {grid[0]}x{grid[1]} positions"
+        if options.size is not None:
+            shown = f"a size that fits {full[0]}x{full[1]}, of {text}"
+            raise OptionError("size", options.size, shown)
+        raise CodeFileError(f"{text} does not fit frames of {width}x{height}")
+    return width, height
+
+
+def _whole(stored: StoredArray, key: str, default: int) -> int:
+    value = stored.facts.get(key)
+    if value is not None and type(value) is not int:
+        raise CodeFileError(f"{stored.name}: its header states {key} {str(value)[:40]!r}")
+    return default if value is None else value
+
+
+def _fps(stored: StoredArray) -> Fraction:
+    value = stored.facts.get("fps")
+    try:
+        return DEFAULT_FPS if value is None else parse_fps(str(value))
+    except OptionError as exc:
+        text = str(value)[:40]
+        raise CodeFileError(f"{stored.name}: its header states a frame rate of {text!r}") from exc
+
+
+def check_stated(options: DecodeOptions, name: str, *, is_shard: bool = False) -> None:
+    """Refuse options for arrays and shards, for a file that states its size and frame rate.
+
+    Raises:
+        OptionError: for a frame rate or a size; for an item unless the file is in a shard.
+    """
+    refused = {key: f"none: {name} states its {key}" for key in ("fps", "size")}
+    if not is_shard:
+        refused |= dict.fromkeys(ITEM_FIELDS, f"none: {name} is no shard of a data set")
+    for key, expected in refused.items():
+        if (value := getattr(options, key)) is not None:
+            raise OptionError(key, value, expected)

@@ -1,0 +1,255 @@
+"""Writers of frames: a video, one picture per frame, or an array."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from contextlib import ExitStack, suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from vtok._files import atomic_output
+from vtok.errors import OptionError, OutputError, UsageError
+from vtok.video.frames import Frames
+from vtok.video.images import PICTURE_SUFFIXES, write_picture
+from vtok.video.reader import probe
+from vtok.video.suffixes import OUTPUT_FORMATS, find_numbered, has_number, with_number
+from vtok.video.writer import VideoWriter, check_frames
+
+_NPY_HEAD = 128  # bytes of the header, which is written last
+
+
+def is_picture_pattern(output: Path | BinaryIO) -> bool:
+    """Return True for a name of numbered pictures, such as `frame_%04d.png`."""
+    if not isinstance(output, Path) or output.suffix.lower() not in PICTURE_SUFFIXES:
+        return False
+    return has_number(output)
+
+
+def open_writer(
+    output: Path | BinaryIO,
+    *,
+    width: int,
+    height: int,
+    fps: Fraction,
+    crf: int,
+    to: str | None = None,
+    overwrite: bool = False,
+) -> VideoWriter | FrameWriter:
+    """Open a writer of frames, atomic as `VideoWriter` is.
+
+    Args:
+        output: Video or picture to write, with the suffix of a known format; a `.npy` file, which
+            gets uint8 [T, H, W, 3]; a pattern such as `frame_%04d.png`, which gets a picture for
+            each frame, numbered from 0; or a binary stream.
+        width: Width in pixels.
+        height: Height in pixels.
+        fps: Exact frame rate; npy and pictures do not store it.
+        crf: Quality of videos; see `VideoWriter`.
+        to: One of `OUTPUT_FORMATS`; by default that of the suffix, and mp4 for a stream.
+        overwrite: Replace existing files.
+
+    Raises:
+        OptionError: `to` is unknown, or not the format of the output.
+        UsageError, OutputError: As for `VideoWriter`.
+    """
+    if to is not None and to not in OUTPUT_FORMATS:
+        raise OptionError("to", to, f"one of {', '.join(OUTPUT_FORMATS)}")
+    shape = (height, width, 3)
+    if isinstance(output, Path):
+        if to is not None and output.suffix.lower() != f".{to}":
+            raise OptionError("to", to, f"the format of {output}, or a name that ends in .{to}")
+        if is_picture_pattern(output):
+            return PictureWriter(output, shape, overwrite)
+        if output.suffix.lower() == ".npy":
+            return ArrayWriter(output, shape, overwrite)
+    elif to == "png":
+        raise OptionError("to", to, "a video format or npy: pictures need a folder or a pattern")
+    elif to == "npy":
+        return ArrayWriter(output, shape, overwrite)
+    return VideoWriter(
+        output, width=width, height=height, fps=fps, crf=crf, to=to, overwrite=overwrite
+    )
+
+
+class FrameWriter:
+    """Base class of writers that need no encoder; a context manager.
+
+    Attributes:
+        frames_written: Number of frames so far.
+    """
+
+    def __init__(self, output: Path | BinaryIO, shape: tuple[int, int, int]) -> None:
+        self._output, self._shape = output, shape
+        self._name = str(output) if isinstance(output, Path) else "<stream>"
+        self._stack, self.frames_written = ExitStack(), 0
+
+    def write(self, frames: Frames) -> None:
+        """Add frames, uint8 [T, H, W, 3] RGB.
+
+        Raises:
+            ShapeError: The frames have another size or type.
+            OutputError: Writing failed.
+        """
+        check_frames(frames, self._shape, self._name)
+        try:
+            self._add(frames)
+        except OSError as exc:
+            raise self._failed(exc) from exc
+        self.frames_written += len(frames)
+
+    def close(self) -> None:
+        """Finish the output under its name.
+
+        Raises:
+            OutputError: Writing failed, or there was no frame.
+        """
+        with self._stack:
+            try:
+                if not self.frames_written:
+                    raise OutputError(f"{self._name}: there is no frame to write")
+                self._finish()
+            except OSError as exc:
+                raise self._failed(exc) from exc
+
+    def abort(self) -> None:
+        """Remove everything that was written."""
+        self._stack.__exit__(OutputError, OutputError("abandoned"), None)
+
+    def _add(self, frames: Frames) -> None:
+        raise NotImplementedError
+
+    def _finish(self) -> None:
+        raise NotImplementedError
+
+    def _failed(self, error: OSError) -> Exception:
+        if isinstance(error, BrokenPipeError):
+            return error
+        return OutputError(f"{self._name}: cannot be written ({error.strerror or error})")
+
+    def __enter__(self) -> FrameWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+
+class PictureWriter(FrameWriter):
+    """Writer of one picture per frame; the pictures get their names when all are written.
+
+    Args:
+        output: Pattern with one number, such as `frame_%04d.png`; its folder must exist.
+        shape: (height, width, 3).
+        overwrite: Replace pictures whose names fit the pattern; others of them are removed.
+
+    Raises:
+        OutputError: Such pictures exist, or the folder cannot be written.
+    """
+
+    def __init__(self, output: Path, shape: tuple[int, int, int], overwrite: bool) -> None:
+        super().__init__(output, shape)
+        self._pattern, self._overwrite = output, overwrite
+        self._check_existing()
+        try:
+            temporary = tempfile.TemporaryDirectory(".part", ".vtok-", output.parent)
+        except OSError as exc:
+            raise self._failed(exc) from exc
+        self._folder = Path(self._stack.enter_context(temporary))
+
+    def _add(self, frames: Frames) -> None:
+        for number, frame in enumerate(frames, start=self.frames_written):
+            path, suffix = self._folder / str(number), self._pattern.suffix.lower()
+            write_picture(path, frame, suffix, self._name)
+
+    def _finish(self) -> None:
+        self._check_existing()
+        moved: list[Path] = []
+        try:
+            for number in range(self.frames_written):
+                target = with_number(self._pattern, number)
+                (self._folder / str(number)).replace(target)
+                moved.append(target)
+        except OSError:
+            for path in () if self._overwrite else moved:
+                with suppress(OSError):
+                    path.unlink()
+            raise
+        for path in set(find_numbered(self._pattern).values()) - set(moved):
+            path.unlink()
+
+    def _check_existing(self) -> None:
+        found = {} if self._overwrite else find_numbered(self._pattern)
+        for path in found.values():
+            raise OutputError(
+                f"{path}: exists already (`overwrite` replaces it, or give another name)"
+            )
+
+
+class ArrayWriter(FrameWriter):
+    """Writer of a npy file, uint8 [T, H, W, 3].
+
+    Args:
+        output: File, or a binary stream, which receives the array at the end.
+        shape: (height, width, 3).
+        overwrite: Replace an existing file.
+
+    Raises:
+        OutputError: The file exists or cannot be written.
+    """
+
+    def __init__(
+        self, output: Path | BinaryIO, shape: tuple[int, int, int], overwrite: bool
+    ) -> None:
+        super().__init__(output, shape)
+        with ExitStack() as stack:
+            try:
+                if isinstance(output, Path):
+                    path = stack.enter_context(atomic_output(output, overwrite))
+                    self._file: BinaryIO = stack.enter_context(path.open("w+b"))
+                else:
+                    self._file = stack.enter_context(tempfile.TemporaryFile(prefix="vtok-"))
+                self._file.write(bytes(_NPY_HEAD))
+            except OSError as exc:
+                raise self._failed(exc) from exc
+            self._stack = stack.pop_all()
+
+    def _add(self, frames: Frames) -> None:
+        self._file.write(np.ascontiguousarray(frames).data)
+
+    def _finish(self) -> None:
+        shape = (self.frames_written, *self._shape)
+        text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"
+        start = b"\x93NUMPY\x01\x00" + (_NPY_HEAD - 10).to_bytes(2, "little")
+        self._file.seek(0)
+        self._file.write(start + text.ljust(_NPY_HEAD - 11).encode() + b"\n")
+        self._file.flush()
+        if not isinstance(self._output, Path):
+            self._file.seek(0)
+            shutil.copyfileobj(self._file, self._output, 1 << 20)
+            self._output.flush()
+
+
+def measure_output(output: Path) -> tuple[int, int, int | None] | None:
+    """Return width, height and frames of pictures or a npy file; None for a video.
+
+    Raises:
+        UsageError, OSError, ValueError, VideoError: It is missing or damaged.
+    """
+    if is_picture_pattern(output):
+        found = list(find_numbered(output).values())
+        if not found:
+            raise UsageError(f"{output}: no such pictures")
+        info = probe(found[-1])
+        return info.width, info.height, len(found)
+    if output.suffix.lower() != ".npy":
+        return None
+    array = np.load(output, mmap_mode="r", allow_pickle=False)
+    if array.ndim != 4 or array.dtype != np.uint8:
+        raise ValueError(f"{output}: holds no frames")
+    return array.shape[2], array.shape[1], array.shape[0]
