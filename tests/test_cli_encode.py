@@ -97,6 +97,7 @@ def test_json_replaces_the_line(here: Path, checkpoint: Path) -> None:
         "gaps": [],
         "note": None,
         "missing_frames": 0,
+        "audio_bytes": 0,
     }
 
 

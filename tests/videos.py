@@ -6,8 +6,11 @@ survives lossy coding, resizing and odd sizes.
 """
 
 import subprocess
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
@@ -84,4 +87,24 @@ def make_video(
     raw = barcode_frames(range(num_frames), width, height).tobytes()
     source = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", fps)
     run_ffmpeg(*source, "-i", "-", *inputs, *arguments, path, data=raw)
+    return path
+
+
+def make_timed_video(path: Path, ticks: Sequence[int], time_base: Fraction) -> Path:
+    """Write a video of 64x48 pixels whose numbered frames have these time stamps.
+
+    Args:
+        path: File to write; its suffix picks the container.
+        ticks: Time stamp of each frame in units of `time_base`, rising.
+        time_base: Seconds in one tick.
+    """
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"qp": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = time_base
+        for number, tick in enumerate(ticks):
+            frame = av.VideoFrame.from_ndarray(barcode_frame(number), format="rgb24")
+            frame.pts, frame.time_base = tick, time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
     return path

@@ -137,6 +137,7 @@ def cut(
         int | None,
         option("--max-bytes", "N", "Drop the last stages until the file has at most N bytes."),
     ] = None,
+    audio: opt.Audio = True,
     overwrite: opt.Overwrite = False,
     printing: opt.PrintOptions,
 ) -> None:
@@ -144,7 +145,7 @@ def cut(
 
     Bytes are copied without re-encoding, and no model is needed. The frames are exactly those of
     the whole file: chunks that the decoder needs before the start are kept, and decoded but not
-    shown. Chunks of unknown types are left out.
+    shown. The sound is cut to the same part. Chunks of unknown types are left out.
 
     \b
       vtok cut clip.vtok                          writes clip.cut.vtok
@@ -159,7 +160,7 @@ def cut(
     from vtok.pipeline.edit import cut_file
     from vtok.pipeline.options import CutOptions
 
-    options = CutOptions(**vars(selected), max_bytes=max_bytes, overwrite=overwrite)
+    options = CutOptions(**vars(selected), max_bytes=max_bytes, audio=audio, overwrite=overwrite)
 
     def work(source: Any, target: Any, progress: Any) -> Any:
         return cut_file(source, target, options=options, progress=progress)

@@ -39,6 +39,11 @@ def decode(
     crf: Annotated[
         int, option("--crf", "N", "Quality of mp4, mkv, mov and webm, 0 (lossless) to 51.")
     ] = 16,
+    constant_rate: Annotated[
+        bool,
+        option("--constant-rate", None, "Show all frames equally long. [default: source times]"),
+    ] = False,
+    audio: opt.Audio = True,
     salvage: Annotated[
         bool, option("--salvage", None, "Decode the intact parts of a damaged file.")
     ] = False,
@@ -60,7 +65,8 @@ def decode(
 ) -> None:
     """Decode code files, arrays of codes and tokens to videos.
 
-    Size, frame rate and number of frames are those that were encoded. Each output is written
+    Size, frame rate and number of frames are those that were encoded, and so are the times of
+    frames at a variable rate, unless --constant-rate is given. Each output is written
     next to its input, as clip.decoded.mp4, unless -o is given. The suffix of -o chooses the
     format: mp4, mkv, mov, webm, gif, y4m; npy for an array of frames; png or jpg for one frame,
     or for all with a number in the name, such as frame_%04d.png. With --start and --duration
@@ -110,6 +116,8 @@ def decode(
             num_tokens=num_tokens,
             crf=crf,
             to=to,
+            constant_rate=constant_rate,
+            audio=audio,
             overwrite=overwrite or skip_existing,
             salvage=salvage,
         )

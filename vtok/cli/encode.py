@@ -62,6 +62,16 @@ def encode(
     token_learner: opt.TokenLearner = None,
     part: opt.PartOptions,
     reading: opt.ReadingOptions,
+    audio: Annotated[
+        str | None,
+        option(
+            "--audio",
+            "MODE",
+            "copy or none: the compressed sound of the video. [default: copy to .vtok files]",
+            one_of("copy", "none"),
+        ),
+    ] = None,
+    no_audio: Annotated[bool, option("--no-audio", None, "Leave out the sound.")] = False,
     model: opt.ModelOptions,
     timeout_seconds: opt.Timeout = 60.0,
     overwrite: opt.Overwrite = False,
@@ -82,6 +92,7 @@ def encode(
       vtok encode 'raw/*.mkv' -o codes/ --to npy   arrays [K, t, h, w]
       vtok encode frames/ --fps 24                 pictures as a video
       vtok encode 'frames/*.png' --as-video --fps 24 -o clip.vtok
+      vtok encode clip.mp4 --no-audio              without its sound
       vtok encode clip.mp4 --to tokens             8 learned tokens per step
       vtok encode clip.mp4 --num-tokens 8          quantized: a very low rate
       vtok encode - < clip.mp4 > clip.vtok
@@ -95,6 +106,8 @@ def encode(
         raise UsageError("--token-learner: needs --to tokens or --num-tokens")
     if by_tokens and to not in ("tokens", "vtok"):
         raise UsageError(f"--to {to}: --num-tokens needs --to tokens or --to vtok")
+    if no_audio and audio == "copy":
+        raise UsageError("--audio copy and --no-audio exclude each other")
     from vtok.pipeline.options import EncodeOptions
     from vtok.video.decoder_process import Decoder
     from vtok.video.suffixes import VIDEO_SUFFIXES
@@ -106,8 +119,9 @@ def encode(
     options = EncodeOptions(
         to="vtok" if to == "tokens" else to,
         **part.to_fields(),
-        **vars(reading),
+        **reading.to_fields(),
         **vars(rate),
+        audio="none" if no_audio or to == "tokens" else audio,
         overwrite=overwrite or skip_existing,  # outputs that are not up to date are replaced
         timeout_seconds=timeout_seconds,
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 
+from vtok._sound import Sound
 from vtok.codefile.header import Header
 from vtok.codefile.index import StepRange, find_ranges
 from vtok.codefile.packing import StoredChunk, encode_parts
@@ -19,14 +21,42 @@ from vtok.codefile.records import (
     PLAIN,
     ROW,
     SEGMENTED,
+    ByteSource,
     ChunkHead,
     preamble_to_bytes,
+)
+from vtok.codefile.sections import (
+    SOUND,
+    FrameDurations,
+    Section,
+    find_seconds,
+    read_section,
+    sound_between,
+    sound_to_section,
 )
 from vtok.codefile.writer import CodeFileWriter
 from vtok.errors import CodeFileError, OptionError
 
 Copied = Iterator[tuple[int, int, int]]
 """Frames, latent steps and stages of each copied chunk."""
+
+
+@dataclass
+class Kept:
+    """Facts about optional sections that were copied.
+
+    Attributes:
+        sound_bytes: bytes of those of sound.
+        notes: remarks about what is left out.
+    """
+
+    sound_bytes: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def write(self, writer: CodeFileWriter, section: Section) -> None:
+        """Write a section and count it."""
+        size = writer.write_section(section)
+        self.sound_bytes += size if section.kind == SOUND else 0
 
 
 def cut(
@@ -36,6 +66,8 @@ def cut(
     frames: tuple[int, int],
     stages: int | None = None,
     max_bytes: int | None = None,
+    audio: bool = True,
+    kept: Kept | None = None,
 ) -> Copied:
     """Copy a part of a code file, or fewer of its stages, or both.
 
@@ -49,6 +81,8 @@ def cut(
         stages: number of stages to keep of each chunk; None for all.
         max_bytes: drop more stages, the last ones first, until the file is no longer than this.
             If only some chunks need to lose their last stage, the largest are dropped first.
+        audio: keep the sound.
+        kept: receives facts about the sound.
 
     Raises:
         CodeFileError: if a needed chunk is damaged.
@@ -58,10 +92,14 @@ def cut(
     header, layout = reader.header, reader.header.format
     reader.limit_stages(layout.num_stages if stages is None else stages)
     ranges = list(find_ranges(reader.index, layout, frames, layout.decoder_lookback))
+    spans = (one.between(*frames) for one in reader.frame_durations())
+    sections = [span.to_section() for span in spans if span]
+    if audio:
+        sections += map(sound_to_section, sound_between(reader, frames))
     if frames != (0, reader.index.num_frames):
-        shape, fps = header.transform, header.transform.fps
-        start = (shape.start or Fraction(0)) + frames[0] / fps or None
-        shape = replace(shape, start=start, duration=(frames[1] - frames[0]) / fps)
+        shape, (begin, end) = header.transform, find_seconds(reader, frames)
+        start = (shape.start or Fraction(0)) + begin or None
+        shape = replace(shape, start=start, duration=end - begin)
         header = replace(header, transform=shape)
     counts = [min(stages or layout.num_stages, layout.num_stages)] * len(ranges)
     if reader.version != PLAIN or max_bytes is not None:
@@ -73,7 +111,8 @@ def cut(
                 [row + part.length for part in head.parts[:count]]
                 for head, count in zip(heads, counts, strict=True)
             ]
-            counts = fit_stages(lengths, max_bytes - _fixed_bytes(header, ranges), max_bytes)
+            fixed = _fixed_bytes(header, ranges) + sum(one.num_bytes for one in sections)
+            counts = fit_stages(lengths, max_bytes - fixed, max_bytes)
     ahead = sum(some.is_ahead for some in ranges)
     steps = layout.chunk_steps + (layout.decoder_lookahead if ahead else 0)
     header = replace(header, format=replace(layout, num_stages=max(counts), chunk_steps=steps))
@@ -87,6 +126,8 @@ def cut(
                 chunk = _with_steps_ahead(reader, some.chunk, ahead)
             writer.write_parts(chunk.parts, chunk.num_steps, some.num_frames, some.opens)
             yield some.num_frames, chunk.num_steps, count
+        for section in sections:
+            (kept or Kept()).write(writer, section)
 
 
 def _with_steps_ahead(reader: CodeFileReader, number: int, count: int) -> StoredChunk:
@@ -100,13 +141,19 @@ def _with_steps_ahead(reader: CodeFileReader, number: int, count: int) -> Stored
     return StoredChunk(chunk.num_frames, codes.shape[2], parts, chunk.opens)
 
 
-def join(headers: Sequence[Header], readers: Iterable[CodeFileReader], stream: BinaryIO) -> Copied:
+def join(
+    headers: Sequence[Header],
+    readers: Iterable[CodeFileReader],
+    stream: BinaryIO,
+    kept: Kept,
+) -> Copied:
     """Copy the chunks of several code files into one file, each as a segment.
 
     Args:
         headers: of the files, checked with `check_alike`.
         readers: of the files; pipes are allowed.
         stream: binary, writable.
+        kept: receives facts about the sound.
 
     Raises:
         CodeFileError: if a file is damaged.
@@ -122,11 +169,82 @@ def join(headers: Sequence[Header], readers: Iterable[CodeFileReader], stream: B
         source=replace(first.source, num_frames=None),  # unknown for all sources together
         transform=replace(first.transform, duration=None),
     )
-    chunks = (chunk for reader in readers for chunk in reader.stored())
-    with CodeFileWriter(stream, header, version=SEGMENTED) as writer:
-        for chunk in chunks:
-            writer.write_parts(chunk.parts, chunk.num_steps, chunk.num_frames, chunk.opens)
-            yield chunk.num_frames, chunk.num_steps, len(chunk.parts)
+    with CodeFileWriter(stream, header, version=SEGMENTED) as writer, Joint(kept.notes) as joint:
+        for reader in readers:
+            before = writer.num_frames
+            for chunk in reader.stored():
+                writer.write_parts(chunk.parts, chunk.num_steps, chunk.num_frames, chunk.opens)
+                yield chunk.num_frames, chunk.num_steps, len(chunk.parts)
+            joint.add(reader, before)
+        for section in joint.sections():
+            kept.write(writer, section)
+
+
+class Joint:
+    """Optional sections of files that are joined.
+
+    Sound waits in a temporary file, since it follows the codes of all files.
+
+    Args:
+        notes: receives remarks about sound that is left out.
+    """
+
+    def __init__(self, notes: list[str]) -> None:
+        self._notes = notes
+        self._spans: list[FrameDurations] = []
+        self._begin = Fraction(0)  # seconds before the next file
+        self._first: Sound | None = None
+        self._last: Sound | None = None  # the last block, which is not yet written
+        self._held = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
+
+    def __enter__(self) -> Joint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def add(self, reader: CodeFileReader, frames_before: int) -> None:
+        """Add the sections of a file that was read."""
+        for span in reader.frame_durations():
+            first = frames_before + span.first_frame
+            self._spans.append(replace(span, first_frame=first))
+        _, length = find_seconds(reader, (0, reader.index.num_frames))
+        is_next, begin = False, Fraction(0) if self._begin else None
+        for block in reader.sound():
+            self._first = self._first or block
+            if block.kind != self._first.kind:
+                self._notes.append(
+                    f"{reader.name}: its sound is left out: {block.summary}, "
+                    f"but before it is {self._first.summary}"
+                )
+                break
+            part = block.between(begin, length).shifted(self._begin)
+            if part.packets:
+                self._add_sound(replace(part, setup=self._first.setup), is_next)
+                is_next = True
+        self._begin += length
+
+    def _add_sound(self, block: Sound, is_next: bool) -> None:
+        """Add a block, after leaving out the packets of an earlier file that overlap it."""
+        if self._last is not None:
+            start = block.packets[0].start * block.time_base
+            self._hold(self._last if is_next else self._last.until(start))
+        self._last = block
+
+    def _hold(self, block: Sound) -> None:
+        self._held.write(sound_to_section(block).to_bytes())
+
+    def sections(self) -> Iterator[Section]:
+        """Iterate over the sections of the joined file."""
+        for span in self._spans:
+            yield span.to_section()
+        if self._last is not None:
+            self._hold(self._last)
+        size = self._held.tell()
+        self._held.seek(0)
+        source = ByteSource(cast(BinaryIO, self._held))
+        while source.offset < size:
+            yield read_section(source, ChunkHead.read(source.read(len(SOUND)), source))
 
 
 def fit_stages(lengths: Sequence[Sequence[int]], room: int, max_bytes: int) -> list[int]:

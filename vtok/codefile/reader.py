@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import BinaryIO, NoReturn, TypeVar
 
+from vtok._sound import Sound
 from vtok.codefile.header import Header
 from vtok.codefile.index import Index
 from vtok.codefile.packing import (
@@ -32,7 +33,17 @@ from vtok.codefile.records import (
     Order,
     Place,
     Rows,
+    head_at,
     read_preamble,
+)
+from vtok.codefile.sections import (
+    KINDS,
+    SOUND,
+    TIME,
+    FrameDurations,
+    Section,
+    read_section,
+    sound_of_section,
 )
 from vtok.errors import CodeFileError, UsageError
 
@@ -57,16 +68,6 @@ def find_heads(source: ByteSource, start: int) -> Iterator[tuple[int, ChunkHead]
         start += PIECE_BYTES
 
 
-def head_at(source: ByteSource, offset: int) -> ChunkHead | None:
-    """Read the head at an offset; None if there is none or its CRC does not match."""
-    there = source.at(offset)
-    try:
-        kind = there.read(len(CODE))
-        return ChunkHead.read(kind, there) if _KINDS.fullmatch(kind) else None
-    except Damage:
-        return None
-
-
 class Scan:
     """Iterates over the heads of chunks of codes, checked against the header and those before.
 
@@ -76,11 +77,15 @@ class Scan:
         source: current position.
         order: chunks of codes passed completely, and the rules for those that follow.
         gaps: lost frames, first and last + 1, before places where the scan resumed.
+        sections: known optional sections passed, of a stream that cannot be read again.
+        sound_bytes: bytes of the sections of sound passed.
     """
 
     def __init__(self, source: ByteSource, header: Header, version: tuple[int, int]) -> None:
         self.source = source
         self.gaps: list[tuple[int, int]] = []
+        self.sections: list[Section] = []
+        self.sound_bytes = 0
         self._begin = self._end = source.offset  # of the current record
         self._rescans = 0
         self._fresh = False  # the decoder starts with a fresh state after a gap
@@ -124,8 +129,8 @@ class Scan:
                 self.order.add(row)
             elif kind == SEGMENT and self._version != PLAIN:
                 self._open(head, row)
-            elif kind[:1].islower():  # optional
-                _check(source, head)
+            elif kind[:1].islower():
+                self._pass_optional(head)
             else:
                 raise CodeFileError(
                     f"has a chunk of type {str(kind)[1:]}, which this vtok does not know: update it"
@@ -171,6 +176,16 @@ class Scan:
         first, frames = head.first_frame + missing, head.num_frames - missing
         return replace(head, first_frame=first, num_frames=frames), Place(0, 0)
 
+    def _pass_optional(self, head: ChunkHead) -> None:
+        """Check the parts of an optional chunk, and keep those of a known type from a pipe."""
+        if head.kind == SOUND:
+            lengths = (part.length for part in head.parts)
+            self.sound_bytes += ChunkHead.length(len(head.parts)) + sum(lengths)
+        if head.kind in KINDS and not self.source.seekable:
+            self.sections.append(read_section(self.source, head))
+        else:
+            _check(self.source, head)
+
     def _open(self, head: ChunkHead, row: IndexEntry) -> None:
         why = self.order.why_not_open(row)
         if head.parts or head.num_steps:
@@ -189,6 +204,7 @@ class CodeFileReader:
     of a seekable file.
 
     Attributes:
+        name: of the file, for errors.
         version: (major, minor) of the format.
         header: of the file.
         salvage: read the intact chunks of cut and damaged files.
@@ -217,7 +233,7 @@ class CodeFileReader:
             CodeFileError: for anything but a code file of a known version with a valid header.
             UsageError: if the file has fewer stages.
         """
-        self._name = name
+        self.name = name
         self.salvage = salvage
         self._source = ByteSource(stream)
         try:
@@ -234,11 +250,23 @@ class CodeFileReader:
         self.complete = False
         self.lost: str | None = None
         self.gaps: list[tuple[int, int]] = []
+        self._sections: list[Section] = []  # of a pipe
+        self._scan: Scan | None = None
 
     @property
     def bytes_read(self) -> int:
         """Bytes read by the last iteration, without unused stages, and by reads by number."""
         return self._reading.offset - self._reading.skipped + self._picked
+
+    @property
+    def seekable(self) -> bool:
+        """True for a file, false for a pipe."""
+        return self._source.seekable
+
+    @property
+    def sound_bytes_read(self) -> int:
+        """Bytes of sound among `bytes_read`."""
+        return 0 if self._scan is None else self._scan.sound_bytes
 
     @property
     def num_frames(self) -> int | None:
@@ -261,7 +289,7 @@ class CodeFileReader:
         if self._index is not None:
             return self._index
         if self._source.size is None:
-            raise CodeFileError(f"{self._name}: the index of a pipe is known when it has been read")
+            raise CodeFileError(f"{self.name}: the index of a pipe is known when it has been read")
         try:
             rows = Footer.find(self._source, self._source.size).rows
             self._index = Index(self.header.format, self.version, rows)
@@ -292,7 +320,7 @@ class CodeFileReader:
         """
         most = self.header.format.num_stages
         if not 1 <= stages <= most:
-            raise UsageError(f"{self._name}: {stages} stages asked for, the file has 1..{most}")
+            raise UsageError(f"{self.name}: {stages} stages asked for, the file has 1..{most}")
         self._stages = stages
 
     def __iter__(self) -> Iterator[Chunk]:
@@ -326,16 +354,63 @@ class CodeFileReader:
         """Read the head of a chunk of a seekable file; see `read_chunk`."""
         return self._pick(index, lambda source, head, place: head)
 
+    def sections(self, *kinds: bytes) -> Iterator[Section]:
+        """Iterate over optional sections; of a pipe, after its chunks were read.
+
+        Args:
+            kinds: types to read; the others are skipped.
+
+        Raises:
+            CodeFileError: if one is damaged and `salvage` is off.
+        """
+        if not self._source.seekable:
+            yield from (section for section in self._sections if section.kind in kinds)
+            return
+        source = self._source.at(self._source.offset)
+        if len(self.index):
+            last = self.index[len(self.index) - 1].offset
+            if (head := head_at(source, last)) is None:
+                return  # reading the codes tells of the damage
+            lengths = sum(part.length for part in head.parts)
+            source.jump(last + ChunkHead.length(len(head.parts)) + lengths)
+        try:
+            while (kind := source.read(len(CODE))) != FOOT:
+                head = ChunkHead.read(kind, source)
+                if kind in kinds:
+                    yield read_section(source, head)
+                else:
+                    source.skip(sum(part.length for part in head.parts))
+        except Damage as exc:
+            if not self.salvage:
+                self._fail(exc)
+
+    def frame_durations(self) -> list[FrameDurations]:
+        """Read the durations of frames that the file states; see `sections`."""
+        return list(self._contents(TIME, FrameDurations.from_section))
+
+    def sound(self) -> Iterator[Sound]:
+        """Iterate over the blocks of sound; see `sections`."""
+        return self._contents(SOUND, sound_of_section)
+
+    def _contents(self, kind: bytes, read: Callable[[Section], T]) -> Iterator[T]:
+        try:
+            for section in self.sections(kind):
+                yield read(section)
+        except Damage as exc:
+            if not self.salvage:
+                self._fail(exc)
+
     def _each(
         self, read: Callable[[ByteSource, ChunkHead, Place], T], salvage: bool
     ) -> Iterator[T]:
         """Apply `read` to each chunk of codes, front to back."""
         if self._begun and not self._source.seekable:
-            raise CodeFileError(f"{self._name}: a pipe can be read once only")
+            raise CodeFileError(f"{self.name}: a pipe can be read once only")
         self._begun = True
         self._reading = source = self._source.copy()
         scan = Scan(source, self.header, self.version)
         self.gaps, going, damage = scan.gaps, True, None
+        self._sections, self._scan = scan.sections, scan
         while going:
             try:
                 for head, place in scan:
@@ -355,9 +430,9 @@ class CodeFileReader:
     def _pick(self, number: int, read: Callable[[ByteSource, ChunkHead, Place], T]) -> T:
         """Apply `read` to one chunk of codes."""
         if not self._source.seekable:
-            raise CodeFileError(f"{self._name}: a pipe cannot be read by chunk, save it to a file")
+            raise CodeFileError(f"{self.name}: a pipe cannot be read by chunk, save it to a file")
         if not 0 <= number < len(self.index):
-            raise CodeFileError(f"{self._name}: no chunk {number}, it has {len(self.index)}")
+            raise CodeFileError(f"{self.name}: no chunk {number}, it has {len(self.index)}")
         entry = self.index[number]
         source = self._source.at(entry.offset)
         skipped = source.skipped
@@ -369,7 +444,7 @@ class CodeFileReader:
             check_parts(self.header.format, self.version, head)
             result = read(source, head, self.index.place(number))
         except Damage as exc:
-            raise CodeFileError(f"{self._name}: chunk {number} is damaged: {exc}") from exc
+            raise CodeFileError(f"{self.name}: chunk {number} is damaged: {exc}") from exc
         except CodeFileError as exc:
             self._fail(exc)
         self._picked += source.offset - entry.offset - (source.skipped - skipped)
@@ -414,7 +489,7 @@ class CodeFileReader:
                 f"; complete before that: {chunks} chunk{'s' * (chunks != 1)}, "
                 f"{frames} frame{'s' * (frames != 1)}; salvage reads the complete part"
             )
-        raise CodeFileError(f"{self._name}: {exc}{left}") from exc
+        raise CodeFileError(f"{self.name}: {exc}{left}") from exc
 
 
 def _check(source: ByteSource, head: ChunkHead, place: Place | None = None) -> None:

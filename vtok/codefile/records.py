@@ -260,6 +260,16 @@ class ChunkHead:
         return cls(kind, first_frame, num_frames, num_steps, parts)
 
 
+def head_at(source: ByteSource, offset: int) -> ChunkHead | None:
+    """Read the head at an offset; None if there is none or its CRC does not match."""
+    there = source.at(offset)
+    try:
+        kind = there.read(len(CODE))
+        return ChunkHead.read(kind, there) if kind in (CODE, SEGMENT) else None
+    except Damage:
+        return None
+
+
 @dataclass(frozen=True, eq=False)
 class Footer:
     """Footer of a complete file.

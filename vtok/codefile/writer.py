@@ -23,6 +23,7 @@ from vtok.codefile.records import (
     Part,
     preamble_to_bytes,
 )
+from vtok.codefile.sections import Section
 from vtok.errors import OutputError, ShapeError
 
 
@@ -61,6 +62,11 @@ class CodeFileWriter:
         self._order = Order(header.format, version)
         self._open = True
         self._emit(preamble_to_bytes(header, version))
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that the chunks so far show."""
+        return self._order.num_frames
 
     def open_segment(self, drop: int = 0) -> None:
         """Start a segment with the next chunk: decoders start it with a fresh state.
@@ -138,6 +144,11 @@ class CodeFileWriter:
         head = ChunkHead(CODE, *row[1:], table)
         self._emit(head.to_bytes() + b"".join(part.data for part in parts))
         self._order.add(row)
+
+    def write_section(self, section: Section) -> int:
+        """Write an optional section after the last chunk; return its bytes. Raises as `write`."""
+        self._emit(section.to_bytes())
+        return section.num_bytes
 
     def close(self) -> None:
         """Write the footer, unless it was written or a write failed.

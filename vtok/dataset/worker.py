@@ -232,7 +232,7 @@ class Worker:
         from vtok.pipeline.rate import PsnrMeter
 
         item, settings = task.item, self._job.options
-        options = replace(settings.encode, to=settings.file_format, **vars(item.part))
+        options = replace(settings.encode, to=settings.file_format, audio="none", **vars(item.part))
         with timer.phase("decode"):
             if not hasattr(self._local, "decoder"):
                 memory = settings.memory_mb

@@ -24,6 +24,7 @@ from vtok.pipeline.files import STANDARD_INPUT, name_of, on_disk, open_input
 from vtok.pipeline.latents import LatentFile, is_latent_file
 from vtok.pipeline.options import DecodeOptions, stages_of_file
 from vtok.pipeline.result import CodeChunk, Counts, Progress, Result, make_result
+from vtok.pipeline.sections import Extras, frames_of_part
 from vtok.video.frames import Frames
 from vtok.video.outputs import open_writer
 
@@ -88,7 +89,9 @@ def decode_file(
         check_stated(options, name, is_shard=content is not opened)
         loaded, unpack = find_model(header, ModelCache.of(model), name, tokens)
         reader.limit_stages(_stages(header, options, name))
-        found, total = _read(reader, loaded, options)
+        frames = frames_of_part(reader, options.part) if options.is_part else None
+        extras = Extras(reader, frames, options)
+        found, total = _read(reader, loaded, frames)  # the thread below then owns the stream
         chunks = prefetch(found)
         first = next(chunks, None)  # without a chunk no video is begun
         if first is None or (total == 0 and not reader.lost):
@@ -96,16 +99,18 @@ def decode_file(
         counts = Counts(progress, total)
         size = (header.transform.height, header.transform.width)
         decoder = Decoder(loaded, size, unpack, observers=[counts])
-        write_video(output, header, decoder.decode(chain([first], chunks)), options)
+        video = decoder.decode(chain([first], chunks))
+        write_video(output, header, video, options, extras)
     seconds = time.perf_counter() - begin
+    counts.audio_bytes = reader.sound_bytes_read
     counts.bytes, counts.lost, counts.gaps = reader.bytes_read, reader.lost, list(reader.gaps)
     if reader.lost and total is not None:
         counts.lost_frames = max(0, total - counts.frames_done)
-    if options.is_part:
-        counts.start = frames_between(header, reader.index.num_frames, options.part)[0]
+    counts.start = 0 if frames is None else frames[0]
     counts.close_gaps()
     if counts.start and loaded.geometry.lookback is None:
-        counts.note = f"{loaded.info.name} has unbounded lookback: decoded from the start"
+        extras.notes.append(f"{loaded.info.name} has unbounded lookback: decoded from the start")
+    counts.note = "; ".join(extras.notes) or None
     return make_result(source, output, header, counts, seconds)
 
 
@@ -180,16 +185,15 @@ def _decode_steps(
 
 
 def _read(
-    reader: CodeFileReader, model: LoadedTokenizer, options: DecodeOptions
+    reader: CodeFileReader, model: LoadedTokenizer, frames: tuple[int, int] | None
 ) -> tuple[Iterator[CodeChunk], int | None]:
     """Select the codes to decode; also returns the expected number of frames, if known."""
     total, header = reader.num_frames, reader.header
     if reader.lost:  # the index is lost too, but the header may give the number
         whole = expected_frames(header)
         total = None if whole is None else max(whole, total or 0)
-    if not options.is_part:
+    if frames is None:
         return read_codes(reader), total
-    frames = frames_between(header, reader.index.num_frames, options.part)
     return read_frames(reader, model, frames), frames[1] - frames[0]
 
 
@@ -274,8 +278,17 @@ def write_video(
     header: VideoHeader,
     frames: Iterator[Frames],
     options: DecodeOptions,
+    extras: Extras | None = None,
 ) -> None:
-    """Write frames to an output of any format, with the size and frame rate of a header."""
+    """Write frames to an output of any format, with the size and frame rate of a header.
+
+    Args:
+        output: video, pictures or array to write.
+        header: of the file that the frames are from.
+        frames: uint8 [n, H, W, 3].
+        options: format and quality, and whether to replace an existing output.
+        extras: times of the frames, and sound.
+    """
     target = Path(output) if isinstance(output, str) else output
     shape = header.transform
     with open_writer(
@@ -286,9 +299,12 @@ def write_video(
         crf=options.crf,
         to=options.to,
         overwrite=options.overwrite,
+        spool=extras is not None and extras.may_exist,
     ) as writer:
         for batch in frames:
             writer.write(batch)
+        if extras is not None:
+            extras.give(writer)
 
 
 def check_fingerprint(header: VideoHeader, info: CheckpointInfo, name: str) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from vtok.codefile.dump import DumpReader, dump
-from vtok.codefile.edit import Copied, check_alike, cut, join
+from vtok.codefile.edit import Copied, Kept, check_alike, cut, join
 from vtok.codefile.header import Header
-from vtok.codefile.index import frames_between
 from vtok.codefile.reader import CodeFileReader
 from vtok.pipeline.files import STANDARD_INPUT, name_of, open_input, open_output
 from vtok.pipeline.options import CutOptions, DumpOptions, stages_of_file
 from vtok.pipeline.result import Counts, End, Progress, Result, make_result
+from vtok.pipeline.sections import frames_of_part
 
 
 def cut_file(
@@ -47,17 +47,20 @@ def cut_file(
     with open_input(source, seekable=True) as stream:
         reader = CodeFileReader(stream, name=name_of(source) or STANDARD_INPUT)
         stages = stages_of_file(reader.header.format, options)
-        frames = frames_between(reader.header, reader.index.num_frames, options.part)
+        frames = frames_of_part(reader, options.part)
         with open_output(output, options.overwrite) as out:
+            kept = Kept()
             copied = cut(
                 reader,
                 cast(BinaryIO, out),
                 frames=frames,
                 stages=stages,
                 max_bytes=options.max_bytes,
+                audio=options.audio,
+                kept=kept,
             )
             counts = count_copied(copied, reader.header, progress, frames[1] - frames[0])
-            counts.bytes = out.count
+            counts.bytes, counts.audio_bytes = out.count, kept.sound_bytes
     return make_result(source, output, reader.header, counts, time.perf_counter() - begin)
 
 
@@ -94,9 +97,11 @@ def join_files(
             headers.append(reader.header)
         check_alike(headers[0], headers[-1], names[0], name)
     with open_output(output, overwrite) as out, closing(_each(sources, streams)) as readers:
-        copied = join(headers, readers, cast(BinaryIO, out))
+        kept = Kept()
+        copied = join(headers, readers, cast(BinaryIO, out), kept)
         counts = count_copied(copied, headers[0], progress, None)
-        counts.bytes = out.count
+        counts.bytes, counts.audio_bytes = out.count, kept.sound_bytes
+        counts.note = "; ".join(kept.notes) or None
     label = " ".join(name_of(source) or "-" for source in sources)
     seconds = time.perf_counter() - begin
     return make_result(label, output, headers[0], counts, seconds)

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import numpy as np
+
 import vtok
 from vtok._times import exact
 from vtok.codefile.header import (
@@ -22,6 +24,7 @@ from vtok.codefile.header import (
 )
 from vtok.codefile.packing import CodedPart, encode_parts
 from vtok.codefile.records import PLAIN, SEGMENTED
+from vtok.codefile.sections import FrameDurations, sound_to_section
 from vtok.codefile.writer import CodeFileWriter
 from vtok.errors import OptionError
 from vtok.models.load import LoadedTokenizer, ModelLike, resolve
@@ -112,7 +115,7 @@ def encode_reader(
     followers = [*([rate] if rate else []), *effort, *observers, counts]
     chunks = Encoder(model, stages, observers=followers).encode(reader)
     if options.to == "vtok":
-        write_code_file(stream, header, chunks, options)
+        counts.audio_bytes = write_code_file(stream, header, chunks, options, reader)
     else:
         parts = (chunk.codes for chunk in chunks)
         write_array(cast(BinaryIO, stream), parts, header, options.to)
@@ -160,9 +163,19 @@ def _encode_latents(
 
 
 def write_code_file(
-    stream: CountingStream, header: Header, chunks: Iterator[CodeChunk], options: EncodeOptions
-) -> None:
-    """Write chunks to a code file; they are entropy-coded while the model encodes the next ones."""
+    stream: CountingStream,
+    header: Header,
+    chunks: Iterator[CodeChunk],
+    options: EncodeOptions,
+    reader: VideoReader,
+) -> int:
+    """Write the chunks of a reader's frames to a code file, their times if uneven, and the sound.
+
+    Chunks are entropy-coded while the model encodes the next ones.
+
+    Returns:
+        Bytes of the sound.
+    """
 
     def code(chunk: CodeChunk) -> tuple[CodedPart, ...]:
         return chunk.parts or encode_parts(chunk.codes, header.format, compress=options.compress)
@@ -172,6 +185,12 @@ def write_code_file(
         for chunk, parts in map_in_background(chunks, code):
             opens = 0 if chunk.restart else None
             writer.write_parts(parts, chunk.codes.shape[2], chunk.num_frames, opens)
+        if reader.durations is not None:
+            time_base, ticks = reader.durations
+            durations = FrameDurations(0, time_base, np.array(ticks, np.int64))
+            writer.write_section(durations.to_section())
+        sound = map(sound_to_section, reader.sound() if options.keeps_sound else ())
+        return sum(map(writer.write_section, sound))
 
 
 def stages_of_model(model: LoadedTokenizer, options: EncodeOptions) -> int:

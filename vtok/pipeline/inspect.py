@@ -16,12 +16,14 @@ from vtok.codefile.header import Header, LatentHeader, VideoHeader, rational, so
 from vtok.codefile.index import frames_between
 from vtok.codefile.reader import CodeFileReader
 from vtok.codefile.records import MAGIC
+from vtok.codefile.sections import SOUND, TIME
 from vtok.errors import CodeFileError, InputError, VideoError, VtokError
 from vtok.models.checkpoint import list_models, read_info
 from vtok.pipeline import extension_of, extensions
 from vtok.pipeline.files import STANDARD_INPUT, name_of, on_disk, open_input
 from vtok.pipeline.latents import FORMAT, LatentFile, is_latent_file, parse_header
 from vtok.pipeline.options import PART_KEYS, DecodeOptions, EncodeOptions, part_metadata
+from vtok.pipeline.sections import frames_of_part
 from vtok.video.container import read_index
 from vtok.video.frames import ReadOptions, parse_size
 from vtok.video.images import PICTURE_SUFFIXES
@@ -79,6 +81,9 @@ def inspect_code_file(stream: BinaryIO, name: str) -> Facts:
     index, header = reader.index, reader.header
     frames = index.num_frames
     size = stream.seek(0, os.SEEK_END)
+    sound_bytes = sum(section.num_bytes for section in reader.sections(SOUND))
+    time_bytes = sum(section.num_bytes for section in reader.sections(TIME))
+    sound, coded = next(reader.sound(), None), size - sound_bytes
     layout, shape = header.format, header.transform
     space = layout.spatial_compression
     position_bits = layout.num_stages * layout.num_codebooks * layout.bits_per_code
@@ -94,12 +99,15 @@ def inspect_code_file(stream: BinaryIO, name: str) -> Facts:
         "bits_per_position": position_bits,
         "compression": f"{layout.temporal_compression}x{space}x{space}",
         "chunks": len(index),
-        "chunk_bytes": dict(zip(("least", "mean", "most"), index.chunk_bytes(size), strict=True)),
+        "chunk_bytes": dict(
+            zip(("least", "mean", "most"), index.chunk_bytes(coded - time_bytes), strict=True)
+        ),
         "segments": index.num_segments,
         **({} if layout.window is None else {"window": layout.window}),
         "bytes": size,
-        "bpp": round(8 * size / pixels, 6),
-        "kbps": round(8 * size / 1000 / max(1e-9, float(frames / shape.fps)), 2),
+        **({"audio": sound.summary, "audio_bytes": sound_bytes} if sound else {}),
+        "bpp": round(8 * coded / pixels, 6),
+        "kbps": round(8 * coded / 1000 / max(1e-9, float(frames / shape.fps)), 2),
         **origin_facts(header),
     }
     if "effort" in header.metadata:
@@ -391,11 +399,8 @@ def is_decoded(output: Path, source: Path, options: DecodeOptions) -> bool:
     A video does not record its source: stages and quality are not compared.
     """
     try:
-        header, frames = _contents(source)
+        header, frames = _contents(source, options.part)
         shape = header.transform
-        if options.is_part:
-            first, end = frames_between(header, frames, options.part)
-            frames = end - first
         if (measured := measure_output(output)) is not None:
             found = measured
         elif output.suffix.lower() in PICTURE_SUFFIXES:
@@ -410,14 +415,20 @@ def is_decoded(output: Path, source: Path, options: DecodeOptions) -> bool:
     return found == (shape.width, shape.height, frames)
 
 
-def _contents(source: Path) -> tuple[VideoHeader, int]:
-    """Return the header and the number of frames of a file that decodes to a video."""
+def _contents(source: Path, part: Part) -> tuple[VideoHeader, int]:
+    """Return the header and the frames in a part of a file that decodes to a video."""
     for extension in extensions():
         if (found := extension.contents(source)) is not None:
-            return found
+            return found[0], _count_frames(*found, part)
     if is_latent_file(source):
         header = LatentFile(source, str(source)).header
-        return header, header.num_frames
+        return header, _count_frames(header, header.num_frames, part)
     with source.open("rb") as stream:
         reader = CodeFileReader(stream)
-        return reader.header, reader.index.num_frames
+        first, end = frames_of_part(reader, part)
+        return reader.header, end - first
+
+
+def _count_frames(header: VideoHeader, frames: int, part: Part) -> int:
+    first, end = frames_between(header, frames, part)
+    return end - first

@@ -94,6 +94,8 @@ class EncodeOptions(_HasPart):
         effort: gradient steps per model call that improve the latents of the encoder, 0 to 1000.
         compress: entropy-code the codes where that makes them smaller.
         latent_dtype: type of the latents of a tokenizer without codes: float16 or float32.
+        audio: copy to keep the compressed sound of the source in a code file, or none; None keeps
+            it where `to` is vtok.
         overwrite: replace an existing output.
         timeout_seconds: longest time that the reader may take for the next frames.
 
@@ -121,6 +123,7 @@ class EncodeOptions(_HasPart):
     background: str = "black"
     compress: bool = True
     latent_dtype: str = "float16"
+    audio: str | None = None
     overwrite: bool = False
     timeout_seconds: float = 60.0
 
@@ -128,6 +131,11 @@ class EncodeOptions(_HasPart):
     def reading(self) -> ReadOptions:
         """Choices of what is read; raises as `ReadOptions` does."""
         return ReadOptions(**{field: getattr(self, field) for field in vars(DEFAULT_READING)})
+
+    @property
+    def keeps_sound(self) -> bool:
+        """True if the sound of the source is kept."""
+        return self.to == "vtok" and self.audio != "none"
 
     @property
     def rate(self) -> Rate:
@@ -143,6 +151,10 @@ class EncodeOptions(_HasPart):
         check_effort(self.effort)
         if self.latent_dtype not in LATENT_TYPES:
             raise OptionError("latent_dtype", self.latent_dtype, " or ".join(LATENT_TYPES))
+        if self.audio not in (None, "copy", "none"):
+            raise OptionError("audio", self.audio, "copy or none")
+        if self.audio == "copy" and self.to != "vtok":
+            raise OptionError("audio", self.audio, f"none: {self.to} files hold no sound")
         if self.rate and self.to != "vtok":
             raise OptionError("to", self.to, "vtok: an array has the same stages in every chunk")
         if self.size is not None:
@@ -160,6 +172,8 @@ class DecodeOptions(_HasPart):
         crf: quality of the written video's compression, 0 (lossless) to 51.
         to: format of the output: mp4, mkv, mov, webm, gif, y4m, npy or png; that of its suffix,
             and mp4 for a stream, if None.
+        constant_rate: show all frames equally long, also those of a source of a variable rate.
+        audio: write the sound that the file holds.
         overwrite: replace an existing output.
         salvage: decode the readable part of a cut or damaged file instead of refusing it.
         start_seconds: start time in the video. Only the codes needed are read, and the frames are
@@ -182,6 +196,8 @@ class DecodeOptions(_HasPart):
     num_tokens: int | None = None
     crf: int = 16
     to: str | None = None
+    constant_rate: bool = False
+    audio: bool = True
     overwrite: bool = False
     salvage: bool = False
     start_seconds: float = 0.0
@@ -217,6 +233,7 @@ class CutOptions(_HasPart):
         start_frame: number of the first frame, in place of `start_seconds`.
         num_frames: number of frames, in place of `duration_seconds`.
         max_bytes: drop the last stages until the file is no longer than this.
+        audio: keep the sound.
         overwrite: replace an existing output.
     """
 
@@ -227,6 +244,7 @@ class CutOptions(_HasPart):
     start_frame: int | None = None
     num_frames: int | None = None
     max_bytes: int | None = None
+    audio: bool = True
     overwrite: bool = False
 
 

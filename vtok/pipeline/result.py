@@ -178,6 +178,7 @@ class Result(Conversion):
         missing_frames: frames of the part that an encoded source lacks: lost, or not decodable.
         stages: number of chunks by number of stages.
         psnr: mean over the frames as they will be decoded, in dB; None if not measured.
+        audio_bytes: bytes of sound among `bytes`, which do not count in bits per pixel.
     """
 
     code_shape: tuple[int, int, int, int]
@@ -191,6 +192,12 @@ class Result(Conversion):
     missing_frames: int | None = None
     stages: dict[int, int] = field(default_factory=dict)
     psnr: float | None = None
+    audio_bytes: int = 0
+
+    @property
+    def bpp(self) -> float:
+        """Bits of the file per pixel, header included and sound excluded."""
+        return 8 * (self.bytes - self.audio_bytes) / self.pixels
 
     @property
     def contents(self) -> str:
@@ -217,8 +224,11 @@ class Result(Conversion):
             "note": self.note,
             "missing_frames": self.missing_frames,
             "chunk_stages": {str(stages): self.stages[stages] for stages in sorted(self.stages)},
-            "chunk_bits": round(8 * self.bytes / max(1, sum(self.stages.values()))),
+            "chunk_bits": round(
+                8 * (self.bytes - self.audio_bytes) / max(1, sum(self.stages.values()))
+            ),
             "psnr": None if self.psnr is None else round(self.psnr, 3),
+            "audio_bytes": self.audio_bytes,
         }
 
 
@@ -236,7 +246,7 @@ class Counts(Observer):
         lost, lost_frames, gaps: fields of the `Result` of a salvaged file, set at its end.
         note, missing_frames: fields of the `Result`.
         stages: number of chunks by number of stages.
-        psnr: field of the `Result`.
+        psnr, audio_bytes: fields of the `Result`.
     """
 
     progress: Progress | None = None
@@ -253,6 +263,7 @@ class Counts(Observer):
     missing_frames: int | None = None
     stages: Counter[int] = field(default_factory=Counter)
     psnr: float | None = None
+    audio_bytes: int = 0
 
     def chunks(self, chunks: Iterator[CodeChunk]) -> Iterator[CodeChunk]:
         """Forward chunks, and count each when the next one is requested."""
@@ -319,4 +330,5 @@ def make_result(
         missing_frames=counts.missing_frames,
         stages=dict(counts.stages),
         psnr=counts.psnr,
+        audio_bytes=counts.audio_bytes,
     )

@@ -161,7 +161,9 @@ def encode_token_codes_file(
         encoder = Encoder(
             model.model, to_codes=to_codes, steps_per_chunk=CHUNK_STEPS, observers=[counts]
         )
-        write_code_file(stream, header, encoder.encode(reader), replace(options, compress=False))
+        plain_options = replace(options, compress=False)
+        chunks = encoder.encode(reader)
+        counts.audio_bytes = write_code_file(stream, header, chunks, plain_options, reader)
         counts.bytes = stream.count
         add_remarks(counts, reader)
     return make_result(source, output, header, counts, time.perf_counter() - begin)

@@ -259,6 +259,7 @@ class FrameStream:
         timeline: of the frames that can be decoded.
         notes: remarks about the pixels.
         width, height: size of the upright picture in square pixels.
+        start: time stamp of the first frame in seconds; 0 if it has none.
         rotation: degrees clockwise from the stored picture to the upright one.
         changes: number of each frame whose picture has another size than that before it, and size.
 
@@ -295,6 +296,7 @@ class FrameStream:
                 self._origin = tick - int(ticks[0])
         self._first = first
         self.notes = describe_pixels(first, reading)
+        self.start = (first.pts or 0) * (first.time_base or Fraction(0))
         self.rotation = round(-first.rotation / 90) * 90 % 360
         aspect, one = index.pixel_aspect, Fraction(1)  # the shorter side of pixels is stretched
         self.width = round(first.width * max(aspect, one))

@@ -22,7 +22,7 @@ from vtok.video.frames import Frames
 from vtok.video.worker import map_ring
 
 MEMORY_BYTES = 16 * 2**20  # shared memory of a new process; enough for small videos
-MAX_MESSAGE = 2**20  # bytes
+MAX_MESSAGE = 2**26  # bytes; durations of frames and blocks of sound take most
 
 
 class ChildTimeout(Exception):
@@ -55,7 +55,7 @@ class DecodingChild:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
-                env=_environment(),
+                env=child_environment(),
                 **_inheriting(handle),
             )
         except BaseException:
@@ -204,7 +204,7 @@ def _inheriting(handle: int) -> dict[str, Any]:
     return {"pass_fds": (handle,), "start_new_session": True}
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """Make the environment of the child: this process's modules, one thread per library."""
     package_folder = str(Path(__file__).absolute().parents[2])
     modules = [package_folder, *(folder for folder in sys.path if folder)]

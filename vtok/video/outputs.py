@@ -38,6 +38,7 @@ def open_writer(
     crf: int,
     to: str | None = None,
     overwrite: bool = False,
+    spool: bool = False,
 ) -> VideoWriter | FrameWriter:
     """Open a writer of frames, atomic as `VideoWriter` is.
 
@@ -51,6 +52,7 @@ def open_writer(
         crf: Quality of videos; see `VideoWriter`.
         to: One of `OUTPUT_FORMATS`; by default that of the suffix, and mp4 for a stream.
         overwrite: Replace existing files.
+        spool: Times or sound may follow the frames; see `VideoWriter`.
 
     Raises:
         OptionError: `to` is unknown, or not the format of the output.
@@ -71,7 +73,14 @@ def open_writer(
     elif to == "npy":
         return ArrayWriter(output, shape, overwrite)
     return VideoWriter(
-        output, width=width, height=height, fps=fps, crf=crf, to=to, overwrite=overwrite
+        output,
+        width=width,
+        height=height,
+        fps=fps,
+        crf=crf,
+        to=to,
+        overwrite=overwrite,
+        spool=spool and to != "y4m",
     )
 
 

@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from vtok._sound import Sound
 from vtok._times import Part, exact
 from vtok.errors import InputError, OptionError, UsageError, VideoError, VtokError
 from vtok.video.decoder_process import ChildDied, ChildTimeout, Decoder
@@ -42,6 +43,8 @@ class VideoReader:
     start_seconds: Fraction  # time of the requested start, from the first frame of the file
     frames_read: int  # frames given so far
     missing_frames: int | None  # frames of the part that the file lacks; None before its end
+    durations: tuple[Fraction, list[int]] | None
+    """Seconds in a tick, and the ticks of each frame; None before the end and at an even rate."""
     notes: list[str]  # remarks about what was read, one line each; complete at the end
 
     def __init__(
@@ -80,8 +83,9 @@ class VideoReader:
             VideoError: The file holds no readable video.
         """
         self._path, self._timeout_seconds = path, timeout_seconds
-        self.frames_read, self.missing_frames = 0, None
+        self.frames_read, self.missing_frames, self.durations = 0, None, None
         self._shape: tuple[int, int, int] | None = None  # of a batch; None after the end
+        self._clock: list[Any] | None = None
         part = Part(start_seconds, duration_seconds, start_frame, num_frames)
         request = make_request(path, part, fps, size, reading)
         _check_file(path)
@@ -131,6 +135,9 @@ class VideoReader:
         self._ended = True
         self.missing_frames = message["missing"]
         self.notes += message["notes"]
+        if uneven := message["durations"]:
+            self.durations = Fraction(uneven["time_base"]), uneven["ticks"]
+        self._clock = message["clock"]
         self.close()
         if self.frames_read == 0:
             seconds = self.info.duration_seconds
@@ -156,6 +163,27 @@ class VideoReader:
             )
         self.frames_read += len(frames)
         return frames
+
+    def sound(self) -> Iterator[Sound]:
+        """Read the sound of the frames, after the last one; its start is that of the first frame.
+
+        Raises:
+            VideoError: The decoder crashed or made no progress.
+        """
+        if self._clock is None:
+            return
+        decoder = self._decoder if self._is_lent else Decoder()
+        try:
+            self._child = decoder.start({"path": str(self._path), "clock": self._clock})
+            while (message := self._receive("sound"))["kind"] != "end":
+                yield Sound.from_message(message["block"])
+            self.notes += message["notes"]
+        except BaseException:
+            decoder.stop()
+            raise
+        finally:
+            if not self._is_lent:
+                decoder.close()
 
     def _receive(self, expected: str) -> dict[str, Any]:
         """Wait for a message of one kind, or `end`; raise any failure."""

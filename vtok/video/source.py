@@ -17,6 +17,7 @@ from vtok.video.container import Damaged, FrameStream, TimedFrames, VideoIndex, 
 from vtok.video.frames import DEFAULT_FPS, Frames, ReadOptions, VideoInfo, parse_size, resize_frames
 from vtok.video.images import Pages, find_demuxer, open_pages
 from vtok.video.sequences import open_sequence
+from vtok.video.sound import Clock
 from vtok.video.timeline import MAX_GAP, Timeline, find_timeline
 
 MAX_NOTES = 5  # of one kind
@@ -62,6 +63,8 @@ class Source:
     end: Fraction | None  # seconds at which it ends; None for the end of the video
     timeline: Timeline  # times of the frames
     frames: TimedFrames  # the frames, to be read once, perhaps with some before and after the part
+    origin: Fraction | None = None
+    """Time stamp of the first frame of the file in seconds; None for pictures."""
     changes: list[tuple[int, str]] = field(default_factory=list)
     """Frames from which on the picture has another size, and that size; known after reading."""
     cut_frames: int = 0  # frames that a cut file lacks after its timeline, if known
@@ -120,8 +123,31 @@ def open_source(request: Request, on_progress: Callable[[], None]) -> Source:
         lost = (max(start, timeline.duration_seconds), Damaged(index.damage))
         frames = chain(frames, [lost])
     return Source(
-        info, width, height, start, end, timeline, frames, stream.changes, index.cut_frames
+        info,
+        width,
+        height,
+        start,
+        end,
+        timeline,
+        frames,
+        origin=stream.start,
+        changes=stream.changes,
+        cut_frames=index.cut_frames,
     )
+
+
+def find_clock(source: Source, times: list[Fraction], end: Fraction | None) -> Clock | None:
+    """Return the part that was read in the time of the file; None where that is unknown.
+
+    Args:
+        source: The opened video.
+        times: Seconds from its first frame to each frame that was read.
+        end: Seconds at which the part ends; None for the end of the file.
+    """
+    origin = source.origin
+    if not times or origin is None or source.timeline.jumps:
+        return None
+    return Clock(origin + times[0], None if end is None else origin + end, times[0] == 0)
 
 
 def _notes(index: VideoIndex, reading: ReadOptions) -> list[str]:

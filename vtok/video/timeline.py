@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -106,6 +107,20 @@ class Timeline:
         if part.duration_seconds is None:
             return start, None
         return start, self._snap(begin + exact(part.duration_seconds))
+
+    def durations(self, times: Sequence[Fraction], end: Fraction) -> tuple[Fraction, list[int]]:
+        """Compute the durations of frames.
+
+        Args:
+            times: Seconds from the first frame of the video to each of them, rising.
+            end: Seconds at which the last one ends.
+
+        Returns:
+            Seconds in one tick, and the ticks of each frame, at least 1.
+        """
+        base = self.time_base if self.variable and self.ticks is not None else 1 / self.fps
+        ticks = [round(time / base) for time in (*times, end)]
+        return base, [max(1, after - before) for before, after in pairwise(ticks)]
 
     def _edge(self, position: int) -> Fraction:
         """Return the time of a frame, or the end of the video."""

@@ -19,16 +19,20 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from fractions import Fraction
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 
 from vtok.errors import OptionError, VideoError, VtokError
 from vtok.video.container import Damaged, TimedFrames, describe_damage
 from vtok.video.frames import Frames, resample
-from vtok.video.source import MAX_NOTES, Request, Source, open_source
+from vtok.video.sound import Clock, read_sound
+from vtok.video.source import MAX_NOTES, Request, Source, find_clock, open_source
 
 if sys.platform == "win32":
     from multiprocessing.connection import PipeConnection as Connection
@@ -165,7 +169,8 @@ class Selection:
     """Intact frames of the requested part of a video.
 
     Attributes:
-        count: frames so far.
+        times: seconds from the first frame of the video to each frame so far.
+        end: seconds at which the part ends; None for the end of the video.
         notes: remarks about damage.
 
     Raises:
@@ -174,7 +179,8 @@ class Selection:
 
     def __init__(self, source: Source, request: Request, channel: Channel) -> None:
         self._source, self._request, self._channel = source, request, channel
-        self.count = 0
+        self.times: list[Fraction] = []
+        self.end = source.end
         self.notes: list[str] = []
 
     def __iter__(self) -> TimedFrames:
@@ -190,14 +196,16 @@ class Selection:
                 continue
             if isinstance(picture, Damaged):
                 if not self._accepts(picture):
+                    self.end = seconds
                     return
                 continue
-            self.count += 1
+            self.times.append(seconds)
             yield seconds, picture
 
     def _accepts(self, damage: Damaged) -> bool:
         """Return False to end the video; raises a VideoError if no damage is allowed."""
-        text, choice = describe_damage(self.count, damage.reason), self._request.reading.on_damage
+        count = len(self.times)
+        text, choice = describe_damage(count, damage.reason), self._request.reading.on_damage
         if choice == "fail":
             raise VideoError(
                 f"{self._request.path}: {text}; `on_damage` skip leaves out what is damaged, "
@@ -207,7 +215,7 @@ class Selection:
             self.notes.append(f"ends early: {text}")
         elif not self.notes:
             self.notes.append(
-                f"damaged frames are left out, the first after {self.count} ({damage.reason})"
+                f"damaged frames are left out, the first after {count} ({damage.reason})"
             )
         return choice == "skip"
 
@@ -254,15 +262,48 @@ def _serve(request: Request, channel: Channel) -> None:
         frames = resample(timed, request.fps, min(source.end or length, length))
     _send_frames(frames, ring, channel)
     changes = [f"the size changes to {size} at frame {at}" for at, size in source.changes]
-    missing = max(0, source.expected() - timed.count)
-    channel.send("end", missing=missing, notes=timed.notes + changes[:MAX_NOTES])
+    missing = max(0, source.expected() - len(timed.times))
+    uneven = None if request.fps else _uneven_durations(source, timed.times)
+    clock = find_clock(source, timed.times, timed.end)
+    channel.send(
+        "end",
+        missing=missing,
+        notes=timed.notes + changes[:MAX_NOTES],
+        durations=uneven,
+        clock=clock and [str(clock.start), clock.end and str(clock.end), clock.is_first],
+    )
+
+
+def _serve_sound(fields: dict[str, Any], channel: Channel) -> None:
+    """Send the sound of a part of a video, block by block."""
+    start, end, is_first = fields["clock"]
+    clock = Clock(Fraction(start), end and Fraction(end), is_first)
+    notes: list[str] = []
+    try:
+        for block in read_sound(Path(fields["path"]), clock, channel.alive, notes):
+            channel.send("sound", block=block.to_message())
+    except (av.error.FFmpegError, ValueError) as exc:
+        notes.append(f"the sound is left out or cut: it cannot be read ({exc})")
+    channel.send("end", notes=notes)
+
+
+def _uneven_durations(source: Source, times: list[Fraction]) -> dict[str, Any] | None:
+    """Return the time base and the durations of frames; None if they have an even rate."""
+    length = source.timeline.duration_seconds
+    base, ticks = source.timeline.durations(times, min(source.end or length, length))
+    if all(count * base * source.timeline.fps == 1 for count in set(ticks)):
+        return None
+    return {"time_base": str(base), "ticks": ticks}
 
 
 def _answer(fields: dict[str, Any], channel: Channel) -> None:
     """Serve one request; every failure becomes a message."""
     try:
         channel.open_memory(fields)
-        _serve(Request.from_fields(fields), channel)
+        if "clock" in fields:
+            _serve_sound(fields, channel)
+        else:
+            _serve(Request.from_fields(fields), channel)
     except OptionError as exc:
         arguments = [exc.field, str(exc.value), exc.expected]
         channel.send("error", type="OptionError", arguments=arguments)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
 import threading
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from queue import Queue
 from typing import IO, BinaryIO, NoReturn
@@ -18,11 +21,13 @@ from typing import IO, BinaryIO, NoReturn
 import numpy as np
 
 from vtok._files import atomic_output
+from vtok._sound import Sound
 from vtok.errors import OutputError, ShapeError, UsageError, VideoError
 from vtok.video.container import read_index
 from vtok.video.ffmpeg import QUIET, ffmpeg_path, parse_log_line
 from vtok.video.frames import Frames
 from vtok.video.images import PICTURE_SUFFIXES, write_picture
+from vtok.video.mux import FrameTimes, remux
 
 # conversion to the colours that players assume for HD video
 TO_BT709 = "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_inp"
@@ -229,6 +234,12 @@ class VideoWriter:
     The file is written under a temporary name, opened again to count its frames, and renamed.
     Leaving the block by an exception, including Ctrl-C, removes it. Odd sizes are kept.
 
+    Attributes:
+        frames_written: so far.
+        times: times of the frames; set it before `close` for frames that are at uneven times.
+        sound: compressed sound, to set before `close`; of a codec that the container holds.
+        container: ffmpeg's name of the container; empty for a picture.
+
     ```python
     with VideoWriter(Path("clip.mp4"), width=640, height=360, fps=Fraction(30000, 1001)) as writer:
         writer.write(frames)
@@ -246,6 +257,7 @@ class VideoWriter:
         codec: str | None = None,
         to: str | None = None,
         overwrite: bool = False,
+        spool: bool = False,
     ) -> None:
         """Start a video.
 
@@ -260,6 +272,7 @@ class VideoWriter:
             codec: ffmpeg's name of the encoder; None takes the default of the format.
             to: Format of a stream, such as mkv; a fragmented mp4 if None.
             overwrite: Replace an existing file.
+            spool: Hold a video for a stream in a temporary file, which times and sound need.
 
         Raises:
             UsageError: The suffix is unknown, or a number is out of range.
@@ -272,18 +285,26 @@ class VideoWriter:
         self._shape = (height, width, 3)
         self._closed = False
         self.frames_written = 0
+        self.times: FrameTimes | None = None
+        self.sound: Iterable[Sound] = ()
+        self.container = ""
         self._suffix, self._picture = suffix, np.empty(self._shape, np.uint8)
         self._encoder: Encoder | None = None
-        encoding = None
+        self._encoding: Encoding | None = None
+        self._stream = output if spool and not isinstance(output, Path) else None
         if not isinstance(output, Path) or suffix not in PICTURE_SUFFIXES:
             container, usual_codec = _find_format(self._name, suffix, fps)
-            encoding = Encoding(container, codec or usual_codec, width, height, fps, crf)
+            self.container = container
+            self._encoding = Encoding(container, codec or usual_codec, width, height, fps, crf)
         with ExitStack() as stack:
             target = output
             if isinstance(output, Path):
                 target = stack.enter_context(atomic_output(output, overwrite))
-            if encoding is not None:
-                self._encoder = Encoder(encoding, self._name, target)
+            elif spool:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="vtok-"))
+                target = Path(folder) / "video.mp4"
+            if self._encoding is not None:
+                self._encoder = Encoder(self._encoding, self._name, target)
             self._target, self._stack = target, stack.pop_all()
 
     def write(self, frames: Frames) -> None:
@@ -341,6 +362,7 @@ class VideoWriter:
         if self._encoder is None:
             write_picture(temporary, self._picture, self._suffix, self._name)
             return
+        self._remux(temporary)
         try:
             index = read_index(temporary)
         except VideoError as exc:
@@ -352,6 +374,31 @@ class VideoWriter:
                 f"{self._name}: the written file holds {written[0]} frames of {written[1]}x"
                 f"{written[2]} instead of {self.frames_written} of {width}x{height}"
             )
+        if self._stream is not None:
+            with temporary.open("rb") as file:
+                shutil.copyfileobj(file, self._stream)
+            self._stream.flush()
+
+    def _remux(self, temporary: Path) -> None:
+        """Set the times of the frames and add the sound, if there are any, to a written file."""
+        encoding, times, blocks = self._encoding, self.times, iter(self.sound)
+        assert encoding is not None
+        first = next(blocks, None)
+        if times is None and first is None and self._stream is None:
+            return
+        if times is None:
+            times = FrameTimes(1 / encoding.fps, np.arange(self.frames_written + 1))
+        sound = () if first is None else chain([first], blocks)
+        other = temporary.with_name(f"{temporary.name}.part")
+        streamed = self._stream is not None
+        try:
+            remux(temporary, other, encoding.container, times, sound, stream=streamed)
+            other.replace(temporary)
+        except (OSError, ValueError) as exc:  # errors of ffmpeg are of these types
+            raise OutputError(f"{self._name}: cannot be written ({exc})") from exc
+        finally:
+            with contextlib.suppress(OSError):
+                other.unlink(missing_ok=True)
 
     def __enter__(self) -> VideoWriter:
         return self
