@@ -24,7 +24,7 @@ from benchmark_tools import BEE, make_parser, markdown_table, read_frames, write
 
 from vtok.evaluation.metrics import psnr
 from vtok.models.load import LoadedTokenizer, load
-from vtok.nn.layers import StreamState
+from vtok.nn.interface import StreamState
 from vtok.pipeline.codec import Encoder, clip_to_frames, frames_to_clip
 from vtok.video.frames import Frames
 

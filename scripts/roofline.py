@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # for tests, which run
 from benchmark_tools import describe, make_parser, markdown_table, write_json
 
 from vtok.models.load import DTYPES, LoadedTokenizer, load
-from vtok.nn.layers import StreamState
+from vtok.nn.interface import StreamState
 from vtok.pipeline.codec import Decoder, Encoder, frames_to_clip, steps_per_call
 
 Work = Callable[[], Any]

@@ -13,8 +13,7 @@ from vtok.models import registry
 from vtok.models.registry import Architecture
 from vtok.nn.fsq import FSQ
 from vtok.nn.geometry import Geometry, Stream, Window
-from vtok.nn.interface import Tokenizer
-from vtok.nn.layers import StreamState
+from vtok.nn.interface import StreamState, Tokenizer
 
 TIME, SPACE, WIDTH = 2, 4, 8
 LEVELS = (5, 4, 3)  # 60 entries

@@ -21,7 +21,7 @@ from vtok.cli.app import app as vtok_app
 from vtok.cli.options import expand_options
 from vtok.errors import CodeFileError, OptionError, UsageError
 from vtok.evaluation.evaluate import EvalOptions, Part
-from vtok.pipeline.files import expect_video
+from vtok.pipeline.encode import expect_video
 from vtok.pipeline.options import CutOptions, DecodeOptions, DumpOptions, EncodeOptions
 from vtok.video.decoder_process import Decoder, DecodingChild
 from vtok.video.reader import VideoReader

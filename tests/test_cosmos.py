@@ -17,8 +17,8 @@ from torch import Tensor
 from vtok.errors import CheckpointError, InputError, OptionError, ShapeError
 from vtok.models.cosmos import CosmosConfig, CosmosTokenizer, read_cosmos
 from vtok.models.cosmos_layers import LEAST_PIXELS, FrameNorm, Haar, TimeConv
-from vtok.nn.interface import Stream, Window
-from vtok.nn.layers import Context, StreamState
+from vtok.nn.interface import Stream, StreamState, Window
+from vtok.nn.layers import Context
 
 ROOT = Path(__file__).parent.parent
 PARITY = runpy.run_path(str(ROOT / "scripts" / "peers" / "cosmos_parity.py"))

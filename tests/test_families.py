@@ -19,10 +19,10 @@ from vtok.models.registry import ARCHITECTURES
 from vtok.models.taehv import TaehvConfig
 from vtok.models.vidtok import VidTokConfig
 from vtok.nn.interface import Tokenizer, Window
+from vtok.pipeline.array_files import LatentFile
 from vtok.pipeline.codec import Decoder, clip_to_frames, fill, frames_to_clip
 from vtok.pipeline.decode import read_codes, read_frames
 from vtok.pipeline.encode import encode_file
-from vtok.pipeline.latents import LatentFile
 from vtok.pipeline.options import EncodeOptions
 from vtok.video.frames import Frames
 from vtok.video.reader import VideoReader

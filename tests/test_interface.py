@@ -30,13 +30,12 @@ from vtok.models.checkpoint import load_checkpoint, read_info, save_checkpoint
 from vtok.models.load import LoadedTokenizer, load, resolve
 from vtok.nn.geometry import Geometry, Stream, Window
 from vtok.pipeline import codec
-from vtok.pipeline.array_files import StoredArray
+from vtok.pipeline.array_files import LatentFile, StoredArray
 from vtok.pipeline.arrays import fit_array
 from vtok.pipeline.codec import Decoder, clip_to_frames, fill, frames_to_clip, steps_per_call
 from vtok.pipeline.decode import decode_file, read_codes, read_frames
 from vtok.pipeline.encode import encode_file
 from vtok.pipeline.inspect import is_decoded, is_encoded
-from vtok.pipeline.latents import LatentFile
 from vtok.pipeline.options import DecodeOptions, EncodeOptions
 from vtok.pipeline.rate import psnr_per_frame
 from vtok.tokens.model import load_token_model

@@ -14,7 +14,7 @@ from models import make_clip
 from torch import nn
 
 from vtok.models.load import LoadedTokenizer
-from vtok.nn.layers import StreamState
+from vtok.nn.interface import StreamState
 from vtok.pipeline._runtime import MOST_WORKERS, CallState, pipelined_calls
 from vtok.pipeline.codec import Decoder, Encoder, clip_to_frames
 

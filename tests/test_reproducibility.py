@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from models import make_clip
 
 from vtok.models.load import LoadedTokenizer
-from vtok.nn.layers import StreamState
+from vtok.nn.interface import StreamState
 from vtok.nn.quantize import LFQ
 from vtok.nn.tokenizer import VideoTokenizer
 from vtok.pipeline.codec import Encoder, clip_to_frames

@@ -18,7 +18,7 @@ from torch import Tensor
 from vtok.errors import CheckpointError, OptionError, ShapeError, UsageError
 from vtok.models.checkpoint import load_checkpoint, save_checkpoint
 from vtok.models.taehv import TaehvConfig, TaehvTokenizer, config_of, read_taehv
-from vtok.nn.layers import StreamState
+from vtok.nn.interface import StreamState
 
 ROOT = Path(__file__).parent.parent
 PARITY = runpy.run_path(str(ROOT / "scripts" / "peers" / "taehv_parity.py"))

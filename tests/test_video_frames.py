@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from vtok.errors import OptionError
 from vtok.video.frames import (
+    BATCH_BYTES,
+    frames_per_batch,
     parse_fps,
     parse_size,
     resample,
@@ -17,7 +19,6 @@ from vtok.video.frames import (
     snap_fps,
 )
 from vtok.video.timeline import find_timeline
-from vtok.video.worker import BATCH_BYTES, frames_per_batch
 
 UNSET = np.iinfo(np.int64).min
 

@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from vtok.models.load import LoadedTokenizer, ModelCache, load
     from vtok.nn.config import TokenizerConfig
     from vtok.nn.geometry import Geometry, Stream, Window
-    from vtok.nn.interface import Tokenizer
-    from vtok.nn.layers import StreamState
+    from vtok.nn.interface import StreamState, Tokenizer
     from vtok.nn.token_learner import TokenFuser, TokenLearner, TokenLearnerV10, TokenLearnerV11
     from vtok.nn.tokenizer import LossBreakdown, VideoTokenizer
     from vtok.pipeline.decode import decode_file

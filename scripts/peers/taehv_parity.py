@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vtok.models.taehv import TaehvTokenizer, read_taehv
-from vtok.nn.layers import StreamState
+from vtok.nn.interface import StreamState
 
 SEED, RUNS = 0, 5
 LIMITS = {"latents": 1e-4, "frames": 1e-4, "prefix": 1e-4, "chunks": 1e-4}

@@ -101,10 +101,9 @@ def decode(
         jobs = _into_folders(jobs, output if is_single else None)
     check_jobs(jobs, printing, overwrite=overwrite, skip_existing=skip_existing)
     with loading(quiet=printing.quiet):
-        from vtok.pipeline.array_files import kind_of
+        from vtok.pipeline.array_files import is_latent_file, kind_of
         from vtok.pipeline.decode import decode_file
         from vtok.pipeline.inspect import is_decoded
-        from vtok.pipeline.latents import is_latent_file
         from vtok.pipeline.options import DecodeOptions
         from vtok.tokens.decode import decode_tokens_file
         from vtok.tokens.file import seems_tokens

@@ -141,7 +141,7 @@ def encode(
 
 def _begin_reading(jobs: Sequence[Job], options: EncodeOptions, decoder: Decoder) -> None:
     """Start decoding the first video while torch is imported."""
-    from vtok.pipeline.files import expect_video
+    from vtok.pipeline.encode import expect_video
 
     if jobs[0].source != STREAM:
         expect_video(Path(jobs[0].source), options, decoder)

@@ -18,7 +18,7 @@ from vtok._files import atomic_output
 from vtok.dataset.item import Item, Record, digest, fetched, file_sha256, signature
 from vtok.dataset.options import DatasetOptions
 from vtok.errors import InputError, OutputError, VideoError, VtokError
-from vtok.pipeline.files import CountingStream, open_reader
+from vtok.pipeline.files import CountingStream
 from vtok.pipeline.result import CodeChunk, Observer, Result, make_result
 from vtok.video.decoder_process import Decoder
 from vtok.video.frames import Frames
@@ -228,7 +228,7 @@ class Worker:
     def _encode_into(
         self, stream: CountingStream, task: Task, path: Path, timer: PhaseTimer
     ) -> Result:
-        from vtok.pipeline.encode import encode_reader
+        from vtok.pipeline.encode import encode_reader, open_reader
         from vtok.pipeline.rate import PsnrMeter
 
         item, settings = task.item, self._job.options

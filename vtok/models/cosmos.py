@@ -34,8 +34,8 @@ from vtok.models.cosmos_layers import (
 )
 from vtok.models.torch_file import float_tensors, read_tensors
 from vtok.nn.fsq import FSQ
-from vtok.nn.interface import Geometry, Stream, Tokenizer, Window
-from vtok.nn.layers import Context, StreamState
+from vtok.nn.interface import Geometry, Stream, StreamState, Tokenizer, Window
+from vtok.nn.layers import Context
 
 LEVELS = (8, 8, 8, 5, 5, 5)
 MAX_WIDTH, MAX_RESOLUTIONS, MAX_BLOCKS, MAX_ENTRIES, MAX_WINDOW = 1 << 14, 8, 16, 1 << 24, 1 << 12

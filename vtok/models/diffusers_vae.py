@@ -33,8 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from vtok.errors import CheckpointError, InputError, OptionError, UsageError
-from vtok.nn.interface import Geometry, Tokenizer, Window
-from vtok.nn.layers import StreamState
+from vtok.nn.interface import Geometry, StreamState, Tokenizer, Window
 
 LICENSES = {
     "AutoencoderKLWan": "Apache-2.0",

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from vtok.errors import CheckpointError, ShapeError, UsageError
 from vtok.models.emu3_layers import Decoder, Emu3Config, Encoder, TimeConv
 from vtok.models.torch_file import float_tensors, read_tensors
-from vtok.nn.interface import Geometry, Stream, Tokenizer
-from vtok.nn.layers import StreamState, as_clip, as_frames
+from vtok.nn.interface import Geometry, Stream, StreamState, Tokenizer
+from vtok.nn.layers import as_clip, as_frames
 
 BATCH_PIXELS = 1 << 18  # of frames that are computed together
 MAX_DISTANCES = 1 << 23  # numbers in the largest matrix of distances to the codebook, 32 MB

@@ -25,8 +25,8 @@ from torch import Tensor
 from vtok.errors import CheckpointError, ShapeError, UsageError
 from vtok.models.open_magvit2_layers import Decoder, Encoder, OpenMagvit2Config
 from vtok.models.torch_file import float_tensors, read_tensors
-from vtok.nn.interface import Geometry, Stream, Tokenizer, Window
-from vtok.nn.layers import Context, StreamState
+from vtok.nn.interface import Geometry, Stream, StreamState, Tokenizer, Window
+from vtok.nn.layers import Context
 
 WINDOW = 17  # frames that Open-MAGVIT2's video tokenizer is run on
 BATCH_PIXELS = 1 << 18  # of images that are computed together

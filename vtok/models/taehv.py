@@ -34,8 +34,8 @@ from torch import Tensor, nn
 
 from vtok.errors import CheckpointError, OptionError, UsageError
 from vtok.models.torch_file import float_tensors, read_tensors
-from vtok.nn.interface import Geometry, Stream, Tokenizer
-from vtok.nn.layers import Context, StreamState, channels_first, pointwise
+from vtok.nn.interface import Geometry, Stream, StreamState, Tokenizer
+from vtok.nn.layers import Context, channels_first, pointwise
 
 BLOCKS = 3  # memory blocks of a stage
 MOST = {"latent_dim": 4096, "patch_size": 16, "encoder_dim": 4096}

@@ -47,8 +47,7 @@ from vtok.models.vidtok_layers import (
     run_levels,
 )
 from vtok.nn.fsq import FSQ
-from vtok.nn.interface import Geometry, Stream, Tokenizer, Window
-from vtok.nn.layers import StreamState
+from vtok.nn.interface import Geometry, Stream, StreamState, Tokenizer, Window
 
 VERSIONS = ("1.0", "1.1")
 MAX_WIDTH, MAX_LEVELS, MAX_BLOCKS, MAX_ENTRIES = 1 << 14, 8, 16, 1 << 24

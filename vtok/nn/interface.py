@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -11,9 +12,47 @@ from torch import Tensor, nn
 
 from vtok.errors import ShapeError
 from vtok.nn.geometry import Geometry, Stream, Window
-from vtok.nn.layers import StreamState, crop
 
-__all__ = ["Config", "Geometry", "Stream", "Tokenizer", "Window", "mark", "pad_clip"]
+__all__ = [
+    "Config",
+    "Geometry",
+    "Stream",
+    "StreamState",
+    "Tokenizer",
+    "Window",
+    "crop",
+    "mark",
+    "pad_clip",
+]
+
+
+@dataclass
+class StreamState:
+    """State of the encoder or the decoder over one video, carried from chunk to chunk.
+
+    Start each video with a new one. Each causal layer stores the past frames that it needs for its
+    next output.
+
+    Attributes:
+        memory: Tensors stored by layers; a layer replaces its tensor and never changes it in place.
+        started: Whether the state has seen the first chunk, which the tokenizer sets after it.
+    """
+
+    memory: dict[nn.Module, Tensor] = field(default_factory=dict)
+    started: bool = False
+
+    def past(self, layer: nn.Module) -> Tensor | None:
+        """Return what `layer` stored at the previous chunk; None at the start of the video."""
+        return self.memory.get(layer)
+
+    def keep(self, layer: nn.Module, recent: Tensor) -> None:
+        """Store `recent` for `layer` until the next chunk."""
+        self.memory[layer] = recent
+
+    def clone(self) -> StreamState:
+        """Copy the state, to try a chunk without committing to it."""
+        memory = {layer: past.clone() for layer, past in self.memory.items()}
+        return StreamState(memory, self.started)
 
 
 class Config(Protocol):
@@ -197,3 +236,18 @@ def pad_clip(clip: Tensor, temporal: int, multiple: int, *, first: bool) -> Tens
     if not (frames or rows or columns):
         return clip
     return F.pad(clip, (0, columns, 0, rows, 0, frames), mode="replicate")
+
+
+def crop(clip: Tensor, num_frames: int | None, size: tuple[int, int] | None) -> Tensor:
+    """Keep at most `num_frames` frames of [B, C, T, H, W] and their top left (height, width).
+
+    Raises:
+        ShapeError: The number of frames is negative, or the size is larger than the frames.
+    """
+    if num_frames is not None and num_frames < 0:
+        raise ShapeError(f"{num_frames} frames: expected 0 or more")
+    height, width = size or clip.shape[-2:]
+    if not (0 < height <= clip.shape[-2] and 0 < width <= clip.shape[-1]):
+        most = " x ".join(map(str, clip.shape[-2:]))
+        raise ShapeError(f"size {height} x {width}: expected 1 x 1 to {most}")
+    return clip[:, :, :num_frames, :height, :width]

@@ -6,7 +6,7 @@ rearrange pixels therefore end with `channels_first`, a view, so that no convolu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,39 +15,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vtok.errors import ShapeError
+from vtok.nn.interface import StreamState
 from vtok.nn.shapes import PATCH_SPACE, PATCH_TIME
 
 HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 ONEDNN_NUMBERS = 20480  # torch gives a single image of at most this size to its own kernel
-
-
-@dataclass
-class StreamState:
-    """State of the encoder or the decoder over one video, carried from chunk to chunk.
-
-    Start each video with a new one. Each causal layer stores the past frames that it needs for its
-    next output.
-
-    Attributes:
-        memory: Tensors stored by layers; a layer replaces its tensor and never changes it in place.
-        started: Whether the state has seen the first chunk, which the tokenizer sets after it.
-    """
-
-    memory: dict[nn.Module, Tensor] = field(default_factory=dict)
-    started: bool = False
-
-    def past(self, layer: nn.Module) -> Tensor | None:
-        """Return what `layer` stored at the previous chunk; None at the start of the video."""
-        return self.memory.get(layer)
-
-    def keep(self, layer: nn.Module, recent: Tensor) -> None:
-        """Store `recent` for `layer` until the next chunk."""
-        self.memory[layer] = recent
-
-    def clone(self) -> StreamState:
-        """Copy the state, to try a chunk without committing to it."""
-        memory = {layer: past.clone() for layer, past in self.memory.items()}
-        return StreamState(memory, self.started)
 
 
 @dataclass(frozen=True)
@@ -149,21 +121,6 @@ def pad_space(x: Tensor, amounts: tuple[int, int], mode: str) -> Tensor:
     if mode == "reflect" and (x.shape[-2] <= amounts[0] or x.shape[-1] <= amounts[1]):
         mode = "replicate"
     return F.pad(x, (amounts[1], amounts[1], amounts[0], amounts[0], 0, 0), mode=mode)
-
-
-def crop(clip: Tensor, num_frames: int | None, size: tuple[int, int] | None) -> Tensor:
-    """Keep at most `num_frames` frames of [B, C, T, H, W] and their top left (height, width).
-
-    Raises:
-        ShapeError: The number of frames is negative, or the size is larger than the frames.
-    """
-    if num_frames is not None and num_frames < 0:
-        raise ShapeError(f"{num_frames} frames: expected 0 or more")
-    height, width = size or clip.shape[-2:]
-    if not (0 < height <= clip.shape[-2] and 0 < width <= clip.shape[-1]):
-        most = " x ".join(map(str, clip.shape[-2:]))
-        raise ShapeError(f"size {height} x {width}: expected 1 x 1 to {most}")
-    return clip[:, :, :num_frames, :height, :width]
 
 
 def modulation(linear: nn.Linear, context: Context) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor
 from vtok.errors import OptionError, ShapeError, UsageError
 from vtok.nn.build import build_decoder, build_encoder
 from vtok.nn.config import PRESETS, LayerSpec, TokenizerConfig
-from vtok.nn.interface import Tokenizer, mark
-from vtok.nn.layers import Context, StreamState, channels_first, crop
+from vtok.nn.interface import StreamState, Tokenizer, crop, mark
+from vtok.nn.layers import Context, channels_first
 from vtok.nn.quantize import LATENT_BOUND, LFQ, QuantizerLosses
 from vtok.nn.shapes import geometry_of, resolve_stacks
 

@@ -10,21 +10,24 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vtok.codefile.header import Header, VideoHeader
-    from vtok.pipeline.decode import Unpacker
+    from vtok.pipeline.decode import DecodeRequest, Unpacker
+    from vtok.pipeline.result import Result
 
 
-class Extension(Protocol):
-    """Functions for the files of an extension."""
+class Extension:
+    """Functions for the files of an extension; these know no file."""
 
     def unpacker(self) -> Unpacker:
         """Return the default decoder of its code files."""
+        raise NotImplementedError
 
     def describe(self, header: Header, name: str) -> dict[str, Any]:
         """Return additional facts about one of its code files."""
+        return {}
 
     def inspect(self, path: Path) -> dict[str, Any] | None:
         """Return facts about another file of the extension; None for all other files."""
@@ -32,31 +35,38 @@ class Extension(Protocol):
     def contents(self, path: Path) -> tuple[VideoHeader, int] | None:
         """Return header and number of frames of another file of the extension that decodes."""
 
+    def decode(self, request: DecodeRequest) -> Result | None:
+        """Decode another file of the extension, as `decode_file` does; None for all other files."""
 
-_entries: dict[str, str] = {}
+
+_entries: list[tuple[str | None, str]] = []
 
 
-def register(metadata_key: str, entry: str) -> None:
+def register(entry: str, metadata_key: str | None = None) -> None:
     """Register an extension.
 
     Args:
+        entry: `module:name` of an `Extension`, imported when needed.
         metadata_key: key in a header's metadata that marks the extension's code files.
-        entry: `module:name` of an object with the methods of `Extension`, imported when needed.
     """
-    _entries[metadata_key] = entry
+    _entries.append((metadata_key, entry))
 
 
 def extensions() -> list[Extension]:
     """Import and return all extensions."""
-    return [_load(entry) for entry in _entries.values()]
+    return [_load(entry) for _, entry in _entries]
 
 
 def extension_of(metadata: Iterable[str]) -> Extension | None:
     """Return the extension that made a code file with these metadata keys; None for a tokenizer."""
-    return next((_load(_entries[key]) for key in metadata if key in _entries), None)
+    keys = set(metadata)
+    return next((_load(entry) for key, entry in _entries if key in keys), None)
 
 
 def _load(entry: str) -> Extension:
     module, _, name = entry.partition(":")
     found: Extension = getattr(importlib.import_module(module), name)
     return found
+
+
+register("vtok.pipeline.arrays:EXTENSION")

@@ -24,8 +24,7 @@ from torch import Tensor, nn
 
 from vtok.models.load import LoadedTokenizer
 from vtok.nn.geometry import Window
-from vtok.nn.interface import Tokenizer
-from vtok.nn.layers import StreamState
+from vtok.nn.interface import StreamState, Tokenizer
 
 T = TypeVar("T")
 R = TypeVar("R")

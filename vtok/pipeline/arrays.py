@@ -1,10 +1,13 @@
-"""Arrays of codes without a header: checked against a tokenizer, and read for its decoder."""
+"""Decoding of arrays of codes, which are checked against a tokenizer, and of latents."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,16 +21,36 @@ from vtok.codefile.header import (
     ModelIdentity,
     SourceVideo,
     Transform,
+    VideoHeader,
     source_name,
 )
-from vtok.codefile.index import expected_frames
-from vtok.errors import CodeFileError, OptionError
+from vtok.codefile.index import expected_frames, frames_between
+from vtok.errors import CodeFileError, InputError, OptionError
 from vtok.models.load import LoadedTokenizer
 from vtok.nn.geometry import Geometry
-from vtok.pipeline.array_files import ITEM_FIELDS, Array, StoredArray
-from vtok.pipeline.latents import READ_STEPS, read_steps
+from vtok.pipeline import Extension
+from vtok.pipeline._runtime import prefetch
+from vtok.pipeline.array_files import (
+    READ_STEPS,
+    Array,
+    LatentFile,
+    StoredArray,
+    is_latent_file,
+    kind_of,
+    read_steps,
+    read_stored,
+)
+from vtok.pipeline.codec import Decoder, steps_per_call
+from vtok.pipeline.decode import (
+    DecodeRequest,
+    check_fingerprint,
+    check_model,
+    decode_code_file,
+    write_video,
+)
+from vtok.pipeline.files import on_disk
 from vtok.pipeline.options import DecodeOptions, choose_stages
-from vtok.pipeline.result import CodeChunk, Codes
+from vtok.pipeline.result import CodeChunk, Codes, Counts, Result, make_result
 from vtok.video.frames import DEFAULT_FPS, parse_fps, parse_size
 
 
@@ -77,7 +100,7 @@ def fit_array(stored: StoredArray, model: LoadedTokenizer, options: DecodeOption
     if stored.facts.get("weights_sha256", model.info.weights_sha256) != model.info.weights_sha256:
         raise CodeFileError(f"{name}: made with other weights than {model.info.name}: pass `model`")
     if stored.header is not None:
-        check_stated(options, name)
+        options.check_stated(name)
         found = _with_header(codes, stored.header, most, geometry, name)
         return replace(found, codes=_limit_stages(codes, geometry, options, name))
     codes = _limit_stages(codes, geometry, options, name)
@@ -250,15 +273,80 @@ def _fps(stored: StoredArray) -> Fraction:
         raise CodeFileError(f"{stored.name}: its header states a frame rate of {text!r}") from exc
 
 
-def check_stated(options: DecodeOptions, name: str, *, is_shard: bool = False) -> None:
-    """Refuse options for arrays and shards, for a file that states its size and frame rate.
+class _Extension(Extension):
+    """Arrays of codes and files of latents in the pipeline."""
 
-    Raises:
-        OptionError: for a frame rate or a size; for an item unless the file is in a shard.
-    """
-    refused = {key: f"none: {name} states its {key}" for key in ("fps", "size")}
-    if not is_shard:
-        refused |= dict.fromkeys(ITEM_FIELDS, f"none: {name} is no shard of a data set")
-    for key, expected in refused.items():
-        if (value := getattr(options, key)) is not None:
-            raise OptionError(key, value, expected)
+    def decode(self, request: DecodeRequest) -> Result | None:
+        source = request.source
+        if (kind := kind_of(source)) is not None:
+            with on_disk(source) as path:
+                stored = read_stored(path, kind, request.name, request.options)
+                if isinstance(stored, StoredArray):
+                    return _decode_array(request, stored)
+            return decode_code_file(request, BytesIO(stored), is_shard=True)
+        return _decode_latents(request) if is_latent_file(source) else None
+
+    def contents(self, path: Path) -> tuple[VideoHeader, int] | None:
+        if not is_latent_file(path):
+            return None
+        header = LatentFile(path, str(path)).header
+        return header, header.num_frames
+
+
+EXTENSION = _Extension()
+
+
+def _decode_latents(request: DecodeRequest) -> Result:
+    """Decode one file of latents."""
+    begin, name, options = time.perf_counter(), request.name, request.options
+    for field in ("num_stages", "num_bits", "num_tokens"):
+        if (value := getattr(options, field)) is not None:
+            raise OptionError(field, value, f"none: {name} holds latents and no codes")
+    options.check_stated(name)
+    with on_disk(request.source) as path:
+        file = LatentFile(path, name)
+        header = file.header
+        model = _find_model(request, header.model.name, name)
+        check_fingerprint(header, model.info, name)
+        if model.geometry.latent_dim != header.format.latent_dim:
+            raise CodeFileError(f"{name}: its latents are not those of {model.info.name}: damaged")
+        counts = _decode_steps(request, model, file, header.num_frames)
+        counts.bytes = path.stat().st_size
+    seconds = time.perf_counter() - begin
+    return make_result(request.source, request.output, header, counts, seconds)
+
+
+def _decode_array(request: DecodeRequest, stored: StoredArray) -> Result:
+    """Decode one array of codes or latents."""
+    begin, name = time.perf_counter(), stored.name
+    model = _find_model(request, stored.model, name)
+    if stored.header is not None:
+        check_model(stored.header, model, name)
+    found = fit_array(stored, model, request.options)
+    counts = _decode_steps(request, model, found, found.num_frames)
+    counts.bytes, counts.note = stored.array.nbytes, found.note
+    seconds = time.perf_counter() - begin
+    return make_result(request.source, request.output, found.header, counts, seconds)
+
+
+def _find_model(request: DecodeRequest, model: str | None, name: str) -> LoadedTokenizer:
+    try:
+        return request.models.get(model)
+    except InputError as exc:
+        raise InputError(f"{name}: {exc}") from exc
+
+
+def _decode_steps(
+    request: DecodeRequest, model: LoadedTokenizer, file: LatentFile | CodeArray, num_frames: int
+) -> Counts:
+    """Decode the requested frames of an array of latent steps."""
+    header, options = file.header, request.options
+    frames, size = (0, num_frames), (header.transform.height, header.transform.width)
+    if options.is_part:
+        frames = frames_between(header, num_frames, options.part)
+    counts = Counts(request.progress, frames[1] - frames[0])
+    grain = steps_per_call(model, size)
+    chunks = prefetch(file.chunks(frames, model.geometry.lookback, grain))
+    video = Decoder(model, size, observers=[counts]).decode(chunks)
+    write_video(request.output, header, video, options)
+    return counts

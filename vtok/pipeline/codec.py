@@ -26,7 +26,7 @@ from torch import Tensor
 from vtok.codefile.packing import steps_to_code
 from vtok.models.load import DTYPES, LoadedTokenizer
 from vtok.nn.geometry import Stream, Window
-from vtok.nn.layers import StreamState
+from vtok.nn.interface import StreamState
 from vtok.pipeline._runtime import pipelined_calls
 from vtok.pipeline.result import CodeChunk, Codes, Observer
 from vtok.video.frames import Frames

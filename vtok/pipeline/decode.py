@@ -1,27 +1,24 @@
-"""decode_file: a code file, or an array of codes, to a video file."""
+"""decode_file: a code file to a video; `arrays` has the decoders of other files."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from io import BytesIO
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from vtok.codefile.header import Header, VideoHeader
-from vtok.codefile.index import expected_frames, find_ranges, frames_between
+from vtok.codefile.index import expected_frames, find_ranges
 from vtok.codefile.reader import CodeFileReader
 from vtok.errors import CodeFileError, InputError, OptionError
 from vtok.models.checkpoint import CheckpointInfo
 from vtok.models.load import LoadedTokenizer, ModelCache, ModelLike
-from vtok.pipeline import extension_of
+from vtok.pipeline import extension_of, extensions
 from vtok.pipeline._runtime import prefetch
-from vtok.pipeline.array_files import StoredArray, kind_of, read_stored
-from vtok.pipeline.arrays import CodeArray, check_stated, fit_array
 from vtok.pipeline.codec import Decoder, Unpack, codes_of_grid, steps_per_call
-from vtok.pipeline.files import STANDARD_INPUT, name_of, on_disk, open_input
-from vtok.pipeline.latents import LatentFile, is_latent_file
+from vtok.pipeline.files import STANDARD_INPUT, name_of, open_input
 from vtok.pipeline.options import DecodeOptions, stages_of_file
 from vtok.pipeline.result import CodeChunk, Counts, Progress, Result, make_result
 from vtok.pipeline.sections import Extras, frames_of_part
@@ -39,6 +36,23 @@ class Unpacker(Protocol):
             InputError: if a checkpoint that the file names is not shipped.
             CodeFileError: if the file was made with another checkpoint, or is damaged.
         """
+
+
+@dataclass(frozen=True)
+class DecodeRequest:
+    """Arguments of `decode_file`, complete."""
+
+    source: Path | BinaryIO
+    output: str | Path | BinaryIO
+    models: ModelCache
+    options: DecodeOptions
+    tokens: Unpacker | None
+    progress: Progress | None
+
+    @property
+    def name(self) -> str:
+        """Name of the source in errors."""
+        return name_of(self.source) or STANDARD_INPUT
 
 
 def decode_file(
@@ -70,24 +84,37 @@ def decode_file(
         OutputError: if the output exists or cannot be written.
         UsageError: for options that the file does not allow.
     """
-    begin, options = time.perf_counter(), options or DecodeOptions()
-    name = name_of(source) or STANDARD_INPUT
-    opened = Path(source) if isinstance(source, str) else source
-    content: Path | BinaryIO = opened
-    if (kind := kind_of(opened)) is not None:
-        with on_disk(source) as path:
-            stored = read_stored(path, kind, name, options)
-            if isinstance(stored, StoredArray):
-                models = ModelCache.of(model)
-                return _decode_array(source, output, stored, models, options, progress)
-        content = BytesIO(stored)
-    elif is_latent_file(opened):
-        return _decode_latents(source, output, ModelCache.of(model), options, progress)
+    request = DecodeRequest(
+        Path(source) if isinstance(source, str) else source,
+        output,
+        ModelCache.of(model),
+        options or DecodeOptions(),
+        tokens,
+        progress,
+    )
+    for extension in extensions():
+        if (result := extension.decode(request)) is not None:
+            return result
+    return decode_code_file(request, request.source)
+
+
+def decode_code_file(
+    request: DecodeRequest, content: Path | BinaryIO, *, is_shard: bool = False
+) -> Result:
+    """Decode a code file, or one that is an item of a shard; see `decode_file`.
+
+    Args:
+        request: what to decode, and how.
+        content: the code file.
+        is_shard: the content is an item of the source.
+    """
+    begin, options = time.perf_counter(), request.options
+    name = request.name
     with open_input(content, seekable=options.is_part) as stream:
         reader = CodeFileReader(stream, name=name, salvage=options.salvage)
         header = reader.header
-        check_stated(options, name, is_shard=content is not opened)
-        loaded, unpack = find_model(header, ModelCache.of(model), name, tokens)
+        options.check_stated(name, is_shard=is_shard)
+        loaded, unpack = find_model(header, request.models, name, request.tokens)
         reader.limit_stages(_stages(header, options, name))
         frames = frames_of_part(reader, options.part) if options.is_part else None
         extras = Extras(reader, frames, options)
@@ -96,11 +123,11 @@ def decode_file(
         first = next(chunks, None)  # without a chunk no video is begun
         if first is None or (total == 0 and not reader.lost):
             raise CodeFileError(f"{name}: {reader.lost or 'the file is whole'}; it holds no frames")
-        counts = Counts(progress, total)
+        counts = Counts(request.progress, total)
         size = (header.transform.height, header.transform.width)
         decoder = Decoder(loaded, size, unpack, observers=[counts])
         video = decoder.decode(chain([first], chunks))
-        write_video(output, header, video, options, extras)
+        write_video(request.output, header, video, options, extras)
     seconds = time.perf_counter() - begin
     counts.audio_bytes = reader.sound_bytes_read
     counts.bytes, counts.lost, counts.gaps = reader.bytes_read, reader.lost, list(reader.gaps)
@@ -111,77 +138,7 @@ def decode_file(
     if counts.start and loaded.geometry.lookback is None:
         extras.notes.append(f"{loaded.info.name} has unbounded lookback: decoded from the start")
     counts.note = "; ".join(extras.notes) or None
-    return make_result(source, output, header, counts, seconds)
-
-
-def _decode_latents(
-    source: str | Path | BinaryIO,
-    output: str | Path | BinaryIO,
-    models: ModelCache,
-    options: DecodeOptions,
-    progress: Progress | None,
-) -> Result:
-    """Decode one file of latents; see `decode_file`."""
-    begin, name = time.perf_counter(), name_of(source) or STANDARD_INPUT
-    for field in ("num_stages", "num_bits", "num_tokens"):
-        if (value := getattr(options, field)) is not None:
-            raise OptionError(field, value, f"none: {name} holds latents and no codes")
-    check_stated(options, name)
-    with on_disk(source) as path:
-        file = LatentFile(path, name)
-        header = file.header
-        try:
-            model = models.get(header.model.name)
-        except InputError as exc:
-            raise InputError(f"{name}: {exc}") from exc
-        check_fingerprint(header, model.info, name)
-        if model.geometry.latent_dim != header.format.latent_dim:
-            raise CodeFileError(f"{name}: its latents are not those of {model.info.name}: damaged")
-        counts = _decode_steps(output, model, file, header.num_frames, options, progress)
-        counts.bytes = path.stat().st_size
-    return make_result(source, output, header, counts, time.perf_counter() - begin)
-
-
-def _decode_array(
-    source: str | Path | BinaryIO,
-    output: str | Path | BinaryIO,
-    stored: StoredArray,
-    models: ModelCache,
-    options: DecodeOptions,
-    progress: Progress | None,
-) -> Result:
-    """Decode one array of codes or latents; see `decode_file`."""
-    begin, name = time.perf_counter(), stored.name
-    try:
-        model = models.get(stored.model)
-    except InputError as exc:
-        raise InputError(f"{name}: {exc}") from exc
-    if stored.header is not None:
-        check_model(stored.header, model, name)
-    found = fit_array(stored, model, options)
-    counts = _decode_steps(output, model, found, found.num_frames, options, progress)
-    counts.bytes, counts.note = stored.array.nbytes, found.note
-    return make_result(source, output, found.header, counts, time.perf_counter() - begin)
-
-
-def _decode_steps(
-    output: str | Path | BinaryIO,
-    model: LoadedTokenizer,
-    file: LatentFile | CodeArray,
-    num_frames: int,
-    options: DecodeOptions,
-    progress: Progress | None,
-) -> Counts:
-    """Decode the requested frames of an array of latent steps."""
-    header = file.header
-    frames, size = (0, num_frames), (header.transform.height, header.transform.width)
-    if options.is_part:
-        frames = frames_between(header, num_frames, options.part)
-    counts = Counts(progress, frames[1] - frames[0])
-    grain = steps_per_call(model, size)
-    chunks = prefetch(file.chunks(frames, model.geometry.lookback, grain))
-    write_video(output, header, Decoder(model, size, observers=[counts]).decode(chunks), options)
-    return counts
+    return make_result(request.source, request.output, header, counts, seconds)
 
 
 def _read(

@@ -35,7 +35,6 @@ from vtok.pipeline.files import (
     name_of,
     on_disk,
     open_output,
-    open_reader,
     write_array,
 )
 from vtok.pipeline.latents import write_latents
@@ -43,7 +42,7 @@ from vtok.pipeline.options import EncodeOptions, part_metadata, select_stages
 from vtok.pipeline.rate import Effort, RateControl
 from vtok.pipeline.result import CodeChunk, Counts, Observer, Progress, Result, make_result
 from vtok.video.decoder_process import Decoder
-from vtok.video.reader import VideoReader
+from vtok.video.reader import VideoReader, make_request
 
 
 def encode_file(
@@ -82,6 +81,28 @@ def encode_file(
             reader, stream, name=name_of(source), model=loaded, options=options, progress=progress
         )
     return make_result(source, output, header, counts, time.perf_counter() - begin)
+
+
+def open_reader(
+    source: Path, options: EncodeOptions, decoder: Decoder | None = None
+) -> VideoReader:
+    """Open the part of a source that the options select, at their size and frame rate."""
+    return VideoReader(
+        source,
+        **vars(options.part),
+        fps=options.fps,
+        size=options.size,
+        reading=options.reading,
+        timeout_seconds=options.timeout_seconds,
+        decoder=decoder,
+    )
+
+
+def expect_video(source: Path, options: EncodeOptions, decoder: Decoder) -> None:
+    """Let a decoder process start on what `open_reader` will request."""
+    if source.is_file():  # `open_reader` raises the error for anything else
+        request = make_request(source, options.part, options.fps, options.size, options.reading)
+        decoder.expect(request)
 
 
 def encode_reader(

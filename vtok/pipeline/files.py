@@ -17,9 +17,6 @@ from safetensors.numpy import save
 from vtok._files import atomic_output
 from vtok.codefile.header import Header
 from vtok.errors import InputError, OutputError, VtokError
-from vtok.pipeline.options import EncodeOptions
-from vtok.video.decoder_process import Decoder
-from vtok.video.reader import VideoReader, make_request
 
 STANDARD_INPUT = "standard input"
 HEADER_OFFSET = 8  # a safetensors file is the length of its header, the header, the numbers
@@ -28,28 +25,6 @@ HEADER_OFFSET = 8  # a safetensors file is the length of its header, the header,
 def name_of(end: str | Path | BinaryIO) -> str | None:
     """Return the path of an input or an output; None for a stream."""
     return str(end) if isinstance(end, (str, Path)) else None
-
-
-def open_reader(
-    source: Path, options: EncodeOptions, decoder: Decoder | None = None
-) -> VideoReader:
-    """Open the part of a source that the options select, at their size and frame rate."""
-    return VideoReader(
-        source,
-        **vars(options.part),
-        fps=options.fps,
-        size=options.size,
-        reading=options.reading,
-        timeout_seconds=options.timeout_seconds,
-        decoder=decoder,
-    )
-
-
-def expect_video(source: Path, options: EncodeOptions, decoder: Decoder) -> None:
-    """Let a decoder process start on what `open_reader` will request."""
-    if source.is_file():  # `open_reader` raises the error for anything else
-        request = make_request(source, options.part, options.fps, options.size, options.reading)
-        decoder.expect(request)
 
 
 @contextmanager

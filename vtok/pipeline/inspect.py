@@ -20,16 +20,17 @@ from vtok.codefile.sections import SOUND, TIME
 from vtok.errors import CodeFileError, InputError, VideoError, VtokError
 from vtok.models.checkpoint import list_models, read_info
 from vtok.pipeline import extension_of, extensions
+from vtok.pipeline.array_files import LatentFile, is_latent_file, parse_header
 from vtok.pipeline.files import STANDARD_INPUT, name_of, on_disk, open_input
-from vtok.pipeline.latents import FORMAT, LatentFile, is_latent_file, parse_header
+from vtok.pipeline.latents import FORMAT
 from vtok.pipeline.options import PART_KEYS, DecodeOptions, EncodeOptions, part_metadata
 from vtok.pipeline.sections import frames_of_part
 from vtok.video.container import read_index
 from vtok.video.frames import ReadOptions, parse_size
 from vtok.video.images import PICTURE_SUFFIXES
-from vtok.video.outputs import measure_output
+from vtok.video.outputs import is_picture_pattern
 from vtok.video.reader import VideoReader, probe
-from vtok.video.suffixes import is_pattern, list_pictures
+from vtok.video.suffixes import find_numbered, is_pattern, list_pictures
 
 if TYPE_CHECKING:
     from vtok.models.load import LoadedTokenizer, ModelCache, ModelLike
@@ -401,7 +402,7 @@ def is_decoded(output: Path, source: Path, options: DecodeOptions) -> bool:
     try:
         header, frames = _contents(source, options.part)
         shape = header.transform
-        if (measured := measure_output(output)) is not None:
+        if (measured := _measure_output(output)) is not None:
             found = measured
         elif output.suffix.lower() in PICTURE_SUFFIXES:
             picture = probe(output)
@@ -415,14 +416,31 @@ def is_decoded(output: Path, source: Path, options: DecodeOptions) -> bool:
     return found == (shape.width, shape.height, frames)
 
 
+def _measure_output(output: Path) -> tuple[int, int, int | None] | None:
+    """Return width, height and frames of pictures or a npy file; None for a video.
+
+    Raises:
+        InputError, OSError, ValueError, VideoError: It is missing or damaged.
+    """
+    if is_picture_pattern(output):
+        found = list(find_numbered(output).values())
+        if not found:
+            raise InputError(f"{output}: no such pictures")
+        info = probe(found[-1])
+        return info.width, info.height, len(found)
+    if output.suffix.lower() != ".npy":
+        return None
+    array = np.load(output, mmap_mode="r", allow_pickle=False)
+    if array.ndim != 4 or array.dtype != np.uint8:
+        raise ValueError(f"{output}: holds no frames")
+    return array.shape[2], array.shape[1], array.shape[0]
+
+
 def _contents(source: Path, part: Part) -> tuple[VideoHeader, int]:
     """Return the header and the frames in a part of a file that decodes to a video."""
     for extension in extensions():
         if (found := extension.contents(source)) is not None:
             return found[0], _count_frames(*found, part)
-    if is_latent_file(source):
-        header = LatentFile(source, str(source)).header
-        return header, _count_frames(header, header.num_frames, part)
     with source.open("rb") as stream:
         reader = CodeFileReader(stream)
         first, end = frames_of_part(reader, part)

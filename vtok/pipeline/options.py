@@ -59,6 +59,9 @@ class _HasPart:
         return Part(self.start_seconds, self.duration_seconds, self.start_frame, self.num_frames)
 
 
+ITEM_FIELDS = ("item_id", "item_index")
+"""Options that select the item of a shard."""
+
 PART_KEYS = ("start_frame", "num_frames")
 """Keys of a header's metadata for a part in frames."""
 
@@ -219,6 +222,19 @@ class DecodeOptions(_HasPart):
     def is_part(self) -> bool:
         """True if less than the whole video is requested."""
         return not self.part.is_whole
+
+    def check_stated(self, name: str, *, is_shard: bool = False) -> None:
+        """Refuse options for arrays and shards, for a file that states its size and frame rate.
+
+        Raises:
+            OptionError: for a frame rate or a size; for an item unless the file is in a shard.
+        """
+        refused = {key: f"none: {name} states its {key}" for key in ("fps", "size")}
+        if not is_shard:
+            refused |= dict.fromkeys(ITEM_FIELDS, f"none: {name} is no shard of a data set")
+        for key, expected in refused.items():
+            if (value := getattr(self, key)) is not None:
+                raise OptionError(key, value, expected)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from vtok.codefile.records import FOOTER_BYTES, ROW, ChunkHead, preamble_to_byte
 from vtok.errors import OptionError, ShapeError
 from vtok.models.load import LoadedTokenizer
 from vtok.nn.geometry import Window
-from vtok.nn.layers import StreamState
+from vtok.nn.interface import StreamState
 from vtok.pipeline.codec import Decoder, codes_of_grid
 from vtok.pipeline.options import Rate
 from vtok.pipeline.result import ChunkObserver, CodeChunk, Observer

@@ -5,4 +5,4 @@ from vtok.pipeline import register
 ORIGIN_KEY = "token_learner"
 """Metadata key of code files of quantized tokens; its value is the token pipeline as JSON."""
 
-register(ORIGIN_KEY, "vtok.tokens.file:EXTENSION")
+register("vtok.tokens.file:EXTENSION", ORIGIN_KEY)

@@ -13,7 +13,6 @@ from vtok.codefile.index import frames_between
 from vtok.errors import CodeFileError, InputError, OptionError, UsageError
 from vtok.models.load import ModelCache, ModelLike
 from vtok.nn.config import BASELINES
-from vtok.pipeline.arrays import check_stated
 from vtok.pipeline.codec import Decoder, plan_decoding, steps_per_call
 from vtok.pipeline.decode import check_fingerprint, write_video
 from vtok.pipeline.files import STANDARD_INPUT, name_of, on_disk
@@ -55,7 +54,7 @@ def decode_tokens_file(
     with on_disk(source) as path:
         file = TokenFile(path, name)
         _check_options(file.info, options, name)
-        check_stated(options, name)
+        options.check_stated(name)
         loaded = _model(file.info, ModelCache.of(model), tokens or TokenModels(), name)
         first, last = _frames(file.info, options)
         observers = [_FrameProgress(progress, last - first)] if progress is not None else []

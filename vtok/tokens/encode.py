@@ -21,8 +21,14 @@ from vtok.codefile.header import Header
 from vtok.errors import CodeFileError, OptionError, UsageError, VtokError
 from vtok.nn.token_pipeline import CODEBOOK_SIZE
 from vtok.pipeline.codec import Encoder
-from vtok.pipeline.encode import add_remarks, frames_to_come, make_header, write_code_file
-from vtok.pipeline.files import CountingStream, name_of, on_disk, open_output, open_reader
+from vtok.pipeline.encode import (
+    add_remarks,
+    frames_to_come,
+    make_header,
+    open_reader,
+    write_code_file,
+)
+from vtok.pipeline.files import CountingStream, name_of, on_disk, open_output
 from vtok.pipeline.inspect import read_header, same_part
 from vtok.pipeline.options import EncodeOptions
 from vtok.pipeline.result import Codes, Conversion, Counts, End, Progress, Result, make_result

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from vtok.codefile.header import Header, dump_json, load_json
 from vtok.errors import CodeFileError
 from vtok.nn.config import MOST_TOKENS
+from vtok.pipeline import Extension
 from vtok.pipeline.files import HEADER_OFFSET, open_input, safetensors_head
 from vtok.pipeline.inspect import origin_facts, video_facts
 from vtok.tokens import ORIGIN_KEY
@@ -251,8 +252,8 @@ def _check_info(info: TokenFileInfo, name: str) -> None:
         raise CodeFileError(f"{name}: {steps} steps cannot show {info.num_frames} frames")
 
 
-class _Extension:
-    """Files of tokens in the pipeline; see `pipeline.Extension`."""
+class _Extension(Extension):
+    """Files of tokens in the pipeline."""
 
     def unpacker(self) -> TokenModels:
         from vtok.tokens.model import TokenModels  # imports torch

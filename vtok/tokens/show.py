@@ -14,8 +14,7 @@ from torch import Tensor
 from vtok.errors import InputError
 from vtok.evaluation.pictures import BACKGROUND, draw_sheet
 from vtok.pipeline.codec import Encoder
-from vtok.pipeline.encode import frames_to_come
-from vtok.pipeline.files import open_reader
+from vtok.pipeline.encode import frames_to_come, open_reader
 from vtok.pipeline.options import EncodeOptions
 from vtok.pipeline.result import Observer, Progress
 from vtok.tokens.model import DEFAULT_TOKENS, TokenModel, load_token_model

@@ -11,15 +11,14 @@ import weakref
 from contextlib import suppress
 from multiprocessing.connection import Pipe
 from multiprocessing.shared_memory import SharedMemory
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vtok._files import open_closed_streams
 from vtok.errors import VideoError
-from vtok.video.frames import Frames
-from vtok.video.worker import map_ring
+from vtok.video.ffmpeg import child_environment
+from vtok.video.frames import Frames, map_ring
 
 MEMORY_BYTES = 16 * 2**20  # shared memory of a new process; enough for small videos
 MAX_MESSAGE = 2**26  # bytes; durations of frames and blocks of sound take most
@@ -202,19 +201,6 @@ def _inheriting(handle: int) -> dict[str, Any]:
         startup = subprocess.STARTUPINFO(lpAttributeList={"handle_list": [handle]})
         return {"startupinfo": startup, "creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     return {"pass_fds": (handle,), "start_new_session": True}
-
-
-def child_environment() -> dict[str, str]:
-    """Make the environment of the child: this process's modules, one thread per library."""
-    package_folder = str(Path(__file__).absolute().parents[2])
-    modules = [package_folder, *(folder for folder in sys.path if folder)]
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(modules)),
-        "PYTHONSAFEPATH": "1",  # files in the working folder must not be imported as modules
-        "OPENBLAS_NUM_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-    }
 
 
 def _end_process(

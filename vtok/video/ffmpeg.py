@@ -1,9 +1,10 @@
-"""The ffmpeg program, which writes videos, and its log."""
+"""Child processes: the ffmpeg program, which writes videos, and its log; further Pythons."""
 
 from __future__ import annotations
 
 import os
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,3 +51,16 @@ def parse_log_line(line: str) -> LogLine:
         return LogLine("", "info", line)
     source = re.match(r"\[(\S*)", match[1])
     return LogLine(source[1] if source else "", match[2], match[3])
+
+
+def child_environment() -> dict[str, str]:
+    """Make the environment of a Python child: this process's modules, one thread per library."""
+    package_folder = str(Path(__file__).absolute().parents[2])
+    modules = [package_folder, *(folder for folder in sys.path if folder)]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(modules)),
+        "PYTHONSAFEPATH": "1",  # files in the working folder must not be imported as modules
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+    }

@@ -28,6 +28,10 @@ ON_DAMAGE = ("fail", "skip", "stop")
 
 MAX_PIXELS = 2**26  # largest picture read or written, 8192 x 8192
 
+NUM_SLOTS = 4  # batches that a decoding process may be ahead
+BATCH_FRAMES = 16  # largest number of frames in a batch
+BATCH_BYTES = 8 * 2**20  # largest size of a batch, unless a single frame is larger
+
 T = TypeVar("T")
 
 
@@ -239,3 +243,23 @@ def resample(timed: Iterable[tuple[Fraction, T]], fps: Fraction, end: Fraction) 
     while origin + count / fps < end or not count:
         yield held
         count += 1
+
+
+def frames_per_batch(width: int, height: int) -> int:
+    """Choose the number of frames of this size in a batch."""
+    return min(BATCH_FRAMES, max(1, BATCH_BYTES // (width * height * 3)))
+
+
+def ring_bytes(batch_frames: int, height: int, width: int) -> int:
+    """Return the size of a ring of batches."""
+    return NUM_SLOTS * batch_frames * height * width * 3
+
+
+def map_ring(buffer: memoryview | None, batch_frames: int, height: int, width: int) -> Frames:
+    """Return a ring of batches in a buffer, or in new memory.
+
+    Returns:
+        uint8 [NUM_SLOTS, batch_frames, height, width, 3].
+    """
+    ring: Frames = np.ndarray((NUM_SLOTS, batch_frames, height, width, 3), np.uint8, buffer)
+    return ring

@@ -24,7 +24,7 @@ import numpy as np
 from av.packet import Packet
 
 from vtok._sound import Sound
-from vtok.video.decoder_process import child_environment
+from vtok.video.ffmpeg import child_environment
 from vtok.video.timeline import Ticks
 
 FRAGMENTED = {"movflags": "frag_keyframe+empty_moov"}  # an mp4 that needs no seeking
@@ -137,6 +137,18 @@ def _copy(
             )
         for _, packet in packets:
             made.mux(packet)
+
+
+def measure(path: Path) -> tuple[int, int, int]:
+    """Return frames, width and height of a video that was just written.
+
+    Raises:
+        OSError, ValueError: It is no video, or cut.
+    """
+    with av.open(path) as video:
+        stream = video.streams.video[0]
+        frames = sum(1 for packet in video.demux(stream) if packet.size)
+        return frames, stream.codec_context.width, stream.codec_context.height
 
 
 def _video_packets(

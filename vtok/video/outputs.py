@@ -12,10 +12,9 @@ from typing import BinaryIO
 import numpy as np
 
 from vtok._files import atomic_output
-from vtok.errors import OptionError, OutputError, UsageError
+from vtok.errors import OptionError, OutputError
 from vtok.video.frames import Frames
 from vtok.video.images import PICTURE_SUFFIXES, write_picture
-from vtok.video.reader import probe
 from vtok.video.suffixes import OUTPUT_FORMATS, find_numbered, has_number, with_number
 from vtok.video.writer import VideoWriter, check_frames
 
@@ -242,23 +241,3 @@ class ArrayWriter(FrameWriter):
             self._file.seek(0)
             shutil.copyfileobj(self._file, self._output, 1 << 20)
             self._output.flush()
-
-
-def measure_output(output: Path) -> tuple[int, int, int | None] | None:
-    """Return width, height and frames of pictures or a npy file; None for a video.
-
-    Raises:
-        UsageError, OSError, ValueError, VideoError: It is missing or damaged.
-    """
-    if is_picture_pattern(output):
-        found = list(find_numbered(output).values())
-        if not found:
-            raise UsageError(f"{output}: no such pictures")
-        info = probe(found[-1])
-        return info.width, info.height, len(found)
-    if output.suffix.lower() != ".npy":
-        return None
-    array = np.load(output, mmap_mode="r", allow_pickle=False)
-    if array.ndim != 4 or array.dtype != np.uint8:
-        raise ValueError(f"{output}: holds no frames")
-    return array.shape[2], array.shape[1], array.shape[0]

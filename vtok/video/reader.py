@@ -14,9 +14,15 @@ from vtok._sound import Sound
 from vtok._times import Part, exact
 from vtok.errors import InputError, OptionError, UsageError, VideoError, VtokError
 from vtok.video.decoder_process import ChildDied, ChildTimeout, Decoder
-from vtok.video.frames import DEFAULT_READING, Frames, ReadOptions, VideoInfo, parse_size
+from vtok.video.frames import (
+    DEFAULT_READING,
+    Frames,
+    ReadOptions,
+    VideoInfo,
+    parse_size,
+    ring_bytes,
+)
 from vtok.video.suffixes import is_pattern, list_pictures
-from vtok.video.worker import ring_bytes
 
 ERRORS: dict[str, type[VtokError]] = {
     kind.__name__: kind for kind in (VtokError, UsageError, OptionError, InputError, VideoError)

@@ -26,11 +26,17 @@ from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 
 from vtok.errors import OptionError, VideoError, VtokError
 from vtok.video.container import Damaged, TimedFrames, describe_damage
-from vtok.video.frames import Frames, resample
+from vtok.video.frames import (
+    NUM_SLOTS,
+    Frames,
+    frames_per_batch,
+    map_ring,
+    resample,
+    ring_bytes,
+)
 from vtok.video.sound import Clock, read_sound
 from vtok.video.source import MAX_NOTES, Request, Source, find_clock, open_source
 
@@ -39,31 +45,8 @@ if sys.platform == "win32":
 else:
     from multiprocessing.connection import Connection
 
-NUM_SLOTS = 4  # batches that the child may be ahead
-BATCH_FRAMES = 16  # largest number of frames in a batch
-BATCH_BYTES = 8 * 2**20  # largest size of a batch, unless a single frame is larger
 ALIVE_SECONDS = 1.0
 HANG_SECONDS = 600.0  # without progress, after which a child ends that no parent has killed
-
-
-def frames_per_batch(width: int, height: int) -> int:
-    """Choose the number of frames of this size in a batch."""
-    return min(BATCH_FRAMES, max(1, BATCH_BYTES // (width * height * 3)))
-
-
-def ring_bytes(batch_frames: int, height: int, width: int) -> int:
-    """Return the size of a ring of batches."""
-    return NUM_SLOTS * batch_frames * height * width * 3
-
-
-def map_ring(buffer: memoryview | None, batch_frames: int, height: int, width: int) -> Frames:
-    """Return a ring of batches in a buffer, or in new memory.
-
-    Returns:
-        uint8 [NUM_SLOTS, batch_frames, height, width, 3].
-    """
-    ring: Frames = np.ndarray((NUM_SLOTS, batch_frames, height, width, 3), np.uint8, buffer)
-    return ring
 
 
 class Channel:

@@ -22,12 +22,11 @@ import numpy as np
 
 from vtok._files import atomic_output
 from vtok._sound import Sound
-from vtok.errors import OutputError, ShapeError, UsageError, VideoError
-from vtok.video.container import read_index
+from vtok.errors import OutputError, ShapeError, UsageError
 from vtok.video.ffmpeg import QUIET, ffmpeg_path, parse_log_line
 from vtok.video.frames import Frames
 from vtok.video.images import PICTURE_SUFFIXES, write_picture
-from vtok.video.mux import FrameTimes, remux
+from vtok.video.mux import FrameTimes, measure, remux
 
 # conversion to the colours that players assume for HD video
 TO_BT709 = "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_inp"
@@ -364,12 +363,11 @@ class VideoWriter:
             return
         self._remux(temporary)
         try:
-            index = read_index(temporary)
-        except VideoError as exc:
+            written = measure(temporary)
+        except (OSError, ValueError, IndexError) as exc:
             raise OutputError(f"{self._name}: the written file is not a video") from exc
         height, width, _ = self._shape
-        written = (index.timeline.num_frames, index.width, index.height)
-        if written != (self.frames_written, width, height) or index.damage is not None:
+        if written != (self.frames_written, width, height):
             raise OutputError(
                 f"{self._name}: the written file holds {written[0]} frames of {written[1]}x"
                 f"{written[2]} instead of {self.frames_written} of {width}x{height}"
