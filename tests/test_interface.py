@@ -483,7 +483,7 @@ def test_joined_files_follow_each_other(
     model, data = models[kind], encoded(clip, models[kind], num_frames=7)
     readers = [CodeFileReader(io.BytesIO(data)) for _ in range(2)]
     out, once = io.BytesIO(), decoded(model, data)
-    list(join([reader.header for reader in readers], readers, out))
+    list(join([reader.header for reader in readers], readers, out, Kept()))
     np.testing.assert_array_equal(decoded(model, out.getvalue()), np.concatenate([once, once]))
 
 
