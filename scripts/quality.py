@@ -145,7 +145,8 @@ def main() -> None:
     quantizer = model.tokenizer.quantizer
     bits = [quantizer.bits_per_stage * k for k in range(1, quantizer.num_stages + 1)]
     if args.bits is not None:
-        bits = list(stages_of(model, [int(number) for number in args.bits.split(",")]))
+        wanted = tuple(int(number) for number in args.bits.split(","))
+        bits = list(stages_of(model, EvalOptions(bits=wanted)))
     if args.full and not has_vmaf():
         print("VMAF is not available: this ffmpeg has no libvmaf", file=sys.stderr)
     rows: list[Row] = []

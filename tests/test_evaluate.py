@@ -122,11 +122,11 @@ def test_the_cards_part(tmp_path: Path) -> None:
 
 
 def test_rates_that_a_model_has(model: LoadedTokenizer) -> None:
-    assert stages_of(model, None) == {6: 1, 12: 2, 18: 3}
-    assert stages_of(model, (18, 6, 6)) == {6: 1, 18: 3}
+    assert stages_of(model, EvalOptions()) == {6: 1, 12: 2, 18: 3}
+    assert stages_of(model, EvalOptions(bits=(18, 6, 6))) == {6: 1, 18: 3}
     for bits in ((7,), (24,), (0,)):
         with pytest.raises(UsageError, match=f"bits={bits[0]}: expected one of 6, 12, 18"):
-            stages_of(model, bits)
+            stages_of(model, EvalOptions(bits=bits))
 
 
 def test_bad_clips(folder: Path, model: LoadedTokenizer, tmp_path: Path) -> None:

@@ -556,11 +556,6 @@ def test_evaluation_measures_the_decoded_file(
     assert (point.bits, point.bytes, result.usage[0].codebook_size) == (6, len(data), 60)
 
 
-def test_latents_have_no_rates(models: dict[str, LoadedTokenizer], clip: Path) -> None:
-    with pytest.raises(UsageError, match="toy-latents has latents and no codes"):
-        evaluate_file(clip, model=models["latents"])
-
-
 @pytest.mark.parametrize(
     ("kind", "to"),
     [*((kind, "vtok") for kind in CODED), ("window", "memmap"), ("latents", "safetensors"),

@@ -127,7 +127,7 @@ def evaluate(
 
         options = measure.to_options(part)
         loaded = model.load()
-        stages_of(loaded, options.bits)  # one usage error, not one per input
+        stages_of(loaded, options)  # one usage error, not one per input
     printer = Printer(as_json=printing.as_json, as_csv=as_csv)
     results, failures = [], Failures(len(paths), as_json=printing.as_json)
     for number, path in enumerate(paths, start=1):
@@ -187,7 +187,7 @@ def compare(
         names = _codec_names(codecs)
         options = measure.to_options(part)
         loaded = model.load()
-        shown = _rate_to_show(list(stages_of(loaded, options.bits)), show)
+        shown = _rate_to_show(list(stages_of(loaded, options)), show)
     source, printer = Path(video), Printer(as_json=printing.as_json, as_csv=as_csv)
     with (
         _status(printing.quiet) as notify,
@@ -340,12 +340,13 @@ def report(
     paths = find_files(inputs, VIDEO_SUFFIXES)
     with loading(quiet=printing.quiet):
         from vtok.evaluation.evaluate import stages_of
-        from vtok.evaluation.report import exhibit_file
+        from vtok.evaluation.report import check_model, exhibit_file
 
         names = _codec_names(codecs)
         options = measure.to_options(part)
         loaded = model.load()
-        stages_of(loaded, options.bits)  # one usage error, not one per input
+        check_model(loaded)
+        stages_of(loaded, options)  # one usage error, not one per input
     exhibits: list[Exhibit] = []
     failures = Failures(len(paths), as_json=printing.as_json)
     left = (megabytes * MEGABYTE - _TEXT_BYTES) / _BASE64

@@ -23,13 +23,14 @@ from vtok.evaluation.classic import (
     make_master,
 )
 from vtok.evaluation.curves import bd_quality, bd_rate
-from vtok.evaluation.evaluate import EvalOptions, Watch, evaluate_file, open_clip
+from vtok.evaluation.evaluate import EvalOptions, Watch, evaluate_file, open_clip, path_of
 from vtok.evaluation.metrics import METRICS, Quality, QualityMeter
 from vtok.evaluation.pictures import labelled_tiles
 from vtok.evaluation.results import VTOK, ClipResult, Point
 from vtok.models.load import LoadedTokenizer, ModelLike, resolve
 from vtok.pipeline.codec import Decoder
 from vtok.pipeline.decode import read_codes
+from vtok.pipeline.latents import LatentFile
 from vtok.video.frames import Frames
 from vtok.video.writer import VideoWriter
 
@@ -70,7 +71,7 @@ class Comparison:
     Attributes:
         source, options, model: the video, and how it was measured.
         result: points of the tokenizer, then those of each codec at the same bytes.
-        folder: folder of the tokenizer's code files, named such as `18.vtok`.
+        folder: folder of the tokenizer's files, named as `path_of` does.
         master: lossless file of the frames given to the codecs.
         streams: files of each codec, by the bits per position that they match.
     """
@@ -198,8 +199,13 @@ def coded_frames(comparison: Comparison, point: Point) -> Iterator[Frames]:
         stream = comparison.streams[point.coder][point.bits]
         yield from chain.from_iterable(decode_stream(master, stream))
         return
-    with (comparison.folder / f"{point.bits}.vtok").open("rb") as file:
-        decoder = Decoder(comparison.model, (master.height, master.width))
+    path = path_of(comparison.folder, point.bits, comparison.model)
+    decoder = Decoder(comparison.model, (master.height, master.width))
+    if comparison.model.geometry.entries is None:
+        latents = LatentFile(path, path.name).chunks((0, comparison.result.frames), None)
+        yield from chain.from_iterable(decoder.decode(latents))
+        return
+    with path.open("rb") as file:
         yield from chain.from_iterable(decoder.decode(read_codes(CodeFileReader(file))))
 
 

@@ -113,6 +113,7 @@ def _round_trip(name: str, device: str) -> str:
     from vtok.models.load import ModelCache, load
     from vtok.pipeline.decode import decode_file
     from vtok.pipeline.encode import encode_file
+    from vtok.pipeline.options import EncodeOptions
     from vtok.video.reader import probe
     from vtok.video.writer import VideoWriter
 
@@ -125,7 +126,8 @@ def _round_trip(name: str, device: str) -> str:
         with VideoWriter(made, width=WIDTH, height=HEIGHT, fps=Fraction(25)) as writer:
             writer.write(frames)
         begin = time.perf_counter()
-        result = encode_file(made, codes, model=model)
+        to = "safetensors" if model.geometry.entries is None else "vtok"
+        result = encode_file(made, codes, model=model, options=EncodeOptions(to))
         decode_file(codes, decoded, model=models)
         seconds = time.perf_counter() - begin
         info = probe(decoded)
@@ -133,6 +135,6 @@ def _round_trip(name: str, device: str) -> str:
         found = f"{info.num_frames} frames of {info.width}x{info.height}"
         raise VtokError(f"{FRAMES} frames of {WIDTH}x{HEIGHT} decoded to {found}")
     return (
-        f"{FRAMES} frames of {WIDTH}x{HEIGHT} by {model.info.name}, {result.bytes:,} bytes of "
-        f"codes, encoded and decoded at {FRAMES / seconds:.0f} frames/s"
+        f"{FRAMES} frames of {WIDTH}x{HEIGHT} by {model.info.name}, {result.bytes:,} bytes, "
+        f"encoded and decoded at {FRAMES / seconds:.0f} frames/s"
     )

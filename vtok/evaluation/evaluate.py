@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -16,16 +17,17 @@ from typing import BinaryIO, TypeVar, cast
 
 import numpy as np
 
-from vtok.codefile.header import Header
+from vtok.codefile.header import Header, LatentHeader
 from vtok.codefile.packing import CodedPart, encode_parts
 from vtok.codefile.writer import CodeFileWriter
-from vtok.errors import OptionError, ShapeError, UsageError, VideoError
+from vtok.errors import OptionError, ShapeError, VideoError
 from vtok.evaluation.metrics import QualityMeter, check_metrics
 from vtok.evaluation.results import VTOK, ClipResult, CodeUsage, Point
 from vtok.models.load import LoadedTokenizer, ModelLike, resolve
 from vtok.pipeline.codec import Decoder, Encoder
-from vtok.pipeline.encode import make_header
+from vtok.pipeline.encode import make_header, make_latent_header
 from vtok.pipeline.files import CountingStream
+from vtok.pipeline.latents import write_latents
 from vtok.pipeline.options import EncodeOptions, check_effort
 from vtok.pipeline.rate import Effort, Originals
 from vtok.pipeline.result import ChunkObserver, CodeChunk, Observer, Progress
@@ -34,6 +36,8 @@ from vtok.video.reader import VideoReader, probe
 
 CROP_STEP = 16
 """Crops have sides that are multiples of this, in pixels."""
+LATENT_BITS = 16
+"""Bits of a number of latents: float16, which `vtok encode` writes by default."""
 
 
 @dataclass(frozen=True)
@@ -163,16 +167,21 @@ class EvalOptions:
             check_metrics(self.metrics)
 
 
-def stages_of(model: LoadedTokenizer, bits: Sequence[int] | None) -> dict[int, int]:
+def stages_of(model: LoadedTokenizer, options: EvalOptions) -> dict[int, int]:
     """Map bits per position to numbers of stages, in rising order.
 
+    A tokenizer without codes has one rate, the size of its latents in float16.
+
     Raises:
-        OptionError: for bits that no number of stages takes.
-        UsageError: for a tokenizer without codes.
+        OptionError: for bits that no number of stages takes, or an option of models with codes.
     """
+    stages, each, bits = model.geometry.num_stages, model.geometry.stored_bits, options.bits
     if model.geometry.entries is None:
-        raise UsageError(f"{model.info.name} has latents and no codes: it has no rates to measure")
-    stages, each = model.geometry.num_stages, model.geometry.stored_bits
+        for field, value in (("bits", bits), ("effort", options.effort)):
+            if value:
+                text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+                raise OptionError(field, text, f"none: {model.info.name} has latents and no codes")
+        return {LATENT_BITS * model.geometry.latent_dim: 1}
     if bits is None:
         doubling = (1 << power for power in range(stages.bit_length()))
         return {each * k: k for k in sorted({*doubling, stages})}
@@ -202,7 +211,7 @@ def evaluate_file(
             effort it encodes for each rate, and encoding speed and usage are those of the last.
         options: part, rates and metrics.
         progress: receives the number of frames done.
-        keep: folder for the code file of each rate, named such as `18.vtok`.
+        keep: folder for the file of each rate, named as `path_of` does.
         watch: receives the frames that are measured.
 
     Raises:
@@ -211,7 +220,7 @@ def evaluate_file(
         OptionError: for rates that the model does not have.
     """
     loaded, options = resolve(model), options or EvalOptions()
-    stages = stages_of(loaded, options.bits)
+    stages = stages_of(loaded, options)
     if options.effort and len(stages) > 1:
         results = [
             evaluate_file(
@@ -228,7 +237,13 @@ def evaluate_file(
     most = max(stages.values())
     with ExitStack() as stack:
         clip = stack.enter_context(open_clip(Path(source), options.part))
-        header = _header(Path(source), clip, loaded, most, options.effort)
+        about = (str(source), clip.reader, loaded)
+        size, codec_options = (clip.width, clip.height), EncodeOptions(effort=options.effort)
+        header: Header | LatentHeader = (
+            make_latent_header(*about, codec_options, size)
+            if loaded.geometry.entries is None
+            else make_header(*about, most, codec_options, size)
+        )
         try:
             rates = [
                 _Rate(stack, loaded, header, bits, stages[bits], options.metrics, keep, watch)
@@ -238,16 +253,20 @@ def evaluate_file(
             raise ShapeError(
                 f"{source}: {exc}: leave it out of `metrics`, or use a larger `size`"
             ) from exc
-        codebooks = most * loaded.geometry.num_codebooks
-        usage = tuple(CodeUsage(header.format.num_entries) for _ in range(codebooks))
+        usage: tuple[CodeUsage, ...] = ()
+        if isinstance(header, Header):
+            codebooks = range(most * loaded.geometry.num_codebooks)
+            usage = tuple(CodeUsage(header.format.num_entries) for _ in codebooks)
         timer, measured = _Timer(), _Measured(header, rates, usage, options.compress)
         # not pipelined: calls ahead of the current chunk would not be timed
         effort = [Effort(loaded, options.effort, most)] if options.effort else []
         observers = [*effort, timer, measured]
         encoder = Encoder(loaded, most, observers=observers, pipelined=False)
-        for _ in encoder.encode(clip):
-            if progress is not None:
-                progress(measured.frames_done, clip.expected)
+        chunks = _reported(encoder.encode(clip), measured, clip.expected, progress)
+        if isinstance(header, LatentHeader):
+            rates[0].write(header, chunks)
+        else:
+            deque(chunks, maxlen=0)  # each rate writes its file in `_Measured`
         return ClipResult(
             name=str(source),
             width=clip.width,
@@ -260,16 +279,19 @@ def evaluate_file(
         )
 
 
-def _header(source: Path, clip: Clip, model: LoadedTokenizer, stages: int, effort: int) -> Header:
-    """Make the header of a code file of the clip, with the size of the crop."""
-    options = EncodeOptions(effort=effort)
-    header = make_header(str(source), clip.reader, model, stages, options)
-    space = header.format.spatial_compression
-    return replace(
-        header,
-        format=replace(header.format, grid=(-(-clip.height // space), -(-clip.width // space))),
-        transform=replace(header.transform, width=clip.width, height=clip.height),
-    )
+def _reported(
+    chunks: Iterator[CodeChunk], measured: _Measured, total: int | None, progress: Progress | None
+) -> Iterator[CodeChunk]:
+    """Forward chunks, and report the progress after each."""
+    for chunk in chunks:
+        if progress is not None:
+            progress(measured.frames_done, total)
+        yield chunk
+
+
+def path_of(folder: Path, bits: int, model: LoadedTokenizer) -> Path:
+    """Return the file of a rate that is kept, such as `18.vtok`, or `96.safetensors` of latents."""
+    return folder / f"{bits}.{'safetensors' if model.geometry.entries is None else 'vtok'}"
 
 
 class _Timer(Observer):
@@ -298,17 +320,23 @@ class _Measured(ChunkObserver):
     """Observer that counts codes, and writes, decodes and measures each rate."""
 
     def __init__(
-        self, header: Header, rates: Sequence[_Rate], usage: Sequence[CodeUsage], compress: bool
+        self,
+        header: Header | LatentHeader,
+        rates: Sequence[_Rate],
+        usage: Sequence[CodeUsage],
+        compress: bool,
     ) -> None:
         super().__init__()
-        self._format, self._rates, self._usage = header.format, rates, usage
+        self._header, self._rates, self._usage = header, rates, usage
         self._compress, self.frames_done = compress, 0
 
     def on_pair(self, chunk: CodeChunk, frames: Frames) -> CodeChunk:
-        parts = encode_parts(chunk.codes, self._format, compress=self._compress)
-        codebooks = (codes for stage in chunk.codes for codes in stage)
-        for codes, counted in zip(codebooks, self._usage, strict=True):
-            counted.add(codes)
+        parts: Sequence[CodedPart] = ()
+        if isinstance(self._header, Header):
+            parts = encode_parts(chunk.codes, self._header.format, compress=self._compress)
+            codebooks = (codes for stage in chunk.codes for codes in stage)
+            for codes, counted in zip(codebooks, self._usage, strict=True):
+                counted.add(codes)
         for rate in self._rates:
             rate.add(chunk, parts, frames)
         self.frames_done += chunk.num_frames
@@ -316,7 +344,7 @@ class _Measured(ChunkObserver):
 
 
 class _Rate:
-    """One rate: writes its code file, decodes it and measures the frames.
+    """One rate: writes its file of codes or latents, decodes it and measures the frames.
 
     `stack` closes the file and the meter.
     """
@@ -325,7 +353,7 @@ class _Rate:
         self,
         stack: ExitStack,
         model: LoadedTokenizer,
-        header: Header,
+        header: Header | LatentHeader,
         bits: int,
         stages: int,
         metrics: Sequence[str] | None,
@@ -333,13 +361,20 @@ class _Rate:
         watch: Watch | None,
     ) -> None:
         self._bits, self._stages, self._watch = bits, stages, watch
-        self._header = replace(header, format=replace(header.format, num_stages=stages))
+        self._shape = header.transform
         width, height = header.transform.width, header.transform.height
         self._decoder, self._timer = Decoder(model, (height, width)), _Timer()
         self._meter = stack.enter_context(QualityMeter(width, height, metrics))
-        path = Path(os.devnull) if keep is None else keep / f"{bits}.vtok"
+        path = Path(os.devnull) if keep is None else path_of(keep, bits, model)
         self._file = CountingStream(stack.enter_context(path.open("wb")), str(path))
-        self._writer = CodeFileWriter(cast(BinaryIO, self._file), self._header)
+        self._writer: CodeFileWriter | None = None
+        self._bits_per_code = LATENT_BITS
+        if isinstance(header, Header):
+            layout = replace(header.format, num_stages=stages)
+            self._writer = CodeFileWriter(
+                cast(BinaryIO, self._file), replace(header, format=layout)
+            )
+            self._bits_per_code = layout.bits_per_code
         self._frames = self._codes = 0
         self._originals = Originals()
 
@@ -347,11 +382,16 @@ class _Rate:
         """Write, decode and measure the first stages of a chunk."""
         codes = chunk.codes[: self._stages]
         opens = 0 if chunk.restart else None
-        self._writer.write_parts(parts[: self._stages], codes.shape[2], chunk.num_frames, opens)
+        if self._writer is not None:
+            self._writer.write_parts(parts[: self._stages], codes.shape[2], chunk.num_frames, opens)
         self._codes += codes.size
         self._frames += chunk.num_frames
         self._originals.add(reference)
         self._measure(self._decoder.decode_next(replace(chunk, codes=codes)))
+
+    def write(self, header: LatentHeader, chunks: Iterator[CodeChunk]) -> None:
+        """Write the file of latents."""
+        write_latents(cast(BinaryIO, self._file), header, chunks, "safetensors")
 
     def _measure(self, decoded: Iterator[Frames]) -> None:
         for frames, originals in self._originals.pair(self._timer.timed(decoded)):
@@ -362,16 +402,17 @@ class _Rate:
     def finish(self) -> Point:
         """Finish the code file and return the measurements."""
         self._measure(self._decoder.finish())
-        self._writer.close()
-        shape, bits = self._header.transform, 8 * self._file.count
+        if self._writer is not None:
+            self._writer.close()
+        shape, bits = self._shape, 8 * self._file.count
         pixels = self._frames * shape.width * shape.height
         return Point(
             coder=VTOK,
-            setting=f"{self._bits} bits",
+            setting="float16 latents" if self._writer is None else f"{self._bits} bits",
             bits=self._bits,
             bytes=self._file.count,
             bpp=bits / pixels,
-            raw_bpp=self._codes * self._header.format.bits_per_code / pixels,
+            raw_bpp=self._codes * self._bits_per_code / pixels,
             kbps=bits / 1000 / float(self._frames / shape.fps),
             quality=self._meter.finish(),
             decode_fps=self._frames / max(self._timer.seconds, 1e-9),

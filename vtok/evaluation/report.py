@@ -25,6 +25,7 @@ import numpy.typing as npt
 import vtok
 from vtok.codefile.header import Header
 from vtok.codefile.reader import CodeFileReader
+from vtok.errors import UsageError
 from vtok.evaluation.compare import (
     ORIGINAL,
     Comparison,
@@ -34,7 +35,7 @@ from vtok.evaluation.compare import (
     compare_file,
     deltas,
 )
-from vtok.evaluation.evaluate import EvalOptions, open_clip
+from vtok.evaluation.evaluate import EvalOptions, open_clip, path_of
 from vtok.evaluation.metrics import METRICS, psnr
 from vtok.evaluation.pictures import code_palette, heat_scale
 from vtok.evaluation.results import VTOK, ClipResult, mean_points
@@ -139,15 +140,17 @@ def exhibit_file(
         notify: called with the progress.
 
     Raises:
+        UsageError: for a model without codes.
         VtokError: see `compare_file`.
     """
+    check_model(model)
     made = _Strips(most_bytes)
     with compare_file(
         source, model=model, codecs=codecs, options=options, notify=notify, watch=made.watch
     ) as comparison:
         result = comparison.result
-        path = comparison.folder / f"{max(point.bits for point in result.of(VTOK))}.vtok"
-        with path.open("rb") as file:
+        most = max(point.bits for point in result.of(VTOK))
+        with path_of(comparison.folder, most, model).open("rb") as file:
             reader = CodeFileReader(file)
             header = reader.header
             chunks = tuple(
@@ -161,6 +164,13 @@ def exhibit_file(
     pictured = _trim(strips, codes, header, most_bytes)
     steps = 1 + -(-(pictured - 1) // header.format.temporal_compression)
     return Exhibit(result, tuple(deltas(result.points)), strips, chunks, codes[:, :steps], header)
+
+
+def check_model(model: LoadedTokenizer) -> None:
+    """Check that a model has codes, which the page shows; raises a UsageError if not."""
+    if model.geometry.entries is None:
+        name = model.info.name
+        raise UsageError(f"{name} has latents and no codes to show: use vtok eval or vtok compare")
 
 
 def code_width(codebook_size: int) -> int:

@@ -60,8 +60,9 @@ class Geometry:
         num_codebooks: Parallel codebooks of a stage.
         num_stages: Residual stages; the first few can be decoded without the others.
         plan: How a video is divided into model calls.
-        size_multiple: Height and width are padded to multiples of this; 0 means
-            `spatial_compression`.
+        size_multiple: Height and width that a tokenizer needs to be multiples of this. Clips are
+            padded; files have no room for the padding, so other frames are refused. 0 means
+            `spatial_compression`, for frames of any size.
         square: Whether height and width must be equal.
         trained_frames: Longest clip of the published training, None if unknown. Longer ones work.
 
@@ -148,6 +149,15 @@ class Geometry:
         multiple = self.size_multiple or space
         rows, columns = (-(-side // multiple) * (multiple // space) for side in (height, width))
         return rows, columns
+
+    def other_size(self, height: int, width: int) -> str | None:
+        """Describe the sizes of frames that files can have, if this one is not among them."""
+        if self.square and height != width:
+            return "a square"
+        multiple = self.size_multiple
+        if multiple > self.spatial_compression and (height % multiple or width % multiple):
+            return f"multiples of {multiple}"
+        return None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values; the plan by its kind."""

@@ -164,17 +164,8 @@ def _encode_latents(
     observers: Sequence[Observer],
 ) -> tuple[LatentHeader, Counts]:
     """Encode the frames of a reader to latents; see `encode_reader`."""
-    counts, geometry = Counts(progress, frames_to_come(reader, options)), model.geometry
-    layout = LatentFormat(
-        latent_dim=geometry.latent_dim,
-        dtype=options.latent_dtype,
-        temporal_compression=geometry.temporal_compression,
-        spatial_compression=geometry.spatial_compression,
-        grid=geometry.grid(*reader.output_size[::-1]),
-        decoder_lookahead=geometry.lookahead,
-        window=geometry.window_steps,
-    )
-    header = LatentHeader(format=layout, num_frames=0, **_origin(name, reader, model, options))
+    counts = Counts(progress, frames_to_come(reader, options))
+    header = make_latent_header(name, reader, model, options)
     encoder = Encoder(model, observers=[*observers, counts], latent_dtype=options.latent_dtype)
     chunks = encoder.encode(reader)
     header = write_latents(cast(BinaryIO, stream), header, chunks, options.to)
@@ -225,9 +216,18 @@ def make_header(
     model: LoadedTokenizer,
     stages: int,
     options: EncodeOptions,
+    size: tuple[int, int] | None = None,
 ) -> Header:
-    """Make the header of a code file: frames of `reader`, encoded by `model` to `stages` stages."""
-    geometry, (width, height) = model.geometry, reader.output_size
+    """Make the header of a code file: frames of `reader`, encoded by `model` to `stages` stages.
+
+    Args:
+        name, reader, model, stages, options: as in `encode_reader`.
+        size: (width, height) of the frames that are encoded; default: those of `reader`.
+
+    Raises:
+        OptionError: if the model does not take frames of this size.
+    """
+    geometry, (width, height) = model.geometry, size or reader.output_size
     grid = geometry.grid(height, width)
     return Header(
         format=CodeFormat(
@@ -243,12 +243,38 @@ def make_header(
             decoder_lookahead=geometry.lookahead,
             window=geometry.window_steps,
         ),
-        **_origin(name, reader, model, options),
+        **_origin(name, reader, model, options, (width, height)),
     )
 
 
+def make_latent_header(
+    name: str | None,
+    reader: VideoReader,
+    model: LoadedTokenizer,
+    options: EncodeOptions,
+    size: tuple[int, int] | None = None,
+) -> LatentHeader:
+    """Make the header of a file of latents, without its number of frames; see `make_header`."""
+    geometry, (width, height) = model.geometry, size or reader.output_size
+    layout = LatentFormat(
+        latent_dim=geometry.latent_dim,
+        dtype=options.latent_dtype,
+        temporal_compression=geometry.temporal_compression,
+        spatial_compression=geometry.spatial_compression,
+        grid=geometry.grid(height, width),
+        decoder_lookahead=geometry.lookahead,
+        window=geometry.window_steps,
+    )
+    origin = _origin(name, reader, model, options, (width, height))
+    return LatentHeader(format=layout, num_frames=0, **origin)
+
+
 def _origin(
-    name: str | None, reader: VideoReader, model: LoadedTokenizer, options: EncodeOptions
+    name: str | None,
+    reader: VideoReader,
+    model: LoadedTokenizer,
+    options: EncodeOptions,
+    size: tuple[int, int],
 ) -> dict[str, Any]:
     """Make the fields of a header that describe the model and the video."""
     info = reader.info
@@ -257,10 +283,10 @@ def _origin(
         start = rational(reader.start_seconds)
     if options.num_frames is not None:
         duration = rational(options.num_frames / info.fps)
-    width, height = reader.output_size
-    if model.geometry.square and width != height:
-        expected = f"a square: {model.info.name} takes no frames of {width}x{height}"
-        raise OptionError("size", options.size or "source", expected)
+    width, height = size
+    if expected := model.geometry.other_size(height, width):
+        refused = f"{expected}: {model.info.name} takes no frames of {width}x{height}"
+        raise OptionError("size", options.size or "source", refused)
     return {
         "model": ModelIdentity(
             name=model.info.name,
