@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtok.errors import OptionError, OutputError
+from vtok.errors import CheckpointError, OptionError, OutputError, VtokError
 from vtok.models import hub
 from vtok.models.checkpoint import (
     MAX_TEXT,
@@ -79,6 +79,21 @@ FAMILIES = {
 }  # fmt: skip
 
 
+SIGNS = {
+    r"encoder[.-]conv_in[.-]0[.-]conv3d[.-]": ("cosmos",),
+    r"encoder\.down_temporal\.": ("vidtok",),
+    r"encoder\.conv_first\.": ("o2-magvit2",),
+    r"(encoder\.conv_in\.conv_1|decoder\.adaptive)\.": ("open-magvit2",),
+    r"encoder\.time_conv\.": ("emu3",),
+    r"encoder\.mid_block\.": ("1x", "open-magvit2"),
+    r"encoder\.\d+\.conv\.0\.": ("taehv",),
+    r"encoder_layers\.": ("magvit2",),
+    r"encoder\.down_blocks\.": ("diffusers",),
+}
+"""Names of tensors that tell the family; the first that a file has counts."""
+FOLDER_SIGNS = ("encoder.jit", "autoencoder.jit", "model.pt", "*.safetensors")
+
+
 @dataclass(frozen=True)
 class Imported:
     """An imported checkpoint.
@@ -135,6 +150,7 @@ def import_checkpoint(
     check_output(output, overwrite)
     from_hub = path.startswith(hub.PREFIX)
     local = hub.download(hub.parse(path), chosen.hub_files) if from_hub else Path(path)
+    _check_family(path, local, family)
     tokenizer, notes = chosen.read(local, options)
     save_checkpoint(
         output,
@@ -145,6 +161,35 @@ def import_checkpoint(
         source=_printable(path if from_hub else local.absolute().name),
     )
     return Imported(read_info(output), tuple(notes))
+
+
+def _check_family(path: str, local: Path, family: str) -> None:
+    """Refuse a checkpoint of vtok, and files that look like those of another family."""
+    try:
+        own = read_info(local).name
+    except VtokError:
+        found = guess_families(local)
+        if found and family not in found:
+            raise CheckpointError(
+                f"{path}: looks like {' or '.join(found)}, not {family}: import it as {found[0]}"
+            ) from None
+    else:
+        raise CheckpointError(f"{path}: is the vtok checkpoint {own} already: no import needed")
+
+
+def guess_families(path: Path) -> tuple[str, ...]:
+    """Guess the families that a file or folder may be of; none if it looks like no known one."""
+    from vtok.models.torch_file import tensor_names
+
+    if path.is_dir():
+        configs = [path / "config.json", path / "vae" / "config.json"]
+        if any(file.is_file() and b'"_class_name"' in file.read_bytes() for file in configs):
+            return ("diffusers",)
+        files = [file for sign in FOLDER_SIGNS for file in sorted(path.glob(sign))]
+        path = files[0] if files else path
+    names = tensor_names(path)
+    found = (families for sign, families in SIGNS.items() if any(re.search(sign, n) for n in names))
+    return next(found, ())
 
 
 def _licence(family: Family, tokenizer: Tokenizer) -> str | None:

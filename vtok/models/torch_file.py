@@ -105,6 +105,18 @@ def read_foreign(path: Path, *sections: str) -> ForeignFile:
     return found
 
 
+def tensor_names(path: Path) -> list[str]:
+    """List the dotted names of the tensors of a file without reading them; empty if it has none."""
+    try:
+        with path.open("rb") as file:
+            if file.read(4) == ZIP_START:
+                return list(_Archive(path, file).names())
+        with open_tensors(path, "pt") as tensors:
+            return list(tensors.keys())
+    except (OSError, BadPickleError, CheckpointError):
+        return []
+
+
 def float_tensors(where: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Convert the floats of a state dict to float32.
 
@@ -147,7 +159,7 @@ class _Archive:
     """A zip archive of torch, whose entries are read only if they are stored uncompressed."""
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
-        self._path, self._file_size = path, os.fstat(file.fileno()).st_size
+        self._file_size = os.fstat(file.fileno()).st_size
         self._storages: dict[str, bytearray] = {}
         self._stored = self._viewed = 0
         try:
@@ -155,14 +167,19 @@ class _Archive:
         except Exception as exc:  # zipfile raises several types for damaged files
             raise CheckpointError(f"{path}: not written by torch.save, or cut short") from exc
         self._entries = {info.filename: info for info in self._zip.infolist()}
-
-    def read(self, sections: tuple[str, ...]) -> ForeignFile:
-        """Read the objects of the archive."""
         ends = [name for name in self._entries if name.endswith("/data.pkl")]
         roots = [name.removesuffix("data.pkl") for name in ends if name.count("/") == 1]
         if len(roots) != 1:
-            raise CheckpointError(f"{self._path}: a zip archive, but not written by torch.save")
-        root = roots[0]
+            raise CheckpointError(f"{path}: a zip archive, but not written by torch.save")
+        self._root = roots[0]
+
+    def names(self) -> dict[str, TensorSpec]:
+        """Return the descriptions of all tensors by name."""
+        return self._describe(f"{self._root}data.pkl")[0]
+
+    def read(self, sections: tuple[str, ...]) -> ForeignFile:
+        """Read the objects of the archive."""
+        root = self._root
         if f"{root}byteorder" in self._entries and self._bytes(f"{root}byteorder") != b"little":
             raise BadPickleError("its numbers are big-endian")
         specs, values = self._describe(f"{root}data.pkl")
