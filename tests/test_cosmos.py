@@ -250,7 +250,9 @@ def test_compression_is_asked_for_if_the_file_fits_several(tmp_path: Path) -> No
 def test_window_is_chosen_at_import(tmp_path: Path) -> None:
     file = save(published(make(CONFIGS["DV8x8x8"])), tmp_path)
     assert read_cosmos(file, window=49)[0].geometry.plan == Window(49)
-    assert read_cosmos(file, window=0)[0].geometry.plan == Stream(None)
+    streamed, notes = read_cosmos(file, window=0)
+    assert streamed.geometry.plan == Stream(None)
+    assert notes == ["a stream: trained on at most 121 frames, quality may suffer"]
     with pytest.raises(OptionError, match="window=16: expected 0, or 1"):
         read_cosmos(file, window=16)
 

@@ -55,6 +55,16 @@ FAMILIES: dict[str, tuple[str, Any]] = {
         OpenMagvit2Config("o2", multipliers=(1, 2, 2), time_strides=(2, 2), adaptive=True,
                           channels=32, blocks=1, bits=6),
     ),
+    "1x": (
+        "open_magvit2",
+        OpenMagvit2Config("image", multipliers=(1, 2), time_strides=(1,), channels=32, blocks=1,
+                          bits=6),
+    ),
+    "open-magvit2 video": (
+        "open_magvit2",
+        OpenMagvit2Config("video", multipliers=(1, 2, 2), time_strides=(2, 2), adaptive=True,
+                          channels=32, blocks=1, bits=6),
+    ),
     "emu3": (
         "emu3",
         Emu3Config(entries=50, channels=32, multipliers=(1, 1), blocks=1, attention=(1,),

@@ -38,6 +38,7 @@ from vtok.nn.interface import Geometry, Stream, StreamState, Tokenizer, Window
 from vtok.nn.layers import Context
 
 LEVELS = (8, 8, 8, 5, 5, 5)
+TRAINED_FRAMES = 121  # of the longest clips that any published file was trained on
 MAX_WIDTH, MAX_RESOLUTIONS, MAX_BLOCKS, MAX_ENTRIES, MAX_WINDOW = 1 << 14, 8, 16, 1 << 24, 1 << 12
 
 
@@ -332,6 +333,9 @@ def read_cosmos(
         raise CheckpointError(f"{path}: {exc}: not a Cosmos video tokenizer, or damaged") from exc
     if left_out := len(found) - len(weights):
         notes.append(f"{left_out} tensors left out: constants, training state and unused layers")
+    if not 0 < config.window <= TRAINED_FRAMES:
+        windows = f"windows of {config.window} frames" if config.window else "a stream"
+        notes.append(f"{windows}: trained on at most {TRAINED_FRAMES} frames, quality may suffer")
     tokenizer = CosmosTokenizer(config)
     tokenizer.load_state_dict(float_tensors(str(path), weights), strict=True)
     return tokenizer.eval(), notes

@@ -28,6 +28,7 @@ from vtok.codefile.sections import FrameDurations, sound_to_section
 from vtok.codefile.writer import CodeFileWriter
 from vtok.errors import OptionError
 from vtok.models.load import LoadedTokenizer, ModelLike, resolve
+from vtok.nn.geometry import Geometry, Window
 from vtok.pipeline._runtime import map_in_background
 from vtok.pipeline.codec import Encoder, chunk_steps, steps_per_call
 from vtok.pipeline.files import (
@@ -141,16 +142,22 @@ def encode_reader(
         parts = (chunk.codes for chunk in chunks)
         write_array(cast(BinaryIO, stream), parts, header, options.to)
     counts.bytes, counts.psnr = stream.count, rate.psnr if rate else None
-    add_remarks(counts, reader)
+    add_remarks(counts, reader, model.geometry)
     return header, counts
 
 
-def add_remarks(counts: Counts, reader: VideoReader) -> None:
-    """Add what a reader that is at its end has left out."""
+def add_remarks(counts: Counts, reader: VideoReader, geometry: Geometry | None = None) -> None:
+    """Add what a reader at its end has left out, and a clip longer than those of the training."""
     counts.missing_frames, notes = reader.missing_frames, list(reader.notes)
     if reader.missing_frames:
         lost = "frame is" if reader.missing_frames == 1 else "frames are"
         notes.append(f"{reader.missing_frames} {lost} missing: lost or damaged in the source")
+    if geometry and (trained := geometry.trained_frames):
+        frames = geometry.plan.frames if isinstance(geometry.plan, Window) else counts.frames_done
+        if frames > trained:
+            notes.append(
+                f"run on {frames} frames at once, trained on {trained}: quality may suffer"
+            )
     counts.note = "; ".join(notes) or None
 
 
@@ -170,7 +177,7 @@ def _encode_latents(
     chunks = encoder.encode(reader)
     header = write_latents(cast(BinaryIO, stream), header, chunks, options.to)
     counts.bytes = stream.count
-    add_remarks(counts, reader)
+    add_remarks(counts, reader, model.geometry)
     return header, counts
 
 
