@@ -17,9 +17,9 @@ from vtok.evaluation.compare import compare_file, deltas, write_side_by_side
 from vtok.evaluation.evaluate import EvalOptions, Part, evaluate_file
 from vtok.models.checkpoint import save_checkpoint
 from vtok.models.load import LoadedTokenizer, load
+from vtok.pipeline.array_files import LatentFile
 from vtok.pipeline.codec import Decoder
 from vtok.pipeline.encode import encode_file
-from vtok.pipeline.latents import LatentFile
 from vtok.pipeline.options import EncodeOptions
 from vtok.pipeline.rate import psnr_per_frame
 from vtok.video.reader import VideoReader

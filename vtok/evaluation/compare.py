@@ -28,9 +28,9 @@ from vtok.evaluation.metrics import METRICS, Quality, QualityMeter
 from vtok.evaluation.pictures import labelled_tiles
 from vtok.evaluation.results import VTOK, ClipResult, Point
 from vtok.models.load import LoadedTokenizer, ModelLike, resolve
+from vtok.pipeline.array_files import LatentFile
 from vtok.pipeline.codec import Decoder
 from vtok.pipeline.decode import read_codes
-from vtok.pipeline.latents import LatentFile
 from vtok.video.frames import Frames
 from vtok.video.writer import VideoWriter
 

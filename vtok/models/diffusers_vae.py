@@ -169,8 +169,10 @@ def read_diffusers(
     if not (path / "config.json").exists() and (path / "vae" / "config.json").exists():
         path = path / "vae"
     name = _read_class_name(path)
+    kind = _class(name)
+    importlib.import_module("diffusers.utils.logging").disable_progress_bar()  # of shards
     try:
-        model, report = _class(name).from_pretrained(
+        model, report = kind.from_pretrained(
             path,
             local_files_only=True,
             use_safetensors=True,
@@ -178,8 +180,6 @@ def read_diffusers(
             output_loading_info=True,
             torch_dtype=torch.float32,
         )
-    except UsageError:
-        raise
     except Exception as exc:  # diffusers raises many types for damaged folders
         reason = str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__
         raise CheckpointError(f"{path}: diffusers cannot read this folder ({reason})") from exc
