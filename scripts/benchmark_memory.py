@@ -4,6 +4,7 @@
     scripts/benchmark_memory.py                   default settings, 25 minutes on two idle cores
     scripts/benchmark_memory.py hour 1080p        only these settings
     scripts/benchmark_memory.py 4k hour256        settings that are not run by default
+    scripts/benchmark_memory.py windows           a Cosmos model on 1 window and on 20
     scripts/benchmark_memory.py --json FILE --resume           only settings that FILE lacks
 
 Memory could grow with the number of frames, with their size, or with both. Hour-long videos have
@@ -36,6 +37,7 @@ from benchmark_tools import (
 from processes import VTOK, run_command
 
 from vtok.models.checkpoint import read_info, save_checkpoint
+from vtok.models.cosmos import CosmosConfig, CosmosTokenizer
 from vtok.nn.config import PRESETS, TokenConfig
 from vtok.nn.token_pipeline import TokenPipeline
 from vtok.nn.tokenizer import VideoTokenizer
@@ -43,7 +45,7 @@ from vtok.tokens.model import save_tokens
 from vtok.video.ffmpeg import ffmpeg_path
 
 RATE = 30
-SMALL, SHIPPED = "small", "vtok-base"
+SMALL, SHIPPED, WINDOWS = "small", "vtok-base", "Cosmos DV8x8x8, quarter width"
 CODING, ALL = ("encode", "decode"), ("encode", "decode", "tokens", "dump", "pack", "verify")
 COPYING = ("cat", "verify", "cut")
 TITLES = {"tokens": "encode --to tokens", "pack": "pack (the entropy coder alone)"}
@@ -57,7 +59,7 @@ class Setting:
     size: tuple[int, int]  # width and height in pixels
     frames: int  # length of the short video
     times: int  # length of the long video, in short videos
-    model: str  # `SMALL` or the name of a shipped model
+    model: str  # `SMALL`, `WINDOWS` or the name of a shipped model
     commands: tuple[str, ...]  # names known to `Commands`
     copies: int = 1  # copies of the codes that are joined before the commands run
 
@@ -72,6 +74,7 @@ SETTINGS = {
     "4k": Setting((3840, 2160), 21, 2, SHIPPED, CODING),
     "hour256": Setting((256, 256), MINUTE, 60, SMALL, ALL),
     "hour1080p": Setting((1920, 1080), MINUTE, 60, SMALL, ALL),
+    "windows": Setting((832, 480), 17, 20, WINDOWS, CODING),
 }
 BY_DEFAULT = tuple(SETTINGS)[:5]
 QUICK = Setting((64, 64), 9, 2, SMALL, ("encode", "dump", "pack"))
@@ -80,17 +83,18 @@ QUICK = Setting((64, 64), 9, 2, SMALL, ("encode", "dump", "pack"))
 class Commands:
     """Commands that can be measured on one video."""
 
-    def __init__(self, folder: Path, model: str) -> None:
-        """Use an empty folder for files; `model` is a name or a checkpoint."""
+    def __init__(self, folder: Path, model: str, *, stages: bool = True) -> None:
+        """Use an empty folder for files; `model` is a name or a checkpoint, maybe with stages."""
         self.video, self.codes, self.back = (folder / f"a.{x}" for x in ("mkv", "vtok", "mp4"))
         self._dump, self._joined = folder / "a.bin", folder / "joined.vtok"
         self._tokens, self._learner = folder / "a.safetensors", folder / "learner.safetensors"
         self._model = ("--model", model)
+        self._rate = ("--stages", "2") if stages else ()
 
     def peak(self, name: str, copies: int = 1) -> float:
         """Run a command and return its peak memory in MiB; `cat` joins `copies` of the codes."""
         arguments: dict[str, tuple[str | Path, ...]] = {
-            "encode": (self.video, "-o", self.codes, "--stages", "2", *self._model),
+            "encode": (self.video, "-o", self.codes, *self._rate, *self._model),
             "decode": (self.codes, "-o", self.back, *self._model),
             "tokens": (
                 *(self.video, "-o", self._tokens, "--to", "tokens"),
@@ -130,7 +134,13 @@ def make_video(path: Path, size: tuple[int, int], frames: int, times: int = 1) -
 
 
 def make_models(folder: Path, model: str) -> str:
-    """Save an untrained token learner and, for `SMALL`, a small model; returns the model."""
+    """Save the model, but a shipped one, and a token learner, all untrained; returns the model."""
+    if model == WINDOWS:
+        widths = (64, 128, 128)
+        config = CosmosConfig(channels=32, encoder_widths=widths, decoder_widths=widths)
+        path = folder / "model.safetensors"
+        save_checkpoint(path, CosmosTokenizer.from_config(config), "cosmos")
+        return str(path)
     if model == SMALL:
         layers = (("space_time_patch", 32), ("causal_depthwise", 32))
         small = replace(
@@ -148,7 +158,8 @@ def make_models(folder: Path, model: str) -> str:
 
 def peaks(folder: Path, model: str, setting: Setting, times: int) -> dict[str, float]:
     """Measure the peak MiB of each command on the short video repeated `times` times."""
-    commands, joined = Commands(folder, model), setting.copies > 1
+    commands = Commands(folder, model, stages=setting.model != WINDOWS)
+    joined = setting.copies > 1
     make_video(commands.video, setting.size, setting.frames, 1 if joined else times)
     if joined:
         commands.peak("encode")
@@ -177,8 +188,8 @@ def measure(name: str, setting: Setting) -> Iterator[dict[str, Any]]:
     log(f"{name}: done in {time.monotonic() - begin:.0f} s")
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Format all rows as Markdown, with the largest ratio and a list of settings not run."""
+def table(rows: Sequence[dict[str, Any]], settings: Sequence[str] = tuple(SETTINGS)) -> str:
+    """Format all rows as Markdown, with the largest ratio and the settings that were not run."""
     heads = ("size", "model", "command", "short, frames", "long, frames", "short, MB", "long, MB")
     cells = []
     for row in rows:
@@ -193,7 +204,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         f"\nThe largest ratio is {worst['ratio']:.3f}, of {worst['command']} at {worst['size']} "
         f"({verdict} the target of {MAX_RATIO:.2f}).",
     ]
-    left = [name for name in SETTINGS if name not in {row["setting"] for row in rows}]
+    left = [name for name in settings if name not in {row["setting"] for row in rows}]
     if left:
         lines += ["\nNot run:\n", *(f"- `{name}`: {summarize(SETTINGS[name])}" for name in left)]
     return "\n".join(lines)
@@ -244,7 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows += measure(name, setting)
         rows.sort(key=lambda row: [*SETTINGS, "quick"].index(row["setting"]))
         write_json(args.json, {"machine": machine, "rows": rows})
-    print(f"{describe(machine)}\n\n{table(rows)}")
+    asked = tuple(SETTINGS) if args.settings is BY_DEFAULT else ()
+    print(f"{describe(machine)}\n\n{table(rows, asked)}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vtok.errors import CheckpointError, InputError, OptionError, ShapeError
+from vtok.errors import CheckpointError, InputError, OptionError, ShapeError, UsageError
 from vtok.models.cosmos import CosmosConfig, CosmosTokenizer, read_cosmos
 from vtok.models.cosmos_layers import LEAST_PIXELS, FrameNorm, Haar, TimeConv
 from vtok.nn.interface import Stream, StreamState, Window
@@ -298,7 +298,7 @@ def test_folder_with_an_encoder_and_a_decoder(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_hostile_config_is_refused(field: str, value: object) -> None:
-    with pytest.raises(OptionError, match=field):
+    with pytest.raises(UsageError, match=field):
         CosmosConfig.from_dict({**SMALL, field: value})
 
 

@@ -147,7 +147,7 @@ def test_codes_out_of_range_are_refused(value: int) -> None:
 
 Damage = Callable[[dict[str, Any]], object]
 DAMAGES: dict[str, tuple[Damage, str]] = {
-    "missing": (lambda t: t.pop("decoder.conv_out.weight"), "decoder.conv_out.weight is missing"),
+    "missing": (lambda t: t.pop("decoder.conv_out.weight"), "missing tensors: decoder.conv_out"),
     "no codebook": (lambda t: t.pop("quantize.embedding.weight"), "codebook.weight is missing"),
     "unknown": (lambda t: t.update({"encoder.extra": torch.zeros(2)}), "encoder.extra"),
     "shape": (lambda t: t.update({"decoder.conv_out.bias": torch.zeros(4)}), "expected floats"),

@@ -183,9 +183,12 @@ def test_config_keys_are_checked(data: dict[str, object]) -> None:
     ("change", "message"),
     [
         ({"encoder.0.weight": None}, r"no usable tensor encoder\.0\.weight"),
-        ({"encoder.4.conv.0.bias": None}, r"no tensor encoder\.4\.conv\.0\.bias"),
-        ({"spam": torch.zeros(1)}, "it has spam"),
-        ({"encoder.17.bias": torch.zeros(3)}, r"encoder\.17\.bias has shape \[3\], expected \[6\]"),
+        ({"encoder.4.conv.0.bias": None}, r"missing tensors: encoder\.4\.conv\.0\.bias"),
+        ({"spam": torch.zeros(1)}, "unknown tensors: spam"),
+        (
+            {"encoder.17.bias": torch.zeros(3)},
+            r"17\.bias has shape \[3\] of float32, expected floats \[6\]",
+        ),
         ({"encoder.17.bias": torch.full((6,), torch.nan)}, "infinities or NaN"),
         ({"encoder.0.weight": torch.zeros(8)}, "not a file of taehv"),
         ({"decoder.7.conv.weight": torch.zeros(16, 0, 1, 1)}, "not a file of taehv"),

@@ -340,7 +340,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
     "no first layer": (without(f"{IN}.bias"), "not a VidTok checkpoint"),
     "missing": (without("decoder.mid.attn_1.q.conv.weight"), "missing tensors.*attn_1.q.weight"),
     "unknown": (with_tensor("encoder.down.0.attn.0.q.weight", 8, 8), "unknown tensors.*attn.0.q"),
-    "many resolutions": (with_tensor("encoder.down.99.block.0.conv1.bias", 8), "unknown tensors"),
+    "many resolutions": (with_tensor("encoder.down.99.block.0.conv1.bias", 8), "missing tensors"),
     "huge number": (
         with_tensor(f"encoder.down.{'9' * 200}.block.0.conv1.bias", 8),
         "unknown tensors",

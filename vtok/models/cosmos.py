@@ -7,13 +7,11 @@ temporal attention reads back without limit, so that the memory of a stream grow
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +30,7 @@ from vtok.models.cosmos_layers import (
     factorized,
     point,
 )
+from vtok.models.family import FamilyConfig, MisfitError, are_whole, check_tensors, is_whole
 from vtok.models.torch_file import float_tensors, read_tensors
 from vtok.nn.fsq import FSQ
 from vtok.nn.interface import Geometry, Stream, StreamState, Tokenizer, Window
@@ -43,7 +42,7 @@ MAX_WIDTH, MAX_RESOLUTIONS, MAX_BLOCKS, MAX_ENTRIES, MAX_WINDOW = 1 << 14, 8, 16
 
 
 @dataclass(frozen=True)
-class CosmosConfig:
+class CosmosConfig(FamilyConfig):
     """Configuration of a Cosmos tokenizer; the defaults are those of DV8x8x8.
 
     Attributes:
@@ -75,45 +74,36 @@ class CosmosConfig:
     num_res_blocks: int = 2
     window: int = 17
 
-    def __post_init__(self) -> None:
-        for name in ("levels", "encoder_widths", "decoder_widths"):  # JSON has lists
-            value = getattr(self, name)
-            object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
-        for name in ("latent_dim", "z_channels", "channels"):
-            self._require(name, _is_whole(getattr(self, name), 1, MAX_WIDTH), f"1 to {MAX_WIDTH}")
-        blocks = _is_whole(self.num_res_blocks, 1, MAX_BLOCKS)
-        self._require("num_res_blocks", blocks, f"1 to {MAX_BLOCKS}")
-        patch = _is_whole(self.patch_size, 2, 4) and self.patch_size != 3
-        self._require("patch_size", patch, "2 or 4")
+    def check(self) -> None:
+        """Check all fields."""
+        widths = dict.fromkeys(("latent_dim", "z_channels", "channels"), MAX_WIDTH)
+        self.require_whole({**widths, "num_res_blocks": MAX_BLOCKS})
+        patch = is_whole(self.patch_size, 2, 4) and self.patch_size != 3
+        self.require("patch_size", patch, "2 or 4")
         self._check_lists()
         for name in ("temporal_compression", "spatial_compression"):
             value, most = getattr(self, name), self.patch_size << (len(self.encoder_widths) - 1)
-            valid = _is_whole(value, self.patch_size, most) and value & (value - 1) == 0
-            self._require(name, valid, f"a power of two from {self.patch_size} to {most}")
+            valid = is_whole(value, self.patch_size, most) and value & (value - 1) == 0
+            self.require(name, valid, f"a power of two from {self.patch_size} to {most}")
         ups = [sum(axis) for axis in zip(*self.ups, strict=True)] or [0, 0]
         fits = ups == [self._halvings(self.temporal_compression), self.spatial_halvings]
-        self._require("decoder_widths", fits, "widths enough for all compression")
+        self.require("decoder_widths", fits, "widths enough for all compression")
         step = self.temporal_compression
-        valid = _is_whole(self.window, 0, MAX_WINDOW) and (
+        valid = is_whole(self.window, 0, MAX_WINDOW) and (
             not self.window or self.window % step == 1
         )
-        self._require("window", valid, f"0, or 1 + n * {step} up to {MAX_WINDOW} frames")
+        self.require("window", valid, f"0, or 1 + n * {step} up to {MAX_WINDOW} frames")
 
     def _check_lists(self) -> None:
         for name in ("encoder_widths", "decoder_widths"):
             value = getattr(self, name)
-            valid = isinstance(value, tuple) and 1 <= len(value) <= MAX_RESOLUTIONS
-            valid = valid and all(_is_whole(width, 1, MAX_WIDTH) for width in value)
-            self._require(name, valid, f"1 to {MAX_RESOLUTIONS} numbers from 1 to {MAX_WIDTH}")
+            valid = are_whole(value, 1, MAX_WIDTH) and 1 <= len(value) <= MAX_RESOLUTIONS
+            self.require(name, valid, f"1 to {MAX_RESOLUTIONS} numbers from 1 to {MAX_WIDTH}")
         levels = self.levels
-        valid = isinstance(levels, tuple) and all(_is_whole(x, 2, MAX_ENTRIES) for x in levels)
-        valid = valid and len(levels) in (0, self.latent_dim) and math.prod(levels) <= MAX_ENTRIES
+        valid = are_whole(levels, 2, MAX_ENTRIES) and len(levels) in (0, self.latent_dim)
+        valid = valid and math.prod(levels) <= MAX_ENTRIES
         expected = f"one number from 2 for each of {self.latent_dim} dimensions, or none"
-        self._require("levels", valid, expected)
-
-    def _require(self, name: str, valid: bool, expected: str) -> None:
-        if not valid:
-            raise OptionError(name, getattr(self, name), expected)
+        self.require("levels", valid, expected)
 
     def _halvings(self, compression: int) -> int:
         return (compression // self.patch_size).bit_length() - 1
@@ -144,28 +134,6 @@ class CosmosConfig:
     def compression(self) -> str:
         """Frames x pixels x pixels of a latent position, such as 8x16x16."""
         return f"{self.temporal_compression}" + f"x{self.spatial_compression}" * 2
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        items = dataclasses.asdict(self).items()
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in items}
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> CosmosConfig:
-        """Create a configuration from `to_dict`, with defaults for missing fields.
-
-        Raises:
-            OptionError: A field is unknown or invalid.
-        """
-        known = [field.name for field in dataclasses.fields(cls)]
-        for name in data:
-            if name not in known:
-                raise OptionError(str(name)[:80], "given", f"one of {', '.join(known)}")
-        return cls(**data)
-
-
-def _is_whole(value: object, least: int, most: int) -> bool:
-    return type(value) is int and least <= value <= most
 
 
 class Encoder(nn.Module):
@@ -328,8 +296,8 @@ def read_cosmos(
         spare = [name for name in weights if name not in blank and RESAMPLING.match(name)]
         for name in spare:
             del weights[name]
-        _check_shapes(weights, blank)
-    except _MisfitError as exc:
+        check_tensors(weights, blank)
+    except MisfitError as exc:
         raise CheckpointError(f"{path}: {exc}: not a Cosmos video tokenizer, or damaged") from exc
     if left_out := len(found) - len(weights):
         notes.append(f"{left_out} tensors left out: constants, training state and unused layers")
@@ -339,10 +307,6 @@ def read_cosmos(
     tokenizer = CosmosTokenizer(config)
     tokenizer.load_state_dict(float_tensors(str(path), weights), strict=True)
     return tokenizer.eval(), notes
-
-
-class _MisfitError(CheckpointError):
-    """Tensors that are not those of a Cosmos video tokenizer."""
 
 
 def _files(path: Path) -> list[Path]:
@@ -370,7 +334,7 @@ def _select(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
             root = min(roots, key=len)
             names = {name: name[len(root) :] for name in tensors if name.startswith(root)}
             return {new.replace(separator, "."): tensors[old] for old, new in names.items()}, notes
-    raise _MisfitError(f"tensor {ANCHOR} is missing")
+    raise MisfitError(f"tensor {ANCHOR} is missing")
 
 
 def _our_name(name: str) -> str:
@@ -390,7 +354,7 @@ def _config(theirs: dict[str, Tensor], compression: str | None, window: int) -> 
 
     def shape(name: str) -> torch.Size:
         if name not in theirs or theirs[name].ndim != 5:
-            raise _MisfitError(f"tensor {name} is missing or not of five dimensions")
+            raise MisfitError(f"tensor {name} is missing or not of five dimensions")
         return theirs[name].shape
 
     def count(pattern: str) -> int:
@@ -399,7 +363,7 @@ def _config(theirs: dict[str, Tensor], compression: str | None, window: int) -> 
     sizes = {3 * size**3: size for size in (2, 4)}
     channels, bands = shape(ANCHOR)[:2]
     if bands not in sizes:
-        raise _MisfitError(f"tensor {ANCHOR} has {bands} inputs, expected 24 or 192")
+        raise MisfitError(f"tensor {ANCHOR} has {bands} inputs, expected 24 or 192")
     latent_dim, z_channels = shape("quant_conv.conv3d.weight")[:2]
     widths = []
     for side in ("encoder.down", "decoder.up"):
@@ -433,25 +397,10 @@ def _config(theirs: dict[str, Tensor], compression: str | None, window: int) -> 
     except OptionError as exc:
         if exc.field == "window":
             raise
-        raise _MisfitError(str(exc)) from exc
+        raise MisfitError(str(exc)) from exc
 
 
 def _check_constants(constants: dict[str, Tensor]) -> None:
     for name, tensor in constants.items():
         if name.endswith(".wavelets") and not (tensor.float() - 0.5**0.5).abs().max() < 1e-2:
-            raise _MisfitError(f"tensor {name} is not of the Haar transform")
-
-
-def _check_shapes(weights: dict[str, Tensor], blank: dict[str, Tensor]) -> None:
-    for kind, names in (
-        ("missing", blank.keys() - weights.keys()),
-        ("unknown", weights.keys() - blank.keys()),
-    ):
-        if names:
-            raise _MisfitError(f"{kind} tensors: {', '.join(sorted(names)[:3])}")
-    for name, tensor in weights.items():
-        if tensor.shape != blank[name].shape or not tensor.is_floating_point():
-            found, expected = list(tensor.shape), list(blank[name].shape)
-            raise _MisfitError(
-                f"tensor {name}: {found} of {tensor.dtype}, expected floats {expected}"
-            )
+            raise MisfitError(f"tensor {name} is not of the Haar transform")

@@ -18,7 +18,6 @@ checkpoint depends on all three. The library computes; nothing is computed again
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import inspect
 import json
@@ -33,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from vtok.errors import CheckpointError, InputError, OptionError, UsageError
+from vtok.models.family import FamilyConfig, is_whole
 from vtok.nn.interface import Geometry, StreamState, Tokenizer, Window
 
 LICENSES = {
@@ -52,7 +52,7 @@ _LOCK = threading.Lock()  # AutoencoderKLWan keeps the cache of a call in the mo
 
 
 @dataclass(frozen=True)
-class DiffusersConfig:
+class DiffusersConfig(FamilyConfig):
     """Configuration of a `DiffusersTokenizer`.
 
     Attributes:
@@ -70,36 +70,20 @@ class DiffusersConfig:
     arguments: dict[str, Any]
     window: int = DEFAULT_WINDOW
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.class_name, str) or self.class_name not in LICENSES:
-            raise OptionError("class_name", reprlib.repr(self.class_name), _one_of())
+    def check(self) -> None:
+        """Check all fields."""
+        known = isinstance(self.class_name, str) and self.class_name in LICENSES
+        self.require("class_name", known, _one_of())
         text = self.library
-        if not (isinstance(text, str) and 0 < len(text) <= 64 and text.isprintable()):
-            raise OptionError("library", reprlib.repr(text), "a version of diffusers")
-        if not isinstance(self.arguments, dict):
-            raise OptionError("arguments", reprlib.repr(self.arguments), "values by name")
+        valid = isinstance(text, str) and 0 < len(text) <= 64 and text.isprintable()
+        self.require("library", valid, "a version of diffusers")
+        self.require("arguments", isinstance(self.arguments, dict), "values by name")
         for name, value in self.arguments.items():
             if not (isinstance(name, str) and _is_plain(value, *_limits(name))):
                 expected = "a plain value of usual size"
                 raise OptionError(f"arguments.{name}"[:80], reprlib.repr(value), expected)
-        if type(self.window) is not int or not 1 <= self.window <= MAX_WINDOW:
-            raise OptionError("window", reprlib.repr(self.window), f"1 to {MAX_WINDOW} frames")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> DiffusersConfig:
-        """Convert from JSON values.
-
-        Raises:
-            UsageError: A key is unknown or missing, or a value is invalid.
-        """
-        known = {field.name for field in dataclasses.fields(cls)}
-        if wrong := sorted(set(data) ^ known):
-            raise UsageError(f"unknown or missing config keys: {', '.join(wrong[:5])}")
-        return cls(**data)
+        valid = is_whole(self.window, 1, MAX_WINDOW)
+        self.require("window", valid, f"1 to {MAX_WINDOW} frames")
 
 
 class DiffusersTokenizer(Tokenizer):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from vtok.errors import CheckpointError, ShapeError, UsageError
 from vtok.models.emu3_layers import Decoder, Emu3Config, Encoder, TimeConv
+from vtok.models.family import check_tensors
 from vtok.models.torch_file import float_tensors, read_tensors
 from vtok.nn.interface import Geometry, Stream, StreamState, Tokenizer
 from vtok.nn.layers import as_clip, as_frames
@@ -161,23 +162,12 @@ def read_emu3(path: Path) -> tuple[Emu3Tokenizer, list[str]]:
         config = _find_config(tensors)
         with torch.device("meta"):  # shapes without memory, until all are known to fit
             tokenizer = Emu3Tokenizer.from_config(config)
-        _check_fit(tokenizer.state_dict(), tensors)
+        check_tensors(tensors, tokenizer.state_dict())
     except UsageError as exc:
         raise CheckpointError(f"{file}: not Emu3's vision tokenizer: {exc}") from exc
     tokenizer.load_state_dict(float_tensors(str(file), tensors), strict=True, assign=True)
     left_out = len(state) - len(tensors)
     return tokenizer.eval(), [f"{left_out} tensors that inference does not use left out"]
-
-
-def _check_fit(blank: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    if missing := sorted(set(blank) - set(tensors)):
-        raise UsageError(f"tensor {missing[0]} is missing")
-    for name, tensor in tensors.items():
-        if name not in blank:
-            raise UsageError(f"unknown tensor {name}")
-        if tensor.shape != blank[name].shape or not tensor.is_floating_point():
-            found = f"tensor {name} is {list(tensor.shape)} of {tensor.dtype}"
-            raise UsageError(f"{found}, expected floats {list(blank[name].shape)}")
 
 
 def _find_config(tensors: Mapping[str, Tensor]) -> Emu3Config:

@@ -8,19 +8,15 @@ variances as differences of large numbers.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import reprlib
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from vtok.errors import OptionError, UsageError
+from vtok.models.family import FamilyConfig, are_whole
 
 GROUPS = 32  # of all group norms
 MAX_LEVELS, MAX_MULTIPLIER = 8, 64
@@ -31,7 +27,7 @@ _MOST = {
 
 
 @dataclass(frozen=True)
-class Emu3Config:
+class Emu3Config(FamilyConfig):
     """Configuration of an `Emu3Tokenizer`; the defaults are those of the published model.
 
     Attributes:
@@ -57,41 +53,17 @@ class Emu3Config:
     attention: tuple[int, ...] = (3,)
     time_halvings: int = 2
 
-    def __post_init__(self) -> None:
-        for name in ("multipliers", "attention"):  # JSON has lists in place of tuples
-            value = getattr(self, name)
-            object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
-        for name, most in _MOST.items():
-            self._require(name, _fits(getattr(self, name), most), f"a number from 1 to {most}")
-        self._require("channels", self.channels % GROUPS == 0, f"a multiple of {GROUPS}")
+    def check(self) -> None:
+        """Check all fields."""
+        self.require_whole(_MOST)
+        self.require("channels", self.channels % GROUPS == 0, f"a multiple of {GROUPS}")
         same = self.latent_dim == self.z_channels  # both pass through the same layers in time
-        self._require("z_channels", same, "the same as latent_dim")
+        self.require("z_channels", same, "the same as latent_dim")
         levels = self.multipliers
-        valid = isinstance(levels, tuple) and 1 <= len(levels) <= MAX_LEVELS
-        valid = valid and all(_fits(number, MAX_MULTIPLIER) for number in levels)
-        self._require("multipliers", valid, f"1 to {MAX_LEVELS} numbers from 1 to {MAX_MULTIPLIER}")
-        valid = isinstance(self.attention, tuple) and len(set(self.attention)) <= len(levels)
-        valid = valid and all(type(x) is int and 0 <= x < len(levels) for x in self.attention)
-        self._require("attention", valid, "numbers of levels")
-
-    def _require(self, name: str, valid: bool, expected: str) -> None:
-        if not valid:
-            raise OptionError(name, reprlib.repr(getattr(self, name)), expected)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Emu3Config:
-        """Convert from JSON values.
-
-        Raises:
-            UsageError: A key is unknown or missing, or a value is invalid.
-        """
-        if set(data) != (known := {field.name for field in dataclasses.fields(cls)}):
-            raise UsageError(f"config keys {sorted(data)}: expected {sorted(known)}")
-        return cls(**data)
+        valid = are_whole(levels, 1, MAX_MULTIPLIER) and 1 <= len(levels) <= MAX_LEVELS
+        self.require("multipliers", valid, f"1 to {MAX_LEVELS} numbers from 1 to {MAX_MULTIPLIER}")
+        valid = are_whole(self.attention, 0, len(levels) - 1)
+        self.require("attention", valid, "numbers of levels")
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -102,10 +74,6 @@ class Emu3Config:
     def step(self) -> int:
         """Frames of a block, which give one latent step."""
         return 1 << self.time_halvings
-
-
-def _fits(value: object, most: int) -> bool:
-    return type(value) is int and 1 <= value <= most  # excludes booleans
 
 
 class Norm(nn.GroupNorm):

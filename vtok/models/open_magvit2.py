@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from vtok.errors import CheckpointError, ShapeError, UsageError
+from vtok.models.family import check_tensors
 from vtok.models.open_magvit2_layers import Decoder, Encoder, OpenMagvit2Config
 from vtok.models.torch_file import float_tensors, read_tensors
 from vtok.nn.interface import Geometry, Stream, StreamState, Tokenizer, Window
@@ -181,15 +182,7 @@ def _convert(
     config = _find_config(variant, tensors)
     with torch.device("meta"):  # shapes without memory, until all are known to fit
         tokenizer = OpenMagvit2Tokenizer.from_config(config)
-    blank = tokenizer.state_dict()
-    if missing := sorted(set(blank) - set(tensors)):
-        raise UsageError(f"tensor {missing[0]} is missing")
-    for ours, tensor in tensors.items():
-        if ours not in blank:
-            raise UsageError(f"unknown tensor {names[ours]}")
-        if tensor.shape != blank[ours].shape:
-            found = f"tensor {names[ours]} has shape {list(tensor.shape)}"
-            raise UsageError(f"{found}, expected {list(blank[ours].shape)}")
+    check_tensors(tensors, tokenizer.state_dict(), names)
     tokenizer = tokenizer.to_empty(device="cpu")
     tokenizer.load_state_dict(tensors, strict=True)
     return tokenizer.eval(), notes

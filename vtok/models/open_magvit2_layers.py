@@ -4,20 +4,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
-import reprlib
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from vtok.errors import OptionError, UsageError
+from vtok.models.family import FamilyConfig, are_whole
 from vtok.nn.layers import CausalLayer, Context, as_clip, as_frames, pointwise
 
 GROUPS = 32  # of all group norms
@@ -28,7 +24,7 @@ MAX_LEVELS, MAX_MULTIPLIER = 8, 64
 
 
 @dataclass(frozen=True)
-class OpenMagvit2Config:
+class OpenMagvit2Config(FamilyConfig):
     """Configuration of an `OpenMagvit2Tokenizer`; the defaults are 1X's.
 
     Attributes:
@@ -52,41 +48,20 @@ class OpenMagvit2Config:
     blocks: int = 2
     adaptive: bool = False
 
-    def __post_init__(self) -> None:
-        for name in ("multipliers", "time_strides"):  # JSON has lists in place of tuples
-            value = getattr(self, name)
-            object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
-        _require(self.variant in VARIANTS, "variant", self.variant, f"one of {', '.join(VARIANTS)}")
-        for name, most in _MOST.items():
-            value = getattr(self, name)
-            _require(_fits(value, most), name, value, f"a whole number from 1 to {most}")
-        _require(self.channels % GROUPS == 0, "channels", self.channels, f"a multiple of {GROUPS}")
+    def check(self) -> None:
+        """Check all fields."""
+        self.require("variant", self.variant in VARIANTS, f"one of {', '.join(VARIANTS)}")
+        self.require_whole(_MOST)
+        self.require("channels", self.channels % GROUPS == 0, f"a multiple of {GROUPS}")
         levels = self.multipliers
-        valid = isinstance(levels, tuple) and 1 <= len(levels) <= MAX_LEVELS
-        valid = valid and all(_fits(number, MAX_MULTIPLIER) for number in levels)
+        valid = are_whole(levels, 1, MAX_MULTIPLIER) and 1 <= len(levels) <= MAX_LEVELS
         expected = f"1 to {MAX_LEVELS} whole numbers from 1 to {MAX_MULTIPLIER}"
-        _require(valid, "multipliers", levels, expected)
+        self.require("multipliers", valid, expected)
         strides, most = self.time_strides, 1 if self.variant == "image" else 2
-        valid = isinstance(strides, tuple) and len(strides) == len(levels) - 1
-        valid = valid and all(_fits(number, most) for number in strides)
-        _require(valid, "time_strides", strides, f"{len(levels) - 1} numbers from 1 to {most}")
+        valid = are_whole(strides, 1, most) and len(strides) == len(levels) - 1
+        self.require("time_strides", valid, f"{len(levels) - 1} numbers from 1 to {most}")
         valid = isinstance(self.adaptive, bool) and (self.adaptive or self.variant == "image")
-        _require(valid, "adaptive", self.adaptive, "true, or false for the variant image")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> OpenMagvit2Config:
-        """Convert from JSON values.
-
-        Raises:
-            UsageError: A key is unknown or missing, or a value is invalid.
-        """
-        if set(data) != (known := {field.name for field in dataclasses.fields(cls)}):
-            raise UsageError(f"config keys {sorted(data)}: expected {sorted(known)}")
-        return cls(**data)
+        self.require("adaptive", valid, "true, or false for the variant image")
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -101,15 +76,6 @@ class OpenMagvit2Config:
             total += (4 * self.blocks + 2) / frames  # blocks, and the next or last convolution
             frames *= self.time_strides[level - 1] if level else 1
         return math.ceil(total)
-
-
-def _require(valid: bool, name: str, value: object, expected: str) -> None:
-    if not valid:
-        raise OptionError(name, reprlib.repr(value), expected)
-
-
-def _fits(value: object, most: int) -> bool:
-    return type(value) is int and 1 <= value <= most  # excludes booleans
 
 
 class Conv(CausalLayer):

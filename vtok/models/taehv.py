@@ -20,19 +20,17 @@ Differences of conventions to the original, for a clip of 1 + n * temporal_compr
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import reprlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from vtok.errors import CheckpointError, OptionError, UsageError
+from vtok.errors import CheckpointError, UsageError
+from vtok.models.family import FamilyConfig, MisfitError, are_whole, check_tensors
 from vtok.models.torch_file import float_tensors, read_tensors
 from vtok.nn.interface import Geometry, Stream, StreamState, Tokenizer
 from vtok.nn.layers import Context, channels_first, pointwise
@@ -43,7 +41,7 @@ H3_SHAPE = (24, 2)  # latent channels and patch size of taeh3
 
 
 @dataclass(frozen=True)
-class TaehvConfig:
+class TaehvConfig(FamilyConfig):
     """Configuration of a `TaehvTokenizer`.
 
     Attributes:
@@ -67,38 +65,18 @@ class TaehvConfig:
     decoder_dims: tuple[int, ...] = (256, 128, 64, 64)
     large: bool = False
 
-    def __post_init__(self) -> None:
-        for name, most in MOST.items():
-            _require(self, name, _in_range(getattr(self, name), most), f"1 to {most}")
+    def check(self) -> None:
+        """Check all fields."""
+        self.require_whole(MOST)
         for name, length, most in (
             ("encoder_strides", 3, 2), ("decoder_strides", 3, 2), ("decoder_dims", 4, 4096),
         ):  # fmt: skip
             value = getattr(self, name)
-            valid = isinstance(value, (list, tuple)) and len(value) == length
-            valid = valid and all(_in_range(number, most) for number in value)
-            _require(self, name, valid, f"{length} numbers from 1 to {most}")
-            object.__setattr__(self, name, tuple(value))
+            valid = are_whole(value, 1, most) and len(value) == length
+            self.require(name, valid, f"{length} numbers from 1 to {most}")
         same = math.prod(self.encoder_strides) == math.prod(self.decoder_strides)
-        _require(self, "decoder_strides", same, "the same product as encoder_strides")
-        _require(self, "large", isinstance(self.large, bool), "true or false")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> TaehvConfig:
-        """Convert from JSON values.
-
-        Raises:
-            UsageError: A key is unknown or missing, or a value is invalid.
-        """
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(data) - known):
-            raise UsageError(f"unknown config keys: {', '.join(unknown[:5])}")
-        if "latent_dim" not in data:
-            raise UsageError("missing config keys: latent_dim")
-        return cls(**data)
+        self.require("decoder_strides", same, "the same product as encoder_strides")
+        self.require("large", isinstance(self.large, bool), "true or false")
 
 
 class MemoryBlock(nn.Module):
@@ -293,7 +271,12 @@ def read_taehv(path: Path) -> tuple[TaehvTokenizer, list[str]]:
             "not support"
         )
     notes = _cut_splits(tensors, config)
-    _check_shapes(path, tensors, config)
+    with torch.device("meta"):  # shapes without memory, until all are known to fit
+        blank = TaehvTokenizer(config).state_dict()
+    try:
+        check_tensors(tensors, blank)
+    except MisfitError as exc:
+        raise CheckpointError(f"{path}: not a file of taehv, or damaged: {exc}") from exc
     tokenizer = TaehvTokenizer(config).eval()
     tokenizer.load_state_dict(tensors)
     return tokenizer, notes
@@ -344,19 +327,6 @@ def _cut_splits(tensors: dict[str, Tensor], config: TaehvConfig) -> list[str]:
     return [f"{name}: the first {len(weight) - outputs} channels are not used"]
 
 
-def _check_shapes(path: Path, tensors: dict[str, Tensor], config: TaehvConfig) -> None:
-    with torch.device("meta"):
-        blank = TaehvTokenizer(config).state_dict()
-    if missing := sorted(set(blank) - set(tensors)):
-        raise CheckpointError(f"{path}: not a file of taehv (no tensor {', '.join(missing[:5])})")
-    if unknown := sorted(set(tensors) - set(blank)):
-        raise CheckpointError(f"{path}: not a file of taehv (it has {', '.join(unknown[:5])})")
-    for name, tensor in blank.items():
-        found, expected = list(tensors[name].shape), list(tensor.shape)
-        if found != expected:
-            raise CheckpointError(f"{path}: tensor {name} has shape {found}, expected {expected}")
-
-
 def _run(layers: nn.ModuleList, frames: Tensor, batch: int, context: Context) -> Tensor:
     for layer in layers:
         remembers = isinstance(layer, (MemoryBlock, LargeMemoryBlock))
@@ -374,15 +344,6 @@ def decoder_lookback(strides: tuple[int, ...]) -> int:
     for stride in reversed(strides):  # from the frames to the latents
         steps = -(-steps // stride) + BLOCKS
     return steps
-
-
-def _in_range(value: object, most: int) -> bool:
-    return type(value) is int and 1 <= value <= most  # excludes booleans
-
-
-def _require(config: TaehvConfig, name: str, valid: bool, expected: str) -> None:
-    if not valid:
-        raise OptionError(name, reprlib.repr(getattr(config, name)), expected)
 
 
 class _Clamp(nn.Module):

@@ -23,12 +23,12 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vtok.errors import CheckpointError, InputError, OptionError, ShapeError, UsageError
+from vtok.errors import CheckpointError, InputError, OptionError, ShapeError
+from vtok.models.family import FamilyConfig, MisfitError, are_whole, check_tensors
 from vtok.models.torch_file import ForeignFile, float_tensors, read_foreign
 from vtok.models.vidtok_layers import (
     Call,
@@ -56,7 +56,7 @@ LEVEL_LISTS = ("encoder_space", "encoder_time", "decoder_space", "decoder_time")
 
 
 @dataclass(frozen=True)
-class VidTokConfig:
+class VidTokConfig(FamilyConfig):
     """Configuration of a VidTok tokenizer; the defaults are those of most published models.
 
     Attributes:
@@ -86,43 +86,35 @@ class VidTokConfig:
     decoder_space: tuple[int, ...] = (1, 2, 3)
     decoder_time: tuple[int, ...] = (1, 2)
 
-    def __post_init__(self) -> None:
-        for name in ("fsq_levels", "multipliers", *LEVEL_LISTS):  # JSON has lists
-            value = getattr(self, name)
-            object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
-        self._require("version", self.version in VERSIONS, " or ".join(VERSIONS))
-        self._require("causal", isinstance(self.causal, bool), "true or false")
-        self._require("version", self.causal or self.version == "1.0", "1.0 if it is not causal")
-        for name, most in (("latent_dim", MAX_WIDTH), ("width", MAX_WIDTH), ("blocks", MAX_BLOCKS)):
-            valid = _are_whole((getattr(self, name),), 1, most)
-            self._require(name, valid, f"a whole number from 1 to {most}")
+    def check(self) -> None:
+        """Check all fields."""
+        self.require("version", self.version in VERSIONS, " or ".join(VERSIONS))
+        self.require("causal", isinstance(self.causal, bool), "true or false")
+        self.require("version", self.causal or self.version == "1.0", "1.0 if it is not causal")
+        self.require_whole({"latent_dim": MAX_WIDTH, "width": MAX_WIDTH, "blocks": MAX_BLOCKS})
         widths = self.multipliers
-        valid = _are_whole(widths, 1, MAX_WIDTH // self.width) and 1 <= len(widths) <= MAX_LEVELS
-        self._require("multipliers", valid, f"1 to {MAX_LEVELS} factors to at most {MAX_WIDTH}")
+        valid = are_whole(widths, 1, MAX_WIDTH // self.width) and 1 <= len(widths) <= MAX_LEVELS
+        self.require("multipliers", valid, f"1 to {MAX_LEVELS} factors to at most {MAX_WIDTH}")
         levels = self.fsq_levels
-        valid = _are_whole(levels, 2, MAX_ENTRIES) and len(levels) in (0, self.latent_dim)
+        valid = are_whole(levels, 2, MAX_ENTRIES) and len(levels) in (0, self.latent_dim)
         valid = valid and math.prod(levels) <= MAX_ENTRIES
         expected = f"none, or {self.latent_dim} numbers with a product of at most {MAX_ENTRIES}"
-        self._require("fsq_levels", valid, expected)
+        self.require("fsq_levels", valid, expected)
         self._check_resolutions()
 
     def _check_resolutions(self) -> None:
         last = len(self.multipliers) - 1
         for name in LEVEL_LISTS:
             value = getattr(self, name)
-            valid = _are_whole(value, 0, last) and list(value) == sorted(set(value))
-            self._require(name, valid, f"rising resolutions from 0 to {last}")
+            valid = are_whole(value, 0, last) and list(value) == sorted(set(value))
+            self.require(name, valid, f"rising resolutions from 0 to {last}")
         for side in ("encoder", "decoder"):
             within = set(getattr(self, f"{side}_time")) <= set(getattr(self, f"{side}_space"))
-            self._require(f"{side}_time", within, f"resolutions of {side}_space")
+            self.require(f"{side}_time", within, f"resolutions of {side}_space")
         for axis in ("space", "time"):
             count = len(getattr(self, f"encoder_{axis}"))
             equal = len(getattr(self, f"decoder_{axis}")) == count
-            self._require(f"decoder_{axis}", equal, f"{count} resolutions, as encoder_{axis} has")
-
-    def _require(self, name: str, valid: bool, expected: str) -> None:
-        if not valid:
-            raise OptionError(name, str(getattr(self, name))[:80], expected)
+            self.require(f"decoder_{axis}", equal, f"{count} resolutions, as encoder_{axis} has")
 
     @property
     def padding(self) -> TimePadding:
@@ -140,28 +132,6 @@ class VidTokConfig:
     def temporal_compression(self) -> int:
         """Frames per latent step."""
         return 1 << len(self.encoder_time)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        items = dataclasses.asdict(self).items()
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in items}
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> VidTokConfig:
-        """Convert from JSON values.
-
-        Raises:
-            UsageError: A key is unknown or missing, or a value is invalid.
-        """
-        known = {field.name for field in dataclasses.fields(cls)}
-        if set(data) != known:
-            names = ", ".join(sorted(set(data) ^ known)[:5])
-            raise UsageError(f"unknown or missing config keys: {names[:200]}")
-        return cls(**data)
-
-
-def _are_whole(values: object, least: int, most: int) -> bool:
-    return isinstance(values, tuple) and all(type(x) is int and least <= x <= most for x in values)
 
 
 class Encoder(nn.Module):
@@ -350,7 +320,12 @@ def read_vidtok(
     version = _find_version(path, file, version, stated) if causal else "1.0"
     found = _find_config(path, tensors, version, causal, stated.get("levels"))
     tensors = {name: _convert(name, tensor, found) for name, tensor in tensors.items()}
-    _check_shapes(path, tensors, found)
+    with torch.device("meta"):  # shapes without memory, until all are known to fit
+        blank = VidTokTokenizer(found).state_dict()
+    try:
+        check_tensors(tensors, blank)
+    except MisfitError as exc:
+        raise CheckpointError(f"{path}: not a VidTok checkpoint, or damaged: {exc}") from exc
     tokenizer = VidTokTokenizer(found)
     tokenizer.load_state_dict(tensors)
     notes = [f"version {version}, causal" if causal else "not causal"]
@@ -458,20 +433,3 @@ def _convert(name: str, tensor: Tensor, config: VidTokConfig) -> Tensor:
     if tensor.ndim == 5:
         return tensor.movedim(2, 0).flatten(0, 1)
     return tensor.unsqueeze(-1) if tensor.ndim == 3 else tensor
-
-
-def _check_shapes(path: Path, tensors: dict[str, Tensor], config: VidTokConfig) -> None:
-    """Compare names and shapes with the configuration before the tokenizer takes memory."""
-    with torch.device("meta"):
-        blank = VidTokTokenizer(config).state_dict()
-    for word, names in (
-        ("unknown", tensors.keys() - blank.keys()),
-        ("missing", blank.keys() - tensors.keys()),
-    ):
-        if names:
-            shown = ", ".join(sorted(names)[:5])
-            raise CheckpointError(f"{path}: {word} tensors: {shown[:300]}")
-    for name, tensor in tensors.items():
-        if tensor.shape != blank[name].shape:
-            shapes = f"{list(tensor.shape)}, expected {list(blank[name].shape)}"
-            raise CheckpointError(f"{path}: tensor {name} has shape {shapes}")
