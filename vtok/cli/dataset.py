@@ -102,6 +102,15 @@ def encode(
     size: opt.Size = None,
     fps: opt.Rate = None,
     reading: opt.ReadingOptions,
+    audio: Annotated[
+        str,
+        option(
+            "--audio",
+            "MODE",
+            "copy or none: the compressed sound, in vtok and tar-vtok.",
+            one_of("copy", "none"),
+        ),
+    ] = "none",
     shard_size: Annotated[int, option("--shard-size", "N", "Clips per shard.")] = 1000,
     partition: Annotated[
         str | None,
@@ -170,6 +179,7 @@ def encode(
             fps=None if fps is None else parse_fps(fps),
             **reading.to_fields(),
             **vars(rate),
+            audio=audio,
             timeout_seconds=timeout_seconds,
         ),
         shard_size=shard_size,

@@ -121,7 +121,7 @@ def encode(
         **part.to_fields(),
         **reading.to_fields(),
         **vars(rate),
-        audio="none" if no_audio or to == "tokens" else audio,
+        audio="none" if no_audio else audio,
         overwrite=overwrite or skip_existing,  # outputs that are not up to date are replaced
         timeout_seconds=timeout_seconds,
     )
@@ -179,7 +179,7 @@ def _token_work(
     )
     from vtok.tokens.model import DEFAULT_LEARNER, DEFAULT_TOKENS, load_token_model
 
-    check_token_options(options)
+    check_token_options(options, as_floats=as_floats)
     loaded = load_token_model(learner or DEFAULT_LEARNER, model=model)
     count = DEFAULT_TOKENS if num_tokens is None else num_tokens
     loaded.check_count(count)

@@ -38,7 +38,7 @@ MANIFEST = (
     "id", "input", "start", "end", "output", "status", "frames", "width", "height", "fps",
     "code_shape", "bits_per_code", "vocab_size", "bytes", "bpp", "psnr", "seconds", "phase",
     "error", "message", "attempts", "digest", "sha256", "start_frame", "num_frames",
-    "missing_frames", "note", "columns",
+    "missing_frames", "note", "audio_bytes", "columns",
 )  # fmt: skip
 """Keys of a row of the reports, in order."""
 

@@ -31,6 +31,7 @@ class DatasetOptions:
         to: output format: vtok, npy or safetensors for one file per item; tar, tar-vtok, memmap
             or parquet for shards.
         encode: options for each item; its format, start, duration and overwriting are ignored.
+            Sound is left out unless `audio` is copy, which needs vtok or tar-vtok.
         shard_size: items per shard.
         psnr: decode the codes again and measure the PSNR.
         workers: items encoded at the same time; by default the number of cores, but at least
@@ -86,7 +87,7 @@ class DatasetOptions:
         limit = self.max_failures
         if limit is not None and not re.fullmatch(FAILURE_LIMIT, str(limit), re.ASCII):
             raise OptionError("max_failures", limit, "a number such as 10, or 5%")
-        replace(self.encode, to=self.file_format)  # refuses a rate that it cannot have
+        replace(self.encode, to=self.file_format)  # refuses a rate or sound that it cannot have
 
     @property
     def file_format(self) -> str:
@@ -118,6 +119,7 @@ def make_recipe(options: DatasetOptions, info: CheckpointInfo, dtype: str) -> di
         "compress": encode.compress and options.file_format == "vtok",
         **({"reading": reading} if (reading := encode.reading.changed_values()) else {}),
         **({"effort": encode.effort} if encode.effort else {}),  # not in older recipes
+        **({"audio": "copy"} if encode.audio == "copy" else {}),
         **({"latents": encode.latent_dtype} if shapes.entries is None else {}),
         "model": info.name,
         "config_sha256": info.config_sha256,
@@ -137,6 +139,7 @@ def with_recipe(options: DatasetOptions, recipe: dict[str, Any]) -> DatasetOptio
         min_psnr=recipe["min_psnr"],
         max_bpp=recipe["max_bpp"],
         effort=recipe.get("effort", 0),
+        audio=recipe.get("audio"),
         latent_dtype=recipe.get("latents", "float16"),
         **vars(ReadOptions.from_fields(recipe.get("reading", {}))),
         compress=recipe["compress"],

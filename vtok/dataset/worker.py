@@ -232,7 +232,8 @@ class Worker:
         from vtok.pipeline.rate import PsnrMeter
 
         item, settings = task.item, self._job.options
-        options = replace(settings.encode, to=settings.file_format, audio="none", **vars(item.part))
+        options = replace(settings.encode, to=settings.file_format, **vars(item.part))
+        options = replace(options, audio=options.audio or "none")  # sound is left out by default
         with timer.phase("decode"):
             if not hasattr(self._local, "decoder"):
                 memory = settings.memory_mb
@@ -317,6 +318,7 @@ def _facts(result: Result) -> Record:
         "bpp": round(result.bpp, 6),
         "missing_frames": result.missing_frames,
         "note": result.note,
+        "audio_bytes": result.audio_bytes or None,
         "psnr": result.psnr if result.psnr is None else round(min(result.psnr, 100.0), 3),
     }
 

@@ -111,6 +111,7 @@ def encode_tokens_file(
         UsageError: for unusable options, or more tokens than positions.
     """
     begin, model, options = time.perf_counter(), model or load_token_model(), options or _DEFAULTS
+    check_token_options(options, as_floats=True)
 
     def to_tokens(latents: Tensor) -> Tokens:
         return model.to_tokens(latents, num_tokens)[0].half().cpu().numpy()
@@ -201,8 +202,8 @@ def _opened(
         yield reader, stream, make_header(name_of(source), reader, model.model, stages, options)
 
 
-def check_token_options(options: EncodeOptions) -> None:
-    """Refuse options that only codes have.
+def check_token_options(options: EncodeOptions, *, as_floats: bool = False) -> None:
+    """Refuse options that only codes have, and sound for a file of tokens that are floats.
 
     Raises:
         UsageError: naming them.
@@ -211,6 +212,8 @@ def check_token_options(options: EncodeOptions) -> None:
         raise UsageError(
             "`num_stages`, `num_bits`, `min_psnr`, `max_bpp` and `effort` do not apply to tokens"
         )
+    if as_floats and options.audio == "copy":
+        raise OptionError("audio", options.audio, "none: files of tokens hold no sound")
 
 
 def are_tokens_encoded(
