@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+from vtok._times import MAX_SECONDS
+
 BLOCK_BYTES = 1 << 20  # of the packets of a block, unless a single one is larger
+MAX_PACKETS = 1 << 16  # of a block
+MAX_EXTRADATA = 1 << 18  # bytes
+MAX_TICK = 2**53 - 1
+MAX_NUMBER = 2**31 - 1
 
 
 class Packet(NamedTuple):
@@ -57,10 +64,23 @@ class Sound:
         channels = f"{self.channels} channel{'s' * (self.channels != 1)}"
         return f"{self.codec}, {self.sample_rate} Hz, {channels}"
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the packets."""
-        return sum(len(packet.data) for packet in self.packets)
+    def checked(self) -> Sound:
+        """Return this block, if a code file can hold it.
+
+        Raises:
+            ValueError: if not.
+        """
+        numbers = (self.sample_rate, self.channels, *self.time_base.as_integer_ratio())
+        if not all(type(one) is int and 0 < one <= MAX_NUMBER for one in numbers):
+            raise ValueError("its rate or its channels are unknown or out of range")
+        if not (isinstance(self.codec, str) and re.fullmatch(r"[a-z0-9_]{1,64}", self.codec)):
+            raise ValueError("its codec is unknown")
+        if len(self.extradata) > MAX_EXTRADATA:
+            raise ValueError("the header of its codec is too long")
+        most = min(MAX_TICK, int(MAX_SECONDS / self.time_base))
+        if any(not -most <= one.start <= one.end <= most for one in self.packets):
+            raise ValueError("its time stamps are out of range")
+        return self
 
     def between(self, begin: Fraction | None, end: Fraction | None) -> Sound:
         """Keep the packets that sound between two times in seconds; None for no limit.

@@ -92,10 +92,6 @@ def cut(
     header, layout = reader.header, reader.header.format
     reader.limit_stages(layout.num_stages if stages is None else stages)
     ranges = list(find_ranges(reader.index, layout, frames, layout.decoder_lookback))
-    spans = (one.between(*frames) for one in reader.frame_durations())
-    sections = [span.to_section() for span in spans if span]
-    if audio:
-        sections += map(sound_to_section, sound_between(reader, frames))
     if frames != (0, reader.index.num_frames):
         shape, (begin, end) = header.transform, find_seconds(reader, frames)
         start = (shape.start or Fraction(0)) + begin or None
@@ -111,7 +107,8 @@ def cut(
                 [row + part.length for part in head.parts[:count]]
                 for head, count in zip(heads, counts, strict=True)
             ]
-            fixed = _fixed_bytes(header, ranges) + sum(one.num_bytes for one in sections)
+            fixed = _fixed_bytes(header, ranges)
+            fixed += sum(one.num_bytes for one in _sections(reader, frames, audio))
             counts = fit_stages(lengths, max_bytes - fixed, max_bytes)
     ahead = sum(some.is_ahead for some in ranges)
     steps = layout.chunk_steps + (layout.decoder_lookahead if ahead else 0)
@@ -126,8 +123,17 @@ def cut(
                 chunk = _with_steps_ahead(reader, some.chunk, ahead)
             writer.write_parts(chunk.parts, chunk.num_steps, some.num_frames, some.opens)
             yield some.num_frames, chunk.num_steps, count
-        for section in sections:
+        for section in _sections(reader, frames, audio):
             (kept or Kept()).write(writer, section)
+
+
+def _sections(reader: CodeFileReader, frames: tuple[int, int], audio: bool) -> Iterator[Section]:
+    """Iterate over the optional sections of a part of a file."""
+    for span in reader.frame_durations():
+        if (part := span.between(*frames)) is not None:
+            yield from part.to_sections()
+    if audio:
+        yield from map(sound_to_section, sound_between(reader, frames))
 
 
 def _with_steps_ahead(reader: CodeFileReader, number: int, count: int) -> StoredChunk:
@@ -186,11 +192,11 @@ class Joint:
     Sound waits in a temporary file, since it follows the codes of all files.
 
     Args:
-        notes: receives remarks about sound that is left out.
+        notes: receives remarks about sound that is missing or left out.
     """
 
     def __init__(self, notes: list[str]) -> None:
-        self._notes = notes
+        self._notes, self._silent = notes, list[str]()
         self._spans: list[FrameDurations] = []
         self._begin = Fraction(0)  # seconds before the next file
         self._first: Sound | None = None
@@ -209,7 +215,7 @@ class Joint:
             first = frames_before + span.first_frame
             self._spans.append(replace(span, first_frame=first))
         _, length = find_seconds(reader, (0, reader.index.num_frames))
-        is_next, begin = False, Fraction(0) if self._begin else None
+        is_next, begin, block = False, Fraction(0) if self._begin else None, None
         for block in reader.sound():
             self._first = self._first or block
             if block.kind != self._first.kind:
@@ -223,6 +229,7 @@ class Joint:
                 self._add_sound(replace(part, setup=self._first.setup), is_next)
                 is_next = True
         self._begin += length
+        self._silent += [] if block else [reader.name]
 
     def _add_sound(self, block: Sound, is_next: bool) -> None:
         """Add a block, after leaving out the packets of an earlier file that overlap it."""
@@ -237,9 +244,12 @@ class Joint:
     def sections(self) -> Iterator[Section]:
         """Iterate over the sections of the joined file."""
         for span in self._spans:
-            yield span.to_section()
+            yield from span.to_sections()
         if self._last is not None:
             self._hold(self._last)
+            if self._silent:
+                others = f" and {len(self._silent) - 1} more" if len(self._silent) > 1 else ""
+                self._notes.append(f"there is no sound in {self._silent[0]}{others}")
         size = self._held.tell()
         self._held.seek(0)
         source = ByteSource(cast(BinaryIO, self._held))

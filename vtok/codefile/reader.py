@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import io
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,7 +10,7 @@ from typing import BinaryIO, NoReturn, TypeVar
 
 from vtok._sound import Sound
 from vtok.codefile.header import Header
-from vtok.codefile.index import Index
+from vtok.codefile.index import Index, Scan, check_crcs
 from vtok.codefile.packing import (
     Chunk,
     CodedPart,
@@ -22,177 +22,29 @@ from vtok.codefile.packing import (
 from vtok.codefile.records import (
     CODE,
     FOOT,
-    PIECE_BYTES,
-    PLAIN,
-    SEGMENT,
     ByteSource,
     ChunkHead,
     Damage,
     Footer,
     IndexEntry,
-    Order,
     Place,
-    Rows,
     head_at,
     read_preamble,
 )
 from vtok.codefile.sections import (
-    KINDS,
+    MAX_BYTES,
+    MAX_SECTIONS,
     SOUND,
     TIME,
     FrameDurations,
     Section,
+    check_durations,
     read_section,
     sound_of_section,
 )
 from vtok.errors import CodeFileError, UsageError
 
 T = TypeVar("T")
-MOST_RESCANS = 100  # of one file: bounds the time that a hostile file takes
-_MOST_TRIES = 10_000  # places that look like a head in one rescan, likewise
-_KINDS = re.compile(b"|".join((CODE, SEGMENT)))
-
-
-def find_heads(source: ByteSource, start: int) -> Iterator[tuple[int, ChunkHead]]:
-    """Find intact heads in a seekable source, from `start`: their offsets and the heads."""
-    tries, size = 0, source.size or 0
-    while start < size and tries < _MOST_TRIES:
-        piece = source.at(start).read_up_to(PIECE_BYTES + len(CODE) - 1)
-        for match in _KINDS.finditer(piece):
-            tries += 1
-            head = head_at(source, start + match.start())
-            if head is not None:
-                yield start + match.start(), head
-            if tries == _MOST_TRIES:
-                return
-        start += PIECE_BYTES
-
-
-class Scan:
-    """Iterates over the heads of chunks of codes, checked against the header and those before.
-
-    The caller must move the source past the parts of a head before taking the next one.
-
-    Attributes:
-        source: current position.
-        order: chunks of codes passed completely, and the rules for those that follow.
-        gaps: lost frames, first and last + 1, before places where the scan resumed.
-        sections: known optional sections passed, of a stream that cannot be read again.
-        sound_bytes: bytes of the sections of sound passed.
-    """
-
-    def __init__(self, source: ByteSource, header: Header, version: tuple[int, int]) -> None:
-        self.source = source
-        self.gaps: list[tuple[int, int]] = []
-        self.sections: list[Section] = []
-        self.sound_bytes = 0
-        self._begin = self._end = source.offset  # of the current record
-        self._rescans = 0
-        self._fresh = False  # the decoder starts with a fresh state after a gap
-        self._whole: int | None = None  # rows before the first gap
-        self._layout, self._version = header.format, version
-        self.order = Order(header.format, version)
-
-    @property
-    def rows(self) -> Rows:
-        """Index of the complete chunks before the first gap."""
-        rows = self.order.rows[: self._whole]
-        return rows if not len(rows) or rows[-1]["steps"] else rows[:-1]
-
-    def __iter__(self) -> Iterator[tuple[ChunkHead, Place]]:
-        source = self.source
-        while True:
-            offset, digest = source.offset, source.digest()
-            self._begin = self._end = offset
-            kind = source.read_up_to(len(CODE))
-            if len(kind) < len(CODE):
-                raise Damage("no index at its end: it was cut or is not finished")
-            if kind == FOOT:
-                rows = self.order.rows
-                Footer.read(source, len(rows)).check(rows, digest)
-                if source.read_up_to(1):
-                    raise Damage("more bytes after its end")
-                return
-            head = ChunkHead.read(kind, source)
-            row = head.at(offset)
-            self._end = source.offset + sum(part.length for part in head.parts)
-            if kind == CODE:
-                if why := self.order.why_not_next(row):
-                    raise Damage(f"chunk {self.order.num_chunks} {why}")
-                check_parts(self._layout, self._version, head)
-                # Record the chunk only after it was passed completely.
-                shown, place = self._after_gap(head, self.order.place(row))
-                yield shown, place
-                if self._fresh:
-                    self.gaps.append((head.first_frame, shown.first_frame))
-                    self._fresh = False
-                self.order.add(row)
-            elif kind == SEGMENT and self._version != PLAIN:
-                self._open(head, row)
-            elif kind[:1].islower():
-                self._pass_optional(head)
-            else:
-                raise CodeFileError(
-                    f"has a chunk of type {str(kind)[1:]}, which this vtok does not know: update it"
-                )
-
-    def resume(self) -> bool:
-        """Move past damage to the next intact chunk of a seekable file.
-
-        Tries the stated end of the damaged chunk first, then searches from its start.
-
-        Returns:
-            True if there is one.
-        """
-        source = self.source
-        if not source.seekable or self._rescans == MOST_RESCANS:
-            return False
-        next_one = head_at(source, self._end) if self._end > self._begin else None
-        heads = iter(() if next_one is None else [(self._end, next_one)])
-        if next_one is None:
-            self._rescans += 1
-            heads = find_heads(source, self._begin + 1)
-        for offset, head in heads:
-            if head.first_frame >= self.order.num_frames and (
-                head.kind == CODE or self._version != PLAIN
-            ):
-                if head.first_frame > self.order.num_frames:
-                    self.gaps.append((self.order.num_frames, head.first_frame))
-                self._whole = len(self.order.rows) if self._whole is None else self._whole
-                seen = self.order.resume(head.at(offset))
-                self._fresh = head.kind == CODE and (self._fresh or not seen)
-                source.jump(offset)
-                return True
-        return False
-
-    def _after_gap(self, head: ChunkHead, place: Place) -> tuple[ChunkHead, Place]:
-        """Adjust a chunk after a gap, where a decoder starts with a fresh state."""
-        if not self._fresh:
-            return head, place
-        if self._layout.window is not None:
-            return head, Place(0, 0)
-        # The first step of a decoder gives its last frame only.
-        missing = min(head.num_frames, self._layout.temporal_compression - 1)
-        first, frames = head.first_frame + missing, head.num_frames - missing
-        return replace(head, first_frame=first, num_frames=frames), Place(0, 0)
-
-    def _pass_optional(self, head: ChunkHead) -> None:
-        """Check the parts of an optional chunk, and keep those of a known type from a pipe."""
-        if head.kind == SOUND:
-            lengths = (part.length for part in head.parts)
-            self.sound_bytes += ChunkHead.length(len(head.parts)) + sum(lengths)
-        if head.kind in KINDS and not self.source.seekable:
-            self.sections.append(read_section(self.source, head))
-        else:
-            _check(self.source, head)
-
-    def _open(self, head: ChunkHead, row: IndexEntry) -> None:
-        why = self.order.why_not_open(row)
-        if head.parts or head.num_steps:
-            why = why or "holds codes"
-        if why:
-            raise Damage(f"the segment before chunk {self.order.num_chunks} {why}")
-        self.order.open(row)
 
 
 class CodeFileReader:
@@ -211,6 +63,7 @@ class CodeFileReader:
         complete: true after the whole file was read without an error.
         lost: with `salvage`, the first error in one line; else None.
         gaps: with `salvage`, lost frames between intact chunks, first and last + 1.
+        damaged: with `salvage`, types of optional sections some of which were damaged.
     """
 
     def __init__(
@@ -250,8 +103,8 @@ class CodeFileReader:
         self.complete = False
         self.lost: str | None = None
         self.gaps: list[tuple[int, int]] = []
-        self._sections: list[Section] = []  # of a pipe
-        self._scan: Scan | None = None
+        self.damaged: set[bytes] = set()
+        self._scan: Scan | None = None  # of the last iteration
 
     @property
     def bytes_read(self) -> int:
@@ -332,7 +185,7 @@ class CodeFileReader:
 
     def verify(self) -> None:
         """Check all CRCs, the index and the SHA-256; raise `CodeFileError` at the first error."""
-        for _ in self._each(_check, salvage=False):
+        for _ in self._each(check_crcs, salvage=False):
             pass
 
     def read_chunk(self, index: int) -> Chunk:
@@ -363,42 +216,76 @@ class CodeFileReader:
         Raises:
             CodeFileError: if one is damaged and `salvage` is off.
         """
+        return self._contents(kinds, lambda section: section)
+
+    def section_bytes(self, kind: bytes) -> int:
+        """Return the bytes of the optional sections of one type in a seekable file."""
+        return sum(head.num_bytes for head, _ in self._section_heads() if head.kind == kind)
+
+    def frame_durations(self) -> list[FrameDurations]:
+        """Read the durations of frames that the file states; see `sections`."""
+        spans = list(self._contents((TIME,), FrameDurations.from_section))
+        try:
+            fps, known = self.header.transform.fps, TIME not in self.damaged
+            return check_durations(spans if known else (), self.index.num_frames, fps)
+        except Damage as exc:
+            self._lose(TIME, exc)
+            return []
+
+    def sound(self) -> Iterator[Sound]:
+        """Iterate over the blocks of sound; see `sections`."""
+        first: list[Sound] = []
+
+        def read(section: Section) -> Sound:
+            block = sound_of_section(section)
+            if first and first[0].kind != block.kind:
+                raise Damage("holds sound of several kinds")
+            first[:] = [block]
+            return block
+
+        return self._contents((SOUND,), read)
+
+    def _contents(self, kinds: tuple[bytes, ...], read: Callable[[Section], T]) -> Iterator[T]:
+        """Apply `read` to optional sections, except to damaged ones with `salvage`."""
+        for head, source in self._section_heads():
+            if head.kind in kinds:
+                try:
+                    content = read(read_section(source, head))
+                except Damage as exc:
+                    self._lose(head.kind, exc)
+                else:
+                    yield content
+
+    def _section_heads(self) -> Iterator[tuple[ChunkHead, ByteSource]]:
+        """Iterate over the heads after the last chunk of codes, and where their parts begin."""
         if not self._source.seekable:
-            yield from (section for section in self._sections if section.kind in kinds)
+            for section in () if self._scan is None else self._scan.sections:
+                source = ByteSource(io.BytesIO(section.to_bytes()))
+                yield ChunkHead.read(source.read(len(CODE)), source), source
             return
         source = self._source.at(self._source.offset)
         if len(self.index):
             last = self.index[len(self.index) - 1].offset
             if (head := head_at(source, last)) is None:
                 return  # reading the codes tells of the damage
-            lengths = sum(part.length for part in head.parts)
-            source.jump(last + ChunkHead.length(len(head.parts)) + lengths)
+            source.jump(last + head.num_bytes)
+        count, kind = 0, SOUND
         try:
             while (kind := source.read(len(CODE))) != FOOT:
                 head = ChunkHead.read(kind, source)
-                if kind in kinds:
-                    yield read_section(source, head)
-                else:
-                    source.skip(sum(part.length for part in head.parts))
+                yield head, source.at(source.offset)
+                source.skip(head.part_bytes)
+                count += head.kind in MAX_BYTES
+                if count > MAX_SECTIONS:
+                    raise Damage(f"has more than {MAX_SECTIONS} optional sections")
         except Damage as exc:
-            if not self.salvage:
-                self._fail(exc)
+            self._lose(kind, exc)
 
-    def frame_durations(self) -> list[FrameDurations]:
-        """Read the durations of frames that the file states; see `sections`."""
-        return list(self._contents(TIME, FrameDurations.from_section))
-
-    def sound(self) -> Iterator[Sound]:
-        """Iterate over the blocks of sound; see `sections`."""
-        return self._contents(SOUND, sound_of_section)
-
-    def _contents(self, kind: bytes, read: Callable[[Section], T]) -> Iterator[T]:
-        try:
-            for section in self.sections(kind):
-                yield read(section)
-        except Damage as exc:
-            if not self.salvage:
-                self._fail(exc)
+    def _lose(self, kind: bytes, damage: Damage) -> None:
+        """Raise the damage of an optional section, or note it with `salvage`."""
+        if not self.salvage:
+            self._fail(damage)
+        self.damaged.add(kind)
 
     def _each(
         self, read: Callable[[ByteSource, ChunkHead, Place], T], salvage: bool
@@ -410,7 +297,7 @@ class CodeFileReader:
         self._reading = source = self._source.copy()
         scan = Scan(source, self.header, self.version)
         self.gaps, going, damage = scan.gaps, True, None
-        self._sections, self._scan = scan.sections, scan
+        self._scan = scan
         while going:
             try:
                 for head, place in scan:
@@ -423,6 +310,7 @@ class CodeFileReader:
                 going = scan.resume()
             except CodeFileError as exc:
                 self._fail(exc)
+        self.damaged |= {kind for kind, _ in scan.damaged}
         self.complete = damage is None
         if self.complete or self._index is None:
             self._index = Index(self.header.format, self.version, scan.rows)
@@ -473,7 +361,7 @@ class CodeFileReader:
         scan = Scan(self._source.copy(), self.header, self.version)
         try:
             for head, _ in scan:
-                scan.source.skip(sum(part.length for part in head.parts))
+                scan.source.skip(head.part_bytes)
         except Damage:
             pass  # the scan ends here
         except CodeFileError as exc:
@@ -490,9 +378,3 @@ class CodeFileReader:
                 f"{frames} frame{'s' * (frames != 1)}; salvage reads the complete part"
             )
         raise CodeFileError(f"{self.name}: {exc}{left}") from exc
-
-
-def _check(source: ByteSource, head: ChunkHead, place: Place | None = None) -> None:
-    """Check the CRCs of the parts of a chunk."""
-    for part in head.parts:
-        source.check(part.length, part.crc)

@@ -239,6 +239,16 @@ class ChunkHead:
         """Compute the bytes of a head from its number of parts."""
         return _HEAD.size + parts * _PART.size + _CRC.size
 
+    @property
+    def part_bytes(self) -> int:
+        """Bytes of the parts."""
+        return sum(part.length for part in self.parts)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the chunk."""
+        return self.length(len(self.parts)) + self.part_bytes
+
     def at(self, offset: int) -> IndexEntry:
         """Return the row of the index for this chunk."""
         return IndexEntry(offset, self.first_frame, self.num_frames, self.num_steps)

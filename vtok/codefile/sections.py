@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import json
-import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import accumulate
+from math import gcd, lcm
+from operator import index
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from vtok._sound import Packet, Sound
+from vtok._sound import MAX_PACKETS, Packet, Sound
+from vtok._times import MAX_SECONDS
 from vtok.codefile.records import PACKED, ByteSource, ChunkHead, Damage, Part
+from vtok.errors import CodeFileError
 
 if TYPE_CHECKING:
     from vtok.codefile.reader import CodeFileReader
 
 TIME = b"time"
 SOUND = b"soun"
-KINDS = (TIME, SOUND)
-MAX_TICKS = 2**53 - 1  # of one frame
+MAX_SECTIONS = 2**16  # of a file
+MAX_FRAMES = 2**16  # of a section
+NUMBER_BYTES = 8  # at most, 7 bits in each
+MAX_TEXT = 2**20  # bytes of the description of sound
+MAX_BYTES: dict[bytes, tuple[int, ...]] = {
+    TIME: (NUMBER_BYTES * (MAX_FRAMES + 2),),
+    SOUND: (MAX_TEXT, 2**32, NUMBER_BYTES * (3 * MAX_PACKETS + 1), 2**32),
+}
+"""Most bytes of each part of a section."""
+MAX_TICKS = 2**53 - 1  # of all frames
 MAX_BASE = 2**31 - 1  # numerator and denominator of a time base
 COMMON_BASE = Fraction(1, 1_000_000)  # where sections have no simple common time base
 
@@ -51,7 +62,8 @@ class Section(NamedTuple):
 
 
 def read_section(source: ByteSource, head: ChunkHead) -> Section:
-    """Read an optional section after its head; raise `Damage` if it is wrong."""
+    """Read an optional section of a known kind after its head; raise `Damage` if it is wrong."""
+    _check_parts(head.kind, [part.length for part in head.parts])
     parts = []
     for part in head.parts:
         parts.append(source.read(part.length))
@@ -60,9 +72,15 @@ def read_section(source: ByteSource, head: ChunkHead) -> Section:
     return Section(head.kind, head.first_frame, head.num_frames, tuple(parts))
 
 
+def _check_parts(kind: bytes, lengths: Sequence[int]) -> None:
+    most = MAX_BYTES[kind]
+    if len(lengths) != len(most) or any(map(int.__gt__, lengths, most)):
+        raise Damage(f"an optional section {str(kind)[1:]} has parts of {list(lengths)} bytes")
+
+
 @dataclass(frozen=True, eq=False)
 class FrameDurations:
-    """Durations of consecutive frames, the content of a `time` section.
+    """Durations of consecutive frames, the content of `time` sections.
 
     Attributes:
         first_frame: number of the first of them in the file.
@@ -79,24 +97,25 @@ class FrameDurations:
         """Number of the last frame + 1."""
         return self.first_frame + len(self.ticks)
 
-    def to_section(self) -> Section:
-        """Write the section."""
-        ticks = self.ticks.tolist()
-        steps = (_fold(after - before) for before, after in pairwise([0, *ticks]))
-        base = (self.time_base.numerator, self.time_base.denominator)
-        data = write_numbers((*base, *steps))
-        return Section(TIME, self.first_frame, len(ticks), (data,))
+    def to_sections(self) -> Iterator[Section]:
+        """Write sections of at most `MAX_FRAMES`."""
+        for begin in range(0, len(self.ticks), MAX_FRAMES):
+            ticks = self.ticks[begin : begin + MAX_FRAMES]
+            base = self.time_base.as_integer_ratio()
+            data = write_numbers((*base, *_fold(np.diff(ticks, prepend=0)).tolist()))
+            yield Section(TIME, self.first_frame + begin, len(ticks), (data,))
 
     @classmethod
     def from_section(cls, section: Section) -> FrameDurations:
         """Read a section; raise `Damage` if it is wrong."""
-        if len(section.parts) != 1:
-            raise Damage(f"a section of times has {len(section.parts)} parts, not 1")
-        numbers = read_numbers(section.parts[0], section.num_frames + 2)
-        above, below = numbers[:2]
-        ticks = list(accumulate(map(_unfold, numbers[2:])))
-        good = 0 < above <= MAX_BASE and 0 < below <= MAX_BASE and ticks
-        if not good or min(ticks) < 1 or max(ticks) > MAX_TICKS or sum(ticks) > MAX_TICKS:
+        _check_parts(TIME, list(map(len, section.parts)))
+        numbers = read_numbers(section.parts[0])
+        if len(numbers) != section.num_frames + 2 or len(numbers) < 3:
+            raise Damage("a section of times does not hold as many numbers as it says")
+        above, below = numbers[:2].tolist()
+        ticks = list(accumulate(_unfold(numbers[2:]).tolist()))  # of any size
+        good = 0 < above <= MAX_BASE and 0 < below <= MAX_BASE
+        if not good or min(ticks) < 1 or sum(ticks) > MAX_TICKS:
             raise Damage("a section of times holds durations out of range")
         return cls(section.first_frame, Fraction(above, below), np.array(ticks, np.int64))
 
@@ -112,6 +131,30 @@ class FrameDurations:
         return replace(self, first_frame=begin - first, ticks=ticks)
 
 
+def check_durations(
+    spans: Iterable[FrameDurations], num_frames: int, fps: Fraction
+) -> list[FrameDurations]:
+    """Sort the durations of frames in a file, and check them.
+
+    Args:
+        spans: of the file. Frames that no span covers last 1 / `fps`.
+        num_frames: of the file.
+        fps: rate of the file.
+
+    Raises:
+        Damage: if they overlap or reach beyond the file or `MAX_SECONDS`.
+    """
+    spans = sorted(spans, key=lambda span: span.first_frame)
+    edges = [0, *(edge for span in spans for edge in (span.first_frame, span.end)), num_frames]
+    if edges != sorted(edges):
+        raise Damage("sections of times overlap, or are about frames that the file does not have")
+    uncovered = num_frames - sum(len(span.ticks) for span in spans)
+    length = sum(span.time_base * int(span.ticks.sum()) for span in spans) + uncovered / fps
+    if length > MAX_SECONDS:
+        raise Damage("sections of times state times out of range")
+    return spans
+
+
 def sound_to_section(sound: Sound) -> Section:
     """Write a block of sound as a section."""
     facts = {
@@ -119,12 +162,12 @@ def sound_to_section(sound: Sound) -> Section:
         "codec": sound.codec,
         "extradata": sound.extradata.hex(),
         "sample_rate": sound.sample_rate,
-        "time_base": [sound.time_base.numerator, sound.time_base.denominator],
+        "time_base": sound.time_base.as_integer_ratio(),
     }
     text = json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
     numbers, end = [len(sound.packets)], 0
     for packet in sound.packets:
-        numbers += [_fold(packet.start - end), packet.duration, len(packet.data)]
+        numbers += [int(_fold(packet.start - end)), packet.duration, len(packet.data)]
         end = packet.end
     data = b"".join(packet.data for packet in sound.packets)
     return Section(SOUND, 0, 0, (text, sound.setup, write_numbers(numbers), data))
@@ -132,24 +175,11 @@ def sound_to_section(sound: Sound) -> Section:
 
 def sound_of_section(section: Section) -> Sound:
     """Read a block of sound; raise `Damage` if it is wrong."""
-    if len(section.parts) != 4:
-        raise Damage(f"a section of sound has {len(section.parts)} parts, not 4")
+    _check_parts(SOUND, list(map(len, section.parts)))
     text, setup, table, data = section.parts
-    try:
-        facts = json.loads(text)
-        rate, channels = facts["sample_rate"], facts["channels"]
-        above, below = facts["time_base"]
-        codec, extradata = facts["codec"], bytes.fromhex(facts["extradata"])
-    except (ValueError, TypeError, KeyError, RecursionError) as exc:
-        raise Damage("a section of sound has no valid description") from exc
-    sizes = (rate, channels, above, below)
-    good = all(isinstance(one, int) and 0 < one <= MAX_BASE for one in sizes)
-    if not good or not re.fullmatch(r"[a-z0-9_]{1,64}", str(codec)):
-        raise Damage("a section of sound has no valid description")
-    numbers = read_numbers(table, None)
-    rows = [numbers[place : place + 3] for place in range(1, len(numbers), 3)]
-    lengths = [row[-1] for row in rows]
-    if not numbers or len(numbers) != 1 + 3 * numbers[0] or sum(lengths) != len(data):
+    numbers = read_numbers(table).tolist()
+    rows = list(zip(*[iter(numbers[1:])] * 3, strict=False))
+    if numbers[:1] != [len(rows)] or len(numbers) % 3 != 1 or sum(r[2] for r in rows) != len(data):
         raise Damage("a section of sound does not hold the packets that it lists")
     packets: list[Packet] = []
     start = place = 0
@@ -157,33 +187,60 @@ def sound_of_section(section: Section) -> Sound:
         start += _unfold(gap)
         packets.append(Packet(start, duration, data[place : place + length]))
         start, place = start + duration, place + length
-    base = Fraction(above, below)
-    return Sound(codec, rate, channels, base, extradata, setup, tuple(packets))
+    try:
+        facts = json.loads(text)
+        base = Fraction(*map(index, facts["time_base"]))
+        extradata = bytes.fromhex(facts["extradata"])
+        sizes = facts["sample_rate"], facts["channels"]
+        return Sound(facts["codec"], *sizes, base, extradata, setup, tuple(packets)).checked()
+    except (ArithmeticError, ValueError, TypeError, KeyError, RecursionError) as exc:
+        raise Damage("a section of sound has no valid description") from exc
 
 
-def find_times(
-    spans: Sequence[FrameDurations], num_frames: int, fps: Fraction
-) -> tuple[Fraction, Ticks] | None:
-    """Compute when each frame of a file is shown.
+@dataclass(frozen=True, eq=False)
+class FileTimes:
+    """Times of the frames of a file.
 
-    Args:
-        spans: of the file. Frames that no span covers last 1 / `fps`.
-        num_frames: of the file.
-        fps: rate of the file.
-
-    Returns:
-        Seconds in one tick, and the times of the frames and of the end, `[num_frames + 1]`, from
-        the first frame; None if there are no spans.
+    Attributes:
+        time_base: seconds in one tick.
+        frames: numbers of some frames, rising, from 0 to that of all frames. The frames between
+            two of them last equally long.
+        ticks: time of each of these frames.
     """
-    spans = sorted(spans, key=lambda span: span.first_frame)
-    spans = [span for span in spans if span.end <= num_frames]
+
+    time_base: Fraction
+    frames: Ticks
+    ticks: Ticks
+
+    def at(self, first: int, end: int) -> Ticks:
+        """Return the times of frames `first` to `end` - 1."""
+        found = np.interp(np.arange(first, end), self.frames, self.ticks)
+        return np.rint(found).astype(np.int64)
+
+    def seconds(self, frame: int) -> Fraction:
+        """Return the time of a frame, or of the end, in seconds."""
+        return int(self.at(frame, frame + 1)[0]) * self.time_base
+
+
+def find_times(spans: Sequence[FrameDurations], num_frames: int, fps: Fraction) -> FileTimes | None:
+    """Compute when each frame of a file is shown; None if there are no spans.
+
+    Arguments are those of `check_durations`, which has checked the spans.
+    """
     if not spans:
         return None
-    base = _common_base([*(span.time_base for span in spans), 1 / fps])
-    ticks = np.full(num_frames, 1 / fps / base, np.float64)
-    for span in spans:
-        ticks[span.first_frame : span.end] = span.ticks * float(span.time_base / base)
-    return base, np.rint(np.append(0, np.cumsum(ticks))).astype(np.int64)
+    base, end = _common_base([*(span.time_base for span in spans), 1 / fps]), 0
+    frames: list[npt.NDArray[Any]] = [np.zeros(1)]
+    steps: list[npt.NDArray[Any]] = [np.zeros(1)]
+    for span in [*spans, FrameDurations(num_frames, base, np.zeros(0, np.int64))]:
+        if span.first_frame > end:
+            frames.append(np.array([span.first_frame]))
+            steps.append(np.array([float((span.first_frame - end) / fps / base)]))
+        end = span.end
+        frames.append(np.arange(span.first_frame, end) + 1)
+        steps.append(span.ticks * float(span.time_base / base))
+    ticks = np.rint(np.cumsum(np.concatenate(steps)))
+    return FileTimes(base, np.concatenate(frames).astype(np.int64), ticks.astype(np.int64))
 
 
 def find_seconds(reader: CodeFileReader, frames: tuple[int, int]) -> tuple[Fraction, Fraction]:
@@ -192,8 +249,7 @@ def find_seconds(reader: CodeFileReader, frames: tuple[int, int]) -> tuple[Fract
     times = find_times(reader.frame_durations(), total, fps)
     if times is None:
         return frames[0] / fps, frames[1] / fps
-    begin, end = (int(times[1][frame]) * times[0] for frame in frames)
-    return begin, end
+    return times.seconds(frames[0]), times.seconds(frames[1])
 
 
 def sound_between(reader: CodeFileReader, frames: tuple[int, int]) -> Iterator[Sound]:
@@ -211,19 +267,26 @@ def sound_between(reader: CodeFileReader, frames: tuple[int, int]) -> Iterator[S
             yield part
 
 
-def _common_base(bases: Sequence[Fraction]) -> Fraction:
+def _common_base(bases: Iterable[Fraction]) -> Fraction:
     """Return the longest time base of which all others are multiples, if it is not too short."""
-    below = int(np.lcm.reduce([base.denominator for base in bases], dtype=object))
-    above = int(np.gcd.reduce([int(base * below) for base in bases], dtype=object))
-    common = Fraction(above, below)
-    simple = common.denominator <= 1_000_000 and common.numerator <= MAX_BASE
-    return common if simple else COMMON_BASE
+    above, below = 0, 1
+    for base in set(bases):
+        above, below = gcd(above, base.numerator), lcm(below, base.denominator)
+        if below > COMMON_BASE.denominator:
+            return COMMON_BASE
+    return Fraction(above, below)
 
 
 def write_numbers(numbers: Iterable[int]) -> bytes:
-    """Write numbers of 0 or more, 7 bits to a byte, the lowest first."""
+    """Write numbers of 0 to 2**56 - 1, 7 bits to a byte, the lowest first.
+
+    Raises:
+        CodeFileError: if one is larger.
+    """
     data = bytearray()
     for number in numbers:
+        if number >> 7 * NUMBER_BYTES:
+            raise CodeFileError("times of sound or frames are out of range")
         while number > 127:
             data.append(number & 127 | 128)
             number >>= 7
@@ -231,29 +294,26 @@ def write_numbers(numbers: Iterable[int]) -> bytes:
     return bytes(data)
 
 
-def read_numbers(data: bytes, count: int | None) -> list[int]:
-    """Read `count` numbers, or any, of at most 56 bits that take all of `data`.
-
-    Raises `Damage` if they do not.
-    """
-    numbers, number, shift = [], 0, 0
-    for byte in data:
-        number |= (byte & 127) << shift
-        shift += 7
-        if byte < 128:
-            numbers.append(number)
-            number = shift = 0
-        elif shift > 49:
-            raise Damage("a section holds a number of too many bytes")
-    if shift or count not in (None, len(numbers)):
-        raise Damage("a section does not hold as many numbers as it says")
+def read_numbers(data: bytes) -> Ticks:
+    """Read numbers, int64 `[n]`; raise `Damage` unless they take all of `data`."""
+    digits = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(digits < 128) + 1
+    starts = np.append(0, ends)[: len(ends)]
+    lengths = ends - starts
+    if (ends[-1] if len(ends) else 0) < len(data) or lengths.max(initial=0) > NUMBER_BYTES:
+        raise Damage("a section holds a number that is cut or has too many bytes")
+    numbers = np.zeros(len(ends), np.int64)
+    for place in range(lengths.max(initial=0)):
+        longer = lengths > place
+        found = digits[starts[longer] + place].astype(np.int64) & 127
+        numbers[longer] |= found << 7 * place
     return numbers
 
 
-def _fold(number: int) -> int:
-    """Map 0, -1, 1, -2, 2 ... to 0, 1, 2, 3, 4 ..."""
-    return 2 * number if number >= 0 else -2 * number - 1
+def _fold(number: Any) -> Any:
+    """Map 0, -1, 1, -2, 2 ... to 0, 1, 2, 3, 4 ..., for an integer or an array."""
+    return 2 * abs(number) - (number < 0)
 
 
-def _unfold(number: int) -> int:
-    return -(number + 1 >> 1) if number & 1 else number >> 1
+def _unfold(number: Any) -> Any:
+    return (number >> 1) ^ -(number & 1)

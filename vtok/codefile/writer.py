@@ -23,7 +23,7 @@ from vtok.codefile.records import (
     Part,
     preamble_to_bytes,
 )
-from vtok.codefile.sections import Section
+from vtok.codefile.sections import MAX_SECTIONS, Section
 from vtok.errors import OutputError, ShapeError
 
 
@@ -60,6 +60,7 @@ class CodeFileWriter:
         self._hash = hashlib.sha256()
         self._offset = 0
         self._order = Order(header.format, version)
+        self._num_sections = 0
         self._open = True
         self._emit(preamble_to_bytes(header, version))
 
@@ -147,6 +148,9 @@ class CodeFileWriter:
 
     def write_section(self, section: Section) -> int:
         """Write an optional section after the last chunk; return its bytes. Raises as `write`."""
+        self._num_sections += 1
+        if self._num_sections > MAX_SECTIONS:
+            raise OutputError(f"more than {MAX_SECTIONS} optional sections: join fewer files")
         self._emit(section.to_bytes())
         return section.num_bytes
 

@@ -21,7 +21,7 @@ from vtok.pipeline.codec import Decoder, Unpack, codes_of_grid, steps_per_call
 from vtok.pipeline.files import STANDARD_INPUT, name_of, open_input
 from vtok.pipeline.options import DecodeOptions, stages_of_file
 from vtok.pipeline.result import CodeChunk, Counts, Progress, Result, make_result
-from vtok.pipeline.sections import Extras, frames_of_part
+from vtok.pipeline.sections import Extras, FileExtras, part_of_file
 from vtok.video.frames import Frames
 from vtok.video.outputs import open_writer
 
@@ -116,8 +116,8 @@ def decode_code_file(
         options.check_stated(name, is_shard=is_shard)
         loaded, unpack = find_model(header, request.models, name, request.tokens)
         reader.limit_stages(_stages(header, options, name))
-        frames = frames_of_part(reader, options.part) if options.is_part else None
-        extras = Extras(reader, frames, options)
+        frames = part_of_file(reader, options.part) if options.is_part else None
+        extras = FileExtras(reader, frames, options)
         found, total = _read(reader, loaded, frames)  # the thread below then owns the stream
         chunks = prefetch(found)
         first = next(chunks, None)  # without a chunk no video is begun

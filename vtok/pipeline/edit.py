@@ -16,7 +16,7 @@ from vtok.codefile.reader import CodeFileReader
 from vtok.pipeline.files import STANDARD_INPUT, name_of, open_input, open_output
 from vtok.pipeline.options import CutOptions, DumpOptions, stages_of_file
 from vtok.pipeline.result import Counts, End, Progress, Result, make_result
-from vtok.pipeline.sections import frames_of_part
+from vtok.pipeline.sections import part_of_file
 
 
 def cut_file(
@@ -47,7 +47,7 @@ def cut_file(
     with open_input(source, seekable=True) as stream:
         reader = CodeFileReader(stream, name=name_of(source) or STANDARD_INPUT)
         stages = stages_of_file(reader.header.format, options)
-        frames = frames_of_part(reader, options.part)
+        frames = part_of_file(reader, options.part)
         with open_output(output, options.overwrite) as out:
             kept = Kept()
             copied = cut(

@@ -207,7 +207,8 @@ def write_code_file(
         if reader.durations is not None:
             time_base, ticks = reader.durations
             durations = FrameDurations(0, time_base, np.array(ticks, np.int64))
-            writer.write_section(durations.to_section())
+            for section in durations.to_sections():
+                writer.write_section(section)
         sound = map(sound_to_section, reader.sound() if options.keeps_sound else ())
         return sum(map(writer.write_section, sound))
 

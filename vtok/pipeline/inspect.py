@@ -24,7 +24,7 @@ from vtok.pipeline.array_files import LatentFile, is_latent_file, parse_header
 from vtok.pipeline.files import STANDARD_INPUT, name_of, on_disk, open_input
 from vtok.pipeline.latents import FORMAT
 from vtok.pipeline.options import PART_KEYS, DecodeOptions, EncodeOptions, part_metadata
-from vtok.pipeline.sections import frames_of_part
+from vtok.pipeline.sections import part_of_file
 from vtok.video.container import read_index
 from vtok.video.frames import ReadOptions, parse_size
 from vtok.video.images import PICTURE_SUFFIXES
@@ -82,8 +82,7 @@ def inspect_code_file(stream: BinaryIO, name: str) -> Facts:
     index, header = reader.index, reader.header
     frames = index.num_frames
     size = stream.seek(0, os.SEEK_END)
-    sound_bytes = sum(section.num_bytes for section in reader.sections(SOUND))
-    time_bytes = sum(section.num_bytes for section in reader.sections(TIME))
+    sound_bytes, time_bytes = map(reader.section_bytes, (SOUND, TIME))
     sound, coded = next(reader.sound(), None), size - sound_bytes
     layout, shape = header.format, header.transform
     space = layout.spatial_compression
@@ -443,7 +442,7 @@ def _contents(source: Path, part: Part) -> tuple[VideoHeader, int]:
             return found[0], _count_frames(*found, part)
     with source.open("rb") as stream:
         reader = CodeFileReader(stream)
-        first, end = frames_of_part(reader, part)
+        first, end = part_of_file(reader, part)
         return reader.header, end - first
 
 

@@ -1,11 +1,15 @@
-"""Times of the frames and sound of a code file: for parts in seconds, and for decoded videos."""
+"""Times of the frames and sound of a file: for parts in seconds, and for decoded videos."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from fractions import Fraction
+
 from vtok._times import Part
+from vtok.codefile.header import VideoHeader
 from vtok.codefile.index import frames_between
 from vtok.codefile.reader import CodeFileReader
-from vtok.codefile.sections import SOUND, TIME, find_times, sound_between
+from vtok.codefile.sections import SOUND, TIME, FileTimes, find_times, sound_between
 from vtok.errors import OptionError
 from vtok.pipeline.options import DecodeOptions
 from vtok.video.mux import FrameTimes, can_hold
@@ -13,26 +17,49 @@ from vtok.video.outputs import FrameWriter
 from vtok.video.timeline import Timeline
 from vtok.video.writer import VideoWriter
 
+Y4M = "yuv4mpegpipe"
 
-def times_of_file(reader: CodeFileReader) -> FrameTimes | None:
+
+def times_of_file(reader: CodeFileReader) -> FileTimes | None:
     """Return the times of the frames of a file; None if they have an even rate."""
     fps = reader.header.transform.fps
-    found = find_times(reader.frame_durations(), reader.index.num_frames, fps)
-    return None if found is None else FrameTimes(*found)
+    return find_times(reader.frame_durations(), reader.index.num_frames, fps)
 
 
-def frames_of_part(reader: CodeFileReader, part: Part) -> tuple[int, int]:
-    """Find the frames of a part of a seekable file: (first, last + 1), at least one frame.
+@dataclass(frozen=True)
+class _FileTimeline(Timeline):
+    """Timeline of the frames of a file."""
+
+    times: FileTimes | None = None
+
+    def time(self, position: int) -> Fraction:
+        assert self.times is not None
+        return self.times.seconds(position)
+
+
+def part_of_file(reader: CodeFileReader, part: Part) -> tuple[int, int]:
+    """Find the frames of a part of a seekable code file; see `frames_of_part`."""
+    return frames_of_part(reader.header, reader.index.num_frames, times_of_file(reader), part)
+
+
+def frames_of_part(
+    header: VideoHeader, total: int, times: FileTimes | None, part: Part
+) -> tuple[int, int]:
+    """Find the frames of a part of a file: (first, last + 1), at least one frame.
+
+    Args:
+        header: of the file.
+        total: frames of the file.
+        times: of its frames; None at an even rate.
+        part: in seconds or in frames.
 
     Raises:
         OptionError: if there is no such frame.
     """
-    total, times = reader.index.num_frames, times_of_file(reader)
     if times is None:
-        return frames_between(reader.header, total, part)
-    length = int(times.ticks[-1]) * times.time_base
-    fps = reader.header.transform.fps
-    timeline = Timeline(times.ticks[:-1], times.time_base, total, fps, True, length)
+        return frames_between(header, total, part)
+    length, fps = times.seconds(total), header.transform.fps
+    timeline = _FileTimeline(None, times.time_base, total, fps, True, length, times=times)
     start, end = timeline.bounds(part)
     first = timeline.count_before(start)
     if first >= total:
@@ -42,16 +69,39 @@ def frames_of_part(reader: CodeFileReader, part: Part) -> tuple[int, int]:
     return first, total if end is None else max(first + 1, timeline.count_before(end))
 
 
-Y4M = "yuv4mpegpipe"
-
-
 class Extras:
-    """Times and sound of the frames of a file that a decoded video gets.
+    """Times of frames that a decoded video gets, and base class of what else it gets.
 
     Attributes:
-        may_exist: False if the video gets neither; True for a pipe, where that shows at its end.
+        may_exist: False if there are none.
         notes: remarks about what is left out.
     """
+
+    def __init__(self, times: FileTimes | None, frames: tuple[int, int]) -> None:
+        """Keep the times of a file.
+
+        Args:
+            times: of its frames; None at an even rate.
+            frames: first and last + 1 to decode.
+        """
+        self._times, self._range = times, frames
+        self.may_exist = times is not None
+        self.notes: list[str] = []
+
+    def give(self, writer: VideoWriter | FrameWriter) -> None:
+        """Set what a video gets, after all frames were decoded."""
+        if self._times is None or not isinstance(writer, VideoWriter) or not writer.container:
+            return  # pictures and arrays hold no times
+        if writer.container == Y4M:
+            self.notes.append("times of frames are left out: y4m has one rate")
+            return
+        first, end = self._range
+        ticks = self._times.at(first, end + 1)
+        writer.times = FrameTimes(self._times.time_base, ticks - ticks[0])
+
+
+class FileExtras(Extras):
+    """Times and sound of the frames of a code file."""
 
     def __init__(
         self, reader: CodeFileReader, frames: tuple[int, int] | None, options: DecodeOptions
@@ -63,32 +113,37 @@ class Extras:
             frames: first and last + 1 to decode; None for all.
             options: whether to leave them out.
         """
-        self._reader, self._frames, self._options = reader, frames, options
+        super().__init__(None, (0, 0))
+        self._reader, self._frames = reader, frames
         kinds = {TIME: not options.constant_rate, SOUND: options.audio}
         self._kinds = [kind for kind, wanted in kinds.items() if wanted]
-        self.may_exist = bool(self._kinds) and (
+        self.may_exist = bool(self._kinds) and (  # of a pipe, that shows at its end
             not reader.seekable or any(True for _ in reader.sections(*self._kinds))
         )
-        self.notes: list[str] = []
 
     def give(self, writer: VideoWriter | FrameWriter) -> None:
         """Set times and sound of a video, after all frames were decoded."""
-        reader, frames = self._reader, self._frames
         if not self.may_exist or not isinstance(writer, VideoWriter) or not writer.container:
-            return  # pictures and arrays hold neither
-        sound = next(reader.sound(), None) if SOUND in self._kinds else None
-        if reader.lost:  # the frames that are left are at other times
-            self.notes += ["the sound is left out, since frames were lost"] if sound else []
             return
+        reader = self._reader
+        self._range = first, end = self._frames or (0, reader.index.num_frames)
         times = times_of_file(reader) if TIME in self._kinds else None
-        if times is not None and writer.container == Y4M:
-            self.notes.append("times of frames are left out: y4m has one rate")
-        elif times is not None:
-            first, end = frames or (0, reader.index.num_frames)
-            ticks = times.ticks[first : end + 1]
-            writer.times = FrameTimes(times.time_base, ticks - ticks[0])
+        sound = next(reader.sound(), None) if SOUND in self._kinds else None
+        names = {TIME: "times of frames", SOUND: "sound"}
+        self.notes += [
+            f"left out where damaged: {names[kind]}"
+            for kind in self._kinds
+            if kind in reader.damaged
+        ]
+        if writer.frames_written != end - first:  # those that are left are at other times
+            what = [names[kind] for kind, one in ((TIME, times), (SOUND, sound)) if one]
+            if what:
+                self.notes.append(f"left out, since frames were lost: {' and '.join(what)}")
+            return
+        self._times = times
+        super().give(writer)
         if sound is not None and can_hold(writer.container, sound.codec):
-            writer.sound = sound_between(reader, frames or (0, reader.index.num_frames))
+            writer.sound = sound_between(reader, self._range)
         elif sound is not None:
             shown = "y4m" if writer.container == Y4M else writer.container
             self.notes.append(f"the sound is left out: {shown} holds no {sound.codec}, .mkv does")
