@@ -9,8 +9,9 @@ import pytest
 from codefiles import all_frames, load_tiny, random_file
 from commands import rows, vtok
 
+from vtok.codefile.index import find_heads
 from vtok.codefile.packing import Chunk
-from vtok.codefile.reader import CodeFileReader, find_heads
+from vtok.codefile.reader import CodeFileReader
 from vtok.codefile.records import ByteSource
 from vtok.models.load import LoadedTokenizer
 from vtok.pipeline.edit import join_files

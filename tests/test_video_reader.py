@@ -542,8 +542,8 @@ def test_interrupt_reaches_only_the_parent(long_video: Path) -> None:
 
 HANG_WITH_LOCK = """
 from multiprocessing.connection import Pipe
-from vtok.video import worker
-worker.HANG_SECONDS = 0.2
+from vtok.video import ffmpeg, worker
+ffmpeg.HANG_SECONDS = 0.2
 ours, theirs = Pipe()
 worker.Channel(theirs.fileno()).send("alive")
 sum(range(10**12))  # holds the interpreter lock

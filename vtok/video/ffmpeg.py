@@ -1,15 +1,23 @@
-"""Child processes: the ffmpeg program, which writes videos, and its log; further Pythons."""
+"""Child processes: the ffmpeg program, which writes videos, and its log; limited Pythons."""
 
 from __future__ import annotations
 
+import faulthandler
+import importlib
+import math
 import os
 import re
+import signal
 import sys
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from vtok.errors import VtokError
 
+HANG_SECONDS = 600.0  # without progress, after which a child ends that no parent has killed
+WATCH_SECONDS = 1.0  # between two settings of the timer, which takes a thread switch
 # options for a log that is parsed line by line
 QUIET = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info")
 
@@ -64,3 +72,35 @@ def child_environment() -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
     }
+
+
+def limit_memory(num_bytes: int) -> None:
+    """Limit the private memory of this process, on systems that can."""
+    with suppress(ImportError, AttributeError, OSError, ValueError):
+        resource = importlib.import_module("resource")  # not on Windows
+        resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, num_bytes))
+
+
+class Watchdog:
+    """Timer that ends this process if it hangs, even if it holds the interpreter lock."""
+
+    def __init__(self) -> None:
+        self._since = -math.inf
+
+    def progress(self) -> None:
+        """Allow `HANG_SECONDS` from now on."""
+        if time.monotonic() - self._since > WATCH_SECONDS:
+            self._since = time.monotonic()
+            faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+
+    def pause(self) -> None:
+        """Allow any time until the next progress."""
+        faulthandler.cancel_dump_traceback_later()
+        self._since = -math.inf
+
+
+def describe_end(name: str, status: int) -> str:
+    """Describe the exit status of a child that has failed."""
+    if status < 0:
+        return f"{name} was stopped by {signal.Signals(-status).name}"
+    return f"{name} ended with status {status}"

@@ -11,7 +11,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,11 +24,12 @@ import numpy as np
 from av.packet import Packet
 
 from vtok._sound import Sound
-from vtok.video.ffmpeg import child_environment
+from vtok.video.ffmpeg import Watchdog, child_environment, describe_end, limit_memory
 from vtok.video.timeline import Ticks
 
 FRAGMENTED = {"movflags": "frag_keyframe+empty_moov"}  # an mp4 that needs no seeking
 INDEX_FIRST = {"movflags": "+faststart"}  # players start at once
+MEMORY_BYTES = 2 << 30  # of the child
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def remux(
     sound: Iterable[Sound] = (),
     *,
     stream: bool = False,
+    memory_bytes: int = MEMORY_BYTES,
 ) -> None:
     """Copy a video to a file with other times and a sound.
 
@@ -71,6 +73,7 @@ def remux(
         times: new times of its frames.
         sound: blocks of packets, from the first frame on.
         stream: write an mp4 that can be read front to back.
+        memory_bytes: limit of the process that copies a sound; not all systems enforce it.
 
     Raises:
         OSError, ValueError: ffmpeg cannot write them.
@@ -89,26 +92,26 @@ def remux(
         "stream": stream,
     }
     with subprocess.Popen(
-        [sys.executable, "-m", "vtok.video.mux"],
+        [sys.executable, "-m", "vtok.video.mux", str(memory_bytes)],
         stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         env=child_environment(),
         text=True,
     ) as child:
         assert child.stdin is not None
-        assert child.stderr is not None
+        assert child.stdout is not None
         try:
             with suppress(BrokenPipeError):
                 for message in chain([job], (one.to_message() for one in chain([first], blocks))):
                     child.stdin.write(json.dumps(message) + "\n")
                 child.stdin.close()
-            reason = child.stderr.read().strip().splitlines()
+            reason = child.stdout.read().strip()
         except BaseException:
             child.kill()
             raise
     if child.returncode:
-        raise ValueError(reason[-1] if reason else f"the muxer ended with {child.returncode}")
+        raise ValueError(reason or describe_end("the muxer", child.returncode))
 
 
 def _copy(
@@ -118,6 +121,7 @@ def _copy(
     times: FrameTimes,
     sound: Iterator[Sound],
     stream: bool,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> None:
     """Copy the packets of a video and a sound to a file, by time."""
     options = (FRAGMENTED if stream else INDEX_FIRST) if container in ("mp4", "mov") else {}
@@ -130,12 +134,15 @@ def _copy(
         packets = _video_packets(given, kept, times, _shown_order(source))
         if first is not None:
             setup = stack.enter_context(av.open(io.BytesIO(first.setup), format="nut"))
+            if not setup.streams.audio or setup.streams.audio[0].codec_context is None:
+                raise ValueError("the set-up of the sound is damaged")
             heard = made.add_stream_from_template(setup.streams.audio[0])
             heard.time_base = first.time_base
             packets = heapq.merge(
                 packets, _sound_packets(chain([first], sound), heard), key=lambda pair: pair[0]
             )
         for _, packet in packets:
+            on_progress()
             made.mux(packet)
 
 
@@ -186,7 +193,13 @@ def _shown_order(source: Path) -> Ticks:
 
 
 def main() -> None:
-    """Do the job that standard input describes; the reason of a failure goes to standard error."""
+    """Do the job that standard input describes; the reason of a failure goes to standard output.
+
+    Argument of the command: memory limit in bytes.
+    """
+    limit_memory(int(sys.argv[1]))
+    watchdog = Watchdog()
+    watchdog.progress()
     lines = (json.loads(line) for line in sys.stdin)
     job = next(lines)
     times = FrameTimes(Fraction(job["time_base"]), np.array(job["ticks"], np.int64))
@@ -194,9 +207,10 @@ def main() -> None:
     av.logging.set_level(None)
     try:
         sound = map(Sound.from_message, lines)
-        _copy(source, output, job["container"], times, sound, job["stream"])
+        _copy(source, output, job["container"], times, sound, job["stream"], watchdog.progress)
     except Exception as exc:
-        sys.exit(f"{type(exc).__name__}: {exc}".partition("\n")[0])
+        print(f"{type(exc).__name__}: {exc}".partition("\n")[0])  # noqa: T201
+        sys.exit(1)
 
 
 if __name__ == "__main__":

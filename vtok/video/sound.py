@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import av
 from av.packet import Packet as AvPacket
 
-from vtok._sound import BLOCK_BYTES, Packet, Sound
+from vtok._sound import BLOCK_BYTES, MAX_PACKETS, Packet, Sound
 from vtok.video.container import SEEK_MARGIN, SEEKABLE, open_container
 
 ALIVE_EVERY = 64  # packets
@@ -45,6 +45,9 @@ def read_sound(
 
     Yields:
         Blocks in order; none if the file has no sound.
+
+    Raises:
+        ValueError: a code file cannot hold the sound.
     """
     with open_container(path) as container:
         streams = container.streams.audio
@@ -68,7 +71,7 @@ def read_sound(
                 empty = _describe(stream, packet)
             held.append(packet)
             size += len(packet.data)
-            if size >= BLOCK_BYTES:
+            if size >= BLOCK_BYTES or len(held) == MAX_PACKETS:
                 yield from _cut(empty, held, begin, clock)
                 if clock.end is not None and packet.start * stream.time_base > clock.end:
                     return
@@ -81,7 +84,7 @@ def _cut(empty: Sound, held: list[Packet], begin: Fraction | None, clock: Clock)
     """Yield the packets of a part, relative to its start, if there are any."""
     found = replace(empty, packets=tuple(held)).between(begin, clock.end)
     if found.packets:
-        yield found.shifted(-clock.start)
+        yield found.shifted(-clock.start).checked()
 
 
 def _packets(container: Any, stream: Any, on_progress: Callable[[], None]) -> Iterator[Packet]:
@@ -91,7 +94,7 @@ def _packets(container: Any, stream: Any, on_progress: Callable[[], None]) -> It
             on_progress()
         if packet.size:
             start = end if packet.pts is None else packet.pts
-            found = Packet(start, packet.duration or 0, bytes(packet))
+            found = Packet(start, max(0, packet.duration or 0), bytes(packet))
             end = found.end
             yield found
 

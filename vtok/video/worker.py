@@ -9,10 +9,7 @@ or `error`. Without shared memory, a batch follows its message through the conne
 
 from __future__ import annotations
 
-import faulthandler
-import importlib
 import json
-import math
 import os
 import sys
 import threading
@@ -28,7 +25,9 @@ from typing import Any
 import av
 
 from vtok.errors import OptionError, VideoError, VtokError
+from vtok.video import ffmpeg
 from vtok.video.container import Damaged, TimedFrames, describe_damage
+from vtok.video.ffmpeg import Watchdog, limit_memory
 from vtok.video.frames import (
     NUM_SLOTS,
     Frames,
@@ -46,7 +45,6 @@ else:
     from multiprocessing.connection import Connection
 
 ALIVE_SECONDS = 1.0
-HANG_SECONDS = 600.0  # without progress, after which a child ends that no parent has killed
 
 
 class Channel:
@@ -57,17 +55,17 @@ class Channel:
         self._memory: SharedMemory | None = None
         self._memory_bytes = 0
         self._last_sent = time.monotonic()
-        self._last_watch = -math.inf
+        self._watchdog = Watchdog()
 
     def receive(self) -> bytes:
         """Wait for a message; ends this process if the parent has ended."""
         try:
-            while not self._connection.poll(HANG_SECONDS / 2):  # the parent may be slow
-                self._watch()
+            while not self._connection.poll(ffmpeg.HANG_SECONDS / 2):  # the parent may be slow
+                self._watchdog.progress()
             message = self._connection.recv_bytes()
         except (EOFError, OSError):
             os._exit(0)
-        self._watch()
+        self._watchdog.progress()
         return message
 
     def send(self, kind: str, **fields: Any) -> None:
@@ -101,8 +99,7 @@ class Channel:
         """Send a batch that is in the ring."""
         self.send("frames", slot=slot, count=count)
         if self._memory is None:
-            faulthandler.cancel_dump_traceback_later()  # the parent may be slow
-            self._last_watch = -math.inf
+            self._watchdog.pause()  # the parent may be slow
             self._send(ring[slot, :count].tobytes())
 
     def _send(self, message: bytes) -> None:
@@ -111,14 +108,7 @@ class Channel:
         except OSError:
             os._exit(0)
         self._last_sent = time.monotonic()
-        self._watch()
-
-    def _watch(self) -> None:
-        """End this process if it hangs from now on, even if it holds the interpreter lock."""
-        if time.monotonic() - self._last_watch < ALIVE_SECONDS:
-            return  # setting the timer takes a thread switch
-        self._last_watch = time.monotonic()
-        faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+        self._watchdog.progress()
 
 
 def _open_memory(name: str) -> SharedMemory:
@@ -139,13 +129,6 @@ def end_with_parent() -> None:
         os._exit(0)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-def limit_memory(num_bytes: int) -> None:
-    """Limit the private memory of this process, on systems that can."""
-    with suppress(ImportError, AttributeError, OSError, ValueError):
-        resource = importlib.import_module("resource")  # not on Windows
-        resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, num_bytes))
 
 
 class Selection:

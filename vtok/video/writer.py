@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import threading
@@ -23,7 +22,7 @@ import numpy as np
 from vtok._files import atomic_output
 from vtok._sound import Sound
 from vtok.errors import OutputError, ShapeError, UsageError
-from vtok.video.ffmpeg import QUIET, ffmpeg_path, parse_log_line
+from vtok.video.ffmpeg import QUIET, describe_end, ffmpeg_path, parse_log_line
 from vtok.video.frames import Frames
 from vtok.video.images import PICTURE_SUFFIXES, write_picture
 from vtok.video.mux import FrameTimes, measure, remux
@@ -152,9 +151,7 @@ def _first_error(log: str, status: int) -> str:
     """Find the first error in a log of ffmpeg, the cause of later ones."""
     lines = [parse_log_line(line) for line in log.splitlines()]
     errors = [line.text for line in lines if line.level in ("error", "fatal")]
-    if not errors and status < 0:
-        return f"ffmpeg was stopped by {signal.Signals(-status).name}"
-    return errors[0] if errors else f"ffmpeg ended with status {status}"
+    return errors[0] if errors else describe_end("ffmpeg", status)
 
 
 class _Feeder:
