@@ -2,10 +2,12 @@
 
 Each must give the right codes or raise a `VtokError`, within 2 seconds and 200 MB. Mutations are
 numbered and the same on every machine, so that a failure can be repeated with --first. Reading
-weights may also allocate only a multiple of the file's size.
+weights may also allocate only a multiple of the file's size. Muxing sound may end with an error.
 
     scripts/fuzz --first 4711 --count 1
     scripts/fuzz --coder 2            entropy-coded files only
+    scripts/fuzz --sections           files with sound and times of frames only
+    scripts/fuzz --sound              sound that is muxed into videos, by child processes
     scripts/fuzz --weights            files of torch.save, TorchScript, Lightning and safetensors
     scripts/fuzz --atheris corpus/    guided by coverage, until stopped (pip install atheris)
 """
@@ -25,23 +27,52 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import av
 import numpy as np
 
+from vtok._sound import Packet, Sound
+from vtok._times import Part
 from vtok.codefile.dump import FORMATS, DumpReader, dump
-from vtok.codefile.edit import check_alike, cut, join
+from vtok.codefile.edit import Kept, check_alike, cut, join
 from vtok.codefile.packing import encode_parts
 from vtok.codefile.reader import CodeFileReader
 from vtok.codefile.records import SEGMENTED
+from vtok.codefile.sections import (
+    FrameDurations,
+    find_times,
+    sound_between,
+    sound_of_section,
+    sound_to_section,
+)
 from vtok.codefile.writer import CodeFileWriter
-from vtok.errors import VtokError
+from vtok.errors import OutputError, VtokError
+from vtok.pipeline.sections import part_of_file
+from vtok.video.mux import FrameTimes, remux
+from vtok.video.sound import Clock, read_sound
 
 MAX_SECONDS, MAX_MEGABYTES = 2.0, 200
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
 INTERESTING = (0, 1, 2, 127, 128, 255, 256, 2**16 - 1, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**63)
-WORDS = (b"CODE", b"SEGM", b"FOOT", b"note", b"NEXT", b"null", b"-1", b"1e9", b"99999999", b"{}")
+WORDS = (
+    b"CODE",
+    b"SEGM",
+    b"FOOT",
+    b"note",
+    b"time",
+    b"soun",
+    b"\xff\xff\xff\xff\xff\xff\xff\x7f",
+    b"NEXT",
+    b"null",
+    b"-1",
+    b"1e9",
+    b"99999999",
+    b"{}",
+)
 PICKLED = (
     *(bytes((byte,)) for byte in b"(.0NRQabesut}])\x81\x85\x86\x87\x94\x93\x88"),
     b"h\x00", b"q\x00", b"h\x05", b"K\xff", b"J\xff\xff\xff\x7f", b"J\xff\xff\xff\xff",
@@ -62,14 +93,22 @@ class Pipe(io.BytesIO):
         return False
 
 
-def seeds(coder: int | None = None) -> list[bytes]:
-    """Make code files and dumps of them; with `coder`, only packed (0) or coded (2) files."""
+def seeds(coder: int | None = None, *, sections: bool = False) -> list[bytes]:
+    """Make code files and dumps of them.
+
+    Args:
+        coder: only packed (0) or coded (2) files.
+        sections: only files with times and sound.
+    """
+    extended = [with_sections(path.read_bytes()) for path in sorted(GOLDEN.glob("*.vtok"))]
+    if sections:
+        return extended
     packed = [path.read_bytes() for path in sorted(GOLDEN.glob("*.vtok"))]
     packed += [small_file(bits, smooth) for bits in (6, 18) for smooth in (False, True)]
     modelled = [small_file(6, True, books, modelled=True) for books in (1, 2)]
     if coder is not None:
         return modelled if coder else packed
-    files = packed + modelled
+    files = packed + modelled + extended
     return files + [dumped(data, kind) for data in (*files[:2], files[-1]) for kind in FORMATS]
 
 
@@ -91,6 +130,24 @@ def small_file(bits: int, smooth: bool, books: int = 1, modelled: bool = False) 
                 codes[:, :, 1:] = codes[:, :, :1]
             writer.write_parts(encode_parts(codes, layout, compress=modelled), steps, frames)
     return stream.getvalue()
+
+
+def with_sections(data: bytes) -> bytes:
+    """Add times and two blocks of sound to a code file."""
+    reader, out = CodeFileReader(io.BytesIO(data)), io.BytesIO()
+    packets = [Packet(1024 * number - 1024, 1024, bytes(7 + number % 5)) for number in range(40)]
+    block = Sound("aac", 48000, 1, Fraction(1, 48000), b"\x11\x88", b"NUT", tuple(packets[:30]))
+    with CodeFileWriter(out, reader.header, version=SEGMENTED) as writer:
+        for chunk in reader.stored():
+            writer.write_parts(chunk.parts, chunk.num_steps, chunk.num_frames, chunk.opens)
+        total, rng = writer.num_frames, np.random.default_rng(0)
+        for first, end in pairwise((0, total // 3, total)):
+            ticks = rng.integers(1, 9000, end - first)
+            for section in FrameDurations(first, Fraction(1, 90_000), ticks).to_sections():
+                writer.write_section(section)
+        for sound in (block, replace(block, packets=tuple(packets[30:]))):
+            writer.write_section(sound_to_section(sound))
+    return out.getvalue()
 
 
 def dumped(data: bytes, kind: str) -> bytes:
@@ -202,8 +259,28 @@ def join_twice(data: bytes) -> None:
     readers = [CodeFileReader(io.BytesIO(data)), CodeFileReader(Pipe(data))]
     headers = [reader.header for reader in readers]
     check_alike(*headers, "a", "b")
-    for _ in join(headers, readers, io.BytesIO()):
+    for _ in join(headers, readers, io.BytesIO(), Kept()):
         pass
+
+
+def read_sections(data: bytes) -> None:
+    """Read times and sound of a file in all ways, and check them."""
+    for stream, salvage in (
+        (io.BytesIO(data), True),
+        (Pipe(data), True),
+        (io.BytesIO(data), False),
+    ):
+        reader = CodeFileReader(stream, salvage=salvage)
+        for _ in reader.stored():
+            pass
+        total, fps = reader.index.num_frames, reader.header.transform.fps
+        times = find_times(reader.frame_durations(), total, fps)
+        if times is not None:
+            part_of_file(reader, Part(start_seconds=0.5, duration_seconds=0.2))
+            if (np.diff(times.at(0, min(total, 10_000))) < 0).any():
+                raise AssertionError("times that go back")
+        for block in sound_between(reader, (total // 2, total)):
+            sound_to_section(block)
 
 
 USES: dict[str, Callable[[bytes], object]] = {
@@ -215,6 +292,7 @@ USES: dict[str, Callable[[bytes], object]] = {
     "read by index": lambda data: read_picked(io.BytesIO(data)),
     "cut": lambda data: cut_middle(io.BytesIO(data)),
     "join": join_twice,
+    "sections": read_sections,
     "dump": lambda data: [dumped(data, kind) for kind in FORMATS],
     "pack": lambda data: [*DumpReader(io.BytesIO(data)).write(io.BytesIO())],
 }
@@ -304,13 +382,15 @@ def check(data: bytes, use: str) -> str:
     return outcome
 
 
-def run(first: int, count: int, coder: int | None = None) -> Counter[str]:
-    """Check mutations of `seeds(coder)` by number; return the number of each outcome.
+def run(
+    first: int, count: int, coder: int | None = None, *, sections: bool = False
+) -> Counter[str]:
+    """Check mutations of `seeds(...)` by number; return the number of each outcome.
 
     Raises:
         AssertionError: naming the number of the one that failed.
     """
-    corpus, outcomes = seeds(coder), Counter[str]()
+    corpus, outcomes = seeds(coder, sections=sections), Counter[str]()
     for number in range(first, first + count):
         seed = corpus[(rng := np.random.default_rng(number)).integers(0, len(corpus))]
         use = "pack" if seed[:1] != b"\x89" else list(USES)[rng.integers(0, len(USES))]
@@ -323,6 +403,66 @@ def run(first: int, count: int, coder: int | None = None) -> Counter[str]:
                 check_codes(data, seed)
         except Exception as error:
             raise AssertionError(f"mutation {number} ({use}): {error!r}") from error
+    return outcomes
+
+
+def sound_seed(folder: Path) -> tuple[Path, Sound]:
+    """Make a small video and a sound of one second."""
+    film = folder / "film.mkv"
+    with av.open(film, "w") as made:
+        video = made.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
+        video.width, video.height, video.pix_fmt = 32, 32, "yuv420p"
+        audio = made.add_stream("aac", rate=8000, layout="mono")
+        for _ in range(25):
+            made.mux(video.encode(av.VideoFrame(32, 32, "yuv420p")))
+        for start in range(0, 8000, 1000):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1000), np.float32), "fltp", "mono")
+            frame.sample_rate, frame.pts = 8000, start
+            made.mux(audio.encode(frame))
+        made.mux(video.encode() + audio.encode())
+    (sound,) = read_sound(film, Clock(Fraction(0), None, True), lambda: None, [])
+    return film, sound
+
+
+def run_sound(first: int, count: int) -> Counter[str]:
+    """Mux mutations of a sound by number; return the number of each outcome.
+
+    Raises:
+        AssertionError: naming the number of the one that failed.
+    """
+    outcomes = Counter[str]()
+    with tempfile.TemporaryDirectory() as folder:
+        film, sound = sound_seed(Path(folder))
+        times = FrameTimes(Fraction(1, 25), np.arange(26))
+        section = sound_to_section(sound)
+
+        def mux(data: bytes) -> None:
+            parts, place = [], 0
+            for length in lengths:
+                parts.append(data[place : place + length])
+                place += length
+            block = sound_of_section(section._replace(parts=tuple(parts)))
+            try:
+                output = film.with_name(f"out{suffix}")
+                remux(film, output, "mp4" if suffix == ".mp4" else "matroska", times, [block])
+            except (OSError, ValueError) as exc:
+                raise OutputError(str(exc)) from exc
+
+        USES["sound"] = mux
+        for number in range(first, first + count):
+            rng, parts = np.random.default_rng(number), list(section.parts)
+            suffix = (".mp4", ".mkv")[rng.integers(0, 2)]
+            for part in {int(part) for part in rng.choice(4, 2, p=(0.1, 0.5, 0.1, 0.3))}:
+                length = len(parts[part])
+                parts[part] = mutate(parts[part], rng)
+                if part == 3:  # of the length that the table says
+                    parts[part] = parts[part][:length].ljust(length, b"\0")
+            lengths = [*map(len, parts)]
+            try:
+                outcomes[check(b"".join(parts), "sound")] += 1
+            except Exception as error:
+                raise AssertionError(f"mutation {number} (sound): {error!r}") from error
+        del USES["sound"]
     return outcomes
 
 
@@ -370,6 +510,8 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first mutation")
     parser.add_argument("--count", type=int, default=100_000, help="how many")
     parser.add_argument("--coder", type=int, choices=(0, 2), help="only files of this coder")
+    parser.add_argument("--sections", action="store_true", help="only files with sections")
+    parser.add_argument("--sound", action="store_true", help="sound to be muxed, not code files")
     parser.add_argument("--weights", action="store_true", help="foreign weights, not code files")
     parser.add_argument("--atheris", nargs=argparse.REMAINDER, help="arguments for atheris")
     options = parser.parse_args()
@@ -379,8 +521,10 @@ def main() -> None:
     if options.weights:
         outcomes = run_weights(options.first, options.count)
         print(f"at most {largest['factor']:.2f} times (file size + 64 KiB) allocated")
+    elif options.sound:
+        outcomes = run_sound(options.first, options.count)
     else:
-        outcomes = run(options.first, options.count, options.coder)
+        outcomes = run(options.first, options.count, options.coder, sections=options.sections)
     print(f"{options.count} mutations, peak {peak_megabytes():.0f} MB")
     for outcome, times in outcomes.most_common():
         print(f"{times:8} {outcome}")

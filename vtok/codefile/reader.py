@@ -32,7 +32,6 @@ from vtok.codefile.records import (
     read_preamble,
 )
 from vtok.codefile.sections import (
-    MAX_BYTES,
     MAX_SECTIONS,
     SOUND,
     TIME,
@@ -224,13 +223,12 @@ class CodeFileReader:
 
     def frame_durations(self) -> list[FrameDurations]:
         """Read the durations of frames that the file states; see `sections`."""
-        spans = list(self._contents((TIME,), FrameDurations.from_section))
+        spans = self._contents((TIME,), FrameDurations.from_section)
         try:
-            fps, known = self.header.transform.fps, TIME not in self.damaged
-            return check_durations(spans if known else (), self.index.num_frames, fps)
+            found = check_durations(spans, self.index.num_frames, self.header.transform.fps)
         except Damage as exc:
             self._lose(TIME, exc)
-            return []
+        return [] if TIME in self.damaged else found
 
     def sound(self) -> Iterator[Sound]:
         """Iterate over the blocks of sound; see `sections`."""
@@ -269,17 +267,17 @@ class CodeFileReader:
             if (head := head_at(source, last)) is None:
                 return  # reading the codes tells of the damage
             source.jump(last + head.num_bytes)
-        count, kind = 0, SOUND
+        count = 0
         try:
             while (kind := source.read(len(CODE))) != FOOT:
                 head = ChunkHead.read(kind, source)
                 yield head, source.at(source.offset)
                 source.skip(head.part_bytes)
-                count += head.kind in MAX_BYTES
+                count += 1
                 if count > MAX_SECTIONS:
                     raise Damage(f"has more than {MAX_SECTIONS} optional sections")
-        except Damage as exc:
-            self._lose(kind, exc)
+        except Damage as exc:  # of no known type
+            self._lose(b"", exc)
 
     def _lose(self, kind: bytes, damage: Damage) -> None:
         """Raise the damage of an optional section, or note it with `salvage`."""

@@ -134,25 +134,27 @@ class FrameDurations:
 def check_durations(
     spans: Iterable[FrameDurations], num_frames: int, fps: Fraction
 ) -> list[FrameDurations]:
-    """Sort the durations of frames in a file, and check them.
+    """List the durations of frames in a file.
 
     Args:
-        spans: of the file. Frames that no span covers last 1 / `fps`.
+        spans: of the file, in order. Frames that no span covers last 1 / `fps`.
         num_frames: of the file.
         fps: rate of the file.
 
     Raises:
         Damage: if they overlap or reach beyond the file or `MAX_SECONDS`.
     """
-    spans = sorted(spans, key=lambda span: span.first_frame)
-    edges = [0, *(edge for span in spans for edge in (span.first_frame, span.end)), num_frames]
-    if edges != sorted(edges):
-        raise Damage("sections of times overlap, or are about frames that the file does not have")
-    uncovered = num_frames - sum(len(span.ticks) for span in spans)
-    length = sum(span.time_base * int(span.ticks.sum()) for span in spans) + uncovered / fps
-    if length > MAX_SECONDS:
+    checked: list[FrameDurations] = []
+    end, length = 0, num_frames / fps
+    for span in spans:
+        if not end <= span.first_frame < span.end <= num_frames:
+            raise Damage("sections of times overlap, or are about frames that the file lacks")
+        length += span.time_base * int(span.ticks.sum()) - len(span.ticks) / fps
+        end = span.end
+        checked.append(span)
+    if checked and length > MAX_SECONDS:
         raise Damage("sections of times state times out of range")
-    return spans
+    return checked
 
 
 def sound_to_section(sound: Sound) -> Section:
