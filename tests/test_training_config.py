@@ -6,7 +6,8 @@ import pytest
 from training import tiny_config
 
 from vtok.errors import InputError, OptionError, UsageError
-from vtok.nn.config import PRESETS
+from vtok.nn.config import PRESETS, TokenizerConfig
+from vtok.nn.tokenizer import VideoTokenizer
 from vtok.training.config import (
     FREE,
     TrainingConfig,
@@ -72,6 +73,25 @@ def test_model_keys_override_the_preset() -> None:
     config = TrainingConfig.from_dict(merged({}, given))
     assert config.tokenizer.num_stages == 4
     assert config.tokenizer.layers == PRESETS["vtok-base"].layers
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_plan_of_the_preset_follows_the_number_of_stages(preset: str) -> None:
+    def make(**model: object) -> TokenizerConfig:
+        return TrainingConfig(preset=preset, model=model).tokenizer
+
+    def plan(config: TokenizerConfig) -> tuple[int, ...]:
+        return VideoTokenizer.from_config(config).quantizer.plan
+
+    whole = PRESETS[preset]
+    assert make(num_stages=whole.num_stages) == whole
+    fewer = make(num_stages=3)
+    assert fewer.num_stages == 3
+    assert plan(fewer) == plan(whole)[: 3 * 9]
+    for other in (make(num_stages=9), make(codebook_size=16), make(num_codebooks=2)):
+        assert (other.stage_plan, other.bit_plan) == (None, None)
+    assert make(num_stages=2, stage_plan=[0, 1]).stage_plan == (0, 1)
+    assert make(num_stages=1, bit_plan=[0] * 9).bit_plan == (0,) * 9
 
 
 def test_settings_are_toml_or_plain_text() -> None:

@@ -30,6 +30,7 @@ MAX_VALUE = 10**9
 WINDOW = 11
 """Side of the MS-SSIM window in pixels."""
 RECONSTRUCTION = ("l1", "mse", "rmse", "ms_ssim")
+PLANS = ("stage_plan", "bit_plan")
 COUNTS = {  # integer fields and their minima
     "steps": 1, "batch": 1, "accumulate": 1, "frames": 1, "crop": 8, "warm_up": 0, "decay_from": 0,
     "entropy_steps": 0, "base_stages": 1, "adversarial_from": 0, "validate_every": 1,
@@ -183,7 +184,7 @@ class TrainingConfig:
     def tokenizer(self) -> TokenizerConfig:
         """The architecture: the preset, overridden by `model`."""
         try:
-            return TokenizerConfig.from_dict({**PRESETS[self.preset].to_dict(), **self.model})
+            return TokenizerConfig.from_dict(_overridden(PRESETS[self.preset], self.model))
         except UsageError as exc:
             raise UsageError(f"model: {exc}") from exc
 
@@ -216,6 +217,26 @@ class TrainingConfig:
                 f"{where}: was started with another config: {named}; keep these values, or choose "
                 "another output folder"
             )
+
+
+def _overridden(preset: TokenizerConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Change fields of an architecture; its plan is cut to the stages, or dropped if it is short.
+
+    A plan for codes of another size, or beside a plan among the changes, is dropped.
+    """
+    data = preset.to_dict()
+    changed = {key for key, value in changes.items() if data.get(key) != value}
+    stages = changes.get("num_stages", preset.num_stages)
+    for plan in PLANS:
+        kept = data.pop(plan, None)
+        if (
+            kept
+            and type(stages) is int
+            and not changed & {*PLANS, "codebook_size", "num_codebooks"}
+        ):
+            count = len(kept) // preset.num_stages * stages
+            data[plan] = kept[:count] if 0 < count <= len(kept) else None
+    return {**data, **changes}
 
 
 def _plain(value: Any) -> Any:
