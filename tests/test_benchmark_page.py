@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "benchmarks.md").read_text()
 FILLED = re.compile(r"(?P<made>(?P<script>scripts/\S+).*) \| scripts/fill_page\.py (?P<to>.*)")
 SHORTER = {  # options for a run of a few seconds, and a part of the output
-    "scripts/benchmark_peers.py": ("--quick --only vtok-base magvit2-pytorch", "| vtok-base | 4."),
+    "scripts/benchmark_peers.py": ("--quick --only vtok-base magvit2-pytorch", "| vtok-base | "),
     "scripts/benchmark.py": ("--quick --threads 1", "| model encode |"),
     "scripts/benchmark_commands.py": ("--quick --threads 1", "| `vtok encode`, `vtok decode` |"),
     "scripts/benchmark_memory.py": ("--quick", "| 64x64 | small | encode | 9 | 18 |"),

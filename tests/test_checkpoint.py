@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,15 @@ def test_shipped_checkpoints_load() -> None:
         assert info.name == name
         assert all(torch.isfinite(p).all() for p in tokenizer.parameters())
         assert info.path.stat().st_size <= 25_000_000
+
+
+@pytest.mark.parametrize(
+    "page", ["docs/results.md", "docs/quickstart.md", "vtok/weights/tokens/vtok-base-v11.md"]
+)
+def test_pages_show_figures_of_the_shipped_weights(page: str) -> None:
+    text = (Path(__file__).parent.parent / page).read_text()
+    (named,) = re.findall(r"weights(?: sha256)?\s+`?([0-9a-f]{12})", text)
+    assert read_info("vtok-base").weights_sha256.startswith(named)
 
 
 def test_unknown_name_lists_shipped_names() -> None:
