@@ -13,6 +13,7 @@ import pytest
 import torch
 from commands import rows, tiny_checkpoint, vtok
 from huggingface_hub import errors
+from models import make_tokenizer
 from safetensors.torch import save_file
 
 from vtok.errors import InputError, UsageError
@@ -22,6 +23,7 @@ from vtok.models.checkpoint import (
     list_models,
     read_card,
     read_info,
+    save_checkpoint,
     shipped_models,
     user_folder,
 )
@@ -258,6 +260,13 @@ def test_models_lists_shipped_and_imported(weights: Path, folder: Path) -> None:
     assert [row["name"] for row in rows(result)] == ["vtok-base", "tae"]
     assert "broken.safetensors: not a readable safetensors file" in result.stderr
     assert vtok("models", "broken").exit_code == 4
+
+
+@pytest.mark.parametrize("kind", ["fast", "classic", "linear"])
+def test_cost_of_each_architecture_is_counted(kind: str, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "a.safetensors", make_tokenizer(kind), kind)
+    encoder, decoder = cost_of(read_info(tmp_path / "a.safetensors"))
+    assert min(encoder, decoder) > 0
 
 
 def test_cost_counts_multiplications(tmp_path: Path) -> None:

@@ -53,12 +53,17 @@ MAKERS: dict[str, Callable[[int, TokenizerConfig], CausalLayer]] = {
 }
 
 
+def _autocast_device(x: Tensor) -> str:
+    """Return the device type for autocast, which `meta` lacks."""
+    return "cpu" if x.is_meta else x.device.type
+
+
 class LinearEncoder(SpaceTimePatchEmbed):
     """Linear map of each block of pixels, never computed in a lower precision than its weights."""
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """[B, dim, T, H, W] -> [B, dim_out, t, h, w]."""
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(_autocast_device(x), enabled=False):
             return super().forward(x.to(self.project.weight.dtype), context)
 
 
@@ -71,7 +76,7 @@ class LinearDecoder(SpaceTimePatchUnembed):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """[B, dim, t, h, w] -> [B, dim_out, T, H, W]."""
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(_autocast_device(x), enabled=False):
             expanded = torch.atanh((x.float() / LATENT_BOUND).clamp(-MAX_TANH, MAX_TANH))
             return super().forward(expanded.to(self.project.weight.dtype), context)
 
