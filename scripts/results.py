@@ -5,6 +5,8 @@ The part of each clip is that of the model cards (33 frames, short side at most 
 256x256). Sizes of the model are those of entropy-coded files. Figures are reproducible with the
 same weights and encoders.
 
+With --write, prints the table of the README.
+
     scripts/results.py validation/* --write docs/results.md     also writes docs/results.svg
 """
 
@@ -69,6 +71,17 @@ def table(points: Sequence[Point]) -> str:
         cells += [f"{point.quality[name]:.{METRICS[name].digits}f}" for name in names]
         rows.append(cells)
     return markdown_table(heads, rows)
+
+
+def summary(points: Sequence[Point]) -> str:
+    """Format the PSNR of all coders, one row per rate of the model."""
+    coders = list(dict.fromkeys(point.coder for point in points))
+    rows = []
+    for ours in (point for point in points if point.coder == VTOK):
+        same = {point.coder: point for point in points if point.bits == ours.bits}
+        quality = [f"{same[coder].quality['psnr']:.2f}" for coder in coders]
+        rows.append([f"{ours.bits}", f"{ours.bytes:,.0f}", *quality])
+    return markdown_table(["bits per position", "bytes", *coders], rows)
 
 
 def best(points: Sequence[Point]) -> str:
@@ -191,6 +204,7 @@ def main() -> None:
     write_curves([picture], mean_points(clips), f"mean of {len(clips)} clips", overwrite=True)
     with atomic_output(args.write, overwrite=True) as temporary:
         temporary.write_text(text)
+    print(summary(mean_points(clips)))
 
 
 if __name__ == "__main__":

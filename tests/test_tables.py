@@ -100,6 +100,9 @@ def test_results_page(script: ModuleType) -> None:
     assert "MS-SSIM" not in page  # no clip is large enough
     assert "### a.mp4, 9 frames 64x48" in page
     assert "measured on other clips" in page
+    table = script.summary(script.mean_points(clips)).splitlines()
+    assert table[0] == "| bits per position | bytes | vtok | x264 |"
+    assert table[2].startswith("| 9 | 11,106 | 20.00 |")
     for name in ("Cosmos", "VidTok", "OmniTokenizer", "MAGVIT-v2"):
         assert name in page
     columns = {line.count("|") for line in script.published().splitlines()}
