@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from vtok import VideoTokenizer
 from vtok.codefile.dump import DumpReader
 from vtok.codefile.dump import dump as write_dump
-from vtok.codefile.edit import cut, join
+from vtok.codefile.edit import Kept, cut, join
 from vtok.codefile.packing import decode_parts, encode_parts
 from vtok.codefile.reader import CodeFileReader
 from vtok.dataset.api import encode_dataset
