@@ -28,7 +28,7 @@ def test_mutations_by_number() -> None:
     outcomes = FUZZ["run"](0, 500)
     assert outcomes["CodeFileError"] > 250
     assert outcomes["whole"] > 10  # the CRCs were made to match, so some are read to the end
-    assert set(outcomes) <= {"CodeFileError", "UsageError", "whole"}
+    assert set(outcomes) <= {"CodeFileError", "UsageError", "OptionError", "whole"}
 
 
 @pytest.mark.parametrize("coder", [0, 2])
@@ -37,6 +37,19 @@ def test_files_of_one_coder(coder: int) -> None:
         chunks = CodeFileReader(io.BytesIO(seed))
         assert max(used for chunk in chunks for used in chunk.coders) == coder
     assert FUZZ["run"](0, 60, coder)["CodeFileError"] > 20
+
+
+def test_sections() -> None:
+    outcomes = FUZZ["run"](0, 200, sections=True)
+    assert outcomes["CodeFileError"] > 100
+    assert outcomes["whole"] > 10
+    assert set(outcomes) <= {"CodeFileError", "UsageError", "OptionError", "whole"}
+
+
+def test_sound() -> None:
+    outcomes = FUZZ["run_sound"](0, 10)
+    assert set(outcomes) <= {"Damage", "OutputError", "whole"}
+    assert outcomes["whole"]
 
 
 @settings(deadline=None, max_examples=100)
