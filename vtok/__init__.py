@@ -24,7 +24,7 @@ from vtok.errors import (
 if TYPE_CHECKING:
     from vtok.codefile.reader import CodeFileReader
     from vtok.dataset.api import encode_dataset
-    from vtok.dataset.folder import Partition
+    from vtok.dataset.folder import Partition, frame_times
     from vtok.dataset.options import DatasetOptions
     from vtok.dataset.scheduler import Totals
     from vtok.evaluation.compare import Comparison, compare_file
@@ -106,6 +106,7 @@ __all__ = [
     "encode_file",
     "encode_tokens_file",
     "evaluate_file",
+    "frame_times",
     "inspect_file",
     "join_files",
     "list_models",
@@ -120,7 +121,7 @@ __all__ = [
 _NAMES = {
     "vtok.codefile.reader": "CodeFileReader",
     "vtok.dataset.api": "encode_dataset",
-    "vtok.dataset.folder": "Partition",
+    "vtok.dataset.folder": "Partition frame_times",
     "vtok.dataset.options": "DatasetOptions",
     "vtok.dataset.scheduler": "Totals",
     "vtok.evaluation.compare": "Comparison compare_file",

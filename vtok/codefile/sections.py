@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -118,6 +119,37 @@ class FrameDurations:
         if not good or min(ticks) < 1 or sum(ticks) > MAX_TICKS:
             raise Damage("a section of times holds durations out of range")
         return cls(section.first_frame, Fraction(above, below), np.array(ticks, np.int64))
+
+    def to_json(self) -> dict[str, Any]:
+        """Convert to plain JSON types, as in the manifests of data sets."""
+        above, below = self.time_base.as_integer_ratio()
+        return {"time_base": f"{above}/{below}", "durations": self.ticks.tolist()}
+
+    @classmethod
+    def from_json(cls, value: Any) -> FrameDurations:
+        """Convert from a result of `to_json`; the first frame is number 0.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        try:
+            base, ticks = str(value["time_base"]), np.array(value["durations"])
+        except (TypeError, KeyError) as exc:
+            raise ValueError("no time base or durations") from exc
+        match = re.fullmatch(r"([1-9]\d{0,9})/([1-9]\d{0,9})", base, re.ASCII)
+        if match is None or max(map(int, match.groups())) > MAX_BASE:
+            raise ValueError(f"a time base of {base[:40]!r}")
+        if ticks.ndim != 1 or ticks.dtype.kind not in "iu" or not len(ticks):
+            raise ValueError("durations that are no integers")
+        if ticks.min() < 1 or ticks.max() > MAX_TICKS // len(ticks):
+            raise ValueError("durations out of range")
+        return cls(0, Fraction(base), ticks.astype(np.int64))
+
+    @property
+    def starts(self) -> npt.NDArray[np.float64]:
+        """Seconds from the first of them to each, `[n]`."""
+        ends = np.cumsum(self.ticks).astype(np.float64) * np.float64(self.time_base)
+        return np.append(0.0, ends[:-1])
 
     def between(self, first: int, end: int) -> FrameDurations | None:
         """Return the durations of frames `first` to `end` - 1 in a file that starts with `first`.

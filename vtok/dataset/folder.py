@@ -25,9 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from vtok._files import atomic_output
+from vtok.codefile.sections import FrameDurations
 from vtok.dataset.item import Record
 from vtok.errors import InputError, OptionError, OutputError, UsageError
 
@@ -38,7 +41,7 @@ MANIFEST = (
     "id", "input", "start", "end", "output", "status", "frames", "width", "height", "fps",
     "code_shape", "bits_per_code", "vocab_size", "bytes", "bpp", "psnr", "seconds", "phase",
     "error", "message", "attempts", "digest", "sha256", "start_frame", "num_frames",
-    "missing_frames", "note", "audio_bytes", "columns",
+    "missing_frames", "note", "audio_bytes", "frame_times", "columns",
 )  # fmt: skip
 """Keys of a row of the reports, in order."""
 
@@ -212,6 +215,22 @@ class DatasetFolder:
         about = {"format": FORMAT, "version": VERSION, "recipe": recipe}
         with atomic_output(self.about, overwrite=True) as temporary:
             temporary.write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
+
+
+def frame_times(row: Mapping[str, Any]) -> npt.NDArray[np.float64] | None:
+    """Return the times of the frames of an item.
+
+    Args:
+        row: of a manifest, a parquet shard, or the JSON of an item in a tar shard or memory map.
+
+    Returns:
+        Seconds from the first frame to each, float64 [T]; None at an even rate.
+
+    Raises:
+        ValueError: The row states times that no frames can have.
+    """
+    stated = row.get("frame_times")
+    return None if stated is None else FrameDurations.from_json(stated).starts
 
 
 def recipe_digest(recipe: dict[str, Any]) -> str:

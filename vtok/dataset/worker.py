@@ -198,13 +198,13 @@ class Worker:
                 content = digest(item, path)
             try:
                 with timer.phase("write"):
-                    result, sha256 = self._write(task, path, timer)
+                    facts = self._write(task, path, timer)
             except VtokError as error:
                 error.args = (str(error).replace(str(path), item.name),)
                 raise
-        return {**_facts(result), "signature": sign, "digest": content, "sha256": sha256}
+        return {**facts, "signature": sign, "digest": content}
 
-    def _write(self, task: Task, path: Path, timer: PhaseTimer) -> tuple[Result, str]:
+    def _write(self, task: Task, path: Path, timer: PhaseTimer) -> Record:
         """Encode a local file into the target, which appears complete or not at all."""
         _check_inside(task.target, self._job.root)
         with atomic_output(task.target, True, self._job.tmp) as temporary:
@@ -214,7 +214,7 @@ class Worker:
                 raise OutputError(f"{task.target}: cannot be written ({exc.strerror})") from exc
             with file:
                 stream = CountingStream(file, str(task.target))
-                result = self._encode_into(stream, task, path, timer)
+                facts = self._encode_into(stream, task, path, timer)
                 stream.flush()
             # a killed run may have left the same bytes
             is_kept = task.replace or not task.target.exists()
@@ -223,12 +223,13 @@ class Worker:
                     f"{task.target}: exists already and is not from this data set: move it, or "
                     "set `overwrite`"
                 )
-            return result, file_sha256(temporary)
+            return {**facts, "sha256": file_sha256(temporary)}
 
     def _encode_into(
         self, stream: CountingStream, task: Task, path: Path, timer: PhaseTimer
-    ) -> Result:
-        from vtok.pipeline.encode import encode_reader, open_reader
+    ) -> Record:
+        """Encode a local file into a stream; returns what the manifest states of it."""
+        from vtok.pipeline.encode import encode_reader, frame_durations, open_reader
         from vtok.pipeline.rate import PsnrMeter
 
         item, settings = task.item, self._job.options
@@ -254,7 +255,11 @@ class Worker:
             )
         if meter is not None:
             counts.psnr = meter.psnr
-        return make_result(item.name, task.target, header, counts, 0.0)
+        durations = frame_durations(reader)
+        return {
+            **_facts(make_result(item.name, task.target, header, counts, 0.0)),
+            **({} if durations is None else {"frame_times": durations.to_json()}),
+        }
 
 
 def encode_in_threads(

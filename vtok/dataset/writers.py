@@ -326,6 +326,9 @@ class _ParquetFormat:
                 ("start", arrow.string()), ("end", arrow.string()),
                 ("start_frame", arrow.int64()), ("num_frames", arrow.int64()),
                 ("columns", arrow.string()),
+                ("frame_times", arrow.struct([
+                    ("time_base", arrow.string()), ("durations", arrow.list_(arrow.int64())),
+                ])),
             ]
         )  # fmt: skip
         with arrow.parquet.ParquetWriter(paths[0], schema, compression="zstd") as writer:
@@ -386,7 +389,8 @@ def _about(record: Record) -> Record:
     """The part of a record that is the same in every run."""
     keys = ("id", "input", "start", "end", "start_frame", "num_frames", "frames", "width", "height",
             "fps", "code_shape", "bits_per_code", "columns")  # fmt: skip
-    return {**{key: record.get(key) for key in keys}, "vocab_size": _vocab_size(record)}
+    times = {"frame_times": record["frame_times"]} if record.get("frame_times") else {}
+    return {**{key: record.get(key) for key in keys}, "vocab_size": _vocab_size(record), **times}
 
 
 def _vocab_size(record: Record) -> int:

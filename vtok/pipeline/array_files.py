@@ -9,7 +9,7 @@ import json
 import math
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -24,6 +24,7 @@ from vtok.codefile.header import (
     Header,
     LatentFormat,
     LatentHeader,
+    VideoHeader,
     dump_json,
     load_json,
 )
@@ -50,7 +51,7 @@ class StoredArray:
         name: of the file, and of the item of a shard.
         array: integers, or latents of a float type.
         facts: JSON object of the item, the file beside it or its data set: `width`, `height`,
-            `fps`, `frames`, `model` and `weights_sha256` are used if they are there.
+            `fps`, `frames`, `frame_times`, `model` and `weights_sha256` are used if they are there.
         header: header in the file itself; None if it has none.
     """
 
@@ -90,7 +91,7 @@ def kind_of(source: Path | BinaryIO) -> str | None:
     if head.startswith(NPY):
         return "npy"
     if source.suffix.lower() == ".pt":
-        return "pt" if "codes" in _pt_tensors(source) else None
+        return "pt" if "codes" in _open_tensors(source)[0] else None
     if head[257:262] == b"ustar":
         return "tar"
     return "parquet" if head.startswith(b"PAR1") else None
@@ -122,9 +123,10 @@ def read_stored(path: Path, kind: str, name: str, options: DecodeOptions) -> Sto
         if kind == "npy":
             data = np.memmap(path, np.uint8, "r")
             return StoredArray(name, parse_npy(data), _facts_beside(path))
-        array, text = _read_pt(path) if kind == "pt" else _read_safetensors(path)
+        tensors, text = _read_pt(path) if kind == "pt" else _read_safetensors(path)
         header = Header.from_json(text.encode()) if text else None
-        return StoredArray(name, array, {} if header else _facts_beside(path), header)
+        facts = _stated_times(header, tensors) if header else _facts_beside(path)
+        return StoredArray(name, tensors["codes"], facts, header)
     except CodeFileError as exc:
         raise CodeFileError(f"{name}: {exc}") from exc
     except (OSError, ValueError, KeyError, TypeError, IndexError, SafetensorError) as exc:
@@ -154,22 +156,33 @@ def parse_npy(data: npt.NDArray[np.uint8]) -> Array:
     return found.view(dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def _read_safetensors(path: Path) -> tuple[Array, str]:
+def _stated_times(header: VideoHeader, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    """Return the fact `frame_times` of a file with the tensor `durations`."""
+    if "durations" not in tensors:
+        return {}
+    base = header.metadata.get("time_base", "")
+    return {"frame_times": {"time_base": base, "durations": tensors["durations"]}}
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Array], str]:
     with safe_open(path, framework="np") as file:
-        return file.get_tensor("codes"), (file.metadata() or {}).get("vtok", "")
+        names = {"codes", "durations"} & set(file.keys())
+        tensors = {name: file.get_tensor(name) for name in names}
+        return tensors, (file.metadata() or {}).get("vtok", "")
 
 
-def _pt_tensors(path: Path) -> dict[str, Any]:
-    from vtok.models.torch_file import read_foreign  # imports torch
+def _read_pt(path: Path) -> tuple[dict[str, Array], str]:
+    tensors, text = _open_tensors(path)
+    names = {"codes", "durations"} & set(tensors)
+    return {name: tensors[name].numpy() for name in names}, str(text or "")
 
-    return dict(read_foreign(path).tensors)
 
-
-def _read_pt(path: Path) -> tuple[Array, str]:
+def _open_tensors(path: Path) -> tuple[dict[str, Any], Any]:
+    """Open a pt file: its tensors, and its text `vtok`."""
     from vtok.models.torch_file import read_foreign  # imports torch
 
     found = read_foreign(path)
-    return found.tensors["codes"].numpy(), str(found.values.get("vtok", ""))
+    return dict(found.tensors), found.values.get("vtok")
 
 
 def _facts_beside(path: Path) -> dict[str, Any]:
@@ -316,6 +329,7 @@ class LatentFile:
     Attributes:
         header: model, source and layout.
         num_steps: latent steps.
+        facts: `frame_times`, if the file states them; see `StoredArray`.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -332,8 +346,10 @@ class LatentFile:
         self.name = name
         with open_input(path):  # raises the error if it cannot be opened
             pass
-        text, dtype, shape, self._read = _open_pt(path, name) if _is_pt(path) else _open(path, name)
+        opened = (_open_pt if _is_pt(path) else _open)(path, name)
+        text, dtype, shape, self._read, tensors = opened
         self.header = parse_header(text, name)
+        self.facts = _stated_times(self.header, tensors)
         layout, self.num_steps = self.header.format, shape[1] if len(shape) == 4 else 0
         if dtype != layout.dtype or shape != [layout.latent_dim, self.num_steps, *layout.grid]:
             raise CodeFileError(f"{name}: its latents do not match its header")
@@ -429,29 +445,30 @@ def _is_pt(path: Path) -> bool:
     return path.suffix.lower() == ".pt"
 
 
-def _open(path: Path, name: str) -> tuple[str, str, list[int], Any]:
-    """Open a safetensors file: header, type, shape, and the function that reads steps."""
+def _open(path: Path, name: str) -> tuple[str, str, list[int], Any, dict[str, Array]]:
+    """Open a safetensors file: header, type, shape, the function that reads steps, other arrays."""
     try:
         with safe_open(path, framework="np") as file:
             text = (file.metadata() or {}).get("vtok", "")
             found = file.get_slice("latents")
             kind, shape = found.get_dtype(), found.get_shape()
+            others = {one: file.get_tensor(one) for one in {"durations"} & set(file.keys())}
     except (SafetensorError, OSError, ValueError) as exc:
         raise CodeFileError(f"{name}: damaged or cut, or holds no latents ({exc})") from exc
     kinds = {stored: dtype for dtype, stored in SAFETENSORS_TYPES.items()}
-    return text, kinds.get(kind, kind), shape, lambda first, last: found[:, first:last]
+    return text, kinds.get(kind, kind), shape, lambda first, last: found[:, first:last], others
 
 
-def _open_pt(path: Path, name: str) -> tuple[str, str, list[int], Any]:
+def _open_pt(path: Path, name: str) -> tuple[str, str, list[int], Any, dict[str, Array]]:
     """Open a pt file; see `_open`."""
-    from vtok.models.torch_file import read_foreign  # imports torch
-
-    found = read_foreign(path)
-    latents, text = found.tensors.get("latents"), found.values.get("vtok")
+    tensors, text = _open_tensors(path)
+    latents = tensors.pop("latents", None)
     if latents is None or not isinstance(text, str):
         raise CodeFileError(f"{name}: holds no latents of vtok")
     dtype = str(latents.dtype).removeprefix("torch.")
-    return text, dtype, list(latents.shape), lambda first, last: latents[:, first:last].numpy()
+    others = {name: tensors[name].numpy() for name in {"durations"} & set(tensors)}
+    read = lambda first, last: latents[:, first:last].numpy()  # noqa: E731
+    return text, dtype, list(latents.shape), read, others
 
 
 def parse_header(text: str, name: str) -> LatentHeader:

@@ -24,7 +24,8 @@ from vtok.codefile.header import (
     VideoHeader,
     source_name,
 )
-from vtok.codefile.index import expected_frames, frames_between
+from vtok.codefile.index import expected_frames
+from vtok.codefile.sections import FileTimes, FrameDurations, check_durations, find_times
 from vtok.errors import CodeFileError, InputError, OptionError
 from vtok.models.load import LoadedTokenizer
 from vtok.nn.geometry import Geometry
@@ -51,6 +52,7 @@ from vtok.pipeline.decode import (
 from vtok.pipeline.files import on_disk
 from vtok.pipeline.options import DecodeOptions, choose_stages
 from vtok.pipeline.result import CodeChunk, Codes, Counts, Result, make_result
+from vtok.pipeline.sections import Extras, frames_of_part
 from vtok.video.frames import DEFAULT_FPS, parse_fps, parse_size
 
 
@@ -310,7 +312,7 @@ def _decode_latents(request: DecodeRequest) -> Result:
         check_fingerprint(header, model.info, name)
         if model.geometry.latent_dim != header.format.latent_dim:
             raise CodeFileError(f"{name}: its latents are not those of {model.info.name}: damaged")
-        counts = _decode_steps(request, model, file, header.num_frames)
+        counts = _decode_steps(request, model, file, header.num_frames, name, file.facts)
         counts.bytes = path.stat().st_size
     seconds = time.perf_counter() - begin
     return make_result(request.source, request.output, header, counts, seconds)
@@ -323,8 +325,10 @@ def _decode_array(request: DecodeRequest, stored: StoredArray) -> Result:
     if stored.header is not None:
         check_model(stored.header, model, name)
     found = fit_array(stored, model, request.options)
-    counts = _decode_steps(request, model, found, found.num_frames)
-    counts.bytes, counts.note = stored.array.nbytes, found.note
+    facts = stored.facts if request.options.fps is None else {}
+    counts = _decode_steps(request, model, found, found.num_frames, name, facts)
+    counts.bytes = stored.array.nbytes
+    counts.note = "; ".join(filter(None, (found.note, counts.note))) or None
     seconds = time.perf_counter() - begin
     return make_result(request.source, request.output, found.header, counts, seconds)
 
@@ -336,17 +340,43 @@ def _find_model(request: DecodeRequest, model: str | None, name: str) -> LoadedT
         raise InputError(f"{name}: {exc}") from exc
 
 
+def _times(
+    facts: dict[str, Any], header: VideoHeader, num_frames: int, name: str
+) -> FileTimes | None:
+    """Compute the times of frames that facts state; None at an even rate."""
+    if (value := facts.get("frame_times")) is None:
+        return None
+    fps = header.transform.fps
+    try:
+        durations = FrameDurations.from_json(value)
+        if durations.end != num_frames:
+            raise ValueError(f"durations of {durations.end} frames, not of {num_frames}")
+        return find_times(check_durations([durations], num_frames, fps), num_frames, fps)
+    except ValueError as exc:
+        raise CodeFileError(f"{name}: its times of frames are damaged: {exc}") from exc
+    except CodeFileError as exc:
+        raise CodeFileError(f"{name}: {exc}") from exc
+
+
 def _decode_steps(
-    request: DecodeRequest, model: LoadedTokenizer, file: LatentFile | CodeArray, num_frames: int
+    request: DecodeRequest,
+    model: LoadedTokenizer,
+    file: LatentFile | CodeArray,
+    num_frames: int,
+    name: str,
+    facts: dict[str, Any],
 ) -> Counts:
-    """Decode the requested frames of an array of latent steps."""
+    """Decode the requested frames of an array of latent steps, at the times that facts state."""
     header, options = file.header, request.options
     frames, size = (0, num_frames), (header.transform.height, header.transform.width)
+    times = _times(facts, header, num_frames, name)
     if options.is_part:
-        frames = frames_between(header, num_frames, options.part)
+        frames = frames_of_part(header, num_frames, times, options.part)
+    extras = Extras(None if options.constant_rate else times, frames)
     counts = Counts(request.progress, frames[1] - frames[0])
     grain = steps_per_call(model, size)
     chunks = prefetch(file.chunks(frames, model.geometry.lookback, grain))
     video = Decoder(model, size, observers=[counts]).decode(chunks)
-    write_video(request.output, header, video, options)
+    write_video(request.output, header, video, options, extras)
+    counts.note = "; ".join(extras.notes) or None
     return counts

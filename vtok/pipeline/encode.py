@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -140,7 +141,8 @@ def encode_reader(
         counts.audio_bytes = write_code_file(stream, header, chunks, options, reader)
     else:
         parts = (chunk.codes for chunk in chunks)
-        write_array(cast(BinaryIO, stream), parts, header, options.to)
+        durations = partial(frame_durations, reader)
+        write_array(cast(BinaryIO, stream), parts, header, options.to, durations)
     counts.bytes, counts.psnr = stream.count, rate.psnr if rate else None
     add_remarks(counts, reader, model.geometry)
     return header, counts
@@ -175,7 +177,8 @@ def _encode_latents(
     header = make_latent_header(name, reader, model, options)
     encoder = Encoder(model, observers=[*observers, counts], latent_dtype=options.latent_dtype)
     chunks = encoder.encode(reader)
-    header = write_latents(cast(BinaryIO, stream), header, chunks, options.to)
+    durations = partial(frame_durations, reader)
+    header = write_latents(cast(BinaryIO, stream), header, chunks, options.to, durations)
     counts.bytes = stream.count
     add_remarks(counts, reader, model.geometry)
     return header, counts
@@ -204,13 +207,19 @@ def write_code_file(
         for chunk, parts in map_in_background(chunks, code):
             opens = 0 if chunk.restart else None
             writer.write_parts(parts, chunk.codes.shape[2], chunk.num_frames, opens)
-        if reader.durations is not None:
-            time_base, ticks = reader.durations
-            durations = FrameDurations(0, time_base, np.array(ticks, np.int64))
-            for section in durations.to_sections():
-                writer.write_section(section)
+        durations = frame_durations(reader)
+        for section in () if durations is None else durations.to_sections():
+            writer.write_section(section)
         sound = map(sound_to_section, reader.sound() if options.keeps_sound else ())
         return sum(map(writer.write_section, sound))
+
+
+def frame_durations(reader: VideoReader) -> FrameDurations | None:
+    """Return the durations of frames of a reader at its end; None at an even rate."""
+    if reader.durations is None:
+        return None
+    time_base, ticks = reader.durations
+    return FrameDurations(0, time_base, np.array(ticks, np.int64))
 
 
 def stages_of_model(model: LoadedTokenizer, options: EncodeOptions) -> int:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
 
 from vtok._files import atomic_output
-from vtok.codefile.header import Header
+from vtok.codefile.header import Header, LatentHeader
+from vtok.codefile.sections import FrameDurations
 from vtok.errors import InputError, OutputError, VtokError
 
 STANDARD_INPUT = "standard input"
+HeaderT = TypeVar("HeaderT", Header, LatentHeader)
 HEADER_OFFSET = 8  # a safetensors file is the length of its header, the header, the numbers
 
 
@@ -149,7 +152,11 @@ def on_disk(source: str | Path | BinaryIO) -> Iterator[Path]:
 
 
 def write_array(
-    stream: BinaryIO, parts: Iterable[npt.NDArray[np.int64]], header: Header, to: str
+    stream: BinaryIO,
+    parts: Iterable[npt.NDArray[np.int64]],
+    header: Header,
+    to: str,
+    durations: Callable[[], FrameDurations | None],
 ) -> None:
     """Write codes as one array in the smallest type: [K, t, h, w], or [t, h, w] if K is 1.
 
@@ -158,21 +165,34 @@ def write_array(
         parts: int64 [stages, codebooks, t, h, w], joined over time.
         header: header of a code file; JSON in the metadata `vtok` of a safetensors file.
         to: npy, which cannot hold the header; safetensors or pt, with the tensor `codes`.
+        durations: called after the last part: durations of the frames at an uneven rate, for the
+            tensor `durations`, int64 [T], whose time base is in the header's metadata.
     """
     dtype = np.uint16 if header.format.codebook_size <= 2**16 else np.uint32
     codes = np.concatenate([part.astype(dtype) for part in parts], axis=2)
     codes = codes.reshape(-1, *codes.shape[2:])  # stages outermost
     codes = codes[0] if len(codes) == 1 else codes
+    tensors = {"codes": codes}
+    if (times := durations()) is not None:
+        header = with_time_base(header, times)
+        tensors["durations"] = times.ticks
     if to == "npy":
         np.lib.format.write_array(stream, codes, allow_pickle=False)
     elif to == "pt":
         import torch
 
         # torch computes with few unsigned types
-        numbers = torch.from_numpy(codes.astype(np.int32 if codes.itemsize == 2 else np.int64))
-        torch.save({"codes": numbers, "vtok": header.to_json().decode()}, stream)
+        tensors["codes"] = codes.astype(np.int32 if codes.itemsize == 2 else np.int64)
+        numbers = {name: torch.from_numpy(one) for name, one in tensors.items()}
+        torch.save({**numbers, "vtok": header.to_json().decode()}, stream)
     else:  # one metadata key: safetensors writes several in an order that changes from run to run
-        stream.write(save({"codes": codes}, metadata={"vtok": header.to_json().decode()}))
+        stream.write(save(tensors, metadata={"vtok": header.to_json().decode()}))
+
+
+def with_time_base(header: HeaderT, times: FrameDurations) -> HeaderT:
+    """State the time base of the tensor `durations` in the metadata of a header."""
+    base = times.to_json()["time_base"]
+    return replace(header, metadata={**header.metadata, "time_base": base})
 
 
 def safetensors_head(

@@ -8,7 +8,7 @@ has no header. Windows follow each other in time. `array_files` reads them.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, BinaryIO
 
@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vtok.codefile.header import LatentHeader, dump_json, load_json
+from vtok.codefile.sections import FrameDurations
 from vtok.errors import CodeFileError
-from vtok.pipeline.files import safetensors_head
+from vtok.pipeline.files import safetensors_head, with_time_base
 from vtok.pipeline.result import CodeChunk
 
 FORMAT, VERSION = "vtok.latents", 1
@@ -28,7 +29,11 @@ Latents = npt.NDArray[np.floating[Any]]
 
 
 def write_latents(
-    stream: BinaryIO, header: LatentHeader, chunks: Iterator[CodeChunk], to: str
+    stream: BinaryIO,
+    header: LatentHeader,
+    chunks: Iterator[CodeChunk],
+    to: str,
+    durations: Callable[[], FrameDurations | None],
 ) -> LatentHeader:
     """Write the latents of a video; memory does not grow with its length, except for pt.
 
@@ -37,6 +42,7 @@ def write_latents(
         header: the number of frames is filled in.
         chunks: latents [1, D, t, h, w] of the type in the header.
         to: safetensors, npy or pt.
+        durations: as for `write_array`.
 
     Returns:
         The header as written.
@@ -53,7 +59,9 @@ def write_latents(
             steps, frames = steps + len(by_step), frames + chunk.num_frames
         if not steps:
             raise CodeFileError("the video has no frames")
-        header = replace(header, num_frames=frames)
+        header, times = replace(header, num_frames=frames), durations()
+        if times is not None:
+            header = with_time_base(header, times)
         shape = (layout.latent_dim, steps, *layout.grid)
         spilled.flush()
         stored = np.memmap(spilled, dtype, "r", shape=(steps, layout.latent_dim, *layout.grid))
@@ -62,15 +70,24 @@ def write_latents(
             import torch
 
             numbers = torch.from_numpy(np.array(latents, order="C"))
-            torch.save({"latents": numbers, "vtok": _to_json(header)}, stream)
+            made = {"latents": numbers, "vtok": _to_json(header)}
+            if times is not None:
+                made["durations"] = torch.from_numpy(times.ticks)
+            torch.save(made, stream)
             return header
         if to == "npy":
             about = {"descr": dtype.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(stream, about)
         else:
             metadata = {"vtok": _to_json(header)}
-            kind = SAFETENSORS_TYPES[layout.dtype]
-            stream.write(safetensors_head({"latents": (kind, shape, stored.nbytes)}, metadata))
+            tensors: dict[str, tuple[str, Sequence[int], int]] = {}
+            tensors["latents"] = (SAFETENSORS_TYPES[layout.dtype], shape, stored.nbytes)
+            if times is None:
+                stream.write(safetensors_head(tensors, metadata))
+            else:  # first, since its numbers are the longest: aligned
+                ticks = times.ticks.astype("<i8")
+                tensors = {"durations": ("I64", ticks.shape, ticks.nbytes), **tensors}
+                stream.write(safetensors_head(tensors, metadata) + ticks.tobytes())
         for channel in latents:
             for first in range(0, steps, COPY_STEPS):
                 stream.write(np.ascontiguousarray(channel[first : first + COPY_STEPS]).tobytes())
