@@ -391,7 +391,7 @@ class _Rate:
 
     def write(self, header: LatentHeader, chunks: Iterator[CodeChunk]) -> None:
         """Write the file of latents."""
-        write_latents(cast(BinaryIO, self._file), header, chunks, "safetensors")
+        write_latents(cast(BinaryIO, self._file), header, chunks, "safetensors", lambda: None)
 
     def _measure(self, decoded: Iterator[Frames]) -> None:
         for frames, originals in self._originals.pair(self._timer.timed(decoded)):
