@@ -24,8 +24,8 @@ from vtok.video.frames import Frames
 
 IDENTICAL_DB = 100.0
 """PSNR of equal frames, so that means stay finite."""
-LEARNING_RATE, MOMENTUM = 0.075, 0.9
-"""Parameters of the steps of `Effort`; the rate, relative to the latents, falls to 0."""
+LEARNING_RATE, MOMENTUM = 0.2, 0.9
+"""Parameters of the steps of `Effort`; the rate, relative to the quantization error, falls to 0."""
 CHANGE_WEIGHT = 0.9
 """Weight of the mean change of a latent, relative to the error at the first step."""
 
@@ -198,7 +198,8 @@ class Effort(Observer):
     Only encoding takes longer: the codes are ordinary ones of the same model. Each step lowers the
     squared error of the decoded frames of the call; the gradient passes straight through the
     quantizer. Steps are those of Adam, but with one scale per latent dimension instead of one per
-    number, so that numbers of little effect keep their codes. A second term penalizes changes
+    number, so that numbers of little effect keep their codes. The scale is a share of the
+    quantization error: dimensions of many bits take small steps. A second term penalizes changes
     between latent steps, which cost most in the entropy coder: files stay about as large.
 
     Earlier codes of the video are fixed in the state of the decoder and later ones are unknown, so
@@ -270,13 +271,14 @@ class Effort(Observer):
                 raise OptionError("effort", self._steps, expected)
             if step == 0:
                 weight = CHANGE_WEIGHT * error.item()
+                rest = (quantized.detach() - first).square().mean((0, 2, 3, 4), keepdim=True).sqrt()
             if error.item() < lowest:
                 best, lowest = latents.detach().clone(), error.item()
             change = self._mean_change(latents, unit, quantized.detach() != 0)
             (gradient,) = torch.autograd.grad(error + weight * change, latents)
             momentum.lerp_(gradient, 1 - MOMENTUM)
             power += gradient.square().mean((0, 2, 3, 4), keepdim=True)
-            scale = LEARNING_RATE * unit * (1 - step / self._steps) / (1 - MOMENTUM ** (step + 1))
+            scale = LEARNING_RATE * rest * (1 - step / self._steps) / (1 - MOMENTUM ** (step + 1))
             move = scale * momentum / (power / (step + 1)).sqrt().clamp(min=1e-12)
             with torch.no_grad():
                 latents.sub_(move)
