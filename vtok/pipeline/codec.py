@@ -127,15 +127,17 @@ class Encoder:
         def at_once(part: EncodeCall) -> int:
             return windows_at_once(self._model, part.frames.shape[1:3])
 
-        for group in _batches_of(windows, at_once):
+        def call_windows(group: list[EncodeCall]) -> list[tuple[R, int]]:
             with torch.inference_mode():
                 filled = (fill(part.frames, plan.frames) for part in group)
                 clips = [frames_to_clip(frames, self._model) for frames in filled]
                 joined = _batch(clips, at_once(group[0]))
                 latents = self._model.tokenizer.encode_latents(joined)
                 parts = zip(torch.split(latents, 1), clips, group, strict=False)
-                done = [finish(*one) for one in parts]
-            yield from done
+                return [finish(*one) for one in parts]
+
+        for group in _batches_of(windows, at_once):
+            yield from call_windows(group)  # a function, so that nothing of it is kept for the next
 
     def _group(self, calls: Iterator[tuple[Codes, int]]) -> Iterator[CodeChunk]:
         """Join the codes of model calls into chunks."""
@@ -373,14 +375,16 @@ def plan_windows(batches: Iterable[Frames], length: int) -> Iterator[EncodeCall]
         count += len(batch)
         while count >= length:
             joined = np.concatenate(held)
+            held, count = [joined[length:].copy()], count - length  # a view would keep all of it
             yield EncodeCall(joined[:length], True)
-            held, count = [joined[length:]], count - length
     if count:
         yield EncodeCall(np.concatenate(held), True)
 
 
 def fill(frames: Frames, length: int) -> Frames:
     """Repeat the last frame up to `length` frames."""
+    if len(frames) == length:
+        return frames
     return np.concatenate([frames, frames[-1:].repeat(length - len(frames), axis=0)])
 
 
@@ -407,6 +411,8 @@ def _batches_of(windows: Iterable[C], at_once: Callable[[C], int]) -> Iterator[l
 
 def _batch(windows: Sequence[Tensor], size: int) -> Tensor:
     """Join windows [1, ...] to a batch filled with zeros, whose size no result depends on."""
+    if size == 1:
+        return windows[0]
     blank = torch.zeros_like(windows[0])
     return torch.cat([*windows, *[blank] * (size - len(windows))])
 
