@@ -70,7 +70,7 @@ class FakeEngine:
         return record | {
             "status": "ok", "frames": 9, "width": 16, "height": 16, "fps": "25/1",
             "code_shape": [2, 3, 2, 2], "bits_per_code": 8, "bytes": len(data), "bpp": 0.1,
-            "psnr": None, "signature": "s", "digest": "d",
+            "psnr": None, "missing_frames": 0, "signature": "s", "digest": "d",
             "sha256": hashlib.sha256(data).hexdigest(),
         }  # fmt: skip
 

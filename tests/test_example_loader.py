@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from commands import encode, tiny_checkpoint
-from datasets import codes_of, fake_run, items
+from datasets import FakeEngine, codes_of, fake_run, items
 from torch.utils.data import DataLoader
 from videos import make_video
 
 from vtok.dataset.api import encode_dataset
+from vtok.dataset.item import Record
 from vtok.dataset.options import DatasetOptions
+from vtok.dataset.worker import Task
 from vtok.dataset.writers import read_npy
 from vtok.errors import InputError, UsageError, VtokError
 from vtok.models.load import load
@@ -106,6 +108,31 @@ def test_shards_and_windows_are_shuffled(tmp_path: Path) -> None:
     assert shards[::2] == shards[1::2]  # without a buffer, a shard is read in order
     assert orders[0] != orders[1]
     assert sorted(orders[1]) == IDS
+
+
+class TimedEngine(FakeEngine):
+    """An engine whose items with odd numbers are from sources at a variable rate."""
+
+    def _encode(self, task: Task) -> Record:
+        times = {"time_base": "1/10", "durations": [1, 2, 3, 4, 5, 6, 7, 8, 9]}
+        record = super()._encode(task)
+        return record | ({"frame_times": times} if int(task.item.id[1:]) % 2 else {})
+
+
+@pytest.mark.parametrize("to", ["npy", "tar", "memmap"])
+def test_times_of_windows(tmp_path: Path, to: str) -> None:
+    fake_run(tmp_path / "set", items(IDS), TimedEngine(), to=to)
+    windows = token_loader.open_windows(tmp_path / "set", WINDOW, frames_per_step=4)
+    starts = {1: [0, 0.1, 1.5], 0: [0, 1 / 25, 5 / 25]}  # of frames 0, 1 and 5
+    count = 0
+    for codes, times in DataLoader(windows, 3, num_workers=1):
+        assert times.dtype == torch.float64
+        for window, found in zip(codes, times, strict=True):
+            id_, begin = place(window.numpy())
+            expected = starts[int(id_[1:]) % 2][begin : begin + WINDOW]
+            assert found.tolist() == pytest.approx(expected)
+            count += 1
+    assert count == (20 if to == "memmap" else 10)
 
 
 @pytest.mark.parametrize("to", ["npy", "tar", "memmap"])
