@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,8 @@ UNSET = np.iinfo(np.int64).min
 """No time stamp."""
 MAX_GAP = 60
 """Seconds: a longer interval between frames, also of ten usual ones, is a jump of the clock."""
+MAX_OFF_GRID = 0.25
+"""Frames: the largest distance from the grid of a rate at which frames are on it."""
 
 
 class Jump(NamedTuple):
@@ -248,11 +251,17 @@ def _find_even_rate(
     with_last = (steps + 1) / ((span + last) * time_base)
     measured = [_snap(rate, rate * Fraction(2, span)) for rate in (with_last, mean)]
     known = [stated] if stated else []
+    likely = (*known, *_likely(ticks, time_base, base))
+    off = {rate: _off_grid(ticks, time_base, rate) for rate in likely}
+    # the mean, which may be stated, is less than the rate where a frame is missing
+    best = min(likely, key=lambda rate: off[rate] * (1 if rate == stated else 2))
+    if off[best] <= MAX_OFF_GRID:
+        return best
     for rate in (*known, *measured):
         if _farthest(ticks, time_base, rate) <= Fraction(1, 2):
             return rate
-    rates = (*known, *_likely(ticks, time_base, base), *measured)
-    return next((rate for rate in rates if _is_grid_with_gaps(ticks, time_base, rate)), None)
+    close = (rate for rate in measured if _off_grid(ticks, time_base, rate) <= MAX_OFF_GRID)
+    return next(close, None)
 
 
 def _snap(rate: Fraction, tolerance: Fraction) -> Fraction:
@@ -279,13 +288,15 @@ def _farthest(ticks: Ticks, time_base: Fraction, fps: Fraction) -> Fraction:
     return Fraction(round(farthest * 1_000_000), 1_000_000)
 
 
-def _is_grid_with_gaps(ticks: Ticks, time_base: Fraction, fps: Fraction) -> bool:
-    """Check that the frames are on the grid of a rate with at most one in 20 missing.
+def _off_grid(ticks: Ticks, time_base: Fraction, fps: Fraction) -> float:
+    """Return the largest distance of a frame from the grid of a rate, in frames.
 
-    Clips cut without re-encoding lose a frame or two at their end; their rate is still the rate.
+    It is infinite if frames share a place, or more than one in 20 is missing. Clips cut without
+    re-encoding lose a frame or two at their end; their rate is still the rate.
     """
     places = (ticks - ticks[0]) * float(time_base * fps)
     whole = np.round(places)
     empty = int(whole[-1]) - (len(ticks) - 1)
-    on_grid = bool((np.abs(places - whole) <= 0.25).all() and (np.diff(whole) >= 1).all())
-    return on_grid and empty <= max(1, len(ticks) // 20)
+    if (np.diff(whole) < 1).any() or empty > max(1, len(ticks) // 20):
+        return math.inf
+    return float(np.abs(places - whole).max())
