@@ -90,20 +90,24 @@ def make_video(
     return path
 
 
-def make_timed_video(path: Path, ticks: Sequence[int], time_base: Fraction) -> Path:
-    """Write a video of 64x48 pixels whose numbered frames have these time stamps.
+def make_timed_video(
+    path: Path, ticks: Sequence[int], time_base: Fraction, width: int = 64, height: int = 48
+) -> Path:
+    """Write a video whose numbered frames have these time stamps.
 
     Args:
         path: File to write; its suffix picks the container.
         ticks: Time stamp of each frame in units of `time_base`, rising.
         time_base: Seconds in one tick.
+        width: Width in pixels.
+        height: Height in pixels.
     """
     with av.open(path, "w") as container:
         stream = container.add_stream("libx264", rate=30, options={"qp": "0"})
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.time_base = stream.codec_context.time_base = time_base
         for number, tick in enumerate(ticks):
-            frame = av.VideoFrame.from_ndarray(barcode_frame(number), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(barcode_frame(number, width, height), format="rgb24")
             frame.pts, frame.time_base = tick, time_base
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
