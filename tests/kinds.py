@@ -37,6 +37,7 @@ from makers import (
     hourly,
     joined,
     last_before,
+    lossy,
     named,
     pickled,
     picture,
@@ -101,7 +102,12 @@ VIDEOS = [
     video("rm, RealVideo", "a.rm", "-c:v rv20 -q:v 2"),
     video("nut, MPEG-4", "a.nut", MPEG4),
     video(
-        "DV of PAL cameras", "a.dv", "-s 720x576 -aspect 4:3 -pix_fmt yuv420p", fps="25", count=6
+        "DV of PAL cameras",
+        "a.dv",
+        "-s 720x576 -aspect 4:3 -pix_fmt yuv420p",
+        fps="25",
+        count=6,
+        note="is interlaced",
     ),
     video("y4m", "a.y4m", "-pix_fmt yuv420p"),
     video("gif", "a.gif", "", fps="25"),
@@ -114,7 +120,7 @@ VIDEOS = [
     video("one frame", "a.mp4", X264, count=1),
     video("raw H.264", "a.h264", B_FRAMES, rate=Fraction(30)),
     video("raw HEVC", "a.hevc", HEVC),
-    video("raw AV1 (OBU)", "a.obu", AV1),
+    video("raw AV1 (OBU), which states no rate", "a.obu", AV1, rate=Fraction(25)),
     video("raw MPEG-2", "a.m2v", MPEG2),
     video("IVF, VP9", "a.ivf", VP9),
     Kind("mp4 under a name that ends in .txt", named("a.txt")),
@@ -191,8 +197,8 @@ TIMES = [
          seconds=[n / 10 for n in range(16)], options={"fps": Fraction(10)}),
     Kind("a pause of 50 s", remuxed("a.mkv", later(50, 15)),
          seconds=[n / 30 + 50 * (n >= 15) for n in ALL]),
-    *(Kind(f"the clock jumps by {seconds:,} s, {suffix}", remuxed(f"a.{suffix}", later(seconds, 15)),
-           note=f"time stamps jump by {seconds}")
+    *(Kind(f"the clock jumps by {seconds:,} s, {suffix}",
+           remuxed(f"a.{suffix}", later(seconds, 15)), note=f"time stamps jump by {seconds}")
       for suffix, seconds in (("mkv", 100_000), ("mp4", 3600), ("ts", 7200))),
     Kind("the clock jumps by 100,000 s, `--fps 10`", remuxed("a.mkv", later(100_000, 15)),
          range(0, 30, 3), note="time stamps jump by 100000", options={"fps": Fraction(10)}),
@@ -204,17 +210,16 @@ TIMES = [
       for suffix in ("mkv", "mp4")),
     Kind("the clock of a ts wraps around (33 bits)", remuxed("a.ts", later(2**33 / 90000 - 0.5))),
     Kind("one frame an hour", remuxed("a.mkv", hourly), rate=Fraction(1, 3600)),
-    *(Kind(f"lost key frame, {suffix}", copied(
-        "-i IN -bsf:v noise=drop=eq(n\\,15)", name=f"a.{suffix}"),
-        [*range(15), *range(30, 45)], note="", options={}) for suffix in ("mp4", "mkv", "avi", "ts")),
-    Kind("lost key frame, `--start 1`", copied(
-        "-i IN -bsf:v noise=drop=eq(n\\,15)", name="a.mkv", num_frames=60), range(30, 60),
-        options={"start_seconds": 1.0}),
+    *(Kind(f"lost key frame, {suffix}", lossy(f"a.{suffix}"), [n for n in ALL if n != 15])
+      for suffix in ("mp4", "mkv", "avi", "ts")),
+    Kind("lost key frame, `--fps 30`", lossy("a.mp4"), [n - (n == 15) for n in ALL],
+         seconds=[n / 30 for n in ALL], options={"fps": Fraction(30)}),
+    Kind("lost key frame, `--start 0.9`", lossy("a.mkv"), range(27, 30),
+         options={"start_seconds": 0.9}),
     Kind("cut at 0.5 s without re-encoding (edit list)", copied("-ss 0.5 -i IN"), range(15, 30)),
     Kind("edit list that starts at 5 s", copied("-itsoffset 5 -i IN")),
     Kind("group of pictures cut at its start, open", remuxed("a.mkv", first_from(10), OPEN_GOP)),
-    Kind("one key frame in 300 frames", lambda folder: film(folder, "a.mp4", f"{X264} -g 1000", num_frames=300),
-         range(300)),
+    video("one key frame in 300 frames", "a.mp4", f"{X264} -g 1000", count=300),
     Kind("`--start 17/30 --duration 17/30` in 6 digits", lambda folder: film(folder, num_frames=60),
          range(17, 34), options={"start_seconds": 0.566667, "duration_seconds": 0.566667}),
     Kind("`--start-frame 17 --frames 17`", lambda folder: film(folder, num_frames=60),
@@ -284,8 +289,9 @@ REFUSED = [
 ]  # fmt: skip
 STANDARD_STREAMS = [
     Kind("mp4 from a pipe", film, command='cat {} | "$@" -'),
-    *(video(f"{codec.upper()} pictures from a pipe", "pictures", f"-c:v {codec} -q:v 2 -f image2pipe",
-            rate=Fraction(25), command='cat {} | "$@" -') for codec in ("mjpeg", "png", "bmp")),
+    *(video(f"{codec.upper()} pictures from a pipe", "pictures",
+            f"-c:v {codec} -q:v 2 -f image2pipe", rate=Fraction(25), command='cat {} | "$@" -')
+      for codec in ("mjpeg", "png", "bmp")),
     Kind("`/dev/stdin`, a file", film, command='"$@" /dev/stdin < {}'),
     Kind("`/dev/stdin`, a pipe", film, command='cat {} | "$@" /dev/stdin'),
     Kind("closed standard input", film, command='"$@" {} 0<&-'),
