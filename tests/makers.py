@@ -33,6 +33,9 @@ OPEN_GOP = f"{B_FRAMES}:open-gop=1:keyint=10"
 ALPHA = "-vf format=rgba,colorchannelmixer=aa=0.9"
 UNEVEN = np.cumsum([0, *np.random.default_rng(0).integers(15, 90, COUNT - 1)]).tolist()
 """Milliseconds of frames at a variable rate."""
+PHONE_TICKS = "33*N+50*floor(N/7)"
+PHONE_TIMES = [(33 * n + 50 * (n // 7)) / 1000 for n in ALL]
+BEEPS = "aevalsrc=sin(2*PI*500*t)*lt(mod(t\\,0.3)\\,0.05):s=48000:d=1.3"
 
 Make = Callable[[Path], Path]
 
@@ -325,6 +328,34 @@ def lossy(name: str) -> Make:
 def first_from(number: int) -> Change:
     """Leave out the packets before a number."""
     return lambda place, _: place >= number
+
+
+def phone(folder: Path) -> Path:
+    """Make a video as phones do: HEVC of 10 bits, HLG, turned, at a variable rate, with sound.
+
+    Three patches between the cells of the barcode are red, green and blue.
+    """
+    frames = barcode_frames(ALL, WIDTH, HEIGHT)
+    for patch, color in enumerate(np.eye(3) * 150 + 40):
+        frames[:, HEIGHT // 2 - 6 : HEIGHT // 2 + 6, patch_columns(patch)] = color
+    stored, path = folder / "stored.mov", folder / "a.mov"
+    run_ffmpeg(
+        *f"-f rawvideo -pix_fmt rgb24 -s {WIDTH}x{HEIGHT} -r 30 -i - -f lavfi -i {BEEPS}".split(),
+        *("-c:a", "aac", "-fps_mode", "passthrough", "-enc_time_base", "1/1000", "-vf"),
+        "transpose=2,scale=out_color_matrix=bt2020:out_range=tv,format=yuv420p10le,"
+        f"settb=1/1000,setpts='{PHONE_TICKS}'",
+        *f"{HEVC}:colorprim=bt2020:transfer=arib-std-b67:colormatrix=bt2020nc".split(),
+        *("-tag:v", "hvc1", stored),
+        data=frames.tobytes(),
+    )
+    run_ffmpeg("-display_rotation", "-90", "-i", stored, "-c", "copy", path)
+    return path
+
+
+def patch_columns(patch: int) -> slice:
+    """Return the columns of a patch of color; its rows are in the middle."""
+    middle = (patch + 1) * WIDTH // 4
+    return slice(middle - 8, middle + 8)
 
 
 def turned(degrees: int, filters: str) -> Make:

@@ -81,6 +81,18 @@ def test_lost_packets_do_not_shift_time(
     assert (facts["frames"], facts["missing_frames"]) == (len(numbers), 60 - len(numbers))
 
 
+@pytest.mark.parametrize("count", [10, 30, 60])
+@pytest.mark.parametrize("lost", [2, 7])
+def test_lost_frame_does_not_lower_the_rate(tmp_path: Path, count: int, lost: int) -> None:
+    film = make_video(tmp_path / "film.mp4", count, arguments=(*X264, "-g", "1"))
+    for suffix in (".mp4", ".mkv"):
+        path = remux(film, tmp_path / f"a{suffix}", without(lost))
+        numbers, reader = read(path)
+        assert numbers == [number for number in range(count) if number != lost]
+        assert (reader.output_fps, reader.missing_frames) == (30, 1)
+        assert read(path, start_seconds=(lost + 1) / 30)[0] == list(range(lost + 1, count))
+
+
 def test_missing_frames_in_json_and_manifest(film: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     path = remux(film, tmp_path / "in" / "a.mkv", without(15))
