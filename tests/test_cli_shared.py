@@ -18,10 +18,10 @@ from videos import make_video
 
 from vtok.cli import console, failures
 from vtok.cli.app import app as vtok_app
+from vtok.cli.encode import expect_video
 from vtok.cli.options import expand_options
 from vtok.errors import CodeFileError, OptionError, UsageError
 from vtok.evaluation.evaluate import EvalOptions, Part
-from vtok.pipeline.encode import expect_video
 from vtok.pipeline.options import CutOptions, DecodeOptions, DumpOptions, EncodeOptions
 from vtok.video.decoder_process import Decoder, DecodingChild
 from vtok.video.reader import VideoReader

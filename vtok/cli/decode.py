@@ -81,7 +81,7 @@ def decode(
       vtok decode clip.vtok                       writes clip.decoded.mp4
       vtok decode clip.vtok -o clip.webm --bits 18
       vtok decode clip.vtok --start 60 --duration 2
-      vtok decode clip.vtok -o frames --to png    frames/000000.png, 000001.png ...
+      vtok decode clip.vtok -o frames --to png    frames/000000.png ...
       vtok decode clip.vtok -o - --to y4m | x265 --y4m - -o clip.hevc
       vtok decode clip.tokens.safetensors         from learned tokens
       vtok decode codes/ -o videos/               a folder, with sub-folders

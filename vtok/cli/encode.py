@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from vtok.cli import options as opt
 from vtok.cli.completion import one_of
 from vtok.cli.console import loading
-from vtok.cli.jobs import STREAM, IsDone, Job, Work, check_jobs, plan, run_jobs, with_listed
+from vtok.cli.jobs import STREAM, IsDone, Work, check_jobs, plan, run_jobs, with_listed
 from vtok.cli.options import expand_options, option
 from vtok.errors import UsageError
 
@@ -126,8 +125,8 @@ def encode(
         timeout_seconds=timeout_seconds,
     )
     with Decoder() as decoder:
-        if not skip_existing:
-            _begin_reading(jobs, options, decoder)
+        if not skip_existing and jobs[0].source != STREAM:
+            expect_video(Path(jobs[0].source), options, decoder)
         with loading(quiet=printing.quiet):
             loaded = model.load()
             if by_tokens:
@@ -139,12 +138,13 @@ def encode(
         run_jobs(jobs, work, printing, is_done if skip_existing else None)
 
 
-def _begin_reading(jobs: Sequence[Job], options: EncodeOptions, decoder: Decoder) -> None:
-    """Start decoding the first video while torch is imported."""
-    from vtok.pipeline.encode import expect_video
+def expect_video(source: Path, options: EncodeOptions, decoder: Decoder) -> None:
+    """Start decoding a video before torch is imported, as `open_reader` will request it."""
+    from vtok.video.reader import make_request
 
-    if jobs[0].source != STREAM:
-        expect_video(Path(jobs[0].source), options, decoder)
+    if source.is_file():  # `open_reader` raises the error for anything else
+        request = make_request(source, options.part, options.fps, options.size, options.reading)
+        decoder.expect(request)
 
 
 def _code_work(

@@ -44,7 +44,7 @@ from vtok.pipeline.options import EncodeOptions, part_metadata, select_stages
 from vtok.pipeline.rate import Effort, RateControl
 from vtok.pipeline.result import CodeChunk, Counts, Observer, Progress, Result, make_result
 from vtok.video.decoder_process import Decoder
-from vtok.video.reader import VideoReader, make_request
+from vtok.video.reader import VideoReader
 
 
 def encode_file(
@@ -98,13 +98,6 @@ def open_reader(
         timeout_seconds=options.timeout_seconds,
         decoder=decoder,
     )
-
-
-def expect_video(source: Path, options: EncodeOptions, decoder: Decoder) -> None:
-    """Let a decoder process start on what `open_reader` will request."""
-    if source.is_file():  # `open_reader` raises the error for anything else
-        request = make_request(source, options.part, options.fps, options.size, options.reading)
-        decoder.expect(request)
 
 
 def encode_reader(
