@@ -18,8 +18,7 @@ import importlib
 import json
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for tests, which run it by path
+from foreign import apart, best_seconds, random_clip, speed_cells, stream
+
 from vtok.models.cosmos import CosmosTokenizer, read_cosmos
-from vtok.nn.interface import StreamState
 
 SEED, RUNS = 0, 5
 LIMITS = {"latents": 1e-4, "frames": 1e-4, "prefix": 1e-4, "chunks": 1e-4}
@@ -103,12 +104,6 @@ def random_tensors(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str
         values = generator.standard_normal(shape) * scale + name.endswith("norm.weight")
         tensors[name] = torch.from_numpy(values.astype(np.float32))
     return tensors
-
-
-def random_clip(shape: tuple[int, ...], seed: int) -> Tensor:
-    """Make a clip with values in -1..1, with the same values in every release."""
-    values = np.random.RandomState(seed).uniform(-1, 1, shape)
-    return torch.from_numpy(values.astype(np.float32))
 
 
 class Original:
@@ -205,13 +200,13 @@ def compare(case: Case, folder: Path) -> dict[str, float]:
         "parameters": sum(parameter.numel() for parameter in ours.parameters()),
         "equal codes": equal.double().mean().item(),
         "used codes": float(codes.unique().numel()) if case.kind == "DV" else 0.0,
-        "latents": largest(latents, encoded),
-        "frames": largest(theirs, mine),
+        "latents": apart(latents, encoded),
+        "frames": apart(theirs, mine),
         "range": theirs.abs().max().item(),
         "prefix": max(
-            largest(prefix, encoded[:, :, : prefix.shape[2]]), largest(shorter, mine[:, :, :start])
+            apart(prefix, encoded[:, :, : prefix.shape[2]]), apart(shorter, mine[:, :, :start])
         ),
-        "chunks": in_chunks(ours, clip, encoded, codes, mine),
+        "chunks": max(map(apart, stream(ours, clip, codes, (1,)), (encoded, mine))),
         **best_seconds(calls, case.runs),
     }
 
@@ -220,40 +215,6 @@ def encode(tokenizer: CosmosTokenizer, clip: Tensor) -> Tensor:
     """Encode to codes, or to latents if the tokenizer is continuous."""
     latents = tokenizer.encode_latents(clip)
     return latents if tokenizer.geometry.entries is None else tokenizer.to_codes(latents)
-
-
-def largest(first: Tensor, second: Tensor) -> float:
-    """Compute the largest absolute difference."""
-    return (first - second).abs().max().item()
-
-
-def in_chunks(
-    ours: CosmosTokenizer, clip: Tensor, latents: Tensor, codes: Tensor, frames: Tensor
-) -> float:
-    """Encode and decode step by step; returns the largest difference to the whole clip."""
-    count, state, again = ours.geometry.temporal_compression, StreamState(), StreamState()
-    worst = 0.0
-    for step in range(latents.shape[2]):
-        part = slice(max(0, 1 + (step - 1) * count), 1 + step * count)
-        encoded = ours.encode_latents(clip[:, :, part], state)
-        decoded = ours.decode(codes[:, :, step : step + 1], state=again)
-        worst = max(
-            worst,
-            largest(encoded, latents[:, :, step : step + 1]),
-            largest(decoded, frames[:, :, part]),
-        )
-    return worst
-
-
-def best_seconds(calls: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, float]:
-    """Time the calls in turns; returns the least CPU seconds of each."""
-    seconds = dict.fromkeys(calls, float("inf"))
-    for _ in range(runs):
-        for name, call in calls.items():
-            begin = time.process_time()
-            call()
-            seconds[name] = min(seconds[name], time.process_time() - begin)
-    return seconds
 
 
 @torch.inference_mode()
@@ -312,10 +273,7 @@ def row(name: str, found: Mapping[str, float]) -> str:
     """Format a row of the table."""
     cells = [name, f"{found['parameters'] / 1e6:.1f}", f"{found['equal codes']:.6f}"]
     cells += [f"{found[key]:.1e}" for key in LIMITS]
-    for work in ("encode", "decode"):
-        theirs, mine = found[f"{work} original"], found[f"{work} vtok"]
-        cells += [f"{theirs:.2f}", f"{mine:.2f}", f"{theirs / mine:.2f}x"]
-    return "| " + " | ".join(cells) + " |"
+    return "| " + " | ".join([*cells, *speed_cells(found)]) + " |"
 
 
 if __name__ == "__main__":

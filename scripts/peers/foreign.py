@@ -103,6 +103,30 @@ def make_clip(batch: int, frames: int, height: int, width: int) -> Tensor:
     return (pixels * 255).round() / 127.5 - 1
 
 
+def random_clip(shape: Sequence[int], seed: int) -> Tensor:
+    """Make a clip with values in -1..1, with the same values in every release."""
+    values = np.random.RandomState(seed).uniform(-1, 1, shape)
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def best_seconds(calls: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, float]:
+    """Time the calls in turns; returns the least CPU seconds of each."""
+    least = dict.fromkeys(calls, math.inf)
+    for _ in range(runs):
+        for name, call in calls.items():
+            least[name] = min(least[name], seconds(call, 1))
+    return least
+
+
+def speed_cells(found: Mapping[str, Any]) -> list[str]:
+    """Format seconds of the original and of vtok, and their ratio, for encoding and decoding."""
+    cells = []
+    for work in ("encode", "decode"):
+        theirs, mine = found[f"{work} original"], found[f"{work} vtok"]
+        cells += [f"{theirs:.2f}", f"{mine:.2f}", f"{theirs / mine:.2f}x"]
+    return cells
+
+
 def seconds(work: Callable[[], Any], repeats: int) -> float:
     """Return the shortest CPU time of several calls."""
     times = []

@@ -17,8 +17,7 @@ import importlib
 import json
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vtok.models.taehv import TaehvTokenizer, read_taehv
-from vtok.nn.interface import StreamState
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for tests, which run it by path
+from foreign import apart, best_seconds, random_clip, speed_cells, stream
+
+from vtok.models.taehv import read_taehv
 
 SEED, RUNS = 0, 5
 LIMITS = {"latents": 1e-4, "frames": 1e-4, "prefix": 1e-4, "chunks": 1e-4}
@@ -90,12 +91,6 @@ def random_tensors(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str
     return tensors
 
 
-def random_clip(shape: tuple[int, ...], seed: int) -> Tensor:
-    """Make a clip with values in -1..1, with the same values in every release."""
-    values = np.random.RandomState(seed).uniform(-1, 1, shape)
-    return torch.from_numpy(values.astype(np.float32))
-
-
 class Original:
     """taehv.py with the conventions of vtok: clips [B, 3, T, H, W] in -1..1."""
 
@@ -138,52 +133,25 @@ def compare(module: Any, case: Case, folder: Path) -> dict[str, float]:
     theirs, mine = original.decode(latents), ours.decode(latents)
     assert theirs.shape == mine.shape == clip.shape
     start = 1 if case.steps == 1 else 1 + count  # frames of the prefix
-    prefix = ours.encode_latents(clip[:, :, :start])
-    result = {
-        "parameters": sum(parameter.numel() for parameter in ours.parameters()),
-        "latents": (latents - ours.encode_latents(clip)).abs().max().item(),
-        "frames": (theirs * 2 - mine.clamp(-1, 1) - 1).abs().max().item(),
-        "inside": ((mine.abs() < 1).double().mean()).item(),
-        "prefix": (latents[:, :, : prefix.shape[2]] - prefix).abs().max().item(),
-        "chunks": in_chunks(ours, clip, latents, mine),
-    }
-    result["prefix"] = max(
-        result["prefix"],
-        (mine[:, :, :start] - ours.decode(latents[:, :, : prefix.shape[2]])).abs().max().item(),
-    )
+    prefix, encoded = ours.encode_latents(clip[:, :, :start]), ours.encode_latents(clip)
+    shorter = ours.decode(latents[:, :, : prefix.shape[2]])
     calls = {
         "encode original": lambda: original.encode(clip),
         "encode vtok": lambda: ours.encode_latents(clip),
         "decode original": lambda: original.decode(latents),
         "decode vtok": lambda: ours.decode(latents),
     }
-    return {**result, **best_seconds(calls)}
-
-
-def in_chunks(ours: TaehvTokenizer, clip: Tensor, latents: Tensor, frames: Tensor) -> float:
-    """Encode and decode step by step; returns the largest difference to the whole clip."""
-    count, state, again = ours.geometry.temporal_compression, StreamState(), StreamState()
-    worst = 0.0
-    for step in range(latents.shape[2]):
-        part = slice(max(0, 1 + (step - 1) * count), 1 + step * count)
-        here = latents[:, :, step : step + 1]
-        worst = max(
-            worst,
-            (ours.encode_latents(clip[:, :, part], state) - here).abs().max().item(),
-            (ours.decode(here, state=again) - frames[:, :, part]).abs().max().item(),
-        )
-    return worst
-
-
-def best_seconds(calls: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
-    """Time the calls in turns; returns the least CPU seconds of each."""
-    seconds = dict.fromkeys(calls, float("inf"))
-    for _ in range(RUNS):
-        for name, call in calls.items():
-            begin = time.process_time()
-            call()
-            seconds[name] = min(seconds[name], time.process_time() - begin)
-    return seconds
+    return {
+        "parameters": sum(parameter.numel() for parameter in ours.parameters()),
+        "latents": apart(latents, encoded),
+        "frames": apart(theirs * 2 - 1, mine.clamp(-1, 1)),
+        "inside": ((mine.abs() < 1).double().mean()).item(),
+        "prefix": max(
+            apart(latents[:, :, : prefix.shape[2]], prefix), apart(mine[:, :, :start], shorter)
+        ),
+        "chunks": max(map(apart, stream(ours, clip, latents, (1,)), (encoded, mine))),
+        **best_seconds(calls, RUNS),
+    }
 
 
 @torch.inference_mode()
@@ -234,10 +202,7 @@ def main() -> None:
             continue
         cells = [name, f"{found['parameters'] / 1e6:.1f}"]
         cells += [f"{found[key]:.1e}" for key in LIMITS]
-        for work in ("encode", "decode"):
-            theirs, mine = found[f"{work} original"], found[f"{work} vtok"]
-            cells += [f"{theirs:.2f}", f"{mine:.2f}", f"{theirs / mine:.2f}x"]
-        print("| " + " | ".join(cells) + " |", flush=True)
+        print("| " + " | ".join([*cells, *speed_cells(found)]) + " |", flush=True)
     if failed:
         sys.exit(f"not equal: {', '.join(failed)}")
 

@@ -19,7 +19,6 @@ import json
 import math
 import sys
 import tempfile
-import time
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +29,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for tests, which run it by path
+from foreign import apart, best_seconds, speed_cells
 
 from vtok.models.vidtok import VidTokTokenizer, read_vidtok
 from vtok.nn.interface import Stream
@@ -162,12 +164,12 @@ def stream_difference(ours: VidTokTokenizer, clip: Tensor, latents: Tensor) -> f
     ends = [0, *(1 + i * step for i in range(latents.shape[2]))]
     state = ours.new_state()
     parts = [ours.encode_latents(clip[:, :, a:b], state) for a, b in pairwise(ends)]
-    encoded = _difference(torch.cat(parts, 2), latents)
+    encoded = apart(torch.cat(parts, 2), latents)
     state, parts = ours.new_state(), []
     for number in range(latents.shape[2]):
         part = latents[:, :, number : number + 1 + ahead]
         parts.append(ours.decode(part, state=state, ahead=part.shape[2] - 1))
-    return max(encoded, _difference(torch.cat(parts, 2), ours.decode(latents)))
+    return max(encoded, apart(torch.cat(parts, 2), ours.decode(latents)))
 
 
 def prefix_difference(ours: VidTokTokenizer, clip: Tensor, latents: Tensor) -> float:
@@ -176,25 +178,10 @@ def prefix_difference(ours: VidTokTokenizer, clip: Tensor, latents: Tensor) -> f
     changed, other = clip.clone(), latents.clone()
     changed[:, :, 1 + step :] *= -1
     other[:, :, 2:] *= -1
-    encoded = _difference(ours.encode_latents(changed)[:, :, :2], latents[:, :, :2])
+    encoded = apart(ours.encode_latents(changed)[:, :, :2], latents[:, :, :2])
     frames = 1 + (1 - ahead) * step
     decoded = (ours.decode(part)[:, :, :frames] for part in (other, latents))
-    return max(encoded, _difference(*decoded))
-
-
-def _difference(one: Tensor, other: Tensor) -> float:
-    return (one - other).abs().max().item()
-
-
-def best_times(rounds: int, works: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Run all works in turns; return the least CPU seconds of each."""
-    seconds = dict.fromkeys(works, math.inf)
-    for _ in range(rounds):
-        for name, work in works.items():
-            begin = time.process_time()
-            work()
-            seconds[name] = min(seconds[name], time.process_time() - begin)
-    return seconds
+    return max(encoded, apart(*decoded))
 
 
 @torch.inference_mode()
@@ -213,8 +200,8 @@ def compare(case: dict[str, Any], rounds: int) -> dict[str, Any]:
         found["equal codes"] = (ours.to_codes(mine)[:, 0] == codes).double().mean().item()
         found["used codes"] = codes.unique().numel()
         quantized = ours.from_codes(codes[:, None].long())
-    found["latents"] = _difference(quantized, theirs)
-    found["frames"] = _difference(ours.decode(quantized), frames)
+    found["latents"] = apart(quantized, theirs)
+    found["frames"] = apart(ours.decode(quantized), frames)
     found["range"] = frames.abs().max().item()
     streams = isinstance(ours.geometry.plan, Stream) and mine.shape[2] > 2
     found["prefix"] = prefix_difference(ours, clip, mine) if streams else None
@@ -225,7 +212,7 @@ def compare(case: dict[str, Any], rounds: int) -> dict[str, Any]:
         "decode original": lambda: original.decode(theirs),
         "decode vtok": lambda: ours.decode(theirs),
     }
-    return {**found, **best_times(rounds, works)}
+    return {**found, **best_seconds(works, rounds)}
 
 
 @torch.inference_mode()
@@ -284,10 +271,7 @@ def row(name: str, found: dict[str, Any]) -> str:
     cells += [str(found.get("used codes", "")), f"{found['range']:.2f}"]
     values = [found[key] for key in ("latents", "frames", "prefix", "stream")]
     cells += ["" if value is None else f"{value:.1e}" for value in values]
-    for work in ("encode", "decode"):
-        theirs, mine = found[f"{work} original"], found[f"{work} vtok"]
-        cells += [f"{theirs:.2f}", f"{mine:.2f}", f"{theirs / mine:.2f}x"]
-    return "| " + " | ".join(cells) + " |"
+    return "| " + " | ".join([*cells, *speed_cells(found)]) + " |"
 
 
 if __name__ == "__main__":
