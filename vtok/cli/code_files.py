@@ -179,7 +179,9 @@ def cat(
     """Join code files into one without re-encoding.
 
     All must have the same model, size and frame rate. Bytes are copied, and no model is needed.
-    Each file becomes a segment: decoders reset at its start, so its frames do not change.
+    Each file becomes a segment: decoders reset at its start, so its frames do not change. Frames
+    keep their times. Sound is joined; that of another codec than the first is left out, which is
+    reported, as are files without sound.
 
     \b
       vtok cat first.vtok second.vtok -o both.vtok
