@@ -4,7 +4,7 @@
     scripts/odd_files.py                                     prints the table of kinds
     scripts/odd_files.py --only lost cut                     kinds whose names contain one of these
     scripts/odd_files.py --figures                           prints the figures
-    scripts/odd_files.py --write docs/reading_and_writing.md fills the page with both
+    scripts/odd_files.py --write docs/reading_and_writing.md fills the page if all is right
 
 Each input of tests/kinds.py is made and read: the numbers drawn in its frames must be those of the
 table, and the times of the frames to 1 ms; an input that cannot be read must give its one line. It
@@ -33,7 +33,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "scripts")]
 from benchmark_tools import markdown_table  # noqa: E402
 from commands import tiny_checkpoint  # noqa: E402
 from fill_page import filled  # noqa: E402
-from kinds import GROUPS  # noqa: E402
+from kinds import GROUPS, page_table  # noqa: E402
 from makers import KEYS, MPEG4, Kind, film  # noqa: E402
 from test_clip_times import EPISODE, EPISODES, PRINTED, RATES  # noqa: E402
 from test_frame_times import BASE, TICKS, seconds, times_of  # noqa: E402
@@ -279,19 +279,6 @@ def uneven_times(bench: Bench, folder: Path) -> list[list[str]]:
     return rows
 
 
-def kinds_table(rows: Sequence[Row]) -> str:
-    """Format a table for each group."""
-    parts = [f"{len(rows)} kinds of input, {sum(not row.wrong for row in rows)} as they must be:"]
-    for group in dict.fromkeys(row.group for row in rows):
-        cells = [
-            (row.kind, row.frames or "refused", (row.wrong and f"**{row.wrong}**") or row.remark)
-            for row in rows
-            if row.group == group
-        ]
-        parts += [f"### {group}", markdown_table(("input", "frames", "note or error"), cells)]
-    return "\n\n".join(parts)
-
-
 def main() -> int:
     """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -313,8 +300,8 @@ def main() -> int:
                 figures += measure(bench, folder)
             print(json.dumps(dict(figures)) if args.json else markdown_table(HEADS, figures))
         bench.decoder.close()
-    if args.write:
-        page = filled(args.write.read_text(), "kinds", kinds_table(rows))
+    if args.write and not any(row.wrong for row in rows):
+        page = filled(args.write.read_text(), "kinds", page_table())
         args.write.write_text(filled(page, "figures", markdown_table(HEADS, figures)))
     return int(any(row.wrong for row in rows))
 

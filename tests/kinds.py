@@ -58,7 +58,7 @@ from makers import (
     video,
     with_cover,
 )
-from test_video_times import later
+from videos import later
 
 VIDEOS = [
     video("mp4, H.264", "a.mp4", X264),
@@ -314,3 +314,25 @@ GROUPS = {
     "Refused": REFUSED,
     "Standard streams": STANDARD_STREAMS,
 }
+
+
+def page_table() -> str:
+    """Format the tables of the page, one for each group."""
+    parts = []
+    for group, kinds in GROUPS.items():
+        lines = [f"### {group}", "", "| input | frames | note or error |", "|---|---|---|"]
+        for kind in kinds:
+            remark = (kind.error or kind.note).replace("|", "\\|")
+            lines.append(f"| {kind.name} | {frames_text(kind)} | {remark} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def frames_text(kind: Kind) -> str:
+    """Describe the frames that must come of an input."""
+    if kind.error:
+        return "error"
+    count = len(kind.numbers)
+    if count == 1:
+        return "1"
+    return f"{count} at their times" if kind.seconds else f"{count} at {kind.rate}/s"

@@ -15,8 +15,15 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 from PIL import Image
-from test_video_times import Change, remux
-from videos import barcode_frame, barcode_frames, make_timed_video, make_video, run_ffmpeg
+from videos import (
+    Change,
+    barcode_frame,
+    barcode_frames,
+    make_timed_video,
+    make_video,
+    remux,
+    run_ffmpeg,
+)
 
 WIDTH, HEIGHT, COUNT = 128, 96, 30
 ALL = range(COUNT)

@@ -1,6 +1,5 @@
 """Each frame at its own time: lost packets, jumping clocks, wall-clock and slow time stamps."""
 
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import av
 import numpy as np
 import pytest
 from commands import rows, tiny_checkpoint, vtok
-from videos import make_video, read_barcodes, run_ffmpeg
+from videos import later, make_video, read_barcodes, remux, run_ffmpeg, without
 
 from vtok.pipeline.inspect import inspect_video
 from vtok.video.reader import VideoReader
@@ -16,35 +15,6 @@ from vtok.video.timeline import MAX_GAP
 
 X264 = ("-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p", "-g", "15", "-bf", "0")
 OPEN_GOP = (*X264[:-2], "-x264-params", "open-gop=1:keyint=15:bframes=2:b-adapt=0:scenecut=0")
-Change = Callable[[int, "av.Packet"], bool]
-
-
-def remux(source: Path, target: Path, change: Change) -> Path:
-    """Copy packets that a function, which may change their times, returns True for."""
-    with av.open(str(source)) as old, av.open(str(target), "w") as new:
-        stream = new.add_stream_from_template(old.streams.video[0])
-        for number, packet in enumerate(old.demux(old.streams.video[0])):
-            if packet.dts is not None and change(number, packet):
-                packet.stream = stream
-                new.mux(packet)
-    return target
-
-
-def without(*numbers: int) -> Change:
-    return lambda number, _: number not in numbers
-
-
-def later(seconds: float, first: int = 0) -> Change:
-    """Add seconds to the time stamps from a packet on."""
-
-    def change(number: int, packet: av.Packet) -> bool:
-        if number >= first:
-            ticks = round(seconds / packet.time_base)
-            packet.pts += ticks
-            packet.dts += ticks
-        return True
-
-    return change
 
 
 @pytest.fixture(scope="module")

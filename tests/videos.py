@@ -6,7 +6,7 @@ survives lossy coding, resizing and odd sizes.
 """
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 Frames = npt.NDArray[np.uint8]
+Change = Callable[[int, "av.Packet"], bool]
+"""Function of the number of a packet and the packet, which it may change; False leaves it out."""
 
 GRID = 4
 CORNERS = {(0, 0): 1, (0, 3): 0, (3, 0): 0, (3, 3): 0}
@@ -112,3 +114,32 @@ def make_timed_video(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def remux(source: Path, target: Path, change: Change) -> Path:
+    """Copy packets that a function, which may change their times, returns True for."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for number, packet in enumerate(old.demux(old.streams.video[0])):
+            if packet.dts is not None and change(number, packet):
+                packet.stream = stream
+                new.mux(packet)
+    return target
+
+
+def without(*numbers: int) -> Change:
+    """Leave out packets by their numbers."""
+    return lambda number, _: number not in numbers
+
+
+def later(seconds: float, first: int = 0) -> Change:
+    """Add seconds to the time stamps from a packet on."""
+
+    def change(number: int, packet: av.Packet) -> bool:
+        if number >= first:
+            ticks = round(seconds / packet.time_base)
+            packet.pts += ticks
+            packet.dts += ticks
+        return True
+
+    return change
