@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import h5py
 import numpy as np
 import pyarrow
@@ -332,9 +333,12 @@ def lossy(name: str) -> Make:
     return copied("-i IN -bsf:v noise=drop=eq(n\\,15)", name=name)
 
 
-def first_from(number: int) -> Change:
-    """Leave out the packets before a number."""
-    return lambda place, _: place >= number
+def open_cut(folder: Path) -> Path:
+    """Make a film without what is before its second key frame, number 10."""
+    source = film(folder, "film.mkv", OPEN_GOP)
+    with av.open(str(source)) as container:
+        keys = [n for n, packet in enumerate(container.demux(video=0)) if packet.is_keyframe]
+    return remux(source, folder / "a.mkv", lambda number, _: number >= keys[1])
 
 
 def phone(folder: Path) -> Path:
