@@ -169,7 +169,7 @@ def picture(name: str, mode: str = "RGB", turn: int = 0, **options: Any) -> Make
         image = Image.fromarray(np.rot90(barcode_frame(STILL, WIDTH, HEIGHT), turn).copy())
         exif = Image.Exif()
         exif[0x0112] = 6 if turn else 1
-        image.convert(mode).save(folder / name, exif=exif, **options)
+        image.convert(mode, dither=Image.Dither.NONE).save(folder / name, exif=exif, **options)
         return folder / name
 
     return make
@@ -323,9 +323,9 @@ def uneven(name: str) -> Make:
     return lambda folder: make_timed_video(folder / name, UNEVEN, Fraction(1, 1000), WIDTH, HEIGHT)
 
 
-def last_before(seconds: float) -> int:
-    """Return the number of the frame of such a film that is shown at a time."""
-    return int(np.searchsorted(np.array(UNEVEN) / 1000, seconds, side="right")) - 1
+def nearest(seconds: float) -> int:
+    """Return the number of the frame of such a film that is nearest to a time."""
+    return int(np.abs(np.array(UNEVEN) / 1000 - seconds).argmin())
 
 
 def lossy(name: str) -> Make:

@@ -185,7 +185,10 @@ def find_demuxer(path: Path) -> str | None:
     `ffmpeg -f image2pipe` writes such files.
     """
     with path.open("rb") as file:
-        head = file.read(8)
+        head = file.read(12)
+        if head.startswith(b"RIFF") and head.endswith(b"WEBP"):
+            end = 8 + int.from_bytes(head[4:8], "little")
+            return "webp_pipe" if _follows(file, end, b"RIFF") else None
         if head.startswith(PNG):
             return "png_pipe" if _follows(file, _end_of_png(file), PNG) else None
         if head.startswith(b"BM"):
