@@ -186,7 +186,7 @@ def frames(came: Came) -> str:
     if came.error:
         return ""
     count = f"{len(came.numbers)}"
-    if came.missing:
+    if came.missing and came.rate is None:
         count += f" of {len(came.numbers) + came.missing}"
     return f"{count}, at {came.rate}/s" if came.rate else f"{count}, at their times"
 

@@ -179,7 +179,7 @@ def depth(name: str, dtype: str, scale: float, **options: Any) -> Make:
     """Make a gray picture of these values."""
 
     def make(folder: Path) -> Path:
-        gray = barcode_frame(STILL, WIDTH, HEIGHT)[..., 0] * scale
+        gray = barcode_frame(STILL, WIDTH, HEIGHT)[..., 0].astype(float) * scale
         Image.fromarray(gray.astype(dtype)).save(folder / name, **options)
         return folder / name
 
@@ -274,7 +274,7 @@ def table(is_embedded: bool) -> Make:
 def song(folder: Path) -> Path:
     """Make a song with a cover picture."""
     cover = film(folder, "cover.png", "", num_frames=1)
-    sound = "-f lavfi -i sine=d=1 -map 1 -map 0 -disposition:v attached_pic"
+    sound = "-f lavfi -i sine=d=1 -map 1 -map 0 -c:v copy -disposition:v attached_pic"
     run_ffmpeg("-i", cover, *sound.split(), folder / "a.m4a")
     return folder / "a.m4a"
 

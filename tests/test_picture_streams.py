@@ -14,7 +14,7 @@ from vtok.video.frames import ReadOptions
 from vtok.video.images import find_demuxer
 from vtok.video.reader import VideoReader
 
-CODECS = ("mjpeg", "png", "bmp")
+CODECS = ("mjpeg", "png", "bmp", "libwebp")
 
 
 def read(path: Path, **options: object) -> Frames:

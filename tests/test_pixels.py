@@ -171,6 +171,7 @@ def test_interlaced_video_is_reported_and_mended(tmp_path: Path, suffix: str) ->
     assert combing(stored) > 5
     assert combing(mended) < combing(stored) / 5
     with VideoReader(path, start_frame=4, num_frames=3, reading=DEINTERLACE) as reader:
+        assert reader.notes == ["is interlaced: was deinterlaced"]
         assert np.array_equal(np.concatenate(list(reader)), mended[4:7])
 
 

@@ -276,6 +276,7 @@ class FrameStream:
         self._path, self._index = path, index
         self._reading = reading
         self.changes: list[tuple[int, str]] = []
+        self.notes: list[str] = []
         self._origin = 0  # to subtract from time stamps of frames
         self._stack = ExitStack()
         self._container = self._stack.enter_context(open_container(path, index.demuxer))
@@ -295,7 +296,6 @@ class FrameStream:
             else:  # frames come some packets later
                 self._origin = tick - int(ticks[0])
         self._first = first
-        self.notes = describe_pixels(first, reading)
         self.start = (first.pts or 0) * (first.time_base or Fraction(0))
         self.rotation = round(-first.rotation / 90) * 90 % 360
         aspect, one = index.pixel_aspect, Fraction(1)  # the shorter side of pixels is stretched
@@ -404,6 +404,8 @@ class FrameStream:
                 continue
             for frame in frames:
                 if count or not frame.is_corrupt or index.container != "mpegts":
+                    if not count:
+                        self.notes = describe_pixels(frame, self._reading)
                     yield frame
                     count += 1
 
