@@ -8,7 +8,7 @@ are the inverse. Model and sampling are those of a training configuration. Calle
 
     scripts/fit_components.py corpus/video corpus/photo -o start.safetensors
     vtok train corpus/video corpus/photo --init start.safetensors \\
-        --config scripts/recipes/linear.toml
+        --config scripts/recipes/base.toml
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vtok.training.config import TrainingConfig, merged, parse_settings, read_co
 from vtok.training.loader import ClipLoader
 from vtok.training.sources import find_sources
 
-RECIPE = Path(__file__).parent / "recipes" / "linear.toml"
+RECIPE = Path(__file__).parent / "recipes" / "base.toml"
 FRAMES = 5  # of a sampled clip: the first frame and a latent step
 GAIN = 0.6  # keeps most components in the range where tanh is nearly linear
 LEAST_VARIANCE = 1e-8

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Convert weights of the self-contained trainer of the linear-path model to a checkpoint.
+"""Convert weights of the self-contained trainer of vtok-base to a checkpoint.
 
 The trainer saves a `torch.save` file with `config`, a JSON text, and `model`, tensors by name. It
 orders the pixels of a 4x8x8 block by frame, row, column and channel; here squares of 4x4 pixels are
 merged first, and blocks of 4x2x2 of them after.
 
-    scripts/import_linear.py weights.pt linear.safetensors
+    scripts/import_linear.py weights.pt vtok-base.safetensors
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def to_config(theirs: Mapping[str, Any]) -> TokenizerConfig:
     The order of bits of different dimensions within a stage is free. If the plan is that of the
     preset in another order, the preset's order is used, which the entropy coder codes better.
     """
-    preset, plan = PRESETS["vtok-linear"], tuple(theirs["plan"])
+    preset, plan = PRESETS["vtok-base"], tuple(theirs["plan"])
     (encoder, decoder), (down, up) = theirs["width"], theirs["blocks"]
     assert preset.bit_plan is not None
     if stages_of(plan) == stages_of(preset.bit_plan):
@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", type=Path, help="file written by the trainer")
     parser.add_argument("checkpoint", type=Path, help="file to write")
-    parser.add_argument("--name", default="vtok-linear", help="name of the model")
+    parser.add_argument("--name", default="vtok-base", help="name of the model")
     args = parser.parse_args()
     package = read_foreign(args.weights, "model")
     tensors = float_tensors(str(args.weights), package.tensors)

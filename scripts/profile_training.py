@@ -27,7 +27,7 @@ from time import process_time
 from typing import Any
 from unittest import mock
 
-RECIPE = Path(__file__).parent / "recipes" / "linear.toml"
+RECIPE = Path(__file__).parent / "recipes" / "base.toml"
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
 PARTS = ("clips", "encoder", "quantizer", "decoder", "losses", "backward", "optimizer", "rest")
 KERNELS = 12

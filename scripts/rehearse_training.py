@@ -61,11 +61,11 @@ class Rehearsal:
     def __init__(self, folder: Path, device: str) -> None:
         self.device, self.runs = device, folder / "runs"
         self.pack = folder / "pack"
-        self.states = self.runs / "linear" / "states"
-        self.weights = self.runs / "vtok-linear.safetensors"
+        self.states = self.runs / "base" / "states"
+        self.weights = self.runs / "vtok-base.safetensors"
         # this Python and this package; few clips for the components
         paths = {"PYTHONPATH": str(ROOT), "READY": sys.executable, "RUNS": str(self.runs)}
-        self.environment = {**os.environ, **paths, "MODEL": "vtok-linear", "CLIPS": "8"}
+        self.environment = {**os.environ, **paths, "CLIPS": "8"}
 
     def run(self, *command: object) -> str:
         """Run a command to its end; returns all that it printed."""
@@ -118,7 +118,7 @@ class Rehearsal:
         said = self.run(*self.training(f"steps={last}", f"compile={str(compiled).lower()}"))
         if f"resuming at step {begun}" not in said or not self.weights.exists():
             raise SystemExit(f"the run was not resumed at step {begun}: {said[-2000:]}")
-        with (self.runs / "linear" / "log.csv").open(newline="") as file:
+        with (self.runs / "base" / "log.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         if [int(row["step"]) for row in rows] != list(range(1, last + 1)):
             raise SystemExit("the log lacks steps")

@@ -91,7 +91,7 @@ def test_codes_and_frames_equal_those_of_the_trainer() -> None:
 
 
 def test_bits_of_a_known_plan_are_reordered_for_the_entropy_coder() -> None:
-    preset = PRESETS["vtok-linear"]
+    preset = PRESETS["vtok-base"]
     assert preset.bit_plan is not None
     stages = [preset.bit_plan[start : start + 9] for start in range(0, 72, 9)]
     other = [dim for stage in stages for dim in reversed(stage)]

@@ -216,22 +216,6 @@ PRESETS: dict[str, TokenizerConfig] = {
     "vtok-base": TokenizerConfig(
         codebook_size=512,
         num_stages=8,
-        stage_plan=(0, 0, 0, 0, 1, 1, 2, 2),
-        patch_size=4,
-        init_dim=64,
-        input_conv_kernel_size=(1, 3, 3),
-        output_conv_kernel_size=(1, 3, 3),
-        pad_mode="constant",
-        layers=(("space_time_patch", 256), *(("causal_depthwise", 256),) * 3),
-        decoder_init_dim=48,
-        decoder_layers=(
-            ("depthwise", 48), ("space_time_patch", 320), *(("causal_depthwise", 320),) * 4,
-        ),
-        lfq_entropy_loss_weight=0.02,
-    ),
-    "vtok-linear": TokenizerConfig(
-        codebook_size=512,
-        num_stages=8,
         patch_size=4,
         init_dim=64,
         input_conv_kernel_size=(1, 3, 3),
