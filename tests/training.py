@@ -12,7 +12,7 @@ from videos import make_video
 from vtok.training.config import TrainingConfig, write_config
 from vtok.training.runlog import Alarm, StepReport, ValidationReport
 
-TINY_MODEL = {**FAST, "stage_plan": (0, 0, 0)}
+TINY_MODEL = {**FAST, "stage_plan": (0, 0, 0), "linear_path": False}
 TINY = {
     "model": TINY_MODEL, "steps": 8, "batch": 2, "frames": 5, "crop": 16, "warm_up": 2,
     "save_every": 2, "validate_every": 4, "precision": "float32", "workers": 1,
