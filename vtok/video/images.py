@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from struct import unpack_from
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -32,6 +34,7 @@ SIGNATURES = (PNG, b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*", b"RIFF")
 """First bytes of PNG, JPEG, BMP, TIFF and (among other RIFF files) WebP."""
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")  # names of the pictures that can be written
 JPEG_QUALITY = 95
+TIFF_TAGS = (254, 255, 256)  # the first tag of a TIFF picture is one of these
 MAX_JPEG = 1 << 26  # bytes in which the first picture of a stream must end
 _BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
@@ -74,11 +77,10 @@ def open_pages(path: Path, reading: ReadOptions = DEFAULT_READING) -> Pages | No
         with Image.open(path) as image:
             if image.format == "PNG" and getattr(image, "is_animated", False):
                 return None
-            (width, height), count = image.size, getattr(image, "n_frames", 1)
+            width, height = image.size
             if width * height > MAX_PIXELS:
                 raise VideoError(f"{path}: {width}x{height} is larger than {MAX_PIXELS} pixels")
-            if count > 1 and not _are_frames(image, count):
-                count = 1
+            count = _count_frames(image, path)
             times = [Fraction(0)]
             for number in range(count):
                 image.seek(number)
@@ -110,6 +112,16 @@ def read_picture(path: Path) -> Frames:
     if pages is None:
         raise VideoError(f"{path}: not a picture")
     return pages.read(0)
+
+
+def _count_frames(image: Image.Image, path: Path) -> int:
+    """Return the number of pages that are frames."""
+    count = getattr(image, "n_frames", 1)
+    if count == 1 and image.format == "TIFF" and _holds_another_tiff(path):
+        raise VideoError(
+            f"{path}: TIFF pictures one after another cannot be split: save each as a file"
+        )
+    return count if count == 1 or _are_frames(image, count) else 1
 
 
 def _are_frames(image: Image.Image, count: int) -> bool:
@@ -200,6 +212,21 @@ def find_demuxer(path: Path) -> str | None:
             end = _end_of_jpeg(data)
             return "mjpeg" if end and data[end : end + 3] == b"\xff\xd8\xff" else None
     return None
+
+
+def _holds_another_tiff(path: Path) -> bool:
+    """Return True if a second TIFF header with a list of tags follows in a file."""
+    size = path.stat().st_size
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+        for signature, order in ((b"II*\x00", "<"), (b"MM\x00*", ">")):
+            place = 7
+            while (place := data.find(signature, place + 1)) >= 0 and place + 8 <= size:
+                tags = place + unpack_from(f"{order}I", data, place + 4)[0]
+                if tags + 4 <= size:
+                    count, first = unpack_from(f"{order}HH", data, tags)
+                    if 0 < count < 200 and first in TIFF_TAGS:
+                        return True
+    return False
 
 
 def _follows(file: BinaryIO, place: int, signature: bytes) -> bool:

@@ -21,6 +21,7 @@ from vtok.video.images import composite, map_depth
 Floats = npt.NDArray[np.float32]
 
 TURNS = {90: "transpose=clock", 180: "hflip,vflip", 270: "transpose=cclock"}
+DEEP_GRAY = ("gray9", "gray10", "gray12", "gray14", "gray16")
 HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273
 BT709 = 1  # primaries of ITU-T H.273
 WHITE = 203.0  # cd/m2 of diffuse white in HDR video, from ITU-R BT.2408
@@ -101,8 +102,8 @@ def _target_format(frame: VideoFrame) -> str:
         return "grayf32le"
     if int(frame.color_trc) in HDR:
         return "rgb48le"
-    if name.startswith("gray16"):
-        return "gray16le"
+    if name[:-2] in DEEP_GRAY:
+        return f"{name[:-2]}le"
     return "rgba" if has_alpha(frame) else "rgb24"
 
 
