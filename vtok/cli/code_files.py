@@ -137,7 +137,7 @@ def cut(
         int | None,
         option("--max-bytes", "N", "Drop the last stages until the file has at most N bytes."),
     ] = None,
-    audio: opt.Audio = True,
+    no_audio: opt.NoAudio = False,
     overwrite: opt.Overwrite = False,
     printing: opt.PrintOptions,
 ) -> None:
@@ -160,7 +160,9 @@ def cut(
     from vtok.pipeline.edit import cut_file
     from vtok.pipeline.options import CutOptions
 
-    options = CutOptions(**vars(selected), max_bytes=max_bytes, audio=audio, overwrite=overwrite)
+    options = CutOptions(
+        **vars(selected), max_bytes=max_bytes, audio=not no_audio, overwrite=overwrite
+    )
 
     def work(source: Any, target: Any, progress: Any) -> Any:
         return cut_file(source, target, options=options, progress=progress)

@@ -43,7 +43,7 @@ def decode(
         bool,
         option("--constant-rate", None, "Show all frames equally long. [default: source times]"),
     ] = False,
-    audio: opt.Audio = True,
+    no_audio: opt.NoAudio = False,
     salvage: Annotated[
         bool, option("--salvage", None, "Decode the intact parts of a damaged file.")
     ] = False,
@@ -116,7 +116,7 @@ def decode(
             crf=crf,
             to=to,
             constant_rate=constant_rate,
-            audio=audio,
+            audio=not no_audio,
             overwrite=overwrite or skip_existing,
             salvage=salvage,
         )

@@ -70,7 +70,7 @@ def encode(
             one_of("copy", "none"),
         ),
     ] = None,
-    no_audio: Annotated[bool, option("--no-audio", None, "Leave out the sound.")] = False,
+    no_audio: opt.NoAudio = False,
     model: opt.ModelOptions,
     timeout_seconds: opt.Timeout = 60.0,
     overwrite: opt.Overwrite = False,

@@ -231,7 +231,7 @@ Dtype = Annotated[
     str, option("--dtype", "NAME", "auto, float32, bfloat16 or float16.", completion.dtypes)
 ]
 Threads = Annotated[int | None, option("--threads", "N", "CPU threads. [default: chosen by torch]")]
-Audio = Annotated[bool, option("--audio/--no-audio", None, "Keep the sound.")]
+NoAudio = Annotated[bool, option("--no-audio", None, "Leave out the sound.")]
 Overwrite = Annotated[bool, option("--overwrite", None, "Replace existing outputs.")]
 SkipExisting = Annotated[
     bool,

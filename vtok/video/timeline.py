@@ -251,7 +251,7 @@ def _find_even_rate(
     with_last = (steps + 1) / ((span + last) * time_base)
     measured = [_snap(rate, rate * Fraction(2, span)) for rate in (with_last, mean)]
     known = [stated] if stated else []
-    likely = (*known, *_likely(ticks, time_base, base))
+    likely = (*known, *measured, *_likely(ticks, time_base, base))
     off = {rate: _off_grid(ticks, time_base, rate) for rate in likely}
     # the mean, which may be stated, is less than the rate where a frame is missing
     best = min(likely, key=lambda rate: off[rate] * (1 if rate == stated else 2))
@@ -260,8 +260,7 @@ def _find_even_rate(
     for rate in (*known, *measured):
         if _farthest(ticks, time_base, rate) <= Fraction(1, 2):
             return rate
-    close = (rate for rate in measured if _off_grid(ticks, time_base, rate) <= MAX_OFF_GRID)
-    return next(close, None)
+    return None
 
 
 def _snap(rate: Fraction, tolerance: Fraction) -> Fraction:
