@@ -242,7 +242,7 @@ PIXELS = [
     Kind("HDR, `--no-tone-map`", hdr("smpte2084").make, options={"tone_map": False},
          error="PQ HDR video, refused without `tone_map`"),
     video("interlaced", "a.mpg", f"-vf setfield=tff -flags +ildct+ilme {MPEG2}", 
-          note="is interlaced: `deinterlace` mends it"),
+          note="is interlaced: `deinterlace` makes whole frames"),
     video("interlaced, `--deinterlace`", "a.mpg", f"-vf setfield=tff -flags +ildct+ilme {MPEG2}",
           note="is interlaced: was deinterlaced", options={"deinterlace": True}),
     *(video(f"transparent, {name}", file, f"{ALPHA},format={pixels} {codec}", fps=fps)

@@ -69,15 +69,15 @@ def codes(model: LoadedTokenizer, batches: list[Frames], steps: int, stages: int
     return np.concatenate([chunk.codes for chunk in chunks], axis=2)
 
 
-@pytest.mark.parametrize("bits", [18, 72])
-def test_better_pictures(shipped: LoadedTokenizer, frames: Frames, bits: int) -> None:
+@pytest.mark.parametrize(("bits", "gain"), [(18, 0.08), (72, 0.14)])
+def test_better_pictures(shipped: LoadedTokenizer, frames: Frames, bits: int, gain: float) -> None:
     plain = encode(shipped, num_bits=bits)
     better = encode(shipped, num_bits=bits, effort=4)
     headers = [CodeFileReader(io.BytesIO(data)).header for data in (plain, better)]
     assert [header.metadata for header in headers] == [{}, {"effort": "4"}]
     assert headers[0].format == headers[1].format
     found = [psnr_per_frame(decode(x, shipped, frames.shape), frames) for x in (plain, better)]
-    assert found[1].mean() > found[0].mean() + 0.05
+    assert found[1].mean() > found[0].mean() + gain
 
 
 def test_streaming_and_repeats_give_the_same_codes(tiny: LoadedTokenizer, frames: Frames) -> None:

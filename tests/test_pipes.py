@@ -16,6 +16,8 @@ from videos import make_video
 
 import vtok as package
 from vtok.codefile.reader import CodeFileReader
+from vtok.codefile.records import ChunkHead
+from vtok.codefile.sections import SOUND
 from vtok.pipeline.edit import cut_file
 from vtok.pipeline.inspect import inspect_code_file, inspect_stream, verify_file
 from vtok.pipeline.options import CutOptions
@@ -48,8 +50,9 @@ def test_info_reads_only_header_and_index(tmp_path: Path) -> None:
     facts = inspect_code_file(file, "a.vtok")
     chunks = CodeFileReader(CountingFile(data)).chunks
     header, footer = chunks[0].offset, 68 + 24 * len(chunks)
-    head = 256  # of the last chunk, after which optional sections may follow
-    assert file.count <= header + footer + 16 + head  # the last bytes are read twice
+    # the last bytes are read twice; sound, its bytes and times are looked for after the last chunk
+    last = ChunkHead.length(facts["stages"]) + len(SOUND)
+    assert file.count == header + footer + 16 + 3 * last
     assert header + footer < len(data) / 10
     assert (facts["frames"], facts["bytes"]) == (4000, len(data))
     sizes = np.diff([*(chunk.offset for chunk in chunks), len(data) - footer])

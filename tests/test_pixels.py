@@ -165,7 +165,7 @@ def combing(frames: Frames) -> float:
 @pytest.mark.parametrize("suffix", ["mpg", "ts", "mkv", "avi"])
 def test_interlaced_video_is_reported_and_mended(tmp_path: Path, suffix: str) -> None:
     path = make_interlaced(tmp_path / f"clip.{suffix}")
-    assert probe(path).notes == ("is interlaced: `deinterlace` mends it",)
+    assert probe(path).notes == ("is interlaced: `deinterlace` makes whole frames",)
     stored, mended = read(path), read(path, deinterlace=True)
     assert stored.shape == mended.shape
     assert combing(stored) > 5

@@ -13,6 +13,8 @@ from vtok.training.trainer import train
 
 SIZE, FRAMES = 64, 12
 SMALL = {
+    "linear_path": False,
+    "stage_plan": [0, 0, 0, 0, 1, 1, 2, 2],
     "patch_size": 4,
     "init_dim": 32,
     "layers": [["space_time_patch", 128], ["causal_depthwise", 128]],
@@ -42,7 +44,7 @@ def write_moving_clip(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_one_clip_is_learned(tmp_path: Path) -> None:
+def test_one_clip_is_learned_to_30_db(tmp_path: Path) -> None:
     write_moving_clip(tmp_path / "one.mkv")
     config = TrainingConfig(
         model=SMALL, steps=160, frames=9, crop=SIZE, base_stages=8, base_share=1.0, all_share=0.0,
@@ -52,5 +54,5 @@ def test_one_clip_is_learned(tmp_path: Path) -> None:
     notes = Recorder()
     train([tmp_path / "one.mkv"], tmp_path / "run", config, observer=notes, device="cpu")
     psnr = notes.validations[-1].psnr
-    assert psnr[8] > 26
+    assert psnr[8] > 30
     assert not notes.alarms or {alarm.kind for alarm in notes.alarms} == {"stalled_data"}

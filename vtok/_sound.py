@@ -55,7 +55,7 @@ class Sound:
 
     @property
     def kind(self) -> tuple[str, int, int, bytes]:
-        """What packets of one stream have in common."""
+        """Codec, rate, channels and header, which packets of one stream have in common."""
         return self.codec, self.sample_rate, self.channels, self.extradata
 
     @property

@@ -119,7 +119,7 @@ def describe_pixels(frame: VideoFrame, reading: ReadOptions) -> list[str]:
     if (transfer := HDR.get(int(frame.color_trc))) and reading.tone_map:
         notes.append(f"{transfer} HDR is tone-mapped to SDR")
     if frame.interlaced_frame:
-        mended = "was deinterlaced" if reading.deinterlace else "`deinterlace` mends it"
+        mended = "was deinterlaced" if reading.deinterlace else "`deinterlace` makes whole frames"
         notes.append(f"is interlaced: {mended}")
     return notes
 
