@@ -216,7 +216,7 @@ def test_encode_names_the_flags_and_records_the_choices(tmp_path: Path) -> None:
     model = ("--model", tiny_checkpoint(tmp_path))
     path = make_interlaced(tmp_path / "clip.mkv")
     plain = vtok("encode", path, *model)
-    assert "is interlaced: --deinterlace mends it" in plain.output
+    assert "is interlaced: --deinterlace makes whole frames" in plain.output
     again = ("encode", path, *model, "--skip-existing", "--json")
     assert [row["status"] for row in rows(vtok(*again))] == ["skipped"]
     mended = vtok(*again, "--deinterlace")
