@@ -141,6 +141,7 @@ def test_failures_report_flags_as_json(
 def test_option_fields_have_flags_of_their_name() -> None:
     """Fields of option classes are parameters of the command, so errors can name the flag."""
     internal = {"to", "overwrite", "codec", "manner", "part"}
+    negated = {"no_audio": "audio"}
     commands = get_command(vtok_app).commands
     for name, kind in (
         ("encode", EncodeOptions),
@@ -151,6 +152,7 @@ def test_option_fields_have_flags_of_their_name() -> None:
         ("eval", Part),
     ):
         params = {param.name for param in commands[name].params}
+        params |= {negated[param] for param in params & set(negated)}
         missing = {field.name for field in fields(kind)} - params - internal
         assert missing <= {"only_shrink", "crop"}, f"vtok {name}"
 
