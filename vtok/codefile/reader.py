@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import BinaryIO, NoReturn, TypeVar
@@ -217,9 +218,12 @@ class CodeFileReader:
         """
         return self._contents(kinds, lambda section: section)
 
-    def section_bytes(self, kind: bytes) -> int:
-        """Return the bytes of the optional sections of one type in a seekable file."""
-        return sum(head.num_bytes for head, _ in self._section_heads() if head.kind == kind)
+    def section_bytes(self) -> Counter[bytes]:
+        """Sum the bytes of the optional sections of a seekable file by their type."""
+        found: Counter[bytes] = Counter()
+        for head, _ in self._section_heads():
+            found[head.kind] += head.num_bytes
+        return found
 
     def frame_durations(self) -> list[FrameDurations]:
         """Read the durations of frames that the file states; see `sections`."""

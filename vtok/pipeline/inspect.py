@@ -82,8 +82,9 @@ def inspect_code_file(stream: BinaryIO, name: str) -> Facts:
     index, header = reader.index, reader.header
     frames = index.num_frames
     size = stream.seek(0, os.SEEK_END)
-    sound_bytes, time_bytes = map(reader.section_bytes, (SOUND, TIME))
-    sound, coded = next(reader.sound(), None), size - sound_bytes
+    sections = reader.section_bytes()
+    sound = next(reader.sound(), None) if sections[SOUND] else None
+    coded = size - sections[SOUND]
     layout, shape = header.format, header.transform
     space = layout.spatial_compression
     position_bits = layout.num_stages * layout.num_codebooks * layout.bits_per_code
@@ -100,12 +101,12 @@ def inspect_code_file(stream: BinaryIO, name: str) -> Facts:
         "compression": f"{layout.temporal_compression}x{space}x{space}",
         "chunks": len(index),
         "chunk_bytes": dict(
-            zip(("least", "mean", "most"), index.chunk_bytes(coded - time_bytes), strict=True)
+            zip(("least", "mean", "most"), index.chunk_bytes(coded - sections[TIME]), strict=True)
         ),
         "segments": index.num_segments,
         **({} if layout.window is None else {"window": layout.window}),
         "bytes": size,
-        **({"audio": sound.summary, "audio_bytes": sound_bytes} if sound else {}),
+        **({"audio": sound.summary, "audio_bytes": sections[SOUND]} if sound else {}),
         "bpp": round(8 * coded / pixels, 6),
         "kbps": round(8 * coded / 1000 / max(1e-9, float(frames / shape.fps)), 2),
         **origin_facts(header),

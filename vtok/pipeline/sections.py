@@ -118,7 +118,7 @@ class FileExtras(Extras):
         kinds = {TIME: not options.constant_rate, SOUND: options.audio}
         self._kinds = [kind for kind, wanted in kinds.items() if wanted]
         self.may_exist = bool(self._kinds) and (  # of a pipe, that shows at its end
-            not reader.seekable or any(map(reader.section_bytes, self._kinds))
+            not reader.seekable or not reader.section_bytes().keys().isdisjoint(self._kinds)
         )
 
     def give(self, writer: VideoWriter | FrameWriter) -> None:
