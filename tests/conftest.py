@@ -53,6 +53,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> "LoadedTokenizer":
 
 
 @pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a video of 120 frames with beeps."""
+    from videos import make_film
+
+    return make_film(tmp_path_factory.mktemp("film") / "a.mp4")
+
+
+@pytest.fixture(scope="module")
 def data(model: "LoadedTokenizer") -> bytes:
     """Return a code file of 130 frames in five chunks; the last chunk shows 5 of 8 frames."""
     from codefiles import random_file

@@ -14,7 +14,7 @@ from commands import tiny_checkpoint, vtok
 from datasets import manifest
 from safetensors.numpy import load_file
 from test_frame_times import BASE, TICKS, seconds, times_of
-from test_sound import make_film, packets_of
+from test_sound import packets_of
 from videos import make_timed_video, make_video
 
 from vtok.codefile.header import LatentFormat, LatentHeader
@@ -34,11 +34,6 @@ GOLDEN = Path(__file__).parent / "golden" / "v1.vtok"
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_checkpoint(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_film(tmp_path_factory.mktemp("film") / "a.mp4")
 
 
 @pytest.mark.parametrize("to", ["vtok", "tar-vtok"])

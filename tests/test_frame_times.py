@@ -6,7 +6,6 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from codefiles import load_tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from test_edit import Pipe
@@ -35,11 +34,6 @@ def times_of(path: Path) -> list[float]:
 def seconds(ticks: list[int]) -> list[float]:
     """Times from the first frame in seconds."""
     return [(tick - ticks[0]) / 90_000 for tick in ticks]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedTokenizer:
-    return load_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

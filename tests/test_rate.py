@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from codefiles import load_tiny
 from commands import rows, vtok
 from videos import LOSSLESS, barcode_frames, run_ffmpeg
 
@@ -22,11 +21,6 @@ from vtok.pipeline.rate import psnr_per_frame
 from vtok.video.reader import VideoReader
 
 FRAMES = 70  # in chunks of 29, 32 and 9
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedTokenizer:
-    return load_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from codefiles import load_tiny
 from commands import rows, vtok
 from test_edit import Pipe
 from test_frame_times import BASE, TICKS, seconds, times_of
-from test_sound import make_film, onsets, packets_of
+from test_sound import onsets, packets_of
 from videos import make_timed_video
 
 from vtok._sound import MAX_PACKETS, Sound
@@ -39,16 +38,6 @@ from vtok.pipeline.inspect import verify_file
 from vtok.pipeline.options import DecodeOptions, EncodeOptions
 from vtok.pipeline.sections import part_of_file
 from vtok.video.mux import FrameTimes, remux
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedTokenizer:
-    return load_tiny(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_film(tmp_path_factory.mktemp("film") / "a.mp4")
 
 
 @pytest.fixture(scope="module")

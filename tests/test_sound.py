@@ -9,11 +9,10 @@ import av
 import numpy as np
 import numpy.typing as npt
 import pytest
-from codefiles import load_tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from test_edit import Pipe
-from videos import make_video
+from videos import H264, SOUND, make_film, make_video
 
 from vtok._sound import Packet, Sound
 from vtok.codefile.reader import CodeFileReader
@@ -26,17 +25,6 @@ from vtok.pipeline.edit import cut_file, join_files
 from vtok.pipeline.encode import encode_file
 from vtok.pipeline.inspect import inspect_file
 from vtok.pipeline.options import CutOptions, DecodeOptions, EncodeOptions
-
-# a beep of 50 ms each 0.7 s, each of another pitch
-BEEPS = "aevalsrc=sin(2*PI*(500+200*floor(t/0.7))*t)*lt(mod(t\\,0.7)\\,0.05):s=48000:d=4"
-SOUND = ("-f", "lavfi", "-i", BEEPS)
-H264 = ("-map", "0:v", "-map", "1:a", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-preset", "fast")
-
-
-def make_film(path: Path, codec: str = "aac", rate: str = "30") -> Path:
-    """Write 120 frames with beeps."""
-    arguments = (*H264, "-c:a", codec, "-strict", "-2")
-    return make_video(path, 120, fps=rate, arguments=arguments, inputs=SOUND)
 
 
 def onsets(path: Path) -> npt.NDArray[np.float64]:
@@ -60,16 +48,6 @@ def onsets(path: Path) -> npt.NDArray[np.float64]:
 def packets_of(path: Path) -> list[bytes]:
     with av.open(path) as container:
         return [bytes(packet) for packet in container.demux(audio=0) if packet.size]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedTokenizer:
-    return load_tiny(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_film(tmp_path_factory.mktemp("film") / "a.mp4")
 
 
 @pytest.fixture(scope="module")

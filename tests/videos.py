@@ -24,6 +24,10 @@ CORNERS = {(0, 0): 1, (0, 3): 0, (3, 0): 0, (3, 3): 0}
 BIT_CELLS = [(y, x) for y in range(GRID) for x in range(GRID) if (y, x) not in CORNERS]
 # output arguments for a fast, exact H.264 file
 LOSSLESS = ("-c:v", "libx264", "-preset", "ultrafast", "-qp", "0", "-pix_fmt", "yuv420p")
+# a beep of 50 ms each 0.7 s, each of another pitch
+BEEPS = "aevalsrc=sin(2*PI*(500+200*floor(t/0.7))*t)*lt(mod(t\\,0.7)\\,0.05):s=48000:d=4"
+SOUND = ("-f", "lavfi", "-i", BEEPS)
+H264 = ("-map", "0:v", "-map", "1:a", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-preset", "fast")
 
 
 def barcode_frame(number: int, width: int = 64, height: int = 48) -> Frames:
@@ -90,6 +94,12 @@ def make_video(
     source = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", fps)
     run_ffmpeg(*source, "-i", "-", *inputs, *arguments, path, data=raw)
     return path
+
+
+def make_film(path: Path, codec: str = "aac") -> Path:
+    """Write 120 frames with beeps."""
+    arguments = (*H264, "-c:a", codec, "-strict", "-2")
+    return make_video(path, 120, arguments=arguments, inputs=SOUND)
 
 
 def make_timed_video(
