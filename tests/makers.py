@@ -298,12 +298,16 @@ def with_cover(folder: Path) -> Path:
     return path
 
 
-def preview(folder: Path) -> Path:
-    """Make a JPEG picture as cameras do, with a smaller one behind it."""
-    image = Image.fromarray(barcode_frame(STILL, WIDTH, HEIGHT))
-    others = [image.resize((32, 24))]
-    image.save(folder / "a.jpg", "MPO", save_all=True, append_images=others, quality=95)
-    return folder / "a.jpg"
+def preview(name: str, kind: str, **options: Any) -> Make:
+    """Make a picture with a smaller one behind it."""
+
+    def make(folder: Path) -> Path:
+        image = Image.fromarray(barcode_frame(STILL, WIDTH, HEIGHT))
+        others = [image.resize((32, 24))]
+        image.save(folder / name, kind, save_all=True, append_images=others, **options)
+        return folder / name
+
+    return make
 
 
 def pickled(folder: Path) -> Path:

@@ -47,12 +47,14 @@ class Pages:
         width, height: pixels of each page, upright.
         times: seconds at which each is shown, and the end.
         read: returns a page by its number, uint8 [H, W, 3].
+        notes: remarks about the file, one line each.
     """
 
     width: int
     height: int
     times: tuple[Fraction, ...]
     read: Callable[[int], Frames]
+    notes: tuple[str, ...] = ()
 
 
 def open_pages(path: Path, reading: ReadOptions = DEFAULT_READING) -> Pages | None:
@@ -80,7 +82,7 @@ def open_pages(path: Path, reading: ReadOptions = DEFAULT_READING) -> Pages | No
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise VideoError(f"{path}: {width}x{height} is larger than {MAX_PIXELS} pixels")
-            count = _count_frames(image, path)
+            count, notes = _count_frames(image, path)
             times = [Fraction(0)]
             for number in range(count):
                 image.seek(number)
@@ -96,7 +98,7 @@ def open_pages(path: Path, reading: ReadOptions = DEFAULT_READING) -> Pages | No
         except _BROKEN as exc:
             raise _damaged(path, exc) from exc
 
-    return Pages(first.shape[1], first.shape[0], tuple(times), read)
+    return Pages(first.shape[1], first.shape[0], tuple(times), read, notes)
 
 
 def read_picture(path: Path) -> Frames:
@@ -114,26 +116,21 @@ def read_picture(path: Path) -> Frames:
     return pages.read(0)
 
 
-def _count_frames(image: Image.Image, path: Path) -> int:
-    """Return the number of pages that are frames."""
+def _count_frames(image: Image.Image, path: Path) -> tuple[int, tuple[str, ...]]:
+    """Return the number of pages that are frames, and remarks about the others."""
     count = getattr(image, "n_frames", 1)
     if count == 1 and image.format == "TIFF" and _holds_another_tiff(path):
         raise VideoError(
             f"{path}: TIFF pictures one after another cannot be split: save each as a file"
         )
-    return count if count == 1 or _are_frames(image, count) else 1
-
-
-def _are_frames(image: Image.Image, count: int) -> bool:
-    """Return True for pages that are frames: of one size, not a picture and its thumbnails."""
-    if image.format not in ("TIFF", "WEBP"):
-        return False
+    if count == 1 or image.format not in ("TIFF", "WEBP"):
+        return 1, ()  # a camera's picture has previews
     size = image.size
     for number in range(count):
         image.seek(number)
         if image.size != size:
-            return False
-    return True
+            return 1, (f"has {count} pages of several sizes, the first is read",)
+    return count, ()
 
 
 def _read_page(path: Path, number: int, reading: ReadOptions) -> Frames:

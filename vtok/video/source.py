@@ -181,6 +181,7 @@ def _open_pages(request: Request, pages: Pages, fps: Fraction | None = None) -> 
         variable_frame_rate=timeline.variable,
         reader="pillow",
         codec=None,
+        notes=pages.notes,
     )
     if request.size is not None:
         width, height = parse_size(request.size, width, height)
