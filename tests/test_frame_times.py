@@ -124,6 +124,15 @@ def test_no_times_are_kept_after_resampling(
         assert not list(CodeFileReader(stream).sections())
 
 
+def test_arrays_without_times_are_reported(
+    clip: Path, model: LoadedTokenizer, tmp_path: Path
+) -> None:
+    left_out = "times of frames are left out: npy files have one rate"
+    for to, note in (("npy", left_out), ("safetensors", None)):
+        options = EncodeOptions(to=to)
+        assert encode_file(clip, tmp_path / f"a.{to}", model=model, options=options).note == note
+
+
 def test_missing_frames_leave_a_gap(model: LoadedTokenizer, tmp_path: Path) -> None:
     ticks = [3000 * number for number in range(60) if number != 21]
     source = make_timed_video(tmp_path / "a.mp4", ticks, BASE)

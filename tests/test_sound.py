@@ -184,9 +184,12 @@ def test_joined_sounds_of_two_codecs_are_reported(
     assert "a.vtok: its sound is left out: opus, 48000 Hz, 1 channel" in result.note
 
 
-def test_other_formats_hold_no_sound() -> None:
+def test_other_formats_hold_no_sound(film: Path, model: LoadedTokenizer, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="npy files hold no sound"):
         EncodeOptions(to="npy", audio="copy")
+    for audio, note in ((None, "the sound is left out: npy files hold none"), ("none", None)):
+        options = EncodeOptions(to="npy", audio=audio, num_frames=5, overwrite=True)
+        assert encode_file(film, tmp_path / "a.npy", model=model, options=options).note == note
 
 
 PACKETS = st.lists(st.tuples(st.integers(-(2**40), 2**40), st.integers(0, 4096), st.binary()))

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from test_frame_times import BASE, TICKS
 from token_models import tiny_token_model
-from videos import make_video
+from videos import make_timed_video, make_video
 
 from vtok.codefile.reader import CodeFileReader
 from vtok.errors import CodeFileError, UsageError
@@ -46,6 +47,12 @@ def ways(model: TokenModel) -> dict[str, object]:
     """How the tiny models are found when decoding."""
     models = ModelCache(model.model.info.path, dtype="float32")
     return {"model": models, "tokens": TokenModels(model.info.path)}
+
+
+def test_uneven_times_are_reported(model: TokenModel, tmp_path: Path) -> None:
+    source = make_timed_video(tmp_path / "a.mp4", TICKS[:20], BASE)
+    result = encode_tokens_file(source, tmp_path / "a.tokens.safetensors", model=model)
+    assert result.note == "times of frames are left out: tokens files have one rate"
 
 
 def test_file_holds_tokens_and_times(made: Path, video: Path, model: TokenModel) -> None:

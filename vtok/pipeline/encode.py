@@ -82,6 +82,7 @@ def encode_file(
         header, counts = encode_reader(
             reader, stream, name=name_of(source), model=loaded, options=options, progress=progress
         )
+    add_left_out(counts, reader, options, options.to)
     return make_result(source, output, header, counts, time.perf_counter() - begin)
 
 
@@ -153,6 +154,16 @@ def add_remarks(counts: Counts, reader: VideoReader, geometry: Geometry | None =
             notes.append(
                 f"run on {frames} frames at once, trained on {trained}: quality may suffer"
             )
+    counts.note = "; ".join(notes) or None
+
+
+def add_left_out(counts: Counts, reader: VideoReader, options: EncodeOptions, to: str) -> None:
+    """Add that a file of the format `to` holds no sound, or no times of frames, of its source."""
+    notes = [counts.note] if counts.note else []
+    if to in ("npy", "tokens") and reader.durations is not None:
+        notes.append(f"times of frames are left out: {to} files have one rate")
+    if to != "vtok" and reader.info.has_sound and options.audio != "none":
+        notes.append(f"the sound is left out: {to} files hold none")
     counts.note = "; ".join(notes) or None
 
 

@@ -22,6 +22,7 @@ from vtok.errors import CodeFileError, OptionError, UsageError, VtokError
 from vtok.nn.token_pipeline import CODEBOOK_SIZE
 from vtok.pipeline.codec import Encoder
 from vtok.pipeline.encode import (
+    add_left_out,
     add_remarks,
     frames_to_come,
     make_header,
@@ -135,6 +136,7 @@ def encode_tokens_file(
         write_token_file(cast(BinaryIO, stream), info, cast(BinaryIO, spilled))
         size, counts = stream.count, Counts()
         add_remarks(counts, reader)
+        add_left_out(counts, reader, options, "tokens")
     result = token_result(source, output, info, frames, size, time.perf_counter() - begin)
     return replace(result, note=counts.note, missing_frames=counts.missing_frames)
 

@@ -71,6 +71,7 @@ class VideoIndex:
     height: int  # height in pixels as stored
     codec: str  # name of the codec
     num_video_streams: int  # video streams in the file
+    has_sound: bool  # the file has a stream of sound
     pixel_aspect: Fraction  # width to height of the stored pixels
     timeline: Timeline  # times of the shown frames
     damage: str | None  # message of ffmpeg about a file that is cut; None if intact
@@ -175,6 +176,7 @@ def _index(
         height=context.height,
         codec=context.codec.canonical_name,
         num_video_streams=1 if is_avif else len(streams),
+        has_sound=bool(container.streams.audio),
         pixel_aspect=_pixel_aspect(stream),
         timeline=timeline,
         # broadcast streams may be cut anywhere

@@ -117,6 +117,7 @@ class VideoInfo:
     damage: str | None = None  # why the file is known to be cut or damaged
     notes: tuple[str, ...] = ()  # remarks about the file, one line each
     pixel_aspect: str = "1:1"  # width to height of the stored pixels; the reader makes them square
+    has_sound: bool = False  # the file has a stream of sound
 
 
 DEFAULT_READING = ReadOptions()

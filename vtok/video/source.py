@@ -114,6 +114,7 @@ def open_source(request: Request, on_progress: Callable[[], None]) -> Source:
         damage=index.damage,
         pixel_aspect=f"{index.pixel_aspect.numerator}:{index.pixel_aspect.denominator}",
         notes=(*_notes(index, reading), *stream.notes),
+        has_sound=index.has_sound,
     )
     start, end = timeline.bounds(request.part)
     if request.size is not None:
