@@ -13,9 +13,8 @@ from vtok.codefile.sections import SOUND, TIME, FileTimes, find_times, sound_bet
 from vtok.errors import OptionError
 from vtok.pipeline.options import DecodeOptions
 from vtok.video.mux import FrameTimes, can_hold
-from vtok.video.outputs import FrameWriter
 from vtok.video.timeline import Timeline
-from vtok.video.writer import VideoWriter
+from vtok.video.writer import FrameWriter, VideoWriter
 
 Y4M = "yuv4mpegpipe"
 
@@ -88,7 +87,7 @@ class Extras:
         self.may_exist = times is not None
         self.notes: list[str] = []
 
-    def give(self, writer: VideoWriter | FrameWriter) -> None:
+    def give(self, writer: FrameWriter) -> None:
         """Set what a video gets, after all frames were decoded."""
         if self._times is None or not isinstance(writer, VideoWriter) or not writer.container:
             return  # pictures and arrays hold no times
@@ -121,7 +120,7 @@ class FileExtras(Extras):
             not reader.seekable or not reader.section_bytes().keys().isdisjoint(self._kinds)
         )
 
-    def give(self, writer: VideoWriter | FrameWriter) -> None:
+    def give(self, writer: FrameWriter) -> None:
         """Set times and sound of a video, after all frames were decoded."""
         if not self.may_exist or not isinstance(writer, VideoWriter) or not writer.container:
             return

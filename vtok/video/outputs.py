@@ -16,7 +16,7 @@ from vtok.errors import OptionError, OutputError
 from vtok.video.frames import Frames
 from vtok.video.images import PICTURE_SUFFIXES, write_picture
 from vtok.video.suffixes import OUTPUT_FORMATS, find_numbered, has_number, with_number
-from vtok.video.writer import VideoWriter, check_frames
+from vtok.video.writer import FrameWriter, VideoWriter
 
 _NPY_HEAD = 128  # bytes of the header, which is written last
 
@@ -38,7 +38,7 @@ def open_writer(
     to: str | None = None,
     overwrite: bool = False,
     spool: bool = False,
-) -> VideoWriter | FrameWriter:
+) -> FrameWriter:
     """Open a writer of frames, atomic as `VideoWriter` is.
 
     Args:
@@ -81,71 +81,6 @@ def open_writer(
         overwrite=overwrite,
         spool=spool and to != "y4m",
     )
-
-
-class FrameWriter:
-    """Base class of writers that need no encoder; a context manager.
-
-    Attributes:
-        frames_written: Number of frames so far.
-    """
-
-    def __init__(self, output: Path | BinaryIO, shape: tuple[int, int, int]) -> None:
-        self._output, self._shape = output, shape
-        self._name = str(output) if isinstance(output, Path) else "<stream>"
-        self._stack, self.frames_written = ExitStack(), 0
-
-    def write(self, frames: Frames) -> None:
-        """Add frames, uint8 [T, H, W, 3] RGB.
-
-        Raises:
-            ShapeError: The frames have another size or type.
-            OutputError: Writing failed.
-        """
-        check_frames(frames, self._shape, self._name)
-        try:
-            self._add(frames)
-        except OSError as exc:
-            raise self._failed(exc) from exc
-        self.frames_written += len(frames)
-
-    def close(self) -> None:
-        """Finish the output under its name.
-
-        Raises:
-            OutputError: Writing failed, or there was no frame.
-        """
-        with self._stack:
-            try:
-                if not self.frames_written:
-                    raise OutputError(f"{self._name}: there is no frame to write")
-                self._finish()
-            except OSError as exc:
-                raise self._failed(exc) from exc
-
-    def abort(self) -> None:
-        """Remove everything that was written."""
-        self._stack.__exit__(OutputError, OutputError("abandoned"), None)
-
-    def _add(self, frames: Frames) -> None:
-        raise NotImplementedError
-
-    def _finish(self) -> None:
-        raise NotImplementedError
-
-    def _failed(self, error: OSError) -> Exception:
-        if isinstance(error, BrokenPipeError):
-            return error
-        return OutputError(f"{self._name}: cannot be written ({error.strerror or error})")
-
-    def __enter__(self) -> FrameWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
 
 
 class PictureWriter(FrameWriter):

@@ -15,7 +15,7 @@ from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from queue import Queue
-from typing import IO, BinaryIO, NoReturn
+from typing import IO, TYPE_CHECKING, BinaryIO, NoReturn
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from vtok.video.ffmpeg import QUIET, describe_end, ffmpeg_path, parse_log_line
 from vtok.video.frames import Frames
 from vtok.video.images import PICTURE_SUFFIXES, write_picture
 from vtok.video.mux import FrameTimes, measure, remux
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # conversion to the colours that players assume for HD video
 TO_BT709 = "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_inp"
@@ -224,14 +227,92 @@ FORMATS = {  # container and encoder
 GIF_FPS = 100  # largest rate of a GIF, whose time stamps count 1/100 s
 
 
-class VideoWriter:
+class FrameWriter:
+    """Base class of writers of frames to one output; a context manager.
+
+    Leaving the block by an exception, including Ctrl-C, removes what was written.
+
+    Attributes:
+        frames_written: Number of frames so far.
+    """
+
+    def __init__(self, output: Path | BinaryIO, shape: tuple[int, int, int]) -> None:
+        self._output, self._shape = output, shape
+        self._name = str(output) if isinstance(output, Path) else "<stream>"
+        self._stack, self._closed = ExitStack(), False
+        self.frames_written = 0
+
+    def write(self, frames: Frames) -> None:
+        """Add frames.
+
+        Args:
+            frames: uint8 [T, H, W, 3] RGB; must not be changed later, since they may be queued.
+
+        Raises:
+            ShapeError: The frames have another size or type.
+            OutputError: Writing failed, possibly at earlier frames.
+        """
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != self._shape:
+            raise ShapeError(
+                f"{self._name}: frames of {frames.dtype} {list(frames.shape)} do not fit"
+                f" uint8 [T, {self._shape[0]}, {self._shape[1]}, 3]"
+            )
+        try:
+            self._add(frames)
+        except OSError as exc:
+            raise self._failed(exc) from exc
+        self.frames_written += len(frames)
+
+    def close(self) -> None:
+        """Finish the output under its name. Closing twice is fine.
+
+        Raises:
+            OutputError: Writing failed, there was no frame, or the file does not hold the frames.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        with self._stack:
+            try:
+                if not self.frames_written:
+                    raise OutputError(f"{self._name}: there is no frame to write")
+                self._finish()
+            except OSError as exc:
+                raise self._failed(exc) from exc
+
+    def abort(self) -> None:
+        """Stop and remove everything that was written."""
+        self._closed = True
+        self._stack.__exit__(OutputError, OutputError("abandoned"), None)
+
+    def _add(self, frames: Frames) -> None:
+        raise NotImplementedError
+
+    def _finish(self) -> None:
+        raise NotImplementedError
+
+    def _failed(self, error: OSError) -> Exception:
+        if isinstance(error, BrokenPipeError):
+            return error
+        return OutputError(f"{self._name}: cannot be written ({error.strerror or error})")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+
+class VideoWriter(FrameWriter):
     """Writer of a video, frame by frame and atomic.
 
     The file is written under a temporary name, opened again to count its frames, and renamed.
-    Leaving the block by an exception, including Ctrl-C, removes it. Odd sizes are kept.
+    Odd sizes are kept.
 
     Attributes:
-        frames_written: so far.
         times: times of the frames; set it before `close` for frames that are at uneven times.
         sound: compressed sound, to set before `close`; of a codec that the container holds.
         container: ffmpeg's name of the container; empty for a picture.
@@ -277,10 +358,7 @@ class VideoWriter:
         if width < 1 or height < 1 or fps <= 0 or not 0 <= crf <= 51:
             raise UsageError(f"cannot write {width}x{height} at {fps} frames/s with crf {crf}")
         suffix = output.suffix.lower() if isinstance(output, Path) else f".{to or 'mp4'}"
-        self._name = str(output) if isinstance(output, Path) else "<stream>"
-        self._shape = (height, width, 3)
-        self._closed = False
-        self.frames_written = 0
+        super().__init__(output, (height, width, 3))
         self.times: FrameTimes | None = None
         self.sound: Iterable[Sound] = ()
         self.container = ""
@@ -301,19 +379,10 @@ class VideoWriter:
                 target = Path(folder) / "video.mp4"
             if self._encoding is not None:
                 self._encoder = Encoder(self._encoding, self._name, target)
+                stack.callback(self._encoder.abort)
             self._target, self._stack = target, stack.pop_all()
 
-    def write(self, frames: Frames) -> None:
-        """Add frames.
-
-        Args:
-            frames: uint8 [T, H, W, 3] RGB; must not be changed later, since they may be queued.
-
-        Raises:
-            ShapeError: The frames have another size or type.
-            OutputError: Writing failed, possibly at earlier frames.
-        """
-        check_frames(frames, self._shape, self._name)
+    def _add(self, frames: Frames) -> None:
         if self._encoder is not None:
             self._encoder.write(frames)
         elif self.frames_written + len(frames) > 1:
@@ -323,35 +392,12 @@ class VideoWriter:
             )
         elif len(frames):
             self._picture = frames[0].copy()
-        self.frames_written += len(frames)
 
-    def close(self) -> None:
-        """Finish, check and rename the file. Closing twice is fine.
-
-        Raises:
-            OutputError: Writing failed, there was no frame, or the file does not hold the frames.
-        """
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            if self.frames_written == 0:
-                raise OutputError(f"{self._name}: there is no frame to write")
-            if self._encoder is not None:
-                self._encoder.finish()
-            if isinstance(self._target, Path):
-                self._finish_file(self._target)
-        except BaseException:
-            self.abort()
-            raise
-        self._stack.close()
-
-    def abort(self) -> None:
-        """Stop and remove the unfinished file."""
-        self._closed = True
+    def _finish(self) -> None:
         if self._encoder is not None:
-            self._encoder.abort()
-        self._stack.__exit__(OutputError, OutputError("abandoned"), None)
+            self._encoder.finish()
+        if isinstance(self._target, Path):
+            self._finish_file(self._target)
 
     def _finish_file(self, temporary: Path) -> None:
         """Write the picture, or check the video."""
@@ -394,28 +440,6 @@ class VideoWriter:
         finally:
             with contextlib.suppress(OSError):
                 other.unlink(missing_ok=True)
-
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
-
-
-def check_frames(frames: Frames, shape: tuple[int, int, int], name: str) -> None:
-    """Check frames to write; `shape` is (height, width, 3).
-
-    Raises:
-        ShapeError: They have another size or type.
-    """
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != shape:
-        raise ShapeError(
-            f"{name}: frames of {frames.dtype} {list(frames.shape)} do not fit"
-            f" uint8 [T, {shape[0]}, {shape[1]}, 3]"
-        )
 
 
 def _find_format(name: str, suffix: str, fps: Fraction) -> tuple[str, str]:
