@@ -14,11 +14,8 @@ import numpy as np
 
 import vtok
 from vtok.codefile.header import (
-    CodeFormat,
     Header,
-    LatentFormat,
     LatentHeader,
-    ModelIdentity,
     SourceVideo,
     Transform,
     VideoHeader,
@@ -49,6 +46,7 @@ from vtok.pipeline.decode import (
     decode_code_file,
     write_video,
 )
+from vtok.pipeline.encode import code_format, latent_format, model_identity
 from vtok.pipeline.files import on_disk
 from vtok.pipeline.options import DecodeOptions, choose_stages
 from vtok.pipeline.result import CodeChunk, Codes, Counts, Result, make_result
@@ -203,40 +201,20 @@ def _make_header(
     codes: Array, stored: StoredArray, model: LoadedTokenizer, options: DecodeOptions
 ) -> Header | LatentHeader:
     """Make the header that a file of these codes would have."""
-    geometry, grid, info = model.geometry, codes.shape[3:], model.info
+    geometry, grid = model.geometry, codes.shape[3:]
     width, height = _size(grid, stored, geometry, options)
     fps = options.fps or _fps(stored)
     common: dict[str, Any] = {
-        "model": ModelIdentity(
-            info.name, info.config_sha256, info.weights_sha256, model.dtype_name, model.device.type
-        ),
+        "model": model_identity(model),
         "source": SourceVideo(width, height, fps, name=source_name(stored.name)),
         "transform": Transform(width, height, fps),
         "writer": f"vtok {vtok.__version__}",
     }
-    shapes: dict[str, Any] = {
-        "temporal_compression": geometry.temporal_compression,
-        "spatial_compression": geometry.spatial_compression,
-        "grid": grid,
-        "decoder_lookahead": geometry.lookahead,
-        "window": geometry.window_steps,
-    }
     if geometry.entries is None:
         dtype = "float16" if codes.dtype.itemsize == 2 else "float32"
-        layout = LatentFormat(latent_dim=geometry.latent_dim, dtype=dtype, **shapes)
-        return LatentHeader(format=layout, num_frames=0, **common)
-    return Header(
-        format=CodeFormat(
-            codebook_size=geometry.codebook_size,
-            num_codebooks=geometry.num_codebooks,
-            num_stages=len(codes),
-            chunk_steps=geometry.window_steps or READ_STEPS,
-            decoder_lookback=geometry.lookback,
-            entries=None if geometry.entries == geometry.codebook_size else geometry.entries,
-            **shapes,
-        ),
-        **common,
-    )
+        return LatentHeader(format=latent_format(geometry, grid, dtype), num_frames=0, **common)
+    layout = code_format(geometry, grid, len(codes), geometry.window_steps or READ_STEPS)
+    return Header(format=layout, **common)
 
 
 def _size(

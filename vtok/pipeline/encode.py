@@ -250,22 +250,9 @@ def make_header(
     """
     geometry, (width, height) = model.geometry, size or reader.output_size
     grid = geometry.grid(height, width)
-    return Header(
-        format=CodeFormat(
-            codebook_size=geometry.codebook_size,
-            num_codebooks=geometry.num_codebooks,
-            num_stages=stages,
-            temporal_compression=geometry.temporal_compression,
-            spatial_compression=geometry.spatial_compression,
-            grid=grid,
-            chunk_steps=chunk_steps(model, grid, stages, steps_per_call(model, (height, width))),
-            decoder_lookback=geometry.lookback,
-            entries=None if geometry.entries == geometry.codebook_size else geometry.entries,
-            decoder_lookahead=geometry.lookahead,
-            window=geometry.window_steps,
-        ),
-        **_origin(name, reader, model, options, (width, height)),
-    )
+    steps = chunk_steps(model, grid, stages, steps_per_call(model, (height, width)))
+    origin = _origin(name, reader, model, options, (width, height))
+    return Header(format=code_format(geometry, grid, stages, steps), **origin)
 
 
 def make_latent_header(
@@ -277,17 +264,52 @@ def make_latent_header(
 ) -> LatentHeader:
     """Make the header of a file of latents, without its number of frames; see `make_header`."""
     geometry, (width, height) = model.geometry, size or reader.output_size
-    layout = LatentFormat(
-        latent_dim=geometry.latent_dim,
-        dtype=options.latent_dtype,
+    layout = latent_format(geometry, geometry.grid(height, width), options.latent_dtype)
+    origin = _origin(name, reader, model, options, (width, height))
+    return LatentHeader(format=layout, num_frames=0, **origin)
+
+
+def code_format(
+    geometry: Geometry, grid: tuple[int, int], num_stages: int, chunk_steps: int
+) -> CodeFormat:
+    """Return the layout of a tokenizer's codes; the arguments are fields of `CodeFormat`."""
+    return CodeFormat(
+        codebook_size=geometry.codebook_size,
+        num_codebooks=geometry.num_codebooks,
+        num_stages=num_stages,
         temporal_compression=geometry.temporal_compression,
         spatial_compression=geometry.spatial_compression,
-        grid=geometry.grid(height, width),
+        grid=grid,
+        chunk_steps=chunk_steps,
+        decoder_lookback=geometry.lookback,
+        entries=None if geometry.entries == geometry.codebook_size else geometry.entries,
         decoder_lookahead=geometry.lookahead,
         window=geometry.window_steps,
     )
-    origin = _origin(name, reader, model, options, (width, height))
-    return LatentHeader(format=layout, num_frames=0, **origin)
+
+
+def latent_format(geometry: Geometry, grid: tuple[int, int], dtype: str) -> LatentFormat:
+    """Return the layout of a tokenizer's latents; the arguments are fields of `LatentFormat`."""
+    return LatentFormat(
+        latent_dim=geometry.latent_dim,
+        dtype=dtype,
+        temporal_compression=geometry.temporal_compression,
+        spatial_compression=geometry.spatial_compression,
+        grid=grid,
+        decoder_lookahead=geometry.lookahead,
+        window=geometry.window_steps,
+    )
+
+
+def model_identity(model: LoadedTokenizer) -> ModelIdentity:
+    """Return the name and the fingerprints of a model, for a header."""
+    return ModelIdentity(
+        name=model.info.name,
+        config_sha256=model.info.config_sha256,
+        weights_sha256=model.info.weights_sha256,
+        dtype=model.dtype_name,
+        device=model.device.type,
+    )
 
 
 def _origin(
@@ -309,13 +331,7 @@ def _origin(
         refused = f"{expected}: {model.info.name} takes no frames of {width}x{height}"
         raise OptionError("size", options.size or "source", refused)
     return {
-        "model": ModelIdentity(
-            name=model.info.name,
-            config_sha256=model.info.config_sha256,
-            weights_sha256=model.info.weights_sha256,
-            dtype=model.dtype_name,
-            device=model.device.type,
-        ),
+        "model": model_identity(model),
         "source": SourceVideo(
             width=info.width,
             height=info.height,
