@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vtok._times import Part
-from vtok.codefile.index import frames_between
 from vtok.codefile.reader import CodeFileReader
 from vtok.codefile.writer import CodeFileWriter
 from vtok.errors import UsageError
@@ -170,16 +169,8 @@ def test_decode_file_part(
         (5.0, 99.0, (125, 130)),
     ],
 )
-def test_seconds_to_frames(
-    model: LoadedTokenizer,
-    data: bytes,
-    start: float,
-    duration: float | None,
-    expected: tuple[int, int],
-) -> None:
-    header = CodeFileReader(io.BytesIO(data)).header
-    assert header.transform.fps == FPS
-    assert frames_between(header, 130, Part(start, duration)) == expected
+def test_seconds_to_frames(start: float, duration: float | None, expected: tuple[int, int]) -> None:
+    assert Part(start, duration).frames(130, FPS) == expected
 
 
 @pytest.mark.parametrize(
@@ -190,9 +181,6 @@ def test_seconds_to_frames(
         (0.0, 0.0, "^duration_seconds=0: expected more than 0 seconds$"),
     ],
 )
-def test_missing_parts_are_refused(
-    data: bytes, start: float, duration: float | None, message: str
-) -> None:
-    header = CodeFileReader(io.BytesIO(data)).header
+def test_missing_parts_are_refused(start: float, duration: float | None, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        frames_between(header, 130, Part(start, duration))
+        Part(start, duration).frames(130, FPS)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vtok._times import Part, frame_at
+from vtok._times import frame_at
 from vtok.codefile.header import CodeFormat, Header, VideoHeader
 from vtok.codefile.packing import check_parts
 from vtok.codefile.records import (
@@ -101,20 +101,6 @@ class Index:
         """Return the frames that a chunk covers: first and last + 1 from its segment's start."""
         before, after = self._spans[number, 2:].tolist()
         return before, after
-
-
-def frames_between(header: VideoHeader, num_frames: int, part: Part) -> tuple[int, int]:
-    """Find the frames of a part of a file: (first, last + 1), at least one frame.
-
-    Args:
-        header: of the file.
-        num_frames: of the file.
-        part: in seconds from the start of the file, or in its frames.
-
-    Raises:
-        OptionError: if there is no such frame.
-    """
-    return part.frames(num_frames, header.transform.fps)
 
 
 def expected_frames(header: VideoHeader) -> int | None:

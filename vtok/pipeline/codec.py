@@ -137,7 +137,7 @@ class Encoder:
                 return [finish(*one) for one in parts]
 
         for group in _batches_of(windows, at_once):
-            yield from call_windows(group)  # a function, so that nothing of it is kept for the next
+            yield from call_windows(group)  # a function, so that its tensors are freed
 
     def _group(self, calls: Iterator[tuple[Codes, int]]) -> Iterator[CodeChunk]:
         """Join the codes of model calls into chunks."""
@@ -299,7 +299,7 @@ class DecodeCall(NamedTuple):
         skip: decoded frames to drop at the start.
         shown: frames to keep after those.
         begins: whether they are the first of a video.
-        ahead: how many of the last steps are only looked at.
+        ahead: number of steps at the end that are look-ahead only.
     """
 
     steps: Tensor

@@ -22,7 +22,7 @@ from vtok.errors import InputError, OutputError, VtokError
 
 STANDARD_INPUT = "standard input"
 HeaderT = TypeVar("HeaderT", Header, LatentHeader)
-HEADER_OFFSET = 8  # a safetensors file is the length of its header, the header, the numbers
+HEADER_OFFSET = 8  # bytes of the length before the header of a safetensors file
 
 
 def name_of(end: str | Path | BinaryIO) -> str | None:

@@ -13,7 +13,6 @@ from safetensors import SafetensorError, safe_open
 
 from vtok._times import Part
 from vtok.codefile.header import Header, LatentHeader, VideoHeader, rational, source_name
-from vtok.codefile.index import frames_between
 from vtok.codefile.reader import CodeFileReader
 from vtok.codefile.records import MAGIC
 from vtok.codefile.sections import SOUND, TIME
@@ -440,13 +439,10 @@ def _contents(source: Path, part: Part) -> tuple[VideoHeader, int]:
     """Return the header and the frames in a part of a file that decodes to a video."""
     for extension in extensions():
         if (found := extension.contents(source)) is not None:
-            return found[0], _count_frames(*found, part)
+            header, total = found
+            first, end = part.frames(total, header.transform.fps)
+            return header, end - first
     with source.open("rb") as stream:
         reader = CodeFileReader(stream)
         first, end = part_of_file(reader, part)
         return reader.header, end - first
-
-
-def _count_frames(header: VideoHeader, frames: int, part: Part) -> int:
-    first, end = frames_between(header, frames, part)
-    return end - first

@@ -52,7 +52,7 @@ def write_latents(
     """
     layout, steps, frames = header.format, 0, 0
     dtype = np.dtype(layout.dtype).newbyteorder("<")
-    with tempfile.TemporaryFile(prefix="vtok-") as spilled:  # their number is known at the end only
+    with tempfile.TemporaryFile(prefix="vtok-") as spilled:  # the header needs their number
         for chunk in chunks:
             by_step = np.moveaxis(chunk.codes[0], 1, 0)
             spilled.write(np.ascontiguousarray(by_step, dtype).tobytes())
@@ -84,7 +84,7 @@ def write_latents(
             tensors["latents"] = (SAFETENSORS_TYPES[layout.dtype], shape, stored.nbytes)
             if times is None:
                 stream.write(safetensors_head(tensors, metadata))
-            else:  # first, since its numbers are the longest: aligned
+            else:  # 8-byte numbers first, so that all are aligned
                 ticks = times.ticks.astype("<i8")
                 tensors = {"durations": ("I64", ticks.shape, ticks.nbytes), **tensors}
                 stream.write(safetensors_head(tensors, metadata) + ticks.tobytes())

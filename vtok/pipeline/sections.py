@@ -7,7 +7,6 @@ from fractions import Fraction
 
 from vtok._times import Part
 from vtok.codefile.header import VideoHeader
-from vtok.codefile.index import frames_between
 from vtok.codefile.reader import CodeFileReader
 from vtok.codefile.sections import SOUND, TIME, FileTimes, find_times, sound_between
 from vtok.errors import OptionError
@@ -56,7 +55,7 @@ def frames_of_part(
         OptionError: if there is no such frame.
     """
     if times is None:
-        return frames_between(header, total, part)
+        return part.frames(total, header.transform.fps)
     length, fps = times.seconds(total), header.transform.fps
     timeline = _FileTimeline(None, times.time_base, total, fps, True, length, times=times)
     start, end = timeline.bounds(part)
@@ -69,7 +68,7 @@ def frames_of_part(
 
 
 class Extras:
-    """Times of frames that a decoded video gets, and base class of what else it gets.
+    """Times of the frames of a decoded video; base class of `FileExtras`, which adds sound.
 
     Attributes:
         may_exist: False if there are none.
@@ -88,7 +87,7 @@ class Extras:
         self.notes: list[str] = []
 
     def give(self, writer: FrameWriter) -> None:
-        """Set what a video gets, after all frames were decoded."""
+        """Set the times of the frames of a video, after all were decoded."""
         if self._times is None or not isinstance(writer, VideoWriter) or not writer.container:
             return  # pictures and arrays hold no times
         if writer.container == Y4M:
@@ -105,7 +104,7 @@ class FileExtras(Extras):
     def __init__(
         self, reader: CodeFileReader, frames: tuple[int, int] | None, options: DecodeOptions
     ) -> None:
-        """Look whether there are any, before another thread reads the file.
+        """Check for their presence, before another thread reads the file.
 
         Args:
             reader: of the file.
@@ -116,7 +115,7 @@ class FileExtras(Extras):
         self._reader, self._frames = reader, frames
         kinds = {TIME: not options.constant_rate, SOUND: options.audio}
         self._kinds = [kind for kind, wanted in kinds.items() if wanted]
-        self.may_exist = bool(self._kinds) and (  # of a pipe, that shows at its end
+        self.may_exist = bool(self._kinds) and (  # in a pipe they come after the codes
             not reader.seekable or not reader.section_bytes().keys().isdisjoint(self._kinds)
         )
 
@@ -134,7 +133,7 @@ class FileExtras(Extras):
             for kind in self._kinds
             if kind in reader.damaged
         ]
-        if writer.frames_written != end - first:  # those that are left are at other times
+        if writer.frames_written != end - first:  # the others have moved
             what = [names[kind] for kind, one in ((TIME, times), (SOUND, sound)) if one]
             if what:
                 self.notes.append(f"left out, since frames were lost: {' and '.join(what)}")

@@ -9,7 +9,6 @@ from typing import BinaryIO
 
 import torch
 
-from vtok.codefile.index import frames_between
 from vtok.errors import CodeFileError, InputError, OptionError, UsageError
 from vtok.models.load import ModelCache, ModelLike
 from vtok.nn.config import BASELINES
@@ -140,4 +139,4 @@ def _model(info: TokenFileInfo, models: ModelCache, tokens: TokenModels, name: s
 def _frames(info: TokenFileInfo, options: DecodeOptions) -> tuple[int, int]:
     if not options.is_part:
         return 0, info.num_frames
-    return frames_between(info.header, info.num_frames, options.part)
+    return options.part.frames(info.num_frames, info.header.transform.fps)

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 FORMAT, VERSION = "vtok.tokens", 1
 CHECKPOINT_FORMAT = "vtok.tokens_checkpoint"
-SUFFIX = ".tokens.safetensors"
 STEPS_AT_A_TIME = 1 << 12
 MAX_DIM = 4096
 

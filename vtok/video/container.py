@@ -43,7 +43,7 @@ In place of a damaged frame there is a `Damaged`.
 
 @dataclass(frozen=True)
 class Damaged:
-    """Stands in place of frames that are lost or not decoded whole."""
+    """Placeholder for frames that are lost or were decoded with errors."""
 
     reason: str
 
@@ -89,7 +89,7 @@ def open_container(path: Path, demuxer: str | None = None) -> Iterator[Any]:
         found: Any = av.open(
             name, format=demuxer, container_options=options, metadata_errors="replace"
         )
-    except UnicodeEncodeError:  # a name that is no text
+    except UnicodeEncodeError:  # the name is not valid UTF-8
         with path.open("rb") as file:
             yield av.open(file, format=demuxer, metadata_errors="replace")
         return
@@ -263,7 +263,7 @@ class FrameStream:
         width, height: size of the upright picture in square pixels.
         start: time stamp of the first frame in seconds; 0 if it has none.
         rotation: degrees clockwise from the stored picture to the upright one.
-        changes: number of each frame whose picture has another size than that before it, and size.
+        changes: number and size of each frame whose stored size differs from the frame before.
 
     Raises:
         VideoError: no frame can be decoded.
@@ -295,7 +295,7 @@ class FrameStream:
             assert ticks is not None
             if index.container != "avi" and count < len(ticks):
                 self.timeline = self.timeline.without_first(count)
-            else:  # frames come some packets later
+            else:  # decoded frames carry the time stamps of later packets
                 self._origin = tick - int(ticks[0])
         self._first = first
         self.start = (first.pts or 0) * (first.time_base or Fraction(0))
@@ -386,7 +386,7 @@ class FrameStream:
         return tick
 
     def _decode(self, container: Any) -> Iterator[VideoFrame | BadPacket]:
-        """Decode every frame, and deinterlace it if that is asked for."""
+        """Decode every frame, deinterlaced if requested."""
         decoded = self._decode_stored(container)
         return deinterlace(decoded) if self._reading.deinterlace else decoded
 
@@ -413,7 +413,7 @@ class FrameStream:
 
 
 def _alpha_decoder(stream: Any) -> Any:
-    """Return a decoder for VP8 and VP9 with transparency, which ffmpeg's own leave out."""
+    """Return a decoder for VP8 or VP9 with transparency, which ffmpeg's own decoders drop."""
     name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.codec.canonical_name)
     if name is None or stream.metadata.get("alpha_mode") != "1":
         return None

@@ -244,7 +244,7 @@ def _end_of_png(file: BinaryIO) -> int:
 
 
 def _end_of_jpeg(data: bytes) -> int:
-    """Return the place after the first picture; 0 if cut, or if it belongs to those that follow."""
+    """Return the place after the first picture; 0 if it is cut, or has previews after it."""
     place = 2
     while (place := data.find(b"\xff", place)) >= 0 and place + 4 <= len(data) + 2:
         kind = data[place + 1 : place + 2]

@@ -27,7 +27,7 @@ from vtok._sound import Sound
 from vtok.video.ffmpeg import Watchdog, child_environment, describe_end, limit_memory
 from vtok.video.timeline import Ticks
 
-FRAGMENTED = {"movflags": "frag_keyframe+empty_moov"}  # an mp4 that needs no seeking
+FRAGMENTED = {"movflags": "frag_keyframe+empty_moov"}  # an mp4 that can be written to a pipe
 INDEX_FIRST = {"movflags": "+faststart"}  # players start at once
 MEMORY_BYTES = 2 << 30  # of the child
 

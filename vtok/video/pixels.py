@@ -127,7 +127,7 @@ def describe_pixels(frame: VideoFrame, reading: ReadOptions) -> list[str]:
 def deinterlace(frames: Iterable[Any]) -> Iterator[Any]:
     """Replace interlaced frames by whole ones, at the time stamps of the frames.
 
-    What is not a frame stays where it is; frames before and after it are not mixed.
+    Other objects, such as a `BadPacket`, are passed on; frames on both sides are not mixed.
     """
     graph: Any = None
     kind: object = None

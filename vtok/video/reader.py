@@ -45,9 +45,9 @@ class VideoReader:
 
     info: VideoInfo  # what the file holds, before `start_seconds`, `fps` and `size`
     output_fps: Fraction  # rate of the returned frames; the mean if it varies
-    output_size: tuple[int, int]  # width and height in pixels of the frames that are given
+    output_size: tuple[int, int]  # width and height in pixels of the returned frames
     start_seconds: Fraction  # time of the requested start, from the first frame of the file
-    frames_read: int  # frames given so far
+    frames_read: int  # frames returned so far
     missing_frames: int | None  # frames of the part that the file lacks; None before its end
     durations: tuple[Fraction, list[int]] | None
     """Seconds in a tick, and the ticks of each frame; None before the end and at an even rate."""

@@ -13,9 +13,7 @@ import av
 from av.packet import Packet as AvPacket
 
 from vtok._sound import BLOCK_BYTES, MAX_PACKETS, Packet, Sound
-from vtok.video.container import SEEK_MARGIN, SEEKABLE, open_container
-
-ALIVE_EVERY = 64  # packets
+from vtok.video.container import ALIVE_EVERY, SEEK_MARGIN, SEEKABLE, open_container
 
 
 class Clock(NamedTuple):
@@ -81,7 +79,7 @@ def read_sound(
 
 
 def _cut(empty: Sound, held: list[Packet], begin: Fraction | None, clock: Clock) -> Iterator[Sound]:
-    """Yield the packets of a part, relative to its start, if there are any."""
+    """Yield a block of the packets in a part, relative to its start, unless it is empty."""
     found = replace(empty, packets=tuple(held)).between(begin, clock.end)
     if found.packets:
         yield found.shifted(-clock.start).checked()

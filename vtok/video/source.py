@@ -62,11 +62,11 @@ class Source:
     start: Fraction  # seconds from the first frame at which the requested part starts
     end: Fraction | None  # seconds at which it ends; None for the end of the video
     timeline: Timeline  # times of the frames
-    frames: TimedFrames  # the frames, to be read once, perhaps with some before and after the part
+    frames: TimedFrames  # can be read once; may begin before and end after the part
     origin: Fraction | None = None
     """Time stamp of the first frame of the file in seconds; None for pictures."""
     changes: list[tuple[int, str]] = field(default_factory=list)
-    """Frames from which on the picture has another size, and that size; known after reading."""
+    """Number and size of each frame where the stored size changes; complete after reading."""
     cut_frames: int = 0  # frames that a cut file lacks after its timeline, if known
 
     def expected(self) -> int:
@@ -85,7 +85,7 @@ def open_source(request: Request, on_progress: Callable[[], None]) -> Source:
     """Open a video or a picture.
 
     Args:
-        request: What to read. The path names an existing, regular file.
+        request: Part and options. The path names an existing, regular file.
         on_progress: Called repeatedly while the index is read.
 
     Raises:

@@ -47,7 +47,7 @@ def find_numbered(pattern: Path) -> dict[int, Path]:
 
 
 def is_pattern(path: Path) -> bool:
-    """Return True for a pattern with a number, or a glob, that is no existing file."""
+    """Return True for a pattern with a number or a glob, unless a file has that name."""
     return (has_number(path) or glob.has_magic(str(path))) and not os.path.exists(path)  # noqa: PTH110 - exists() raises for long names
 
 

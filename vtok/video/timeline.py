@@ -95,8 +95,8 @@ class Timeline:
         )
 
     def count_before(self, seconds: Fraction) -> int:
-        """Return the number of frames before a time."""
-        return self._position(seconds)
+        """Return the number of frames before a time: the number of the first one at or after it."""
+        return bisect_left(range(self.num_frames), seconds, key=self.time)
 
     def bounds(self, part: Part) -> tuple[Fraction, Fraction | None]:
         """Return the seconds at which a part starts and ends; None for the end of the video."""
@@ -106,7 +106,7 @@ class Timeline:
             begin = exact(part.start_seconds)
             start = self._snap(begin)
         if part.num_frames is not None:
-            return start, self._edge(self._position(start) + part.num_frames)
+            return start, self._edge(self.count_before(start) + part.num_frames)
         if part.duration_seconds is None:
             return start, None
         return start, self._snap(begin + exact(part.duration_seconds))
@@ -129,15 +129,11 @@ class Timeline:
         """Return the time of a frame, or the end of the video."""
         return self.duration_seconds if position >= self.num_frames else self.time(position)
 
-    def _position(self, seconds: Fraction) -> int:
-        """Return the number of the first frame at or after a time."""
-        return bisect_left(range(self.num_frames), seconds, key=self.time)
-
     def _snap(self, seconds: Fraction) -> Fraction:
         """Return the time of the frame that a time means; see `vtok._times`."""
         if not self.variable:
             return snap(seconds, self.fps)
-        after = self._position(seconds)
+        after = self.count_before(seconds)
         near, far = self._edge(max(0, after - 1)), self._edge(after)
         slack = min(far - near, 1 / self.fps) * SLACK
         return next((edge for edge in (near, far) if abs(edge - seconds) < slack), seconds)
@@ -212,9 +208,9 @@ def _order(
 
 
 def _close_jumps(ticks: Ticks, jumps: tuple[Jump, ...]) -> Ticks:
-    """Make a usual interval of each jump, and of longer ones up to two frames beside it.
+    """Replace each jump, and long or negative intervals next to it, by the usual interval.
 
-    Time stamps are often set in decoding order, so that frames beside a jump are on both sides.
+    Time stamps are often set in decoding order, so that frames near a jump are on both sides.
     """
     if not jumps:
         return ticks
@@ -269,7 +265,7 @@ def _snap(rate: Fraction, tolerance: Fraction) -> Fraction:
 
 
 def _likely(ticks: Ticks, time_base: Fraction, base: Fraction | None) -> list[Fraction]:
-    """Return rates that frames may have which are even but for some that are missing."""
+    """Return possible even rates of frames some of which are missing."""
     usual = _usual_step(ticks)
     steps = np.diff(ticks)
     steps = steps[steps <= 1.5 * usual]

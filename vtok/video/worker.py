@@ -153,9 +153,8 @@ class Selection:
         start, end = self._source.start, self._source.end
         for seconds, picture in self._source.frames:
             self._channel.alive()
-            is_damaged = isinstance(picture, Damaged)
             if end is not None and seconds >= end:
-                if is_damaged:  # a packet may come before that of an earlier frame
+                if isinstance(picture, Damaged):  # packets are not in the order of their frames
                     continue
                 return
             if seconds < start:
@@ -292,7 +291,7 @@ def main() -> None:
         limit_memory(limit)
     channel = Channel(handle)
     while True:
-        if message := channel.receive():  # skip what is left of those for batches
+        if message := channel.receive():  # empty ones acknowledge batches of the last video
             _answer(json.loads(message), channel)
 
 

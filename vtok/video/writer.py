@@ -49,7 +49,7 @@ class Encoding:
     width: int  # width in pixels
     height: int  # height in pixels
     fps: Fraction  # exact rate
-    crf: int  # constant rate factor of x264, 0 (lossless) to 51; other encoders take its like
+    crf: int  # constant rate factor of x264, 0 (lossless) to 51; scaled for others
 
     def arguments(self) -> list[str]:
         """Make the output arguments of ffmpeg, without the output itself."""
@@ -70,7 +70,7 @@ class Encoding:
         return ["-vf", colours, "-c:v", self.codec, *quality, "-f", self.container]
 
 
-# arguments for an mp4 that needs no seeking, to write to a pipe
+# arguments for an mp4 that can be written to a pipe
 FRAGMENTED = ("-movflags", "frag_keyframe+empty_moov")
 
 
