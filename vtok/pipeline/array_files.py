@@ -353,12 +353,8 @@ class LatentFile:
         layout, self.num_steps = self.header.format, shape[1] if len(shape) == 4 else 0
         if dtype != layout.dtype or shape != [layout.latent_dim, self.num_steps, *layout.grid]:
             raise CodeFileError(f"{name}: its latents do not match its header")
-        window, temporal, frames = layout.window, layout.temporal_compression, 0
-        if window is None:
-            frames = 1 + (self.num_steps - 1) * temporal
-        elif self.num_steps % window == 0:
-            frames = self.num_steps // window * (1 + (window - 1) * temporal)
-        if not 0 < self.header.num_frames <= frames:
+        most = most_frames(self.num_steps, layout.temporal_compression, layout.window)
+        if not 0 < self.header.num_frames <= most:
             raise CodeFileError(f"{name}: {self.num_steps} steps: not its number of frames")
 
     def read(self, first: int, last: int) -> Latents:
@@ -379,6 +375,19 @@ class LatentFile:
     ) -> Iterator[CodeChunk]:
         """Read what a decoder needs for some frames; see `read_steps`."""
         return read_steps(self.read, self.num_steps, self.header.format, frames, lookback, grain)
+
+
+def most_frames(steps: int, temporal: int, window: int | None = None) -> int:
+    """Return the frames that latent steps decode to; 0 unless they fill windows, if there are any.
+
+    Args:
+        steps: latent steps.
+        temporal: frames per latent step.
+        window: latent steps of a window; None for a stream.
+    """
+    if window is None:
+        return 1 + (steps - 1) * temporal
+    return 0 if steps % window else steps // window * most_frames(window, temporal)
 
 
 def read_steps(
@@ -402,7 +411,7 @@ def read_steps(
     """
     temporal, window = layout.temporal_compression, layout.window
     if window is not None:
-        length = 1 + (window - 1) * temporal
+        length = most_frames(window, temporal)
         for number in range(frames[0] // length, -(-frames[1] // length)):
             low = max(0, frames[0] - number * length)
             high = min(length, frames[1] - number * length)

@@ -35,6 +35,7 @@ from vtok.pipeline.array_files import (
     StoredArray,
     is_latent_file,
     kind_of,
+    most_frames,
     read_steps,
     read_stored,
 )
@@ -96,7 +97,10 @@ def fit_array(stored: StoredArray, model: LoadedTokenizer, options: DecodeOption
     """
     geometry, name = model.geometry, stored.name
     codes = _arrange(stored.array, geometry, name, model.info.name)
-    most = _most_frames(codes.shape[2], geometry, name)
+    steps, window = codes.shape[2], geometry.window_steps
+    most = most_frames(steps, geometry.temporal_compression, window)
+    if not most:
+        raise CodeFileError(f"{name}: has {steps} latent steps, not windows of {window}")
     if stored.facts.get("weights_sha256", model.info.weights_sha256) != model.info.weights_sha256:
         raise CodeFileError(f"{name}: made with other weights than {model.info.name}: pass `model`")
     if stored.header is not None:
@@ -107,7 +111,7 @@ def fit_array(stored: StoredArray, model: LoadedTokenizer, options: DecodeOption
     header = _make_header(codes, stored, model, options)
     frames = _whole(stored, "frames", most)
     if not 1 <= frames <= most:
-        raise CodeFileError(f"{name}: its {codes.shape[2]} steps are not those of {frames} frames")
+        raise CodeFileError(f"{name}: its {steps} steps are not those of {frames} frames")
     fps_known = options.fps is not None or stored.facts.get("fps") is not None
     note = None if fps_known else f"frame rate not known, {DEFAULT_FPS}/s taken"
     return CodeArray(codes, header, frames, note)
@@ -170,16 +174,6 @@ def _shapes(geometry: Geometry) -> str:
     return " or ".join([*(["[t, h, w]"] if books == 1 else []), *shapes])
 
 
-def _most_frames(steps: int, geometry: Geometry, name: str) -> int:
-    """Return the frames that latent steps decode to."""
-    window, temporal = geometry.window_steps, geometry.temporal_compression
-    if window is None:
-        return 1 + (steps - 1) * temporal
-    if steps % window:
-        raise CodeFileError(f"{name}: has {steps} latent steps, not windows of {window}")
-    return steps // window * (1 + (window - 1) * temporal)
-
-
 def _with_header(
     codes: Array, header: Header, most: int, geometry: Geometry, name: str
 ) -> CodeArray:
@@ -189,11 +183,8 @@ def _with_header(
     if found != (layout.num_stages, *layout.grid):
         raise CodeFileError(f"{name}: its codes do not match its header")
     frames = expected_frames(header) or most  # the header has an estimate
-    step = (
-        geometry.temporal_compression
-        if window is None
-        else 1 + (window - 1) * (geometry.temporal_compression)
-    )
+    temporal = geometry.temporal_compression
+    step = temporal if window is None else most_frames(window, temporal)
     return CodeArray(codes, header, frames if most - step < frames <= most else most, None)
 
 
