@@ -168,7 +168,6 @@ def encode(
     from vtok.dataset.folder import parse_partition
     from vtok.dataset.options import DatasetOptions
     from vtok.pipeline.options import EncodeOptions
-    from vtok.video.frames import parse_fps
 
     found = _inputs(inputs, files_from, null, columns)
     options = DatasetOptions(
@@ -176,7 +175,7 @@ def encode(
         encode=EncodeOptions(
             to="vtok" if to not in ("npy", "safetensors") else to,
             size=size,
-            fps=None if fps is None else parse_fps(fps),
+            fps=opt.parse_rate(fps),
             **reading.to_fields(),
             **vars(rate),
             audio=audio,

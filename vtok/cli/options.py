@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
+from fractions import Fraction
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -280,9 +281,7 @@ class ArrayOptions:
 
     def to_fields(self) -> dict[str, Any]:
         """Fields of `DecodeOptions`; raises a UsageError for a bad rate."""
-        from vtok.video.frames import parse_fps
-
-        return {**vars(self), "fps": None if self.fps is None else parse_fps(self.fps)}
+        return {**vars(self), "fps": parse_rate(self.fps)}
 
 
 @dataclass(frozen=True)
@@ -298,10 +297,7 @@ class PartOptions:
 
     def to_fields(self) -> dict[str, Any]:
         """Fields of `EncodeOptions`; raises a UsageError for a bad rate."""
-        from vtok.video.frames import parse_fps
-
-        fps = None if self.fps is None else parse_fps(self.fps)
-        return {**vars(self), "fps": fps}
+        return {**vars(self), "fps": parse_rate(self.fps)}
 
 
 @dataclass(frozen=True)
@@ -318,6 +314,13 @@ class ReadingOptions:
     def to_fields(self) -> dict[str, Any]:
         """Fields of `EncodeOptions`; raises a UsageError for a bad range."""
         return {**vars(self), "depth_range": parse_range(self.depth_range)}
+
+
+def parse_rate(text: str | None) -> Fraction | None:
+    """Parse a frame rate; see `parse_fps`."""
+    from vtok.video.frames import parse_fps
+
+    return None if text is None else parse_fps(text)
 
 
 def parse_range(text: str | None) -> tuple[float, float] | None:
