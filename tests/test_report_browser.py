@@ -1,6 +1,8 @@
 """The page of `vtok report` in Chromium: pictures, controls, playback and keys."""
 
 import re
+import runpy
+import sys
 from base64 import b64decode
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +14,8 @@ from browser import Browser
 from exhibits import drawn_frames, make_exhibit
 from PIL import Image
 from report_pages import END, EVIL, FRAMES, HEIGHT, HOME, RIGHT, SPACE, WIDTH
+
+ROOT = Path(__file__).parent.parent
 
 
 def error(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> float:
@@ -213,3 +217,16 @@ def test_page_of_several_clips_and_codecs(browser: Browser, pages: Path) -> None
     browser.wait_until_drawn("1 wipe vtok 12 3")  # that clip has no other codecs
     browser.press("p")
     browser.wait_until_drawn("0 wipe vtok 12 3")
+
+
+@pytest.mark.slow
+def test_script_takes_a_picture_of_a_page(
+    pages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, view = str(ROOT / "scripts" / "report_picture.py"), "view=pair&frame=4"
+    arguments = [str(pages / "one.html"), "--view", view, "--output", str(tmp_path / "a.jpg")]
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    runpy.run_path(script, run_name="__main__")
+    with Image.open(tmp_path / "a.jpg") as picture:
+        assert picture.size == (1240, 1330)
+        assert np.asarray(picture).std() > 20  # not blank
