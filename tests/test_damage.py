@@ -11,6 +11,7 @@ from videos import make_video, read_barcodes, run_ffmpeg
 from vtok.errors import OptionError, VideoError
 from vtok.pipeline.inspect import inspect_video
 from vtok.pipeline.options import EncodeOptions
+from vtok.video.decoder_process import Decoder
 from vtok.video.frames import ReadOptions
 from vtok.video.reader import VideoReader
 
@@ -99,6 +100,15 @@ def test_cut_file(cut: tuple[Path, int]) -> None:
     facts = inspect_video(path)
     assert (facts["frames"], facts["missing_frames"]) == (count, COUNT - count)
     assert "damaged frames are left out" in facts["note"]
+
+
+def test_every_cut_file_of_a_process_is_noticed(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "a.mkv", COUNT, arguments=(*CODECS["h264"], "-g", "5"))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with Decoder() as decoder:  # ffmpeg gives the same message for both
+        for _ in range(2):
+            _, reader = read(path, reading=ReadOptions(on_damage="skip"), decoder=decoder)
+            assert "File ended prematurely" in reader.notes[0]
 
 
 def test_commands(cut: tuple[Path, int], tmp_path: Path) -> None:

@@ -115,15 +115,17 @@ def read_index(
         OptionError: There is no stream of that number.
         VideoError: The file holds no video known to ffmpeg.
     """
-    before = av.logging.get_level()
+    level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
     av.logging.set_level(av.logging.INFO)
+    av.logging.set_skip_repeated(False)  # the file before may have given the same message
     try:
         with av.logging.Capture() as log, open_container(path, demuxer) as container:
             return _index(path, container, log, on_progress, demuxer, number)
     except av.error.FFmpegError as exc:
         raise VideoError(f"{path}: {_why_not_open(exc, log)}") from exc
     finally:
-        av.logging.set_level(before)
+        av.logging.set_level(level)
+        av.logging.set_skip_repeated(skips)
 
 
 def _index(
