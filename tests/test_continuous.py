@@ -8,7 +8,8 @@ import pyarrow.parquet
 import pytest
 from commands import rows, vtok
 from test_families import FAMILIES, make
-from videos import make_video
+from test_frame_times import BASE, TICKS, seconds
+from videos import make_timed_video, make_video
 
 from vtok.dataset.api import encode_dataset
 from vtok.dataset.options import DatasetOptions
@@ -19,8 +20,10 @@ from vtok.models.checkpoint import save_checkpoint
 from vtok.models.load import LoadedTokenizer, load
 from vtok.pipeline.array_files import LatentFile
 from vtok.pipeline.codec import Decoder
+from vtok.pipeline.decode import decode_file
 from vtok.pipeline.encode import encode_file
-from vtok.pipeline.options import EncodeOptions
+from vtok.pipeline.inspect import is_decoded
+from vtok.pipeline.options import DecodeOptions, EncodeOptions
 from vtok.pipeline.rate import psnr_per_frame
 from vtok.video.reader import VideoReader
 
@@ -127,3 +130,14 @@ def test_data_set(model: LoadedTokenizer, folder: Path, tmp_path: Path, to: str)
         assert (row["shape"], row["vocab_size"]) == (list(alone.shape), 0)
         stored = np.frombuffer(row["codes"], row["dtype"]).reshape(row["shape"])
         np.testing.assert_allclose(stored, alone, atol=0.01)
+
+
+def test_decoded_part_of_an_uneven_video_is_up_to_date(folder: Path, tmp_path: Path) -> None:
+    model = load(folder / "stream.safetensors", device="cpu", dtype="float32")
+    source, codes = tmp_path / "a.mp4", tmp_path / "a.safetensors"
+    make_timed_video(source, TICKS, BASE)
+    encode_file(source, codes, model=model, options=EncodeOptions("safetensors"))
+    options = DecodeOptions(duration_seconds=seconds(TICKS)[10])
+    assert decode_file(codes, tmp_path / "b.mp4", model=model, options=options).frames == 10
+    assert is_decoded(tmp_path / "b.mp4", codes, options)
+    assert not is_decoded(tmp_path / "b.mp4", codes, DecodeOptions())

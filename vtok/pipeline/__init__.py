@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vtok._times import Part
     from vtok.codefile.header import Header, VideoHeader
     from vtok.pipeline.decode import DecodeRequest, Unpacker
     from vtok.pipeline.result import Result
@@ -32,8 +33,8 @@ class Extension:
     def inspect(self, path: Path) -> dict[str, Any] | None:
         """Return facts about another file of the extension; None for all other files."""
 
-    def contents(self, path: Path) -> tuple[VideoHeader, int] | None:
-        """Return header and number of frames of another file of the extension that decodes."""
+    def contents(self, path: Path, part: Part) -> tuple[VideoHeader, int] | None:
+        """Return the header, and the frames in a part, of another file of the extension."""
 
     def decode(self, request: DecodeRequest) -> Result | None:
         """Decode another file of the extension, as `decode_file` does; None for all other files."""

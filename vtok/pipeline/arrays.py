@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import vtok
+from vtok._times import Part
 from vtok.codefile.header import (
     Header,
     LatentHeader,
@@ -257,11 +258,14 @@ class _Extension(Extension):
             return decode_code_file(request, BytesIO(stored), is_shard=True)
         return _decode_latents(request) if is_latent_file(source) else None
 
-    def contents(self, path: Path) -> tuple[VideoHeader, int] | None:
+    def contents(self, path: Path, part: Part) -> tuple[VideoHeader, int] | None:
         if not is_latent_file(path):
             return None
-        header = LatentFile(path, str(path)).header
-        return header, header.num_frames
+        file = LatentFile(path, str(path))
+        header, total = file.header, file.header.num_frames
+        times = _times(file.facts, header, total, file.name)
+        first, end = frames_of_part(header, total, times, part)
+        return header, end - first
 
 
 EXTENSION = _Extension()

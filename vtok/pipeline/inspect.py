@@ -438,10 +438,8 @@ def _measure_output(output: Path) -> tuple[int, int, int | None] | None:
 def _contents(source: Path, part: Part) -> tuple[VideoHeader, int]:
     """Return the header and the frames in a part of a file that decodes to a video."""
     for extension in extensions():
-        if (found := extension.contents(source)) is not None:
-            header, total = found
-            first, end = part.frames(total, header.transform.fps)
-            return header, end - first
+        if (found := extension.contents(source, part)) is not None:
+            return found
     with source.open("rb") as stream:
         reader = CodeFileReader(stream)
         first, end = part_of_file(reader, part)

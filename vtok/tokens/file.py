@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from vtok._times import Part
 from vtok.codefile.header import Header, dump_json, load_json
 from vtok.errors import CodeFileError
 from vtok.nn.config import MOST_TOKENS
@@ -269,11 +270,12 @@ class _Extension(Extension):
             return _inspect_tokens(path)
         return _inspect_checkpoint(path) if kind == CHECKPOINT_FORMAT else None
 
-    def contents(self, path: Path) -> tuple[Header, int] | None:
+    def contents(self, path: Path, part: Part) -> tuple[Header, int] | None:
         if not is_token_file(path):
             return None
         info = TokenFile(path, str(path)).info
-        return info.header, info.num_frames
+        first, end = part.frames(info.num_frames, info.header.transform.fps)
+        return info.header, end - first
 
 
 EXTENSION = _Extension()
