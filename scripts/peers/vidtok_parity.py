@@ -123,21 +123,21 @@ class Original(nn.Module):
             if case["fsq"]
             else quantizers.DiagonalGaussianRegularizer(sample=False)
         )
-        self.copies = 0 if case["version"] else self.encoder.time_downsample_factor - 1
-        self.frames, side = case.get("frames", 17), case["size"]
-        self.clip = random_clip((1, 3, self.frames, side, side), SEED)
+        self.step, side = self.encoder.time_downsample_factor, case["size"]
+        self.copies = 0 if case["version"] else self.step - 1
+        self.clip = random_clip((1, 3, case.get("frames", 17), side, side), SEED)
         shapes = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
         self.load_state_dict(random_tensors(shapes, SEED))
 
-    def encode(self) -> tuple[Tensor, Tensor | None]:
-        """Encode the clip to quantized latents and codes; the causal encoders pad it themselves."""
-        clip = torch.cat((self.clip[:, :, :1].repeat(1, 1, self.copies, 1, 1), self.clip), 2)
+    def encode(self, clip: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Encode a clip to quantized latents and codes; the causal encoders pad it themselves."""
+        clip = torch.cat((clip[:, :, :1].repeat(1, 1, self.copies, 1, 1), clip), 2)
         latents, log = self.quantize(self.encoder(clip))
         return latents, log.get("indices")
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode, and drop the frames before the clip."""
-        return self.decoder(latents)[:, :, -self.frames :]
+        return self.decoder(latents)[:, :, (1 - latents.shape[2]) * self.step - 1 :]
 
 
 def add_original(folder: str) -> None:
@@ -192,7 +192,7 @@ def compare(case: dict[str, Any], rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         save(original.state_dict(), Path(folder) / "random.ckpt")
         ours, _ = read_vidtok(Path(folder) / "random.ckpt", version=case["version"] or None)
-    (theirs, codes), mine = original.encode(), ours.encode_latents(clip)
+    (theirs, codes), mine = original.encode(clip), ours.encode_latents(clip)
     frames = original.decode(theirs)
     found: dict[str, Any] = {"parameters": sum(p.numel() for p in original.parameters())}
     quantized, found["equal codes"] = mine, None
@@ -207,7 +207,7 @@ def compare(case: dict[str, Any], rounds: int) -> dict[str, Any]:
     found["prefix"] = prefix_difference(ours, clip, mine) if streams else None
     found["stream"] = stream_difference(ours, clip, mine) if streams else None
     works: dict[str, Callable[[], Any]] = {
-        "encode original": original.encode,
+        "encode original": lambda: original.encode(clip),
         "encode vtok": lambda: ours.encode_latents(clip),
         "decode original": lambda: original.decode(theirs),
         "decode vtok": lambda: ours.decode(theirs),
@@ -221,7 +221,7 @@ def write_golden(path: Path) -> None:
     arrays: dict[str, Any] = {}
     for name, case in GOLDEN.items():
         original = Original(case).eval()
-        latents, codes = original.encode()
+        latents, codes = original.encode(original.clip)
         shapes = {key: list(tensor.shape) for key, tensor in original.state_dict().items()}
         arrays[f"{name} shapes"] = np.array(json.dumps(shapes))
         arrays[f"{name} clip"] = np.array(original.clip.shape)

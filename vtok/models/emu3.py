@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from vtok.errors import CheckpointError, ShapeError, UsageError
+from vtok.errors import CheckpointError, InputError, ShapeError, UsageError
 from vtok.models.emu3_layers import Decoder, Emu3Config, Encoder, TimeConv
 from vtok.models.family import check_tensors
 from vtok.models.torch_file import float_tensors, read_tensors
@@ -150,6 +150,8 @@ def read_emu3(path: Path) -> tuple[Emu3Tokenizer, list[str]]:
             the message names them.
     """
     file = path / "model.safetensors" if path.is_dir() else path
+    if path.is_dir() and not file.exists():
+        raise InputError(f"{path}: expected a folder of Emu3 with model.safetensors")
     state = read_tensors(file, "state_dict")
     tensors: dict[str, Tensor] = {}
     for name, tensor in state.items():

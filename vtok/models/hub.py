@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -123,10 +124,18 @@ def _download(wanted: HubFile, name: str) -> Path:
         raise UsageError(
             "hf: paths need the package huggingface_hub: pip install 'vtok[hf]'"
         ) from exc
+    log = logging.getLogger("huggingface_hub.utils._http")
+    log.addFilter(_no_record)  # it reports each of its attempts
     try:
         return Path(hf_hub_download(wanted.repository, name, revision=wanted.revision))
     except Exception as exc:  # its HTTP library raises other errors
         raise InputError(f"hf:{wanted.repository}/{name}: {_reason(exc)}") from exc
+    finally:
+        log.removeFilter(_no_record)
+
+
+def _no_record(record: logging.LogRecord) -> bool:
+    return False
 
 
 def _reason(error: Exception) -> str:

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtok.errors import CheckpointError, OptionError, OutputError, VtokError
+from vtok.errors import CheckpointError, InputError, OptionError, OutputError, VtokError
 from vtok.models import hub
 from vtok.models.checkpoint import (
     MAX_TEXT,
@@ -39,12 +39,14 @@ class Family:
         reader: Module below `vtok.models` and function `(path, **options) -> (tokenizer, notes)`.
         licence: Licence of the published weights; empty if unknown, or if it depends on the files.
         hub_files: Files that every repository of the family on the Hub has.
+        example: Name of a published file, if folders cannot be read.
     """
 
     name: str
     reader: str
     licence: str = ""
     hub_files: tuple[str, ...] = ()
+    example: str = ""
 
     def read(self, path: Path, options: dict[str, Any]) -> tuple[Tokenizer, Sequence[str]]:
         """Read the files, and return the tokenizer with remarks for the user."""
@@ -62,19 +64,23 @@ FAMILIES = {
             "cosmos", "cosmos:read_cosmos", "NVIDIA Open Model License",
             ("encoder.jit", "decoder.jit"),
         ),
-        Family("vidtok", "vidtok:read_vidtok", "MIT"),
-        Family("open-magvit2", "open_magvit2:read_open_magvit2", "Apache-2.0"),
-        Family("1x", "open_magvit2:read_open_magvit2", "Apache-2.0"),
+        Family("vidtok", "vidtok:read_vidtok", "MIT", example="vidtok_fsq_causal_488_262144.ckpt"),
         Family(
-            "o2-magvit2", "open_magvit2:read_open_magvit2", "Apache-2.0", ("model.safetensors",)
+            "open-magvit2", "open_magvit2:read_open_magvit2", "Apache-2.0",
+            example="video_128_262144.ckpt",
         ),
-        Family("taehv", "taehv:read_taehv", "MIT"),
+        Family("1x", "open_magvit2:read_open_magvit2", "Apache-2.0", example="magvit2.ckpt"),
+        Family(
+            "o2-magvit2", "open_magvit2:read_open_magvit2", "Apache-2.0", ("model.safetensors",),
+            "model.safetensors",
+        ),
+        Family("taehv", "taehv:read_taehv", "MIT", example="taew2_1.pth"),
         Family("emu3", "emu3:read_emu3", "Apache-2.0", ("model.safetensors",)),
         Family(
             "diffusers", "diffusers_vae:read_diffusers", "",
             ("vae/config.json", "vae/diffusion_pytorch_model.safetensors"),
         ),
-        Family("magvit2", "magvit2:import_magvit2"),
+        Family("magvit2", "magvit2:import_magvit2", example="tokenizer.pt"),
     )
 }  # fmt: skip
 
@@ -85,10 +91,10 @@ SIGNS = {
     r"encoder\.conv_first\.": ("o2-magvit2",),
     r"(encoder\.conv_in\.conv_1|decoder\.adaptive)\.": ("open-magvit2",),
     r"encoder\.time_conv\.": ("emu3",),
+    r"encoder\.down_blocks\.": ("diffusers",),
     r"encoder\.mid_block\.": ("1x", "open-magvit2"),
     r"encoder\.\d+\.conv\.0\.": ("taehv",),
     r"encoder_layers\.": ("magvit2",),
-    r"encoder\.down_blocks\.": ("diffusers",),
 }
 """Names of tensors that tell the family; the first that a file has counts."""
 FOLDER_SIGNS = ("encoder.jit", "autoencoder.jit", "model.pt", "*.safetensors")
@@ -151,6 +157,8 @@ def import_checkpoint(
     from_hub = path.startswith(hub.PREFIX)
     local = hub.download(hub.parse(path), chosen.hub_files) if from_hub else Path(path)
     _check_family(path, local, family)
+    if chosen.example and local.is_dir():
+        raise InputError(f"{path}: is a folder: pass the file in it, such as {chosen.example}")
     tokenizer, notes = chosen.read(local, options)
     save_checkpoint(
         output,

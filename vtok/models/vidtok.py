@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vtok.errors import CheckpointError, InputError, OptionError, ShapeError
+from vtok.errors import CheckpointError, InputError, OptionError, ShapeError, UsageError
 from vtok.models.family import FamilyConfig, MisfitError, are_whole, check_tensors
 from vtok.models.torch_file import ForeignFile, float_tensors, read_foreign
 from vtok.models.vidtok_layers import (
@@ -305,7 +305,7 @@ def read_vidtok(
 
     Raises:
         InputError: A file is missing or cannot be read.
-        OptionError: `version` is missing or invalid.
+        UsageError: `version` is missing or invalid.
         CheckpointError: The file is damaged, or not one of VidTok; the message tells why.
     """
     file = read_foreign(path, "state_dict")
@@ -374,7 +374,10 @@ def _find_version(
         return "1.1"
     if re.fullmatch(r"vidtok_(fsq|kl)_causal_\d+_\d+(chn)?", path.stem):
         return "1.0"
-    raise OptionError("version", None, "1.0 or 1.1, which neither the file nor its name states")
+    raise UsageError(
+        f"{path}: pass `version` 1.0 or 1.1, or `config`: both versions have the same tensors and "
+        "compute different results, and neither the file nor its name states the version"
+    )
 
 
 def _rename(name: str) -> str:
