@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 from vtok.codefile.header import CodeFormat, Header, ModelIdentity, SourceVideo, Transform
 from vtok.evaluation.compare import deltas
 from vtok.evaluation.metrics import psnr
-from vtok.evaluation.report import ORIGINAL, ChunkBytes, Exhibit, Strip
+from vtok.evaluation.report import ORIGINAL, ChunkBytes, Exhibit, Strip, step_of
 from vtok.evaluation.results import VTOK, ClipResult, CodeUsage, Point
 from vtok.pipeline.rate import psnr_per_frame
 from vtok.video.images import frame_to_webp, webp_to_frame
@@ -50,8 +50,9 @@ def make_exhibit(
     size: tuple[int, int] = (96, 64),
     codecs: tuple[str, ...] = (),
     seed: int = 0,
+    window: int | None = None,
 ) -> Exhibit:
-    """An exhibit of a made clip at 6, 12 and 18 bits."""
+    """An exhibit of a made clip at 6, 12 and 18 bits, of a stream or of windows of latent steps."""
     width, height = size
     original = drawn_frames(frames, width, height)
     strips = [_strip(ORIGINAL, 0, original, original, pictured)]
@@ -61,14 +62,15 @@ def make_exhibit(
             shown = blurred(original, radius * (1 if coder == VTOK else 1.3))
             strips.append(_strip(coder, bits, shown, original, pictured))
             points.append(_point(coder, bits, shown, original))
-    header, codes = _header(name, width, height, frames), _codes(width, height, frames, seed)
+    header = _header(name, width, height, frames, window)
+    codes = _codes(width, height, frames, seed)
     usage = [CodeUsage(1 << BITS) for _ in range(STAGES)]
     for plane, counted in zip(codes, usage, strict=True):
         counted.add(plane)
     chunks = [ChunkBytes(max(1, frames - 2), (300, 200, 260))]
     if frames > 2:
         chunks.append(ChunkBytes(2, (90, 50, 40)))
-    steps = 1 + -(-((pictured or frames) - 1) // TIME)
+    steps = 1 + step_of((pictured or frames) - 1, header.format)
     result = ClipResult(name, width, height, frames, FPS, tuple(points), tuple(usage), 30.0)
     return Exhibit(
         result, tuple(deltas(points)), tuple(strips), tuple(chunks), codes[:, :steps], header
@@ -94,7 +96,7 @@ def _point(coder: str, bits: int, frames: Frames, original: Frames) -> Point:
     return Point(coder, setting, bits, size, bits / 64 * scale, bits / 60, 3.0 * bits, quality, 40)
 
 
-def _header(name: str, width: int, height: int, frames: int) -> Header:
+def _header(name: str, width: int, height: int, frames: int, window: int | None) -> Header:
     return Header(
         format=CodeFormat(
             codebook_size=1 << BITS,
@@ -104,7 +106,8 @@ def _header(name: str, width: int, height: int, frames: int) -> Header:
             spatial_compression=SPACE,
             grid=(-(-height // SPACE), -(-width // SPACE)),
             chunk_steps=8,
-            decoder_lookback=None,
+            decoder_lookback=None if window is None else 0,
+            window=window,
         ),
         model=ModelIdentity("tiny", "0" * 64, "0" * 64, "float32", "cpu"),
         source=SourceVideo(width, height, FPS, frames, name=Path("a.mp4").name),
@@ -114,6 +117,5 @@ def _header(name: str, width: int, height: int, frames: int) -> Header:
 
 
 def _codes(width: int, height: int, frames: int, seed: int) -> npt.NDArray[np.int64]:
-    steps = 1 + -(-(frames - 1) // TIME)
-    shape = (STAGES, steps, -(-height // SPACE), -(-width // SPACE))
+    shape = (STAGES, frames, -(-height // SPACE), -(-width // SPACE))
     return np.random.default_rng(seed).integers(0, 1 << BITS, shape)

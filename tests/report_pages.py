@@ -22,6 +22,8 @@ def make_pages(folder: Path) -> Path:
     one = make_exhibit(frames=FRAMES, size=(WIDTH, HEIGHT))
     photo = make_exhibit("photo.png", frames=1, size=(60, 40))
     evil = make_exhibit(EVIL, frames=6, pictured=4, size=(90, 160), codecs=("x264", "av1"))
-    for name, exhibits in (("one", [one]), ("photo", [photo]), ("two", [evil, one])):
+    windows = make_exhibit(frames=FRAMES, size=(WIDTH, HEIGHT), window=2)
+    pages = {"one": [one], "photo": [photo], "two": [evil, one], "windows": [windows]}
+    for name, exhibits in pages.items():
         (folder / f"{name}.html").write_bytes(build_page(exhibits, model))
     return folder

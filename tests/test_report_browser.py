@@ -144,12 +144,16 @@ def test_error_map_is_bright_at_large_errors(browser: Browser) -> None:
     assert float(shown[1]) == pytest.approx(gap.mean(), abs=0.02)
 
 
-def test_code_map_has_one_colour_per_code(browser: Browser) -> None:
-    codes = make_exhibit(frames=FRAMES, size=(WIDTH, HEIGHT)).codes
-    for view, plane, frame, step in (("bits", 0, 0, 0), ("hash", 1, 0, 0), ("hash", 1, 3, 2)):
-        browser.open(
-            Path(browser.run("return location.pathname")), f"view=codes&plane={plane}&frame={frame}"
-        )
+@pytest.mark.parametrize(
+    ("steps", "frame", "step"), [(None, 0, 0), (None, 3, 2), (2, 2, 1), (2, 3, 2), (2, 6, 4)]
+)
+def test_code_map_has_one_colour_per_code(
+    steps: int | None, frame: int, step: int, browser: Browser, pages: Path
+) -> None:
+    codes = make_exhibit(frames=FRAMES, size=(WIDTH, HEIGHT), window=steps).codes
+    page = pages / ("windows.html" if steps else "one.html")  # windows of 3 frames
+    for view, plane in (("bits", 0), ("hash", 1)):
+        browser.open(page, f"view=codes&plane={plane}&frame={frame}")
         browser.run(
             """const select = [...document.querySelectorAll("#legends select")].at(-1);
             select.value = arguments[0];

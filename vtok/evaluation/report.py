@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 import vtok
-from vtok.codefile.header import Header
+from vtok.codefile.header import CodeFormat, Header
 from vtok.codefile.reader import CodeFileReader
 from vtok.errors import UsageError
 from vtok.evaluation.compare import (
@@ -162,8 +162,15 @@ def exhibit_file(
     strips = (made.original, *made.coded.values(), *classic)
     codes = codes.reshape(-1, *codes.shape[2:])
     pictured = _trim(strips, codes, header, most_bytes)
-    steps = 1 + -(-(pictured - 1) // header.format.temporal_compression)
+    steps = 1 + step_of(pictured - 1, header.format)
     return Exhibit(result, tuple(deltas(result.points)), strips, chunks, codes[:, :steps], header)
+
+
+def step_of(frame: int, layout: CodeFormat) -> int:
+    """Return the latent step of a frame; the first frame, also of each window, has its own."""
+    window, temporal = layout.window or 0, layout.temporal_compression
+    windows, place = divmod(frame, 1 + (window - 1) * temporal) if window else (0, frame)
+    return windows * window + -(-place // temporal)
 
 
 def check_model(model: LoadedTokenizer) -> None:
@@ -183,9 +190,9 @@ def _trim(
 ) -> int:
     """Drop pictures of later frames until pictures and codes fit; returns the frames kept."""
     step_bytes = codes[:, 0].size * code_width(header.format.codebook_size)
-    fitting, left = 0, most_bytes
+    fitting, left, layout = 0, most_bytes, header.format
     for pictures in zip(*(strip.pictures for strip in strips), strict=False):
-        opens_step = not fitting or (fitting - 1) % header.format.temporal_compression == 0
+        opens_step = not fitting or step_of(fitting, layout) > step_of(fitting - 1, layout)
         left -= sum(map(len, pictures)) + (step_bytes if opens_step else 0)
         if fitting and left < 0:
             break
@@ -351,6 +358,7 @@ def _clip(exhibit: Exhibit) -> dict[str, Any]:
             "grid": list(layout.grid),
             "steps": exhibit.codes.shape[1],
             "temporal": layout.temporal_compression,
+            "window": layout.window,
             "spatial": layout.spatial_compression,
             "codebook_size": layout.codebook_size,
             "num_codebooks": layout.num_codebooks,

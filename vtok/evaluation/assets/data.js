@@ -38,9 +38,12 @@ const rateOf = (strip, of = clip()) =>
 const measured = (of = clip()) =>
   Object.keys(facts.metrics).filter((name) => of.rates.some((rate) => known(rate[name])));
 const stagesOf = (bits) => Math.round(bits / facts.model.bits_per_stage);
-/** Latent step of a frame; the first frame is a step of its own. */
-const stepOf = (frame) =>
-  frame === 0 ? 0 : 1 + Math.floor((frame - 1) / clip().layout.temporal);
+/** Latent step of a frame; the first frame, also of each window, is a step of its own. */
+const stepOf = (frame) => {
+  const { temporal, window } = clip().layout;  // window: latent steps, null for a stream
+  const length = window ? 1 + (window - 1) * temporal : Infinity;
+  return Math.floor(frame / length) * window + Math.ceil((frame % length) / temporal);
+};
 
 function known(value) { return value !== null && value !== undefined; }
 function clamp(value, least, most) { return Math.min(most, Math.max(least, value)); }
