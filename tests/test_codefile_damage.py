@@ -185,6 +185,7 @@ def test_bytes_after_the_end_are_detected() -> None:
     [
         (b"", r"not a vtok code file \(empty\)$"),
         (b"{}", "not a vtok code file$"),
+        (bytes(8) + b'{"latents": 1}', "not a vtok code file, but safetensors, which only info"),
         (b"just a text file\n" * 100, "not a vtok code file$"),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "not a vtok code file$"),
         (bytes(1000), "not a vtok code file$"),

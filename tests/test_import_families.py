@@ -109,6 +109,30 @@ def test_other_folders_and_names(files: dict[str, Path]) -> None:
     assert guess_families(Path(__file__)) == ()
 
 
+def test_folders_of_files_and_files_of_folders(files: dict[str, Path], tmp_path: Path) -> None:
+    output = tmp_path / "a.safetensors"
+    for family in ("vidtok", "open-magvit2", "1x", "taehv"):
+        result = vtok("import", family, files[family].parent, "-o", output)
+        expected = f"error: {files[family].parent}: is a folder: pass the file in it, such as "
+        assert (result.exit_code, len(result.stderr.splitlines())) == (5, 1)
+        assert result.stderr.startswith(expected)
+    result = vtok("import", "emu3", tmp_path, "-o", output)
+    assert (result.exit_code, result.stderr) == (
+        5, f"error: {tmp_path}: expected a folder of Emu3 with model.safetensors\n"
+    )  # fmt: skip
+    wan = {"encoder.conv_in.weight": torch.zeros(1), "encoder.down_blocks.0.conv1.weight":
+           torch.zeros(1), "encoder.mid_block.resnets.0.conv1.weight": torch.zeros(1)}  # fmt: skip
+    assert guess_families(plain(wan, tmp_path / "vae.safetensors")) == ("diffusers",)
+
+
+def test_untold_version_is_asked_for(files: dict[str, Path], tmp_path: Path) -> None:
+    path = Path(shutil.copy(files["vidtok"], tmp_path / "last.ckpt"))
+    result = vtok("import", "vidtok", path, "-o", tmp_path / "a.safetensors")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {path}: pass --version 1.0 or 1.1, or --config: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_command_says_it_in_one_line(files: dict[str, Path], tmp_path: Path) -> None:
     output = tmp_path / "a.safetensors"
     result = vtok("import", "taehv", files["1x"], "-o", output)

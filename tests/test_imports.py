@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import re
 import sys
 from pathlib import Path
@@ -201,6 +202,23 @@ def test_hub_errors_are_one_line(kind: type[Exception], monkeypatch: pytest.Monk
     assert result.stderr.startswith("error: hf:org/repo/file.pth: ")
     assert HUB_ERRORS[kind] in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_attempts_without_network_are_not_shown(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = logging.getLogger("huggingface_hub.utils._http")
+
+    def download(*arguments: str, revision: str | None) -> str:
+        log.warning("Retrying in 1s")
+        raise errors.LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr(log, "handlers", [caplog.handler])
+    assert vtok("import", "taehv", "hf:org/repo/file.pth").exit_code == 5
+    assert not caplog.records
+    log.warning("of another program")
+    assert {record.message for record in caplog.records} == {"of another program"}
 
 
 def test_missing_hub_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

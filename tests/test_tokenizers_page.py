@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 from videos import make_video
 
-from vtok.models.cosmos import CosmosConfig, CosmosTokenizer
+from vtok.evaluation.probe import make_digests
+from vtok.models.cosmos import CosmosConfig, CosmosTokenizer, read_cosmos
 from vtok.models.imports import FAMILIES
+from vtok.models.load import resolve
 from vtok.video.reader import VideoReader
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +35,28 @@ PROGRAMS = {
 def test_every_family_is_listed() -> None:
     table = PAGE[PAGE.index("## Families") : PAGE.index("| model |")]
     assert set(FAMILIES) == set(re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE))
+
+
+def test_digests_of_the_page_are_those_of_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_tiny_cosmos(tmp_path / "DV8x8x8")
+    tokenizer = read_cosmos(tmp_path / "DV8x8x8")[0].requires_grad_(False)
+
+    class Original:
+        """Stand-in for the TorchScript encoder."""
+
+        def float(self) -> "Original":
+            return self
+
+        def __call__(self, clip: Tensor) -> tuple[Tensor]:
+            return (tokenizer.to_codes(tokenizer.encode_latents(clip))[:, 0].int(),)
+
+    monkeypatch.setattr(torch.jit, "load", lambda path: Original())
+    (block,) = re.findall(r"```python\n(import hashlib.*?)```", PAGE, re.DOTALL)
+    exec(block, {})
+    digests = make_digests(resolve(tokenizer))
+    assert capsys.readouterr().out.split() == [digest.codes_sha256 for digest in digests]
 
 
 def save_tiny_cosmos(folder: Path) -> None:

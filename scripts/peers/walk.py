@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Walk through every published family by commands, and compare with the original at each step.
+"""Run the commands on a file of every family, and compare codes and frames with the originals.
 
-scripts/peers/walk.py --originals FOLDER [--only CASE] [--keep FOLDER]
+scripts/peers/walk.py --originals FOLDER | scripts/fill_page.py docs/tokenizers.md walk
 
-FOLDER holds clones of NVIDIA/Cosmos-Tokenizer, nvidia-cosmos/cosmos-predict1, TencentARC/SEED-Voken,
-1x-technologies/1xgpt, cofe-ai/O2-MAGVIT2, baaivision/Emu3, madebyollin/taehv and microsoft/VidTok,
-named like the repositories; the other packages are those of FAMILY_parity.py. Each original makes
-small random weights and saves them in its published format. `vtok import`, `encode`, `dump` and
-`decode` process a video that fits no grid; the codes or latents, and the frames, are compared with
-those of the original for the same padded windows.
+FOLDER holds clones of the repositories of `CLONES`; the packages are those of FAMILY_parity.py. The
+code of each family makes a small model with random weights and saves it in the published format.
+`vtok import`, `models`, `encode`, `dump` and `decode` process a video whose frames fill no window
+and whose sides are no multiple of the compression. The original processes the same video, padded
+and cut into windows as docs/tokenizers.md describes. Frames of vtok are integers: their difference
+is the part that rounding does not explain.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ import importlib
 import json
 import os
 import struct
+import subprocess
 import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +42,15 @@ from safetensors.numpy import load_file
 from torch import Tensor
 from typer.testing import CliRunner
 
+from vtok import __version__ as vtok_version
 from vtok.cli.app import app
 
-FRAMES, SIZE = 42, (61, 67)
-SEED = 0
+FRAMES, SIZE = 38, (45, 51)
+CLONES = (
+    "Cosmos-Tokenizer", "cosmos-predict1", "VidTok", "SEED-Voken", "1xgpt", "O2-MAGVIT2", "Emu3",
+    "taehv",
+)  # fmt: skip
+HEADS = ("model", "file", "compression", "time", "codes", "latents", "frames")
 
 
 @dataclass(frozen=True)
@@ -70,8 +77,7 @@ class Case:
 
     family: str
     make: Callable[[Path, Path], Peer]
-    name: str = "model"
-    size: tuple[int, int] = field(default=SIZE)
+    size: tuple[int, int] = SIZE
 
 
 def cosmos(name: str, *options: str) -> Callable[[Path, Path], Peer]:
@@ -165,7 +171,7 @@ CASES = {
     "Cosmos DV8x8x8, stream": Case("cosmos", cosmos("DV8x8x8", "--window", "0")),
     "Cosmos DV4x8x8, model.pt": Case("cosmos", cosmos("DV4x8x8 of 360p, model.pt")),
     "Cosmos DV8x16x16 of 0.1, autoencoder.jit": Case(
-        "cosmos", cosmos("DV8x16x16, first code"), size=(93, 125)
+        "cosmos", cosmos("DV8x16x16, first code"), (93, 125)
     ),
     "Cosmos CV8x8x8, autoencoder.jit": Case("cosmos", cosmos("CV8x8x8")),
     "Cosmos CV4x8x8 of 0.1, two .jit files": Case("cosmos", cosmos("CV4x8x8, first code")),
@@ -257,8 +263,8 @@ def save_png(path: Path, image: NDArray[np.uint8]) -> None:
 
 @torch.inference_mode()
 def compare(case: Case, clones: Path, folder: Path) -> dict[str, Any]:
-    """Walk through the commands of a case; returns the cells of the table."""
-    torch.manual_seed(SEED)
+    """Run the commands on the file of a case; returns what the table shows."""
+    torch.manual_seed(0)
     clip = make_clip(1, FRAMES, *case.size)
     pictures = ((clip[0].movedim(0, -1) + 1) * 127.5).round().byte().numpy()
     (folder / "frames").mkdir()
@@ -284,15 +290,47 @@ def compare(case: Case, clones: Path, folder: Path) -> dict[str, Any]:
     levels = torch.cat(shown, 1).clamp(-1, 1)[:, :FRAMES, : case.size[0], : case.size[1]] * 127.5
     rounded = np.load(folder / "decoded.npy").astype(np.float32) - 127.5
     apart = np.abs(levels.movedim(0, -1).numpy() - rounded).max() - 0.5
+    same_shape = found.shape == expected.shape
     return {
-        "file": f"{peer.path.name if peer.path.is_file() else 'folder'}",
-        "geometry": "x".join(str(facts[f"{k}_compression"]) for k in ("temporal", "spatial")),
-        "shape": list(found.shape),
-        "codes": None if continuous else bool(np.array_equal(found, expected)),
-        "used": len(np.unique(found)),
-        "latents": float(np.abs(found - expected).max()) if continuous else None,
+        "file": _file_of(peer.path),
+        "facts": facts,
+        "equal": same_shape and (continuous or bool(np.array_equal(found, expected))),
+        "latents": float(np.abs(found - expected).max()) if continuous and same_shape else None,
         "frames": max(0.0, float(apart)) / 127.5,
     }
+
+
+def _file_of(path: Path) -> str:
+    """Name a file, or the files of a folder."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return ", ".join(file.name for file in files)
+
+
+def row(name: str, found: dict[str, Any]) -> list[str]:
+    """Format the cells of a case."""
+    facts, latents = found["facts"], found["latents"]
+    time, space, window = (
+        facts[key] for key in ("temporal_compression", "spatial_compression", "window_frames")
+    )
+    codes = "none" if facts["entries"] is None else "equal" if found["equal"] else "differ"
+    return [
+        name, f"`{found['file']}`", f"{time}x{space}x{space}",
+        f"windows of {window}" if window else "stream", codes,
+        "" if latents is None else f"{latents:.1e}", f"{found['frames']:.1e}",
+    ]  # fmt: skip
+
+
+def versions(clones: Path) -> str:
+    """Describe the packages and the clones in one line."""
+    packages = [f"vtok {vtok_version}", f"torch {torch.__version__}"]
+    packages.append(f"diffusers {metadata.version('diffusers')}")
+    command = ["git", "rev-parse", "--short=7", "HEAD"]
+    for name in CLONES:
+        done = subprocess.run(
+            command, cwd=clones / name, capture_output=True, text=True, check=True
+        )
+        packages.append(f"{name} {done.stdout.strip()}")
+    return ", ".join(packages)
 
 
 def main() -> None:
@@ -304,12 +342,19 @@ def main() -> None:
     torch.set_num_threads(1)
     folders = ("Cosmos-Tokenizer", "cosmos-predict1", "taehv")
     sys.path[:0] = [str(args.originals / name) for name in folders]
+    print(f"{FRAMES} frames, {versions(args.originals)}\n")
+    print("| " + " | ".join(HEADS) + " |\n" + "|---" * len(HEADS) + "|", flush=True)
+    failed = []
     for name, case in CASES.items():
         if args.only not in (None, name):
             continue
         with tempfile.TemporaryDirectory() as folder:
             found = compare(case, args.originals, Path(folder))
-        print(name, found, flush=True)
+        print("| " + " | ".join(row(name, found)) + " |", flush=True)
+        if not found["equal"] or max(found["latents"] or 0, found["frames"]) > TOLERANCE:
+            failed.append(name)
+    if failed:
+        sys.exit(f"not equal: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

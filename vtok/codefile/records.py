@@ -192,7 +192,7 @@ def read_preamble(source: ByteSource) -> tuple[tuple[int, int], Header]:
     if start[: len(MAGIC)] != MAGIC:
         hint = " (or changed by a transfer in text mode: copy it again)" if b"VTOK" in start else ""
         if start[8:9] == b"{":
-            hint = ": safetensors files, of latents or codes, can be shown and decoded only"
+            hint = ", but safetensors, which only info and decode read"
         raise CodeFileError(f"not a vtok code file{hint if start else ' (empty)'}")
     if len(start) < _PREAMBLE.size:
         raise CodeFileError("cut inside its header, nothing can be recovered")
