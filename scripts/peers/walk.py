@@ -245,8 +245,8 @@ def dumped(path: Path) -> NDArray[Any]:
     if path.suffix == ".safetensors":
         return load_file(path)["latents"]
     header, *rows = [json.loads(line) for line in vtok("dump", path, "-q").splitlines()]
-    codes = [np.array(row["codes"]) for row in rows if "codes" in row]
-    return np.concatenate(codes, 1).reshape(1, -1, *header["header"]["format"]["grid"])
+    shape = (1, -1, *header["header"]["format"]["grid"])
+    return np.concatenate([np.reshape(row["codes"], shape) for row in rows if "codes" in row], 1)
 
 
 def save_png(path: Path, image: NDArray[np.uint8]) -> None:
