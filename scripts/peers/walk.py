@@ -14,6 +14,7 @@ is the part that rounding does not explain.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -271,7 +272,8 @@ def compare(case: Case, clones: Path, folder: Path) -> dict[str, Any]:
     for number, picture in enumerate(pictures):
         save_png(folder / "frames" / f"{number:03}.png", picture)
     (folder / "published").mkdir()
-    peer = case.make(clones, folder / "published")
+    with contextlib.redirect_stdout(sys.stderr):  # some originals print
+        peer = case.make(clones, folder / "published")
     os.environ["VTOK_MODELS"] = str(folder / "models")
     vtok("import", case.family, peer.path, "--name", "walk", *peer.options, "-q")
     facts = json.loads(vtok("models", "walk", "--json"))
