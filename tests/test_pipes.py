@@ -50,9 +50,9 @@ def test_info_reads_only_header_and_index(tmp_path: Path) -> None:
     facts = inspect_code_file(file, "a.vtok")
     chunks = CodeFileReader(CountingFile(data)).chunks
     header, footer = chunks[0].offset, 68 + 24 * len(chunks)
-    # the last bytes are read twice; sound, its bytes and times are looked for after the last chunk
+    # the last bytes are read twice; optional sections are looked for once after the last chunk
     last = ChunkHead.length(facts["stages"]) + len(SOUND)
-    assert file.count == header + footer + 16 + 3 * last
+    assert file.count == header + footer + 16 + last
     assert header + footer < len(data) / 10
     assert (facts["frames"], facts["bytes"]) == (4000, len(data))
     sizes = np.diff([*(chunk.offset for chunk in chunks), len(data) - footer])
