@@ -11,11 +11,13 @@ from safetensors.numpy import load_file
 from token_models import LATENT_DIM, SMALL, make_pipeline
 from training import SyntheticLoader, synthetic_clips, tiny_data
 
-from vtok.errors import InputError, UsageError
+from vtok.errors import CheckpointError, InputError, UsageError
 from vtok.models.load import LoadedTokenizer, load
 from vtok.nn.config import TokenConfig
+from vtok.tokens.model import load_tokens
 from vtok.training import token_trainer
 from vtok.training.token_trainer import (
+    TokenLearnerRun,
     TokenTraining,
     draw_count,
     encode_clips,
@@ -74,6 +76,29 @@ def test_killed_run_resumes_to_the_same_bytes(
     assert part.read_bytes() == whole.read_bytes()
     with pytest.raises(UsageError, match="started with another config"):
         train_tokens(data, tmp_path / "part", quick(seed=1), model, say=heard.append)
+
+
+def test_starts_from_a_learner_of_another_tokenizer(
+    tmp_path: Path, model: LoadedTokenizer, synthetic: None
+) -> None:
+    data, silent = [tiny_data(tmp_path / "data")], {"say": lambda line: None}
+    first = train_tokens(data, tmp_path / "first", quick(), model, **silent)
+    other = load(tiny_checkpoint(tmp_path, "other", seed=5), dtype="float32")
+    run = TokenLearnerRun(quick(), other, first)
+    made = run.pipeline.state_dict()
+    assert all(
+        torch.equal(made[key], t) for key, t in load_tokens(first, None)[0].state_dict().items()
+    )
+    still = quick(muon_rate=0.0, adamw_rate=0.0)
+    second = train_tokens(data, tmp_path / "second", still, other, init=first, **silent)
+    kept, given = load_tokens(second, other.info)[0].state_dict(), load_tokens(first, None)[0]
+    assert all(torch.equal(kept[key], tensor) for key, tensor in given.state_dict().items())
+    with pytest.raises(UsageError, match="another config, tokenizer or `init`"):
+        train_tokens(data, tmp_path / "second", still, other, **silent)
+    with pytest.raises(CheckpointError, match="learner v11 instead of v10"):
+        train_tokens(data, tmp_path / "third", quick("v10"), other, init=first, **silent)
+    with pytest.raises(InputError, match="no such checkpoint"):
+        train_tokens(data, tmp_path / "third", quick(), other, init=tmp_path / "no", **silent)
 
 
 @pytest.mark.parametrize("learner", ["v11", "average"])

@@ -108,6 +108,14 @@ def train_learner(
         ),
     ] = "v11",
     model: opt.ModelName = "vtok-base",
+    init: Annotated[
+        Path | None,
+        option(
+            "--init",
+            "FILE",
+            "Start from a token learner of this or another model. [default: random weights]",
+        ),
+    ] = None,
     cache: Annotated[
         Path | None,
         option(
@@ -135,6 +143,7 @@ def train_learner(
       vtok tokens train videos/ photos/ --out run
       vtok tokens train videos/ --out run --learner v10 --steps 6000
       vtok tokens train videos/ --out run --set batch=16 --set pipeline.dim=384
+      vtok tokens train videos/ --out run --init old/tokens.safetensors --set muon_rate=0.003
     """
     if threads is not None and threads < 1:
         raise UsageError(f"--threads {threads}: expected 1 or more")
@@ -151,7 +160,9 @@ def train_learner(
     def tell(line: str) -> None:
         say(line, quiet=quiet)
 
-    made = train_tokens(data, out, config, loaded, cache=cache, threads=threads, say=tell)
+    made = train_tokens(
+        data, out, config, loaded, init=init, cache=cache, threads=threads, say=tell
+    )
     tell(f"{made}: the weights")
 
 

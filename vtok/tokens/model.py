@@ -127,12 +127,14 @@ def read_token_info(path: Path) -> TokenCheckpointInfo:
         raise CheckpointError(f"{path}: not a readable safetensors file ({exc})") from exc
 
 
-def load_tokens(path: Path, tokenizer: CheckpointInfo) -> tuple[TokenPipeline, TokenCheckpointInfo]:
+def load_tokens(
+    path: Path, tokenizer: CheckpointInfo | None
+) -> tuple[TokenPipeline, TokenCheckpointInfo]:
     """Load a token pipeline in float32, in eval mode.
 
     Args:
         path: the checkpoint.
-        tokenizer: model to use it with.
+        tokenizer: model to use it with; any if None.
 
     Raises:
         CheckpointError: if it is damaged, of a later version, or belongs to another model.
@@ -146,7 +148,8 @@ def load_tokens(path: Path, tokenizer: CheckpointInfo) -> tuple[TokenPipeline, T
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as exc:
         raise CheckpointError(f"{path}: not a readable safetensors file ({exc})") from exc
-    check_tokenizer(info, tokenizer)
+    if tokenizer is not None:
+        check_tokenizer(info, tokenizer)
     if weights_digest(tensors) != info.weights_sha256:
         raise CheckpointError(f"{path}: the weights do not match their SHA-256: fetch it again")
     if not all(tensor.isfinite().all() for tensor in tensors.values()):

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from vtok._files import atomic_output
-from vtok.errors import InputError, OptionError, OutputError, UsageError
+from vtok.errors import CheckpointError, InputError, OptionError, OutputError, UsageError
 from vtok.models.load import LoadedTokenizer
 from vtok.nn.config import TokenConfig
 from vtok.nn.token_pipeline import Lift, TokenPipeline, cell_grid
-from vtok.tokens.model import save_tokens
+from vtok.tokens.model import load_tokens, save_tokens
 from vtok.training.clips import ClipSpec
 from vtok.training.loader import ClipLoader
 from vtok.training.metrics import Throughput
@@ -280,13 +280,52 @@ def _crop(latents: Tensor, rng: np.random.Generator) -> Tensor:
     return latents
 
 
-class TokenLearnerRun:
-    """A token pipeline in training for a frozen tokenizer, with its optimizers."""
+def initialize_from(pipeline: TokenPipeline, path: Path) -> str:
+    """Copy the weights of a token learner's checkpoint, whichever tokenizer it belongs to.
 
-    def __init__(self, config: TokenTraining, model: LoadedTokenizer) -> None:
+    Returns:
+        The SHA-256 of the weights.
+
+    Raises:
+        InputError: if there is no such checkpoint.
+        CheckpointError: if it is damaged, or its learner has another config.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint of a token learner")
+    source, info = load_tokens(path, None)
+    wanted, found = pipeline.config.to_dict(), info.config.to_dict()
+    differing = [
+        f"{key} {found[key]} instead of {wanted[key]}"
+        for key in wanted
+        if found[key] != wanted[key]
+    ]
+    if differing:
+        raise CheckpointError(f"{path}: another token learner: {', '.join(differing[:3])}")
+    pipeline.load_state_dict(source.state_dict())
+    return info.weights_sha256
+
+
+class TokenLearnerRun:
+    """A token pipeline in training for a frozen tokenizer, with its optimizers.
+
+    Args:
+        config: options of the run.
+        model: tokenizer.
+        init: checkpoint of a token learner to start from, of this tokenizer or another; random
+            weights if None.
+
+    Raises:
+        InputError: if there is no such checkpoint.
+        CheckpointError: if it is damaged, or its learner has another config.
+    """
+
+    def __init__(
+        self, config: TokenTraining, model: LoadedTokenizer, init: Path | None = None
+    ) -> None:
         self.config, self.model = config, model
         torch.manual_seed(config.seed)
         self.pipeline = TokenPipeline(config.pipeline).to(model.device)
+        self._init = "" if init is None else initialize_from(self.pipeline, init)
         optimizers = make_token_optimizers(self.pipeline, config)
         self._all = Trained(optimizers, pipeline=self.pipeline)
         self.step = 0
@@ -294,18 +333,22 @@ class TokenLearnerRun:
     @property
     def facts(self) -> dict[str, object]:
         """Values that a state must match to be resumed."""
-        return {"config": self.config.to_dict(), "tokenizer": self.model.info.weights_sha256}
+        facts: dict[str, object] = {
+            "config": self.config.to_dict(),
+            "tokenizer": self.model.info.weights_sha256,
+        }
+        return facts | ({"init": self._init} if self._init else {})
 
     def state(self) -> State:
         """Return the state to save."""
         return State(self.step, self._all.tensors(), self.facts)
 
     def load(self, state: State, where: Path) -> None:
-        """Restore a state; `UsageError` if it belongs to another config or tokenizer."""
+        """Restore a state; `UsageError` if its run was started otherwise, see `facts`."""
         if state.facts != self.facts:
             raise UsageError(
-                f"{where}: was started with another config or tokenizer: choose another output "
-                "folder"
+                f"{where}: was started with another config, tokenizer or `init`: choose another "
+                "output folder"
             )
         self._all.load(state.tensors)
         self.step = state.step
@@ -328,6 +371,7 @@ def train_tokens(
     config: TokenTraining,
     model: LoadedTokenizer,
     *,
+    init: Path | None = None,
     cache: Path | None = None,
     threads: int | None = None,
     say: Say = print,
@@ -341,20 +385,22 @@ def train_tokens(
         out: folder of the run: states, and at the end the checkpoint.
         config: options of the run.
         model: tokenizer.
+        init: checkpoint of a token learner to start from; random weights if None.
         cache: folder for latents and decoded frames, which runs on the same data may share.
         threads: CPU threads of this process; torch's default if None.
         say: receives the progress line by line.
 
     Raises:
-        InputError: if there is no source.
-        UsageError: if the folder holds a run of another config.
+        InputError: if there is no source, or no checkpoint `init`.
+        CheckpointError: if `init` is damaged, or its learner has another config.
+        UsageError: if the folder holds a run that was started otherwise.
         OutputError: if a file cannot be written, or another run uses the folder.
     """
     sources = find_sources(data)
     spec = ClipSpec(config.frames, config.crop, config.photo_share, config.seed)
     cache = cache or out / "cache"
     with cpu_threads(threads), locked_folder(out, STATES), Interrupts() as interrupts:
-        run = TokenLearnerRun(config, model)
+        run = TokenLearnerRun(config, model, init)
         held = newest_state(out / STATES, say)
         if held is not None:
             run.load(from_bytes(held, str(out)), out)
