@@ -133,7 +133,7 @@ def test_model_with_other_weights_is_refused(here: Path, tmp_path: Path) -> None
     assert result.exit_code == 4
     assert result.stderr.startswith("error: a.vtok: made with the model tiny (weights ")
     assert "), not with other (weights " in result.stderr
-    assert result.stderr.endswith("): pass --model\n")
+    assert result.stderr.endswith("): give the former as --model\n")
 
 
 def test_model_name_in_a_code_file_is_never_a_path(here: Path, checkpoint: Path) -> None:

@@ -187,7 +187,7 @@ def test_data_set_decodes_by_id_and_index(made: Path, tmp_path: Path, to: str) -
 def test_other_weights_are_refused(made: Path, tmp_path: Path, codes: np.ndarray) -> None:
     np.save(tmp_path / "b.npy", codes)
     (tmp_path / "b.json").write_text(json.dumps({"model": "tiny", "weights_sha256": "0" * 64}))
-    message = "made with other weights than tiny: pass --model"
+    message = "made with other weights than those of tiny: give the model that made it as --model"
     assert message in error(made, tmp_path / "b.npy")
 
 

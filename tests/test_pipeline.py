@@ -222,7 +222,7 @@ def test_other_weights_are_refused(tmp_path: Path, model: LoadedTokenizer, video
     with pytest.raises(
         CodeFileError,
         match=r"^.*a\.vtok: made with the model tiny \(weights [0-9a-f]{12}\), not with other "
-        r"\(weights [0-9a-f]{12}\): pass `model`$",
+        r"\(weights [0-9a-f]{12}\): give the former as `model`$",
     ):
         decode_file(path, tmp_path / "b.mp4", model=other)
     assert not (tmp_path / "b.mp4").exists()

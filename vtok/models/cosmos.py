@@ -300,7 +300,8 @@ def read_cosmos(
     except MisfitError as exc:
         raise CheckpointError(f"{path}: {exc}: not a Cosmos video tokenizer, or damaged") from exc
     if left_out := len(found) - len(weights):
-        notes.append(f"{left_out} tensors left out: constants, training state and unused layers")
+        what = "tensor" if left_out == 1 else "tensors"
+        notes.append(f"{left_out} {what} left out: constants, training state and unused layers")
     if not 0 < config.window <= TRAINED_FRAMES:
         windows = f"windows of {config.window} frames" if config.window else "a stream"
         notes.append(f"{windows}: trained on at most {TRAINED_FRAMES} frames, quality may suffer")

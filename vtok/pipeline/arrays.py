@@ -103,7 +103,10 @@ def fit_array(stored: StoredArray, model: LoadedTokenizer, options: DecodeOption
     if not most:
         raise CodeFileError(f"{name}: has {steps} latent steps, not windows of {window}")
     if stored.facts.get("weights_sha256", model.info.weights_sha256) != model.info.weights_sha256:
-        raise CodeFileError(f"{name}: made with other weights than {model.info.name}: pass `model`")
+        raise CodeFileError(
+            f"{name}: made with other weights than those of {model.info.name}: give the model that "
+            "made it as `model`"
+        )
     if stored.header is not None:
         options.check_stated(name)
         found = _with_header(codes, stored.header, most, geometry, name)

@@ -274,7 +274,7 @@ def check_fingerprint(header: VideoHeader, info: CheckpointInfo, name: str) -> N
     if info.weights_sha256 != theirs.weights_sha256 or info.config_sha256 != theirs.config_sha256:
         raise CodeFileError(
             f"{name}: made with the model {theirs.name} (weights {theirs.weights_sha256[:12]}), "
-            f"not with {info.name} (weights {info.weights_sha256[:12]}): pass `model`"
+            f"not with {info.name} (weights {info.weights_sha256[:12]}): give the former as `model`"
         )
 
 

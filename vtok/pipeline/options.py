@@ -336,12 +336,12 @@ def select_stages(options: EncodeOptions, geometry: Geometry, name: str) -> int:
         UsageError: if the model cannot have one of the options.
     """
     if geometry.entries is None:
-        if options.to == "vtok":
-            expected = f"safetensors, npy or pt: {name} has latents and no codes"
-            raise OptionError("to", options.to, expected)
         for field in ("num_stages", "num_bits", "min_psnr", "max_bpp", "effort"):
             if value := getattr(options, field):
                 raise OptionError(field, value, f"none: {name} has latents and no codes")
+        if options.to == "vtok":
+            expected = f"safetensors, npy or pt: {name} has latents and no codes"
+            raise OptionError("to", options.to, expected)
         return 1
     if geometry.num_stages == 1:
         for field in ("min_psnr", "max_bpp"):
