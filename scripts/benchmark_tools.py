@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from vtok import __version__
 from vtok._files import atomic_output
 from vtok.video.decoder_process import Decoder
 from vtok.video.frames import Frames
@@ -56,6 +57,8 @@ def processor() -> str:
 
 def version(name: str) -> str:
     """Return the version of a package, or "missing"."""
+    if name == "vtok":  # the metadata of an editable installation can be older than the code
+        return __version__
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

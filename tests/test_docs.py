@@ -36,6 +36,13 @@ def test_readme_links_exist() -> None:
         assert (ROOT / name).exists(), name
 
 
+def test_pages_have_no_placeholders() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "vtok").rglob("*.md")]
+    assert len(pages) > 15
+    left = {page.name: re.findall(r"@[A-Z0-9]+@", page.read_text()) for page in pages}
+    assert not any(left.values()), left
+
+
 @pytest.mark.parametrize(
     "name",
     [
