@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Quality, size and time of encoding effort on videos: a row for each number of gradient steps.
+"""Quality, size and time of encoding effort and hysteresis on videos: a row for each of them.
 
 Each rate has the PSNR in dB and the bytes of the entropy-coded file; the seconds are the mean over
 the rates.
@@ -8,11 +8,13 @@ The first frames, short side scaled down to at most 384, then the centre 256x256
 multiple of 16 that fits, as in the model cards. Every rate is encoded for itself.
 
     scripts/effort.py validation/*.mp4 --steps 0,2,8 --bits 18,72
+    scripts/effort.py validation/*.mp4 --steps 0,8 --hysteresis 0,0.1,0.2,0.4
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,6 +32,7 @@ class Row:
 
     Attributes:
         steps: gradient steps per model call.
+        hysteresis: its width.
         bits: bits per position.
         psnr: in dB.
         bytes: size of a code file, entropy-coded.
@@ -37,23 +40,21 @@ class Row:
     """
 
     steps: int
+    hysteresis: float
     bits: int
     psnr: float
     bytes: float
     seconds: float
 
 
-def measure(
-    model: LoadedTokenizer, paths: Sequence[Path], steps: int, bits: int, frames: int
-) -> Row:
-    """Encode the first frames of videos with one effort at one rate."""
-    part = replace(CARD, frames=frames)
-    options = EvalOptions(part, (bits,), metrics=("psnr",), effort=steps)
+def measure(model: LoadedTokenizer, paths: Sequence[Path], options: EvalOptions) -> Row:
+    """Encode videos with one effort and hysteresis at one rate."""
     results = [evaluate_file(path, model=model, options=options) for path in paths]
     points = [one.points[0] for one in results]
     return Row(
-        steps,
-        bits,
+        options.effort,
+        options.hysteresis,
+        points[0].bits,
         float(np.mean([point.quality["psnr"] for point in points])),
         float(np.mean([point.bytes for point in points])),
         float(np.mean([1 / one.encode_fps for one in results])),
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("videos", nargs="+", type=Path)
     parser.add_argument("--model", default="vtok-base")
     parser.add_argument("--steps", default="0,1,2,4,8,16,32", help="gradient steps, N,N,...")
+    parser.add_argument("--hysteresis", default="0", help="widths of the hysteresis, D,D,...")
     parser.add_argument("--bits", default="9,18,36,72", help="bits per position, N,N,...")
     parser.add_argument("--frames", type=int, default=17, help="first frames of each video")
     parser.add_argument("--json", action="store_true", help="one JSON object per row")
@@ -73,16 +75,18 @@ def main() -> None:
     model = load(args.model, dtype="float32")
     rates = [int(bits) for bits in args.bits.split(",")]
     if not args.json:
-        heads = ["steps", *(f"{bits} bits" for bits in rates), "seconds per frame"]
+        heads = ["steps", "hysteresis", *(f"{bits} bits" for bits in rates), "seconds per frame"]
         print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|", flush=True)
-    for steps in map(int, args.steps.split(",")):
-        rows = [measure(model, args.videos, steps, bits, args.frames) for bits in rates]
+    part, widths = replace(CARD, frames=args.frames), map(float, args.hysteresis.split(","))
+    for steps, width in itertools.product(map(int, args.steps.split(",")), widths):
+        every = [EvalOptions(part, (b,), ("psnr",), effort=steps, hysteresis=width) for b in rates]
+        rows = [measure(model, args.videos, options) for options in every]
         if args.json:
             print("\n".join(json.dumps(asdict(row)) for row in rows), flush=True)
             continue
         cells = [f"{row.psnr:.2f} dB, {row.bytes:,.0f}" for row in rows]
         seconds = np.mean([row.seconds for row in rows])
-        print(f"| {steps} | {' | '.join(cells)} | {seconds:.2f} |", flush=True)
+        print(f"| {steps} | {width:g} | {' | '.join(cells)} | {seconds:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

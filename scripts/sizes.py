@@ -45,13 +45,19 @@ def least_seconds(work: Callable[[], T], runs: int) -> tuple[float, T]:
     return min(seconds), result
 
 
-def measure(path: Path, model: LoadedTokenizer, bits: int, runs: int) -> dict[str, float]:
+def measure(
+    path: Path, model: LoadedTokenizer, bits: int, runs: int, hysteresis: float
+) -> dict[str, float]:
     """Bytes and seconds of one video."""
     info = probe(path)
     size = str(SHORT_SIDE) if min(info.width, info.height) > SHORT_SIDE else None
     # half a frame less, so that rounding cannot add one
     options = EncodeOptions(
-        size=size, num_bits=bits, duration_seconds=(FRAMES - 0.5) / info.fps, compress=False
+        size=size,
+        num_bits=bits,
+        hysteresis=hysteresis,
+        duration_seconds=(FRAMES - 0.5) / info.fps,
+        compress=False,
     )
 
     def encode() -> bytes:
@@ -98,11 +104,13 @@ def main() -> None:
     parser.add_argument("--model", default="vtok-base")
     parser.add_argument("--bits", type=int, default=18)
     parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--hysteresis", type=float, default=0.0, help="its width")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = load(args.model, dtype="float32")
-    rows = {path.name: measure(path, model, args.bits, args.runs) for path in args.videos}
+    options = (args.bits, args.runs, args.hysteresis)
+    rows = {path.name: measure(path, model, *options) for path in args.videos}
     columns = list(next(iter(rows.values())))
     rows["mean"] = {c: float(np.mean([row[c] for row in rows.values()])) for c in columns}
     if args.json:

@@ -100,6 +100,7 @@ def encode_flags() -> Iterator[None]:
         ("dtype", "--dtype"),
         ("min_psnr", "--min-psnr"),
         ("effort", "--effort"),
+        ("hysteresis", "--hysteresis"),
     ],
 )
 def test_option_errors_name_the_flag(field: str, flag: str, encode_flags: None) -> None:

@@ -89,7 +89,7 @@ def test_folder_of_tokens(clip: Path, tiny: list[str | Path], tmp_path: Path) ->
             2,
             "the positions of frames of 64x48",
         ),
-        (["--to", "tokens", "--stages", "1"], 2, "do not apply to tokens"),
+        (["--to", "tokens", "--stages", "1"], 2, "does not apply to tokens"),
         (["--to", "npy", "--num-tokens", "8"], 2, "needs --to tokens or --to vtok"),
     ],
 )

@@ -22,7 +22,7 @@ from vtok.pipeline.decode import read_codes
 from vtok.pipeline.encode import encode_file
 from vtok.pipeline.inspect import is_encoded
 from vtok.pipeline.options import EncodeOptions
-from vtok.pipeline.rate import Effort
+from vtok.pipeline.refine import Effort
 from vtok.pipeline.result import CodeChunk, Observer
 from vtok.tokens.encode import check_token_options
 from vtok.video.frames import Frames
@@ -110,7 +110,8 @@ def test_next_chunk_follows_the_stages_that_were_kept(shipped: LoadedTokenizer) 
             return CodeChunk(chunk.codes[:1], chunk.num_frames)
 
     effort = Effort(shipped, 1, 2)
-    chunks = list(Encoder(shipped, 2, observers=[KeepOne(), effort]).encode([wide]))
+    encoder = Encoder(shipped, 2, observers=[KeepOne(), effort], steps_per_chunk=8)
+    chunks = list(encoder.encode([wide]))
     assert [len(chunk.codes) for chunk in chunks] == [1, 1]
     decoder = Decoder(shipped, (32, 32))
     for chunk in chunks:
@@ -179,7 +180,7 @@ def test_steps_out_of_range(steps: int) -> None:
 
 
 def test_tokens_have_no_effort() -> None:
-    with pytest.raises(UsageError, match="`effort` do not apply to tokens"):
+    with pytest.raises(UsageError, match="`effort` does not apply to tokens"):
         check_token_options(EncodeOptions(effort=1))
 
 

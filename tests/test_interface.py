@@ -425,6 +425,7 @@ def test_latents_of_numbers_that_are_not_finite(
         ("latents", {}, "to=vtok: expected safetensors, npy or pt: toy-latents has latents"),
         ("latents", {"to": "npy", "num_bits": 9}, "num_bits=9: expected none: toy-latents"),
         ("latents", {"to": "npy", "effort": 2}, "effort=2: expected none: toy-latents"),
+        ("plain", {"hysteresis": 0.2}, "hysteresis=0.2: expected 0: models such as toy-plain"),
         ("plain", {"num_stages": 2}, "num_stages=2: expected 1, the only stage"),
         ("plain", {"num_bits": 3}, "num_bits=3: expected 6 or more, one stage"),
         ("plain", {"min_psnr": 30.0}, "min_psnr=30: expected none: toy-plain has a single stage"),

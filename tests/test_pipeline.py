@@ -24,7 +24,7 @@ from vtok.codefile.reader import CodeFileReader
 from vtok.codefile.writer import CodeFileWriter
 from vtok.errors import CodeFileError, InputError, OutputError, UsageError, VideoError, VtokError
 from vtok.models.load import LoadedTokenizer, ModelCache
-from vtok.pipeline.codec import CHUNK_STEPS, Decoder, clip_to_frames, frames_to_clip
+from vtok.pipeline.codec import CHUNK_STEPS, RATE_STEPS, Decoder, clip_to_frames, frames_to_clip
 from vtok.pipeline.decode import check_model, decode_file
 from vtok.pipeline.encode import encode_file
 from vtok.pipeline.options import DecodeOptions, EncodeOptions, choose_stages
@@ -99,6 +99,20 @@ def test_decoding_restores_size_rate_and_frame_count(
         assert after.fps == Fraction(fps)
 
 
+@pytest.fixture
+def _short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vtok.pipeline.encode.CHUNK_STEPS", 8)
+
+
+def test_chunk_steps(tmp_path: Path, model: LoadedTokenizer, video: Path) -> None:
+    """Chunks are long, but short where the stages of each are chosen."""
+    plain = read_header(encode(video, tmp_path / "a.vtok", model))
+    chosen = read_header(encode(video, tmp_path / "b.vtok", model, max_bpp=4.0))
+    assert plain.format.chunk_steps == CHUNK_STEPS
+    assert chosen.format.chunk_steps == RATE_STEPS
+
+
+@pytest.mark.usefixtures("_short_chunks")
 def test_chunk_codes_equal_whole_clip_codes(
     tmp_path: Path, model: LoadedTokenizer, video: Path
 ) -> None:
@@ -106,13 +120,14 @@ def test_chunk_codes_equal_whole_clip_codes(
     with path.open("rb") as stream:
         entries = CodeFileReader(stream).chunks
     # the first frame is a step of its own
-    assert [entry.num_frames for entry in entries] == [4 * CHUNK_STEPS - 3, 4 * CHUNK_STEPS, 9]
+    assert [entry.num_frames for entry in entries] == [29, 32, 9]
     clip = frames_to_clip(read_frames(video), model)
     with torch.inference_mode():
         whole = model.tokenizer.encode(clip, quantize=True)
     np.testing.assert_array_equal(read_codes(path)[:, 0], whole[0].numpy())
 
 
+@pytest.mark.usefixtures("_short_chunks")
 def test_chunk_frames_equal_whole_clip_frames(
     tmp_path: Path, model: LoadedTokenizer, video: Path
 ) -> None:
@@ -245,6 +260,7 @@ def test_other_code_layout_is_refused(
         check_model(weights, model, "a.vtok")
 
 
+@pytest.mark.usefixtures("_short_chunks")
 def test_truncated_file_is_refused_or_salvaged(
     tmp_path: Path, model: LoadedTokenizer, video: Path
 ) -> None:

@@ -199,7 +199,7 @@ def test_unavailable_token_counts_are_refused(
     nine, staged = DecodeOptions(num_tokens=9), EncodeOptions(num_stages=2)
     with pytest.raises(UsageError, match="num_tokens=9: expected 1 to 8 for"):
         decode_tokens_file(made, tmp_path / "x.mp4", options=nine, **ways(model))
-    with pytest.raises(UsageError, match="do not apply to tokens"):
+    with pytest.raises(UsageError, match="does not apply to tokens"):
         encode_tokens_file(video, tmp_path / "x", model=model, options=staged)
     assert not list(tmp_path.iterdir())
 

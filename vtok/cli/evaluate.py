@@ -67,6 +67,7 @@ class MeasureOptions:
     bits: BitsList = None
     metrics: MetricsList = None
     effort: opt.Effort = 0
+    hysteresis: opt.Hysteresis = 0.0
     compress: opt.Compress = True
     start_seconds: opt.Start = 0.0
     card: Card = False
@@ -90,7 +91,7 @@ class MeasureOptions:
         from vtok.evaluation.evaluate import EvalOptions
 
         bits, metrics = _numbers(self.bits), words(self.metrics)
-        return EvalOptions(part, bits, metrics, self.compress, self.effort)
+        return EvalOptions(part, bits, metrics, self.compress, self.effort, self.hysteresis)
 
 
 @expand_options
@@ -106,9 +107,9 @@ def evaluate(
 ) -> None:
     """Measure bytes, quality and code usage of a model.
 
-    Each video is encoded once and decoded at every rate; with --effort it is encoded for each
-    rate. No file is written. Bytes are those of the code file. Prints a table, JSON or CSV for
-    every video and for their mean; docs/evaluation.md defines the metrics.
+    Each video is encoded once and decoded at every rate; with --effort or --hysteresis
+    it is encoded for each rate. No file is written. Bytes are those of the code file. Prints a
+    table, JSON or CSV for every video and for their mean; docs/evaluation.md defines the metrics.
 
     \b
       vtok eval clip.mp4

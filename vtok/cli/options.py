@@ -131,6 +131,15 @@ Effort = Annotated[
         "encoding takes about 17 times as long.",
     ),
 ]
+Hysteresis = Annotated[
+    float,
+    option(
+        "--hysteresis",
+        "D",
+        "How far a latent passes the border of its cell before its code changes, 0 to 1. With 0.2, "
+        "files are 10 % smaller and flicker less, for 0.1 dB.",
+    ),
+]
 Compress = Annotated[
     bool, option("--compress/--no-compress", None, "Entropy-code the codes: half the bytes.")
 ]
@@ -254,6 +263,7 @@ class RateOptions:
     min_psnr: MinPsnr = None
     max_bpp: MaxBpp = None
     effort: Effort = 0
+    hysteresis: Hysteresis = 0.0
     compress: Compress = True
     latent_dtype: LatentType = "float16"
 

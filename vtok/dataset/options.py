@@ -108,7 +108,7 @@ def make_recipe(options: DatasetOptions, info: CheckpointInfo, dtype: str) -> di
     if shapes.entries is None and options.to in ("vtok", "tar-vtok", "memmap"):
         expected = f"npy, safetensors, tar or parquet: {info.name} has latents and no codes"
         raise OptionError("to", options.to, expected)
-    stages = select_stages(replace(encode, to=options.file_format), shapes, info.name)
+    stages = select_stages(replace(encode, to=options.file_format), info)
     return {
         "to": options.to,
         "size": encode.size,
@@ -118,7 +118,9 @@ def make_recipe(options: DatasetOptions, info: CheckpointInfo, dtype: str) -> di
         "max_bpp": encode.max_bpp,
         "compress": encode.compress and options.file_format == "vtok",
         **({"reading": reading} if (reading := encode.reading.changed_values()) else {}),
-        **({"effort": encode.effort} if encode.effort else {}),  # not in older recipes
+        # not in older recipes
+        **({"effort": encode.effort} if encode.effort else {}),
+        **({"hysteresis": encode.hysteresis} if encode.hysteresis else {}),
         **({"audio": "copy"} if encode.audio == "copy" else {}),
         **({"latents": encode.latent_dtype} if shapes.entries is None else {}),
         "model": info.name,
@@ -139,6 +141,7 @@ def with_recipe(options: DatasetOptions, recipe: dict[str, Any]) -> DatasetOptio
         min_psnr=recipe["min_psnr"],
         max_bpp=recipe["max_bpp"],
         effort=recipe.get("effort", 0),
+        hysteresis=recipe.get("hysteresis", 0.0),
         audio=recipe.get("audio"),
         latent_dtype=recipe.get("latents", "float16"),
         **vars(ReadOptions.from_fields(recipe.get("reading", {}))),

@@ -28,8 +28,9 @@ from vtok.pipeline.codec import Decoder, Encoder
 from vtok.pipeline.encode import make_header, make_latent_header
 from vtok.pipeline.files import CountingStream
 from vtok.pipeline.latents import write_latents
-from vtok.pipeline.options import EncodeOptions, check_effort
-from vtok.pipeline.rate import Effort, Originals
+from vtok.pipeline.options import EncodeOptions, check_effort, check_hysteresis
+from vtok.pipeline.rate import Originals
+from vtok.pipeline.refine import refiners
 from vtok.pipeline.result import ChunkObserver, CodeChunk, Observer, Progress
 from vtok.video.frames import Frames, parse_size
 from vtok.video.reader import VideoReader, probe
@@ -148,11 +149,12 @@ class EvalOptions:
             4, 8 ... and all stages.
         metrics: names from `vtok.evaluation.metrics.METRICS`; all available ones if None.
         compress: whether to count entropy-coded bytes, as `vtok encode` writes them.
-        effort: gradient steps per model call that improve the latents; above 0 the video is
-            encoded for each rate.
+        effort: gradient steps per model call that improve the latents.
+        hysteresis: how far a latent passes the border of its cell before its code changes, as in
+            `EncodeOptions`. With it or effort the video is encoded for each rate.
 
     Raises:
-        OptionError: for unknown metrics, or an effort out of range.
+        OptionError: for unknown metrics, or an effort or hysteresis out of range.
     """
 
     part: Part = Part()
@@ -160,9 +162,11 @@ class EvalOptions:
     metrics: tuple[str, ...] | None = None
     compress: bool = True
     effort: int = 0
+    hysteresis: float = 0.0
 
     def __post_init__(self) -> None:
         check_effort(self.effort)
+        check_hysteresis(self.hysteresis)
         if self.metrics is not None:
             check_metrics(self.metrics)
 
@@ -177,11 +181,12 @@ def stages_of(model: LoadedTokenizer, options: EvalOptions) -> dict[int, int]:
     """
     stages, each, bits = model.geometry.num_stages, model.geometry.stored_bits, options.bits
     if model.geometry.entries is None:
-        for field, value in (("bits", bits), ("effort", options.effort)):
-            if value:
+        for field in ("bits", "effort", "hysteresis"):
+            if value := getattr(options, field):
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else value
                 raise OptionError(field, text, f"none: {model.info.name} has latents and no codes")
         return {LATENT_BITS * model.geometry.latent_dim: 1}
+    check_hysteresis(options.hysteresis, model.info)
     if bits is None:
         doubling = (1 << power for power in range(stages.bit_length()))
         return {each * k: k for k in sorted({*doubling, stages})}
@@ -208,7 +213,8 @@ def evaluate_file(
     Args:
         source: path of a video or an image.
         model: tokenizer; it encodes once, and each rate is decoded from the first stages. With
-            effort it encodes for each rate, and encoding speed and usage are those of the last.
+            effort or hysteresis it encodes for each rate, and encoding speed and usage are those
+            of the last.
         options: part, rates and metrics.
         progress: receives the number of frames done.
         keep: folder for the file of each rate, named as `path_of` does.
@@ -221,7 +227,7 @@ def evaluate_file(
     """
     loaded, options = resolve(model), options or EvalOptions()
     stages = stages_of(loaded, options)
-    if options.effort and len(stages) > 1:
+    if (options.effort or options.hysteresis) and len(stages) > 1:
         results = [
             evaluate_file(
                 source,
@@ -237,16 +243,12 @@ def evaluate_file(
     most = max(stages.values())
     with ExitStack() as stack:
         clip = stack.enter_context(open_clip(Path(source), options.part))
-        about = (str(source), clip.reader, loaded)
-        size, codec_options = (clip.width, clip.height), EncodeOptions(effort=options.effort)
-        header: Header | LatentHeader = (
-            make_latent_header(*about, codec_options, size)
-            if loaded.geometry.entries is None
-            else make_header(*about, most, codec_options, size)
-        )
+        header = _make_header(str(source), clip, loaded, most, options)
+        work = _Work(progress, clip.expected, len(stages))
+        watched = work.watch(watch)
         try:
             rates = [
-                _Rate(stack, loaded, header, bits, stages[bits], options.metrics, keep, watch)
+                _Rate(stack, loaded, header, bits, stages[bits], options.metrics, keep, watched)
                 for bits in stages
             ]
         except ShapeError as exc:
@@ -259,10 +261,10 @@ def evaluate_file(
             usage = tuple(CodeUsage(header.format.num_entries) for _ in codebooks)
         timer, measured = _Timer(), _Measured(header, rates, usage, options.compress)
         # not pipelined: calls ahead of the current chunk would not be timed
-        effort = [Effort(loaded, options.effort, most)] if options.effort else []
-        observers = [*effort, timer, measured]
+        changes = refiners(loaded, options.effort, options.hysteresis, most)
+        observers = [*changes, timer, measured, work]
         encoder = Encoder(loaded, most, observers=observers, pipelined=False)
-        chunks = _reported(encoder.encode(clip), measured, clip.expected, progress)
+        chunks = encoder.encode(clip)
         if isinstance(header, LatentHeader):
             rates[0].write(header, chunks)
         else:
@@ -279,14 +281,15 @@ def evaluate_file(
         )
 
 
-def _reported(
-    chunks: Iterator[CodeChunk], measured: _Measured, total: int | None, progress: Progress | None
-) -> Iterator[CodeChunk]:
-    """Forward chunks, and report the progress after each."""
-    for chunk in chunks:
-        if progress is not None:
-            progress(measured.frames_done, total)
-        yield chunk
+def _make_header(
+    source: str, clip: Clip, model: LoadedTokenizer, stages: int, options: EvalOptions
+) -> Header | LatentHeader:
+    """Make the header of the file that `vtok encode` would write of a clip."""
+    about, size = (source, clip.reader, model), (clip.width, clip.height)
+    codec_options = EncodeOptions(effort=options.effort, hysteresis=options.hysteresis)
+    if model.geometry.entries is None:
+        return make_latent_header(*about, codec_options, size)
+    return make_header(*about, stages, codec_options, size)
 
 
 def path_of(folder: Path, bits: int, model: LoadedTokenizer) -> Path:
@@ -314,6 +317,28 @@ class _Timer(Observer):
 
     def chunks(self, chunks: Iterator[CodeChunk]) -> Iterator[CodeChunk]:
         return self.timed(chunks)
+
+
+class _Work(Observer):
+    """Reports progress: the frames encoded and those measured at each rate, over their number."""
+
+    def __init__(self, progress: Progress | None, total: int | None, rates: int) -> None:
+        self._progress, self._total, self._parts, self._done = progress, total, 1 + rates, 0
+
+    def on_call(self, num_frames: int) -> None:
+        self._done += num_frames
+        if self._progress is not None:
+            self._progress(self._done // self._parts, self._total)
+
+    def watch(self, watch: Watch | None) -> Watch:
+        """Add the count of measured frames to a function that receives them."""
+
+        def watched(bits: int, decoded: Frames, originals: Frames) -> None:
+            self.on_call(len(decoded))
+            if watch is not None:
+                watch(bits, decoded, originals)
+
+        return watched
 
 
 class _Measured(ChunkObserver):
@@ -358,7 +383,7 @@ class _Rate:
         stages: int,
         metrics: Sequence[str] | None,
         keep: Path | None,
-        watch: Watch | None,
+        watch: Watch,
     ) -> None:
         self._bits, self._stages, self._watch = bits, stages, watch
         self._shape = header.transform
@@ -396,8 +421,7 @@ class _Rate:
     def _measure(self, decoded: Iterator[Frames]) -> None:
         for frames, originals in self._originals.pair(self._timer.timed(decoded)):
             self._meter.add(frames, originals)
-            if self._watch is not None:
-                self._watch(self._bits, frames, originals)
+            self._watch(self._bits, frames, originals)
 
     def finish(self) -> Point:
         """Finish the code file and return the measurements."""

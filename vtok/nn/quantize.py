@@ -157,6 +157,16 @@ class LFQ(nn.Module):
         signs = rearrange(bits, "b (s k) d t h w -> b s (k d) t h w", k=self.num_codebooks)
         return self._sum_bits(self._bit_values(signs, torch.float32))
 
+    def half_cells(self, num_stages: int) -> Tensor:
+        """Return half the distance of neighbouring values of each dimension, float32 [D].
+
+        It is zero for dimensions that the first `num_stages` stages do not refine.
+        """
+        cells = torch.zeros(self.dim)
+        for bit in range(num_stages * self.bits_per_stage):
+            cells[self.plan[bit]] = self._scales[bit]
+        return cells
+
     def _residuals(self, latents: Tensor) -> Iterator[Tensor]:
         """Yield the residual of all dimensions before each plane."""
         for plane in range(self.num_planes):

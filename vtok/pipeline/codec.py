@@ -28,15 +28,16 @@ from vtok.models.load import DTYPES, LoadedTokenizer
 from vtok.nn.geometry import Stream, Window
 from vtok.nn.interface import StreamState
 from vtok.pipeline._runtime import pipelined_calls
-from vtok.pipeline.result import CodeChunk, Codes, Observer
+from vtok.pipeline.result import CodeChunk, Codes, Observer, count_call
 from vtok.video.frames import Frames
 
 R = TypeVar("R")
 C = TypeVar("C")
-CHUNK_STEPS = 8
-"""Latent steps in a chunk of a code file: about a second of video."""
-CALL_PIXELS = 600_000
-"""Most pixels in a model call: 8 frames of 256x256 stay in the cache."""
+CHUNK_STEPS, RATE_STEPS = 32, 8
+"""Latent steps in a chunk of a code file, which the entropy coder codes alone: 4 to 5 seconds of
+video with vtok-base, and about one second where rate control chooses the stages of each chunk."""
+CALL_STEPS, CALL_PIXELS = 8, 600_000
+"""Most latent steps and pixels in a model call: 8 frames of 256x256 stay in the cache."""
 MOST_WINDOWS, WINDOW_PIXELS = 8, 10_000_000
 """Most windows in a batch, and most pixels of all, except on a CPU: 8 windows of 17x256x256."""
 
@@ -145,6 +146,7 @@ class Encoder:
         covered = steps = 0
         wanted, windowed = self._steps_per_chunk, isinstance(self._model.geometry.plan, Window)
         for codes, num_frames in calls:
+            count_call(self._observers, num_frames)
             pending.append(codes)
             covered += num_frames
             steps += codes.shape[2]
@@ -223,7 +225,9 @@ class Decoder:
         frames: Iterator[Frames] = filter(len, found)
         for observer in self._observers:
             frames = observer.frames(frames)
-        yield from frames
+        for some in frames:
+            yield some
+            count_call(self._observers, len(some))
 
     def decode_next(self, chunk: CodeChunk) -> Iterator[Frames]:
         """Decode the next chunk of a video, one model call at a time; see `decode`.
@@ -393,8 +397,7 @@ def windows_at_once(model: LoadedTokenizer, size: Sequence[int]) -> int:
     plan = model.geometry.plan
     if isinstance(plan, Stream) or model.device.type == "cpu":
         return 1
-    pixels = plan.frames * size[0] * size[1]
-    return max(1, min(MOST_WINDOWS, WINDOW_PIXELS // pixels))
+    return max(1, min(MOST_WINDOWS, WINDOW_PIXELS // (plan.frames * size[0] * size[1])))
 
 
 def _batches_of(windows: Iterable[C], at_once: Callable[[C], int]) -> Iterator[list[C]]:
@@ -452,8 +455,10 @@ def steps_per_call(model: LoadedTokenizer, size: tuple[int, int]) -> int:
     return _steps_of_pixels(size[0] * size[1], model.geometry.temporal_compression)
 
 
-def chunk_steps(model: LoadedTokenizer, grid: Sequence[int], stages: int, per_call: int) -> int:
-    """Latent steps in a chunk: `CHUNK_STEPS`, or fewer where the entropy coder's limit is lower.
+def chunk_steps(
+    model: LoadedTokenizer, grid: Sequence[int], stages: int, per_call: int, most: int = CHUNK_STEPS
+) -> int:
+    """Latent steps in a chunk: `most`, or fewer where the entropy coder's limit is lower.
 
     Args:
         model: encoder of the chunk.
@@ -461,9 +466,9 @@ def chunk_steps(model: LoadedTokenizer, grid: Sequence[int], stages: int, per_ca
         stages: stages of codes.
         per_call: latent steps in a model call, the least that a chunk has.
     """
-    if model.geometry.window_steps is not None:
-        return model.geometry.window_steps
-    shape = (model.geometry.num_codebooks, CHUNK_STEPS, grid[0], grid[1])
+    if (steps := model.geometry.window_steps) is not None:
+        return steps
+    shape = (model.geometry.num_codebooks, most, grid[0], grid[1])
     return max(per_call, steps_to_code(shape, model.geometry.bits_per_code, stages))
 
 
@@ -489,7 +494,7 @@ def clip_to_frames(clip: Tensor) -> Frames:
 
 
 def _steps_of_pixels(pixels: int, temporal: int) -> int:
-    steps = CHUNK_STEPS
+    steps = CALL_STEPS
     while steps > 1 and steps * temporal * pixels > CALL_PIXELS:
         steps //= 2
     return steps

@@ -76,7 +76,7 @@ def decode_file(
             shipped model that the file, or its data set, names if None.
         tokens: a `TokenModels`, for files of learned tokens; the shipped learners if None.
         options: stages, part and quality; size and rate of an array, and the item of a shard.
-        progress: called after each chunk.
+        progress: called after each model call.
 
     Raises:
         InputError: if the source is missing.

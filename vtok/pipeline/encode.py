@@ -31,7 +31,13 @@ from vtok.errors import OptionError
 from vtok.models.load import LoadedTokenizer, ModelLike, resolve
 from vtok.nn.geometry import Geometry, Window
 from vtok.pipeline._runtime import map_in_background
-from vtok.pipeline.codec import Encoder, chunk_steps, steps_per_call
+from vtok.pipeline.codec import (
+    CHUNK_STEPS,
+    RATE_STEPS,
+    Encoder,
+    chunk_steps,
+    steps_per_call,
+)
 from vtok.pipeline.files import (
     CountingStream,
     name_of,
@@ -41,7 +47,8 @@ from vtok.pipeline.files import (
 )
 from vtok.pipeline.latents import write_latents
 from vtok.pipeline.options import EncodeOptions, part_metadata, select_stages
-from vtok.pipeline.rate import Effort, RateControl
+from vtok.pipeline.rate import RateControl
+from vtok.pipeline.refine import refiners
 from vtok.pipeline.result import CodeChunk, Counts, Observer, Progress, Result, make_result
 from vtok.video.decoder_process import Decoder
 from vtok.video.reader import VideoReader
@@ -64,7 +71,7 @@ def encode_file(
         output: the file to write, or a binary stream.
         model: a name, a path, a loaded tokenizer or a `VideoTokenizer`; `vtok-base` if None.
         options: size, rate, part and format.
-        progress: called after each chunk.
+        progress: called after each model call.
         decoder: process that reads the video; pass one to use it for several videos.
 
     Raises:
@@ -119,7 +126,7 @@ def encode_reader(
         name: name of the video, for the header.
         model: tokenizer to encode with.
         options: rate and format.
-        progress: called after each chunk.
+        progress: called after each model call.
         observers: follow the encoder, after rate control.
     """
     stages = stages_of_model(model, options)
@@ -128,9 +135,10 @@ def encode_reader(
     header = make_header(name, reader, model, stages, options)
     counts = Counts(progress, frames_to_come(reader, options))
     rate = RateControl(model, header, options.rate, options.compress) if options.rate else None
-    effort = [Effort(model, options.effort, stages)] if options.effort else []
-    followers = [*([rate] if rate else []), *effort, *observers, counts]
-    chunks = Encoder(model, stages, observers=followers).encode(reader)
+    changes = refiners(model, options.effort, options.hysteresis, stages)
+    followers = [*([rate] if rate else []), *changes, *observers, counts]
+    steps = header.format.chunk_steps
+    chunks = Encoder(model, stages, observers=followers, steps_per_chunk=steps).encode(reader)
     if options.to == "vtok":
         counts.audio_bytes = write_code_file(stream, header, chunks, options, reader)
     else:
@@ -228,7 +236,7 @@ def frame_durations(reader: VideoReader) -> FrameDurations | None:
 
 def stages_of_model(model: LoadedTokenizer, options: EncodeOptions) -> int:
     """Return the number of stages that options select of a model; see `select_stages`."""
-    return select_stages(options, model.geometry, model.info.name)
+    return select_stages(options, model.info)
 
 
 def make_header(
@@ -250,7 +258,8 @@ def make_header(
     """
     geometry, (width, height) = model.geometry, size or reader.output_size
     grid = geometry.grid(height, width)
-    steps = chunk_steps(model, grid, stages, steps_per_call(model, (height, width)))
+    most = RATE_STEPS if options.rate else CHUNK_STEPS
+    steps = chunk_steps(model, grid, stages, steps_per_call(model, (height, width)), most)
     origin = _origin(name, reader, model, options, (width, height))
     return Header(format=code_format(geometry, grid, stages, steps), **origin)
 
@@ -354,6 +363,7 @@ def _origin(
             **options.reading.metadata(),
             **({"rate": str(options.rate)} if options.rate else {}),
             **({"effort": str(options.effort)} if options.effort else {}),
+            **({"hysteresis": f"{options.hysteresis:g}"} if options.hysteresis else {}),
         },
     }
 

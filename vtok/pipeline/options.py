@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from vtok._times import MAX_SECONDS, Part
 from vtok.codefile.header import LATENT_TYPES, CodeFormat
 from vtok.errors import OptionError, UsageError
-from vtok.nn.geometry import Geometry
 from vtok.video.frames import DEFAULT_READING, ReadOptions, parse_size
+
+if TYPE_CHECKING:
+    from vtok.models.checkpoint import CheckpointInfo  # imports torch
 
 FORMATS = ("vtok", "npy", "safetensors", "pt")
 DUMP_KINDS = ("jsonl", "text", "bin")
@@ -95,6 +98,8 @@ class EncodeOptions(_HasPart):
         min_psnr: choose the fewest stages per chunk that reach this PSNR in dB.
         max_bpp: choose the most stages per chunk that keep the file to these bits per pixel.
         effort: gradient steps per model call that improve the latents of the encoder, 0 to 1000.
+        hysteresis: how far a latent passes the border of its cell before its code changes from that
+            of the step before: 0, at the border, to 1, at the middle of the next cell.
         compress: entropy-code the codes where that makes them smaller.
         latent_dtype: type of the latents of a tokenizer without codes: float16 or float32.
         audio: copy to keep the compressed sound of the source in a code file, or none; None keeps
@@ -118,6 +123,7 @@ class EncodeOptions(_HasPart):
     min_psnr: float | None = None
     max_bpp: float | None = None
     effort: int = 0
+    hysteresis: float = 0.0
     depth_range: tuple[float, float] | None = None
     on_damage: str = "fail"
     video_stream: int = 0
@@ -152,6 +158,7 @@ class EncodeOptions(_HasPart):
         if not 0 < self.timeout_seconds <= MAX_SECONDS:
             raise OptionError("timeout_seconds", f"{self.timeout_seconds:g}", "more than 0 seconds")
         check_effort(self.effort)
+        check_hysteresis(self.hysteresis)
         if self.latent_dtype not in LATENT_TYPES:
             raise OptionError("latent_dtype", self.latent_dtype, " or ".join(LATENT_TYPES))
         if self.audio not in (None, "copy", "none"):
@@ -298,6 +305,19 @@ def check_effort(steps: int) -> None:
         raise OptionError("effort", steps, f"0 to {MAX_EFFORT} steps")
 
 
+def check_hysteresis(width: float, model: CheckpointInfo | None = None) -> None:
+    """Check the width of a hysteresis, and that a model can have one.
+
+    Raises:
+        OptionError: if it is out of range, or the model is of another architecture than vtok's.
+    """
+    if not 0 <= width <= 1:
+        raise OptionError("hysteresis", f"{width:g}", "0 to 1")
+    if width and model and model.arch != "vtok":
+        expected = f"0: models such as {model.name}, of the architecture {model.arch}, have none"
+        raise OptionError("hysteresis", f"{width:g}", expected)
+
+
 def choose_stages(
     num_stages: int | None, num_bits: int | None, available: int, bits_per_stage: int
 ) -> int:
@@ -324,19 +344,19 @@ def choose_stages(
     return num_stages or available
 
 
-def select_stages(options: EncodeOptions, geometry: Geometry, name: str) -> int:
+def select_stages(options: EncodeOptions, model: CheckpointInfo) -> int:
     """Return the number of stages that options select of a model; see `choose_stages`.
 
     Args:
         options: rate and format.
-        geometry: of the model.
-        name: of the model.
+        model: to encode with.
 
     Raises:
         UsageError: if the model cannot have one of the options.
     """
+    geometry, name = model.geometry, model.name
     if geometry.entries is None:
-        for field in ("num_stages", "num_bits", "min_psnr", "max_bpp", "effort"):
+        for field in ("num_stages", "num_bits", "min_psnr", "max_bpp", "effort", "hysteresis"):
             if value := getattr(options, field):
                 raise OptionError(field, value, f"none: {name} has latents and no codes")
         if options.to == "vtok":
@@ -347,6 +367,7 @@ def select_stages(options: EncodeOptions, geometry: Geometry, name: str) -> int:
         for field in ("min_psnr", "max_bpp"):
             if (value := getattr(options, field)) is not None:
                 raise OptionError(field, f"{value:g}", f"none: {name} has a single stage")
+    check_hysteresis(options.hysteresis, model)
     stages, bits = geometry.num_stages, geometry.stored_bits
     return choose_stages(options.num_stages, options.num_bits, stages, bits)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -67,6 +67,9 @@ class Observer:
         """Receive latents and clip of a model call of the encoder; those returned replace them."""
         return latents
 
+    def on_call(self, num_frames: int) -> None:
+        """Receive the number of frames of a model call that has ended, in order."""
+
     def on_chunk(self, chunk: CodeChunk) -> CodeChunk:
         """Receive a chunk; the chunk returned replaces it, e.g. one with fewer stages."""
         return chunk
@@ -85,6 +88,12 @@ class Observer:
         for chunk in chunks:
             yield self.on_chunk(chunk)
         self.on_end()
+
+
+def count_call(observers: Iterable[Observer], num_frames: int) -> None:
+    """Call `on_call` of each observer."""
+    for observer in observers:
+        observer.on_call(num_frames)
 
 
 class ChunkObserver(Observer):
@@ -234,10 +243,10 @@ class Result(Conversion):
 
 @dataclass
 class Counts(Observer):
-    """Observer that counts chunks, and reports progress when the next chunk is requested.
+    """Observer that counts chunks when the next one is requested, and reports progress.
 
     Attributes:
-        progress: called after each chunk.
+        progress: called after each model call, and after each chunk that took none.
         total: expected number of frames, if known.
         start: number of the first requested frame.
         frames_done, steps: frames of video and latent steps so far.
@@ -264,6 +273,13 @@ class Counts(Observer):
     stages: Counter[int] = field(default_factory=Counter)
     psnr: float | None = None
     audio_bytes: int = 0
+    _called: int = 0
+    _reported: int = 0
+
+    def on_call(self, num_frames: int) -> None:
+        """Report progress."""
+        self._called += num_frames
+        self._report(self._called)
 
     def chunks(self, chunks: Iterator[CodeChunk]) -> Iterator[CodeChunk]:
         """Forward chunks, and count each when the next one is requested."""
@@ -278,8 +294,12 @@ class Counts(Observer):
         self.steps += steps
         self.codes += codes
         self.stages[stages] += 1
-        if self.progress is not None:
-            self.progress(self.frames_done, self.total)
+        self._report(self.frames_done)
+
+    def _report(self, frames: int) -> None:
+        if self.progress is not None and frames > self._reported:
+            self._reported = frames
+            self.progress(frames, self.total)
 
     def close_gaps(self) -> None:
         """Join adjacent gaps, and add one at the end for lost frames that are in no gap."""

@@ -210,10 +210,9 @@ def check_token_options(options: EncodeOptions, *, as_floats: bool = False) -> N
     Raises:
         UsageError: naming them.
     """
-    if options.num_stages or options.num_bits or options.rate or options.effort:
-        raise UsageError(
-            "`num_stages`, `num_bits`, `min_psnr`, `max_bpp` and `effort` do not apply to tokens"
-        )
+    for field in ("num_stages", "num_bits", "min_psnr", "max_bpp", "effort", "hysteresis"):
+        if getattr(options, field):
+            raise UsageError(f"`{field}` does not apply to tokens")
     if as_floats and options.audio == "copy":
         raise OptionError("audio", options.audio, "none: files of tokens hold no sound")
 
