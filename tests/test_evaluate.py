@@ -26,7 +26,7 @@ from vtok.video.reader import VideoReader
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluate")
-    make_video(folder / "a.mp4", 45)  # two chunks of the tiny model
+    make_video(folder / "a.mp4", 141)  # two chunks of the tiny model
     return folder
 
 
@@ -46,7 +46,7 @@ def read(path: Path) -> np.ndarray:
 
 
 def test_says_what_was_measured(result: ClipResult) -> None:
-    assert (result.width, result.height, result.frames, result.fps) == (64, 48, 45, 30)
+    assert (result.width, result.height, result.frames, result.fps) == (64, 48, 141, 30)
     assert [point.bits for point in result.points] == [6, 12, 18]  # 1, 2 and all 3 stages
     assert result.encode_fps > 0
     assert all(point.decode_fps > 0 for point in result.points)
@@ -66,8 +66,8 @@ def test_bytes_are_those_of_the_files(folder: Path, model: LoadedTokenizer, comp
             overwrite=True,
         )
         assert point.bytes == path.stat().st_size
-        assert point.bpp == pytest.approx(8 * point.bytes / (45 * 48 * 64))
-        assert point.kbps == pytest.approx(8 * point.bytes / 1000 / 1.5)
+        assert point.bpp == pytest.approx(8 * point.bytes / (141 * 48 * 64))
+        assert point.kbps == pytest.approx(8 * point.bytes / 1000 / 4.7)
         assert point.raw_bpp < point.bpp or compress
 
 
@@ -231,3 +231,17 @@ def test_codecs_are_matched_to_the_bytes(
     expected = read(source)[:12].repeat(5, 1).repeat(5, 2)
     assert psnr(np.ascontiguousarray(original), expected) > 28
     assert sheets.shape[1] % 2 == sheets.shape[2] % 2 == 0
+
+
+@pytest.mark.parametrize("more", [{}, {"hysteresis": 0.2}])
+def test_progress(folder: Path, model: LoadedTokenizer, more: dict) -> None:
+    """It rises within a chunk, over the encoding and all rates, up to the number of frames."""
+    seen: list[tuple[int, int | None]] = []
+    options = EvalOptions(Part(frames=40), (6, 18), ("psnr",), **more)
+    evaluate_file(
+        folder / "a.mp4", model=model, options=options, progress=lambda *pair: seen.append(pair)
+    )
+    done = [frames for frames, _ in seen]
+    assert done == sorted(done)
+    assert len(set(done)) > 3
+    assert seen[-1] == (40, 40)

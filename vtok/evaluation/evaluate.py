@@ -233,11 +233,11 @@ def evaluate_file(
                 source,
                 model=loaded,
                 options=replace(options, bits=(bits,)),
-                progress=progress,
+                progress=_part_of(progress, number, len(stages)),
                 keep=keep,
                 watch=watch,
             )
-            for bits in stages
+            for number, bits in enumerate(stages)
         ]
         return replace(results[-1], points=tuple(one.points[0] for one in results))
     most = max(stages.values())
@@ -279,6 +279,17 @@ def evaluate_file(
             usage=usage,
             encode_fps=measured.frames_done / max(timer.seconds, 1e-9),
         )
+
+
+def _part_of(progress: Progress | None, number: int, parts: int) -> Progress | None:
+    """Return the progress of part `number` of equal parts of the work on a video."""
+    if progress is None:
+        return None
+
+    def report(done: int, total: int | None) -> None:
+        progress(((total or 0) * number + done) // parts, total)
+
+    return report
 
 
 def _make_header(
