@@ -36,6 +36,12 @@ def _restored_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `encode_file` write chunks of 8 latent steps, so that short videos have several."""
+    monkeypatch.setattr("vtok.pipeline.encode.CHUNK_STEPS", 8)
+
+
 @pytest.fixture(scope="module")
 def models() -> "dict[str, LoadedTokenizer]":
     """Return `vtok-base` and a tiny tokenizer of each kind that streams."""

@@ -27,7 +27,9 @@ def codes(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> bytes:
     folder = tmp_path_factory.mktemp("codes")
     arguments = ("-c:v", "libx264", "-qp", "0", "-pix_fmt", "yuv444p")
     video = make_video(folder / "a.mp4", 40, width=63, height=47, fps="25", arguments=arguments)
-    return encode(video, folder / "a.vtok", load(checkpoint)).read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vtok.pipeline.encode.CHUNK_STEPS", 8)
+        return encode(video, folder / "a.vtok", load(checkpoint)).read_bytes()
 
 
 @pytest.fixture

@@ -298,6 +298,7 @@ def test_windows_in_batches(
     np.testing.assert_array_equal(decoded(model, data), whole)
 
 
+@pytest.mark.usefixtures("short_chunks")
 @pytest.mark.parametrize("kind", CODED)
 def test_damage_costs_one_window_or_chunk(
     kind: str, models: dict[str, LoadedTokenizer], clip: Path

@@ -99,11 +99,6 @@ def test_decoding_restores_size_rate_and_frame_count(
         assert after.fps == Fraction(fps)
 
 
-@pytest.fixture
-def _short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vtok.pipeline.encode.CHUNK_STEPS", 8)
-
-
 def test_chunk_steps(tmp_path: Path, model: LoadedTokenizer, video: Path) -> None:
     """Chunks are long, but short where the stages of each are chosen."""
     plain = read_header(encode(video, tmp_path / "a.vtok", model))
@@ -112,7 +107,7 @@ def test_chunk_steps(tmp_path: Path, model: LoadedTokenizer, video: Path) -> Non
     assert chosen.format.chunk_steps == RATE_STEPS
 
 
-@pytest.mark.usefixtures("_short_chunks")
+@pytest.mark.usefixtures("short_chunks")
 def test_chunk_codes_equal_whole_clip_codes(
     tmp_path: Path, model: LoadedTokenizer, video: Path
 ) -> None:
@@ -127,7 +122,7 @@ def test_chunk_codes_equal_whole_clip_codes(
     np.testing.assert_array_equal(read_codes(path)[:, 0], whole[0].numpy())
 
 
-@pytest.mark.usefixtures("_short_chunks")
+@pytest.mark.usefixtures("short_chunks")
 def test_chunk_frames_equal_whole_clip_frames(
     tmp_path: Path, model: LoadedTokenizer, video: Path
 ) -> None:
@@ -260,7 +255,7 @@ def test_other_code_layout_is_refused(
         check_model(weights, model, "a.vtok")
 
 
-@pytest.mark.usefixtures("_short_chunks")
+@pytest.mark.usefixtures("short_chunks")
 def test_truncated_file_is_refused_or_salvaged(
     tmp_path: Path, model: LoadedTokenizer, video: Path
 ) -> None:

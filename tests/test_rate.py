@@ -11,7 +11,7 @@ from videos import LOSSLESS, barcode_frames, run_ffmpeg
 from vtok.codefile.reader import CodeFileReader
 from vtok.errors import UsageError
 from vtok.models.load import LoadedTokenizer
-from vtok.pipeline.codec import RATE_STEPS, Decoder
+from vtok.pipeline.codec import Decoder
 from vtok.pipeline.decode import read_codes
 from vtok.pipeline.edit import cut_file
 from vtok.pipeline.encode import encode_file
@@ -23,10 +23,8 @@ from vtok.video.reader import VideoReader
 FRAMES = 70  # in chunks of 29, 32 and 9
 
 
-@pytest.fixture(autouse=True)
-def _short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files without a rate have chunks as with one."""
-    monkeypatch.setattr("vtok.pipeline.encode.CHUNK_STEPS", RATE_STEPS)
+# files without a rate have chunks as with one
+pytestmark = pytest.mark.usefixtures("short_chunks")
 
 
 @pytest.fixture(scope="module")

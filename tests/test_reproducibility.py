@@ -46,7 +46,7 @@ def check_same(tokenizer: VideoTokenizer, found: torch.Tensor, expected: torch.T
     differ = differ.any(1) if differ.ndim == 5 else differ
     doubtful = unsettled(quantizer, expected)
     assert not (differ & ~doubtful).any()
-    assert doubtful.double().mean() < 0.05
+    assert doubtful.double().mean() < 0.1
 
 
 @settings(max_examples=8, deadline=None)

@@ -42,7 +42,10 @@ from vtok.video.mux import FrameTimes, remux
 
 @pytest.fixture(scope="module")
 def loud(film: Path, model: LoadedTokenizer) -> Path:
-    encode_file(film, film.with_name("loud.vtok"), model=model)
+    """Encode the film with its sound, in several chunks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vtok.pipeline.encode.CHUNK_STEPS", 8)
+        encode_file(film, film.with_name("loud.vtok"), model=model)
     return film.with_name("loud.vtok")
 
 
