@@ -33,7 +33,7 @@ def refiners(
 class Hysteresis(Observer):
     """Keep the quantized value of the step before where a latent has hardly left its cell.
 
-    Noise at the border of two cells then changes no codes, which takes bytes and makes pictures
+    Without it, noise at the border of two cells changes codes, which takes bytes and makes pictures
     flicker. A dimension keeps its value p while |x - p| <= (1 + width) h, for its latent x and half
     the width h of its cells.
 
