@@ -27,7 +27,10 @@ def load_tiny(folder: Path, kind: str = "fast") -> LoadedTokenizer:
 
 
 def header_for(
-    model: LoadedTokenizer, num_frames: int | None = None, stages: int | None = None
+    model: LoadedTokenizer,
+    num_frames: int | None = None,
+    stages: int | None = None,
+    chunk_steps: int = 8,
 ) -> Header:
     """Make the header of a video of 30x20 pixels at 25 frames per second."""
     tokenizer, space = model.tokenizer, model.tokenizer.spatial_compression
@@ -39,7 +42,7 @@ def header_for(
             temporal_compression=tokenizer.temporal_compression,
             spatial_compression=space,
             grid=(-(-HEIGHT // space), -(-WIDTH // space)),
-            chunk_steps=8,
+            chunk_steps=chunk_steps,
             decoder_lookback=tokenizer.decoder_lookback,
         ),
         model=ModelIdentity(
@@ -52,24 +55,30 @@ def header_for(
 
 
 def random_file(
-    model: LoadedTokenizer, num_frames: int, seed: int = 0, stages: list[int] | None = None
+    model: LoadedTokenizer,
+    num_frames: int,
+    seed: int = 0,
+    stages: list[int] | None = None,
+    chunk_steps: int = 8,
 ) -> bytes:
     """Make a code file of random codes.
 
     Args:
         model: that it is for.
-        num_frames: of the video; chunks have 8 steps.
+        num_frames: of the video.
         seed: of the codes.
         stages: of each chunk, repeated cyclically; all stages of the model by default.
+        chunk_steps: latent steps in a chunk.
     """
-    header, rng, stream = header_for(model, num_frames), np.random.default_rng(seed), io.BytesIO()
+    header = header_for(model, num_frames, chunk_steps=chunk_steps)
+    rng, stream = np.random.default_rng(seed), io.BytesIO()
     layout, number = header.format, 0
     version = PLAIN if stages is None else (1, 1)
     with CodeFileWriter(stream, header, version=version) as writer:
         left = num_frames
         while left:
             first = layout.temporal_compression - 1 if left == num_frames else 0
-            frames = min(left, 8 * layout.temporal_compression - first)
+            frames = min(left, chunk_steps * layout.temporal_compression - first)
             steps = -(-(frames + first) // layout.temporal_compression)
             count = stages[number % len(stages)] if stages else layout.num_stages
             shape = (count, layout.num_codebooks, steps, *layout.grid)

@@ -75,6 +75,29 @@ def test_cut_of_cut(model: LoadedTokenizer, data: bytes, whole: np.ndarray) -> N
     assert read(again).version == (1, 1)
 
 
+@pytest.fixture(scope="module", params=[None, [3, 1, 2]], ids=["1.0", "1.1"])
+def long_chunks(request: pytest.FixtureRequest, model: LoadedTokenizer) -> bytes:
+    """Return a code file of 300 frames in chunks of 32 latent steps, of all stages or of few."""
+    return random_file(model, 300, stages=request.param, chunk_steps=32)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 299), st.integers(1, 300))
+def test_cut_keeps_only_needed_steps_of_long_chunks(
+    model: LoadedTokenizer, long_chunks: bytes, first: int, count: int
+) -> None:
+    part = cut(long_chunks, start_frame=first, num_frames=count)
+    shown = all_frames(long_chunks, model)[first : first + count]
+    np.testing.assert_array_equal(all_frames(part, model), shown)
+    steps = sum(chunk.codes.shape[2] for chunk in read(part))
+    lookback = read(part).header.format.decoder_lookback
+    assert lookback is not None
+    assert steps <= len(shown) // 4 + 2 + max(1, lookback) + 2 * 7
+    least = len(cut(part, num_stages=1))
+    assert len(cut(part, max_bytes=least)) == least
+    assert len(cut(long_chunks, start_frame=first, num_frames=count, max_bytes=least)) <= least
+
+
 def test_version_is_the_lowest_possible(data: bytes) -> None:
     for options in ({}, {"num_stages": 2}, {"duration_seconds": 29 / 25}, {"max_bytes": 10**6}):
         assert read(cut(data, **options)).version == (1, 0)

@@ -143,9 +143,9 @@ def cut(
 ) -> None:
     """Cut code files to a time range, fewer stages or a file size.
 
-    Bytes are copied without re-encoding, and no model is needed. The frames are exactly those of
-    the whole file: chunks that the decoder needs before the start are kept, and decoded but not
-    shown. The sound is cut to the same part. Chunks of unknown types are left out.
+    No model is needed: the codes stay as they are. The frames are exactly those of the whole file:
+    latent steps that the decoder needs before the start are kept, and decoded but not shown. The
+    sound is cut to the same part. Chunks of unknown types are left out.
 
     \b
       vtok cut clip.vtok                          writes clip.cut.vtok

@@ -1,4 +1,8 @@
-"""Cut and join code files by copying the parts of their chunks, without decoding them."""
+"""Cut and join code files without decoding them to frames.
+
+Chunks are copied as stored. A cut codes the first and the last one again, without loss, where only
+a part of their latent steps is needed.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,6 @@ from vtok.codefile.packing import StoredChunk, encode_parts
 from vtok.codefile.reader import CodeFileReader
 from vtok.codefile.records import (
     FOOTER_BYTES,
-    MODELLED,
     PLAIN,
     ROW,
     SEGMENTED,
@@ -39,6 +42,10 @@ from vtok.errors import CodeFileError, OptionError
 
 Copied = Iterator[tuple[int, int, int]]
 """Frames, latent steps and stages of each copied chunk."""
+
+CUT_STEPS = 8
+"""Latent steps that a cut does not split: a multiple of those of every model call. A decoder then
+makes the same calls as for the whole file, and the frames are equal to the last bit."""
 
 
 @dataclass
@@ -71,8 +78,8 @@ def cut(
 ) -> Copied:
     """Copy a part of a code file, or fewer of its stages, or both.
 
-    Keeps the chunks that show the frames and those before them that a decoder must have seen. The
-    new file decodes to the same frames as the old one.
+    Keeps the latent steps that show the frames and those before them that a decoder must have seen,
+    in groups of `CUT_STEPS`. The new file decodes to the same frames as the old one.
 
     Args:
         reader: of a seekable file.
@@ -91,37 +98,34 @@ def cut(
     """
     header, layout = reader.header, reader.header.format
     reader.limit_stages(layout.num_stages if stages is None else stages)
-    ranges = list(find_ranges(reader.index, layout, frames, layout.decoder_lookback))
+    grain = CUT_STEPS if layout.window is None else None
+    ranges = list(find_ranges(reader.index, layout, frames, layout.decoder_lookback, grain))
     if frames != (0, reader.index.num_frames):
         shape, (begin, end) = header.transform, find_seconds(reader, frames)
         start = (shape.start or Fraction(0)) + begin or None
         shape = replace(shape, start=start, duration=end - begin)
         header = replace(header, transform=shape)
-    counts = [min(stages or layout.num_stages, layout.num_stages)] * len(ranges)
+    ahead = sum(some.is_ahead for some in ranges)
+    shown = ranges[: len(ranges) - ahead]
+    recoded = dict(_recode(reader, shown, ranges[len(shown) :]))
+    steps = max([layout.chunk_steps, *(chunk.num_steps for chunk in recoded.values())])
+    header = replace(header, format=replace(layout, chunk_steps=steps))
+    counts = [min(stages or layout.num_stages, layout.num_stages)] * len(shown)
     if reader.version != PLAIN or max_bytes is not None:
-        heads = [reader.read_head(some.chunk) for some in ranges]
-        counts = [min(count, len(head.parts)) for count, head in zip(counts, heads, strict=True)]
+        lengths = _lengths(reader, shown, recoded, counts[0])
+        counts = [len(parts) for parts in lengths]
         if max_bytes is not None:
-            row = ChunkHead.length(1) - ChunkHead.length(0)  # of a part, in the head
-            lengths = [
-                [row + part.length for part in head.parts[:count]]
-                for head, count in zip(heads, counts, strict=True)
-            ]
-            fixed = _fixed_bytes(header, ranges)
+            fixed = _fixed_bytes(header, shown)
             fixed += sum(one.num_bytes for one in _sections(reader, frames, audio))
             counts = fit_stages(lengths, max_bytes - fixed, max_bytes)
-    ahead = sum(some.is_ahead for some in ranges)
-    steps = layout.chunk_steps + (layout.decoder_lookahead if ahead else 0)
-    header = replace(header, format=replace(layout, num_stages=max(counts), chunk_steps=steps))
+    header = replace(header, format=replace(header.format, num_stages=max(counts)))
     version = PLAIN if _is_plain(reader, ranges, counts) else SEGMENTED
     with CodeFileWriter(stream, header, version=version) as writer:
-        shown = ranges[: len(ranges) - ahead]
-        for some, count in zip(shown, counts, strict=False):
+        for some, count in zip(shown, counts, strict=True):
             reader.limit_stages(count)
-            chunk = reader.read_stored(some.chunk)
-            if ahead and some is shown[-1]:
-                chunk = _with_steps_ahead(reader, some.chunk, ahead)
-            writer.write_parts(chunk.parts, chunk.num_steps, some.num_frames, some.opens)
+            chunk = recoded.get(some.chunk) or reader.read_stored(some.chunk)
+            parts = chunk.parts[:count]
+            writer.write_parts(parts, chunk.num_steps, some.num_frames, some.opens)
             yield some.num_frames, chunk.num_steps, count
         for section in _sections(reader, frames, audio):
             (kept or Kept()).write(writer, section)
@@ -136,15 +140,47 @@ def _sections(reader: CodeFileReader, frames: tuple[int, int], audio: bool) -> I
         yield from map(sound_to_section, sound_between(reader, frames))
 
 
-def _with_steps_ahead(reader: CodeFileReader, number: int, count: int) -> StoredChunk:
-    """Append to a chunk the steps of the `count` chunks after it that its frames depend on."""
+def _recode(
+    reader: CodeFileReader, shown: Sequence[StepRange], ahead: Sequence[StepRange]
+) -> Iterator[tuple[int, StoredChunk]]:
+    """Code the chunks again of which not all steps are kept, or which get steps appended.
+
+    Args:
+        reader: of the file, which reads the wanted stages.
+        shown: ranges with frames to show.
+        ahead: ranges after them, on which only the frames before depend.
+
+    Yields:
+        The number of each such chunk, and what to store for it.
+    """
     layout = reader.header.format
-    chunk = reader.read_chunk(number)
-    following = [reader.read_chunk(number + 1 + k).codes for k in range(count)]
-    ahead = np.concatenate(following, axis=2)[:, :, : layout.decoder_lookahead]
-    codes = np.concatenate([chunk.codes, ahead], axis=2)
-    parts = encode_parts(codes, layout, compress=MODELLED in chunk.coders)
-    return StoredChunk(chunk.num_frames, codes.shape[2], parts, chunk.opens)
+    for some in shown:
+        after = ahead if some is shown[-1] else ()
+        if not after and some.steps == (0, reader.index[some.chunk].num_steps):
+            continue
+        chunk = reader.read_chunk(some.chunk)
+        codes = chunk.codes[:, :, slice(*some.steps)]
+        if after:
+            following = [reader.read_chunk(other.chunk).codes for other in after]
+            steps = np.concatenate(following, axis=2)[:, :, : layout.decoder_lookahead]
+            codes = np.concatenate([codes, steps], axis=2)
+        parts = encode_parts(codes, layout, chunk.coders)
+        yield some.chunk, StoredChunk(some.num_frames, codes.shape[2], parts, some.opens)
+
+
+def _lengths(
+    reader: CodeFileReader, shown: Sequence[StepRange], recoded: dict[int, StoredChunk], most: int
+) -> list[list[int]]:
+    """Bytes of each stage of each chunk, with its row in the head, of the first `most` stages."""
+    row = ChunkHead.length(1) - ChunkHead.length(0)
+    lengths = []
+    for some in shown:
+        if chunk := recoded.get(some.chunk):
+            parts = [len(part.data) for part in chunk.parts]
+        else:
+            parts = [part.length for part in reader.read_head(some.chunk).parts]
+        lengths.append([row + length for length in parts[:most]])
+    return lengths
 
 
 def join(
@@ -286,16 +322,16 @@ def fit_stages(lengths: Sequence[Sequence[int]], room: int, max_bytes: int) -> l
 
 def _is_plain(reader: CodeFileReader, ranges: Sequence[StepRange], counts: Sequence[int]) -> bool:
     """Check if a cut of these ranges is a file of version 1.0."""
-    last = ranges[-1]
-    if last.is_ahead:
+    if ranges[-1].is_ahead:
         return False
-    before, after = reader.index.covers(last.chunk)
-    unshown = after - before - last.skip - last.num_frames
+    temporal = reader.header.format.temporal_compression
+    steps = sum(end - begin for begin, end in (some.steps for some in ranges))
+    unshown = (steps - 1) * temporal + 1 - sum(some.num_frames for some in ranges)
     return (
         reader.version == PLAIN
         and min(counts) == max(counts)
         and ranges[0].opens == 0
-        and unshown < reader.header.format.temporal_compression
+        and unshown < temporal
     )
 
 

@@ -1,4 +1,4 @@
-"""Copy code files without decoding: cut, join, dump for other programs, and pack dumps."""
+"""Edit code files without decoding: cut, join, dump for other programs, and pack dumps."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def cut_file(
 ) -> Result:
     """Copy a part of a code file, or fewer of its stages.
 
-    The part decodes to exactly the frames of the whole file: chunks before the first frame that
-    the decoder needs are kept as well.
+    The part decodes to exactly the frames of the whole file: latent steps before the first frame
+    that the decoder needs are kept as well.
 
     Args:
         source: a code file, or a binary stream of one.
