@@ -255,16 +255,17 @@ def evaluate_file(
             raise ShapeError(
                 f"{source}: {exc}: leave it out of `metrics`, or use a larger `size`"
             ) from exc
-        usage: tuple[CodeUsage, ...] = ()
-        if isinstance(header, Header):
-            codebooks = range(most * loaded.geometry.num_codebooks)
-            usage = tuple(CodeUsage(header.format.num_entries) for _ in codebooks)
-        timer, measured = _Timer(), _Measured(header, rates, usage, options.compress)
+        timer, measured = _Timer(), _Measured(header, rates, options.compress)
         # not pipelined: calls ahead of the current chunk would not be timed
         changes = refiners(loaded, options.effort, options.hysteresis, most)
-        observers = [*changes, timer, measured, work]
-        encoder = Encoder(loaded, most, observers=observers, pipelined=False)
-        chunks = encoder.encode(clip)
+        steps = header.format.chunk_steps if isinstance(header, Header) else None
+        chunks = Encoder(
+            loaded,
+            most,
+            observers=[*changes, timer, measured, work],
+            steps_per_chunk=steps,
+            pipelined=False,
+        ).encode(clip)
         if isinstance(header, LatentHeader):
             rates[0].write(header, chunks)
         else:
@@ -276,7 +277,7 @@ def evaluate_file(
             frames=measured.frames_done,
             fps=clip.fps,
             points=tuple(rate.finish() for rate in rates),
-            usage=usage,
+            usage=measured.usage,
             encode_fps=measured.frames_done / max(timer.seconds, 1e-9),
         )
 
@@ -353,25 +354,31 @@ class _Work(Observer):
 
 
 class _Measured(ChunkObserver):
-    """Observer that counts codes, and writes, decodes and measures each rate."""
+    """Observer that counts codes, and writes, decodes and measures each rate.
+
+    Attributes:
+        usage: of each codebook of each stage; empty for latents.
+        frames_done: frames measured so far.
+    """
 
     def __init__(
-        self,
-        header: Header | LatentHeader,
-        rates: Sequence[_Rate],
-        usage: Sequence[CodeUsage],
-        compress: bool,
+        self, header: Header | LatentHeader, rates: Sequence[_Rate], compress: bool
     ) -> None:
         super().__init__()
-        self._header, self._rates, self._usage = header, rates, usage
-        self._compress, self.frames_done = compress, 0
+        self._header, self._rates, self._compress = header, rates, compress
+        self.frames_done = 0
+        self.usage: tuple[CodeUsage, ...] = ()
+        if isinstance(header, Header):
+            layout = header.format
+            codebooks = range(layout.num_stages * layout.num_codebooks)
+            self.usage = tuple(CodeUsage(layout.num_entries) for _ in codebooks)
 
     def on_pair(self, chunk: CodeChunk, frames: Frames) -> CodeChunk:
         parts: Sequence[CodedPart] = ()
         if isinstance(self._header, Header):
             parts = encode_parts(chunk.codes, self._header.format, compress=self._compress)
             codebooks = (codes for stage in chunk.codes for codes in stage)
-            for codes, counted in zip(codebooks, self._usage, strict=True):
+            for codes, counted in zip(codebooks, self.usage, strict=True):
                 counted.add(codes)
         for rate in self._rates:
             rate.add(chunk, parts, frames)
