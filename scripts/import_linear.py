@@ -27,6 +27,9 @@ from vtok.models.torch_file import float_tensors, read_foreign
 from vtok.nn.config import PRESETS, TokenizerConfig
 from vtok.nn.tokenizer import VideoTokenizer
 
+SECOND_PASS_STAGES = 3  # at fewer, the second pass gains less than 0.1 dB
+ERROR_SCALE = 4  # of the trainer's layer that reads the reconstruction error
+
 
 def to_config(theirs: Mapping[str, Any]) -> TokenizerConfig:
     """Convert the trainer's configuration.
@@ -39,8 +42,10 @@ def to_config(theirs: Mapping[str, Any]) -> TokenizerConfig:
     assert preset.bit_plan is not None
     if stages_of(plan) == stages_of(preset.bit_plan):
         plan = preset.bit_plan
+    second = theirs.get("second")
     return dataclasses.replace(
         preset,
+        second_pass=(second, SECOND_PASS_STAGES) if second else None,
         num_stages=len(plan) // 9,
         layers=(("space_time_patch", encoder), *(("causal_depthwise", encoder),) * down),
         decoder_layers=(
@@ -76,12 +81,18 @@ def to_tokenizer(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Vi
         "dec_fine": f"decoder.layers.{2 + up}",
         "dec_out": f"decoder.layers.{3 + up}.conv",
         "lin_dec": "decoder.linear.project",
+        "second.err": "second_pass.error.project",
+        "second.lin": "second_pass.linear.project",
+        **{f"second.blocks.{n}": f"second_pass.blocks.{n}" for n in range(config.get("second", 0))},
+        "second.out": "second_pass.last.conv",
     }
     squares = "(f i p j q c) ... -> (f i j p q c) ..."
     sizes = {"f": 4, "i": 2, "j": 2, "p": 4, "q": 4}
     ours = {}
     for name, tensor in tensors.items():
-        if name == "lin_enc.weight":
+        if name.startswith("second.err."):
+            tensor = ERROR_SCALE * tensor
+        if name in ("lin_enc.weight", "second.err.weight", "second.lin.weight"):
             tensor = rearrange(tensor.transpose(0, 1), squares, **sizes).transpose(0, 1)
         elif name.startswith("lin_dec."):
             tensor = rearrange(tensor, squares, **sizes)

@@ -47,7 +47,7 @@ from torch.nn import functional
 from vtok.errors import InputError, UsageError, VtokError
 from vtok.models.load import LoadedTokenizer, load
 from vtok.nn.token_pipeline import TokenPipeline
-from vtok.tokens.model import load_token_model
+from vtok.tokens.model import STAGES, load_token_model
 from vtok.video.suffixes import PHOTO_SUFFIXES
 
 Array = npt.NDArray[np.float64]
@@ -217,7 +217,12 @@ def encode(model: LoadedTokenizer, windows: Windows) -> Encoded:
     """Encode each window on its own."""
     with torch.inference_mode():
         train, test = (
-            torch.cat([model.tokenizer.encode_latents(clip.to(model.device)) for clip in clips])
+            torch.cat(
+                [
+                    model.tokenizer.encode_latents(clip.to(model.device), num_stages=STAGES)
+                    for clip in clips
+                ]
+            )
             for clips in (to_clips(windows.train, BATCH), to_clips(windows.test, BATCH))
         )
     return Encoded(train, windows.train_labels, test, windows.test_labels)

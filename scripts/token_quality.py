@@ -22,7 +22,7 @@ from vtok.evaluation.metrics import psnr
 from vtok.models.load import LoadedTokenizer, load
 from vtok.nn.config import LEARNERS
 from vtok.pipeline.codec import Encoder, clip_to_frames
-from vtok.tokens.model import TokenModel, load_token_model
+from vtok.tokens.model import STAGES, TokenModel, load_token_model
 from vtok.video.frames import Frames
 
 COUNTS = (4, 8, 16, 32, 64)
@@ -69,10 +69,8 @@ def main() -> None:
     for video in args.videos:
         with open_clip(video, CARD) as clip:
             frames = np.concatenate(list(clip))
-        latents = torch.cat(
-            [part for part, _ in Encoder(model).map_latents([frames], lambda latents: latents)],
-            dim=2,
-        )
+        calls = Encoder(model, STAGES).map_latents([frames], lambda latents: latents)
+        latents = torch.cat([part for part, _ in calls], dim=2)
         rows["latents"][video.name] = [show(model, latents, frames)] * len(args.tokens)
         for name, learner in learners.items():
             rows[name][video.name] = measure(learner, latents, frames, args.tokens, args.bits)

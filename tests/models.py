@@ -56,8 +56,10 @@ LINEAR = {
     "linear_path": True,
     "bit_plan": (0, 0, 1, 1, 2, 0, 3, 3, 4),
 }
+SECOND_PASS = {**LINEAR, "second_pass": (1, 2)}
 ARCHITECTURES = {
     "fast": FAST, "classic": CLASSIC, "conditioned": CONDITIONED, "linear": LINEAR,
+    "second_pass": SECOND_PASS,
 }  # fmt: skip
 
 
@@ -75,7 +77,7 @@ def load_all() -> dict[str, LoadedTokenizer]:
     """Load `vtok-base`, and make a tiny tokenizer of each kind that streams."""
     base = load("vtok-base", device="cpu", dtype="float32")
     made = {"vtok-base": base}
-    for kind in ("fast", "classic", "linear"):
+    for kind in ("fast", "classic", "linear", "second_pass"):
         tokenizer = make_tokenizer(kind).requires_grad_(False)
         made[kind] = LoadedTokenizer(tokenizer, base.info, base.device, base.dtype)
     return made

@@ -113,6 +113,8 @@ def test_misfit_tensors_are_named(saved: Path) -> None:
         ({"bit_plan": [0, 0, 1, 1, 2, 0, 3, 3, 3]}, r"has shape .*5.*, expected .*4"),
         ({"bit_plan": [0, 0, 1]}, "expected the dimension of each of 9 bits"),
         ({"linear_path": False}, "unknown tensors: decoder.linear.project.bias"),
+        ({"second_pass": [1, 2]}, "missing tensors: second_pass"),
+        ({"second_pass": [1, 4]}, "second_pass=.*: expected blocks, 1 to 1000, and stages, 1 to 3"),
         ({"patch_size": 4}, "has shape"),
         (
             {

@@ -11,7 +11,7 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "scripts"))
-from import_linear import to_config, to_tokenizer  # noqa: E402
+from import_linear import SECOND_PASS_STAGES, to_config, to_tokenizer  # noqa: E402
 
 from vtok.errors import CheckpointError  # noqa: E402
 from vtok.models.checkpoint import load_checkpoint  # noqa: E402
@@ -59,14 +59,26 @@ SHAPES = {
 }
 
 
-def make_tensors() -> dict[str, torch.Tensor]:
+SECOND = {**CONFIG, "second": 1, "plan": [*CONFIG["plan"], 4, 0, 1, 2, 3, 4, 0, 1, 2]}
+SECOND_SHAPES = {
+    **SHAPES,
+    **conv_shapes("second.err", 768, 12),
+    **conv_shapes("second.lin", 768, 5),
+    **block_shapes("second.blocks.0", 12),
+    **conv_shapes("second.out", 12, 5),
+}
+
+
+def make_tensors(
+    shapes: dict[str, list[int]] = SHAPES, scale: float = 1.4
+) -> dict[str, torch.Tensor]:
     """Weights by a formula, the same on any machine, each with an effect on the result."""
     tensors = {}
-    for number, (name, shape) in enumerate(SHAPES.items()):
+    for number, (name, shape) in enumerate(shapes.items()):
         count = int(np.prod(shape))
         wave = np.sin(1.7 * number + 12.9898 * np.arange(count) ** 1.1)
         size = max(1, count // shape[0]) ** -0.5
-        tensors[name] = torch.from_numpy((1.4 * size * wave).astype(np.float32)).view(shape)
+        tensors[name] = torch.from_numpy((scale * size * wave).astype(np.float32)).view(shape)
     return tensors
 
 
@@ -88,6 +100,20 @@ def test_codes_and_frames_equal_those_of_the_trainer() -> None:
         for stages in (1, 2):
             frames = tokenizer.decode(codes[:, :stages])
             np.testing.assert_allclose(frames, expected[f"frames_{stages}"], atol=1e-4)
+
+
+def test_second_pass_equals_that_of_the_trainer() -> None:
+    """second_pass.npz holds what the trainer's own class computed, as for linear.npz."""
+    expected = np.load(ROOT / "tests" / "golden" / "second_pass.npz")
+    tokenizer, clip = to_tokenizer(SECOND, make_tensors(SECOND_SHAPES, 0.7)), make_linear_clip()
+    assert tokenizer.config.second_pass == (1, SECOND_PASS_STAGES)
+    with torch.no_grad():
+        for name, stages in (("first", SECOND_PASS_STAGES - 1), ("second", SECOND_PASS_STAGES)):
+            latents = tokenizer.encode_latents(clip, num_stages=stages)
+            np.testing.assert_allclose(latents, expected[f"latents_{name}"], atol=2e-3)
+        assert torch.equal(latents, tokenizer.encode(clip))
+        frames = tokenizer.decode(tokenizer.quantize(latents))
+        np.testing.assert_allclose(frames, expected["frames"], atol=4e-3)
 
 
 def test_bits_of_a_known_plan_are_reordered_for_the_entropy_coder() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from codefiles import load_tiny
 from commands import encode, tiny_checkpoint, tiny_model
 from safetensors import safe_open
 from videos import make_video
@@ -155,6 +156,19 @@ def test_num_stages_keeps_the_first_stages(
     bits = read_codes(encode(video, tmp_path / "bits.vtok", model, num_bits=6 * stages))
     np.testing.assert_array_equal(some, every[:stages])
     np.testing.assert_array_equal(bits, some)
+
+
+def test_second_pass_is_left_out_for_few_stages(tmp_path: Path, video: Path) -> None:
+    model = load_tiny(tmp_path, "second_pass")
+    clip = frames_to_clip(read_frames(video), model)
+    for stages in (1, 2, 3):
+        path = encode(video, tmp_path / f"{stages}.vtok", model, num_stages=stages)
+        with torch.inference_mode():
+            whole = model.tokenizer.encode(clip, quantize=True, num_stages=stages)
+        np.testing.assert_array_equal(read_codes(path)[:, 0], whole.view(stages, *whole.shape[-3:]))
+    first, second, both = (read_codes(tmp_path / f"{stages}.vtok") for stages in (1, 2, 3))
+    np.testing.assert_array_equal(both[:2], second)
+    assert (both[:1] != first).mean() > 0.05
 
 
 def test_dropping_stages_before_or_after_gives_equal_video(

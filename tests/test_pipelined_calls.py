@@ -34,7 +34,7 @@ def parts_of(*lengths: int) -> list[Part]:
 @settings(max_examples=12, deadline=None)
 @given(
     data=st.data(),
-    kind=st.sampled_from(["fast", "classic", "linear", "vtok-base"]),
+    kind=st.sampled_from(["fast", "classic", "linear", "second_pass", "vtok-base"]),
     threads=st.integers(2, 6),
 )
 def test_results_do_not_depend_on_number_of_workers(

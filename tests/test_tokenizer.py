@@ -306,6 +306,42 @@ def test_linear_path_of_a_mirrored_architecture() -> None:
     assert tokenizer(clip).shape == clip.shape
 
 
+def test_new_second_pass_changes_nothing() -> None:
+    torch.manual_seed(0)
+    tokenizer, clip = VideoTokenizer(**ARCHITECTURES["second_pass"]), make_clip(9)
+    with torch.no_grad():
+        for parameter in tokenizer.encoder.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        first = tokenizer.encode_latents(clip, num_stages=1)
+        assert torch.equal(tokenizer.encode_latents(clip), first)
+
+
+def test_second_pass_runs_from_its_number_of_stages_on() -> None:
+    tokenizer, clip = make_tokenizer("second_pass"), make_clip(9)
+    plain = VideoTokenizer(**ARCHITECTURES["linear"])
+    weights = tokenizer.state_dict().items()
+    plain.load_state_dict({k: v for k, v in weights if not k.startswith("second_pass.")})
+    with torch.no_grad():
+        assert torch.equal(tokenizer.encode(clip, num_stages=1), plain.encode(clip))
+        both = tokenizer.encode(clip)
+        assert torch.equal(tokenizer.encode(clip, num_stages=2), both)
+        assert not torch.allclose(both, plain.encode(clip), atol=0.05)
+        codes = tokenizer.encode(clip, quantize=True, num_stages=1)
+        assert torch.equal(codes, plain.encode(clip, quantize=True, num_stages=1))
+
+
+def test_second_pass_reads_the_reconstruction_error() -> None:
+    """The correction depends on the decoder, but its gradient does not."""
+    tokenizer, clip = make_tokenizer("second_pass"), make_clip(9)
+    latents = tokenizer.encode_latents(clip)
+    latents.square().sum().backward()
+    assert all(parameter.grad is None for parameter in tokenizer.decoder.parameters())
+    assert all(parameter.grad is not None for parameter in tokenizer.second_pass.parameters())
+    with torch.no_grad():
+        tokenizer.decoder.linear.project.bias += 0.5
+        assert not torch.allclose(tokenizer.encode_latents(clip), latents, atol=0.01)
+
+
 def test_preset() -> None:
     tokenizer = VideoTokenizer.from_preset("vtok-base")
     assert (tokenizer.temporal_compression, tokenizer.spatial_compression) == (4, 8)
@@ -361,6 +397,9 @@ def test_wrong_latents_are_refused() -> None:
         ({"decoder_init_dim": 8}, "decoder_init_dim=8: expected decoder_layers with it"),
         ({"input_conv_kernel_size": (2, 3, 3)}, "three odd numbers"),
         ({"linear_path": 1}, "linear_path=1: expected true or false"),
+        ({"second_pass": 2}, "second_pass=2: expected blocks, 1 to 1000, and stages, 1 to 1"),
+        ({"second_pass": (0, 1)}, "second_pass=.*: expected blocks"),
+        ({"second_pass": (1, 2)}, "second_pass=.*: expected blocks, 1 to 1000, and stages, 1 to 1"),
         ({"codebook_size": 4, "bit_plan": (0,)}, "expected the dimension of each of 2 bits"),
         ({"codebook_size": 4, "bit_plan": (0, 2)}, r"bit_plan=\(0, 2\): expected the dimension"),
         ({"codebook_size": 4, "bit_plan": (0, 1.0)}, "bit_plan="),

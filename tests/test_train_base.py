@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from training import tiny_data
 
 from vtok.models.checkpoint import load_checkpoint
-from vtok.nn.config import PRESETS
+from vtok.nn.config import PRESETS, TokenizerConfig
 from vtok.training.config import TrainingConfig, read_config
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -19,10 +20,15 @@ FEW = (
 )  # fmt: skip
 
 
+FIRST_PASS = replace(PRESETS["vtok-base"], second_pass=None)
+BOTH_PASSES = replace(FIRST_PASS, second_pass=(2, 3))
+
+
 @pytest.mark.parametrize("accelerated", [False, True])
-def test_recipe_is_valid(accelerated: bool) -> None:
-    data = read_config(SCRIPTS / "recipes" / "base.toml", accelerated=accelerated)
-    assert TrainingConfig.from_dict(data).tokenizer == PRESETS["vtok-base"]
+@pytest.mark.parametrize(("name", "expected"), [("base", FIRST_PASS), ("second_pass", BOTH_PASSES)])
+def test_recipes_are_valid(name: str, expected: TokenizerConfig, accelerated: bool) -> None:
+    data = read_config(SCRIPTS / "recipes" / f"{name}.toml", accelerated=accelerated)
+    assert TrainingConfig.from_dict({**data, "init": "start"}).tokenizer == expected
 
 
 @pytest.mark.slow
@@ -44,7 +50,7 @@ def test_script_trains_and_resumes(tmp_path: Path) -> None:
     (tmp_path / "runs" / "base" / "states" / "step-00000002.safetensors").unlink()
     assert "base: resuming at step 1" in run()
     _, info = load_checkpoint(tmp_path / "runs" / "vtok-base.safetensors")
-    assert (info.name, info.config) == ("vtok-base", PRESETS["vtok-base"])
+    assert (info.name, info.config) == ("vtok-base", BOTH_PASSES)
     assert (tmp_path / "runs" / "vtok-base.safetensors").stat().st_size < 25e6
 
 

@@ -38,6 +38,9 @@ BAD = [
     ({"l1": 0, "rmse": 0}, "expected a weight above 0 for one of l1, mse, rmse, ms_ssim"),
     ({"ms_ssim": 0.5, "crop": 8}, "crop=8: expected at least 11"),
     ({"model": {"channels": 1}}, "model.channels=1: expected 3, for training"),
+    ({"only_second_pass": 1}, "only_second_pass=1: expected true or false"),
+    ({"only_second_pass": True, "init": "a", "model": {"second_pass": []}}, "model.second_pass="),
+    ({"only_second_pass": True, "model": {"second_pass": [1, 2]}}, "init='none': expected the"),
     ({"model": {"decoder_init_dim": None}}, "model=None: expected values that TOML can hold"),
 ]
 

@@ -9,7 +9,7 @@ from torch import nn
 from training import synthetic_clips, tiny_config
 
 from vtok.errors import CheckpointError, InputError, OutputError
-from vtok.models.checkpoint import save_checkpoint
+from vtok.models.checkpoint import load_checkpoint, save_checkpoint
 from vtok.nn.config import PRESETS
 from vtok.nn.tokenizer import VideoTokenizer
 from vtok.training.learner import Learner, initialize_from
@@ -276,6 +276,26 @@ def test_narrower_checkpoint_is_widened(tmp_path: Path) -> None:
     assert torch.allclose(wide.state_dict()[decoder][:, 6:], 0.3 * fresh[decoder][:, 6:])
     encoder = next(name for name in widened if name.startswith("encoder"))
     assert torch.equal(wide.state_dict()[encoder][6:], fresh[encoder][6:])
+
+
+def test_checkpoint_without_second_pass_starts_one(tmp_path: Path) -> None:
+    first = VideoTokenizer.from_config(tiny_config().tokenizer)
+    save_checkpoint(tmp_path / "first.safetensors", first, "first")
+    model = {**tiny_config().model, "second_pass": (1, 2)}
+    init = str(tmp_path / "first.safetensors")
+    learner = Learner(tiny_config(model=model, init=init, only_second_pass=True, ema=0.5), ALONE)
+    assert initialize_from(learner.model, init) == []
+    before = {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
+    for step in range(3):
+        learner.step(step, [synthetic_clips(step, range(2))], [torch.tensor([3, 3])])
+    for name, tensor in learner.model.state_dict().items():
+        is_second = name.startswith("second_pass.")
+        assert torch.equal(tensor, before[name]) != is_second, name
+    with torch.no_grad():  # the new weights are saved and read again
+        save_checkpoint(tmp_path / "second.safetensors", learner.model, "second")
+        again = load_checkpoint(tmp_path / "second.safetensors")[0]
+        clip = synthetic_clips(0, range(1))
+        assert torch.equal(again.encode(clip), learner.model.eval().encode(clip))
 
 
 def test_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from videos import (
     run_ffmpeg,
 )
 
+from vtok.codefile import records
 from vtok.errors import InputError, UsageError, VideoError
 from vtok.video.reader import VideoReader, probe
 
@@ -325,6 +326,7 @@ def build_broken(folder: Path) -> None:
     (folder / "text.txt").write_text("no video\n" * 500)
     (folder / "noise.mkv").write_bytes(np.random.default_rng(0).bytes(50_000))
     (folder / "zeros.mp4").write_bytes(bytes(50_000))
+    (folder / "codes.vtok").write_bytes(records.MAGIC + bytes(50_000))
     run_ffmpeg("-f", "lavfi", "-i", "sine=d=1", folder / "sound.m4a")
     picture = make_video(folder / "picture.png", 1, arguments=())
     run_ffmpeg(
@@ -346,6 +348,7 @@ BROKEN = {
     "text.txt": (VideoError, "not a video file"),
     "noise.mkv": (VideoError, "not a.* video file"),
     "zeros.mp4": (VideoError, "not a video file"),
+    "codes.vtok": (VideoError, "a code file of vtok, not a video: decode it first"),
     "sound.m4a": (VideoError, r"no video stream \(audio only\)"),
     "song.m4a": (VideoError, r"no video stream \(audio with a cover picture\)"),
     "cut.mp4": (VideoError, "cut short: .*moov atom not found"),

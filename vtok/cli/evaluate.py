@@ -66,6 +66,7 @@ class MeasureOptions:
 
     bits: BitsList = None
     metrics: MetricsList = None
+    fast: opt.Fast = False
     effort: opt.Effort = 0
     hysteresis: opt.Hysteresis = 0.0
     compress: opt.Compress = True
@@ -91,7 +92,9 @@ class MeasureOptions:
         from vtok.evaluation.evaluate import EvalOptions
 
         bits, metrics = _numbers(self.bits), words(self.metrics)
-        return EvalOptions(part, bits, metrics, self.compress, self.effort, self.hysteresis)
+        return EvalOptions(
+            part, bits, metrics, self.compress, self.effort, self.hysteresis, self.fast
+        )
 
 
 @expand_options

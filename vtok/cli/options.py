@@ -122,6 +122,10 @@ MaxBpp = Annotated[
     float | None,
     option("--max-bpp", "X", "Use the most stages per chunk within X bits per pixel."),
 ]
+Fast = Annotated[
+    bool,
+    option("--fast", None, "Leave out the second pass of the encoder."),
+]
 Effort = Annotated[
     int,
     option(
@@ -262,6 +266,7 @@ class RateOptions:
     num_bits: Bits = None
     min_psnr: MinPsnr = None
     max_bpp: MaxBpp = None
+    fast: Fast = False
     effort: Effort = 0
     hysteresis: Hysteresis = 0.0
     compress: Compress = True

@@ -119,6 +119,7 @@ def make_recipe(options: DatasetOptions, info: CheckpointInfo, dtype: str) -> di
         "compress": encode.compress and options.file_format == "vtok",
         **({"reading": reading} if (reading := encode.reading.changed_values()) else {}),
         # not in older recipes
+        **({"fast": True} if encode.fast else {}),
         **({"effort": encode.effort} if encode.effort else {}),
         **({"hysteresis": encode.hysteresis} if encode.hysteresis else {}),
         **({"audio": "copy"} if encode.audio == "copy" else {}),
@@ -140,6 +141,7 @@ def with_recipe(options: DatasetOptions, recipe: dict[str, Any]) -> DatasetOptio
         num_bits=None,
         min_psnr=recipe["min_psnr"],
         max_bpp=recipe["max_bpp"],
+        fast=recipe.get("fast", False),
         effort=recipe.get("effort", 0),
         hysteresis=recipe.get("hysteresis", 0.0),
         audio=recipe.get("audio"),

@@ -28,7 +28,7 @@ from vtok.pipeline.codec import Decoder, Encoder
 from vtok.pipeline.encode import make_header, make_latent_header
 from vtok.pipeline.files import CountingStream
 from vtok.pipeline.latents import write_latents
-from vtok.pipeline.options import EncodeOptions, check_effort, check_hysteresis
+from vtok.pipeline.options import EncodeOptions, check_effort, check_fast, check_hysteresis
 from vtok.pipeline.rate import Originals
 from vtok.pipeline.refine import refiners
 from vtok.pipeline.result import ChunkObserver, CodeChunk, Observer, Progress
@@ -152,6 +152,7 @@ class EvalOptions:
         effort: gradient steps per model call that improve the latents.
         hysteresis: how far a latent passes the border of its cell before its code changes, as in
             `EncodeOptions`. With it or effort the video is encoded for each rate.
+        fast: leave out the second pass of the encoder.
 
     Raises:
         OptionError: for unknown metrics, or an effort or hysteresis out of range.
@@ -163,6 +164,7 @@ class EvalOptions:
     compress: bool = True
     effort: int = 0
     hysteresis: float = 0.0
+    fast: bool = False
 
     def __post_init__(self) -> None:
         check_effort(self.effort)
@@ -187,6 +189,7 @@ def stages_of(model: LoadedTokenizer, options: EvalOptions) -> dict[int, int]:
                 raise OptionError(field, text, f"none: {model.info.name} has latents and no codes")
         return {LATENT_BITS * model.geometry.latent_dim: 1}
     check_hysteresis(options.hysteresis, model.info)
+    check_fast(options.fast, model.info)
     if bits is None:
         doubling = (1 << power for power in range(stages.bit_length()))
         return {each * k: k for k in sorted({*doubling, stages})}
@@ -264,6 +267,7 @@ def evaluate_file(
             most,
             observers=[*changes, timer, measured, work],
             steps_per_chunk=steps,
+            fast=options.fast,
             pipelined=False,
         ).encode(clip)
         if isinstance(header, LatentHeader):
@@ -298,7 +302,9 @@ def _make_header(
 ) -> Header | LatentHeader:
     """Make the header of the file that `vtok encode` would write of a clip."""
     about, size = (source, clip.reader, model), (clip.width, clip.height)
-    codec_options = EncodeOptions(effort=options.effort, hysteresis=options.hysteresis)
+    codec_options = EncodeOptions(
+        fast=options.fast, effort=options.effort, hysteresis=options.hysteresis
+    )
     if model.geometry.entries is None:
         return make_latent_header(*about, codec_options, size)
     return make_header(*about, stages, codec_options, size)

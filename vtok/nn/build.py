@@ -101,11 +101,57 @@ class CausalStack(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """Apply all layers to one chunk."""
+        return self.with_features(x, context)[0]
+
+    def with_features(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """Apply all layers to one chunk; return the result and the input of the last layer."""
         straight = None if self.linear is None else self.linear(x, context)
-        x = x.to(next(self.parameters()).dtype)
-        for layer in self.layers:
+        features = x.to(next(self.parameters()).dtype)
+        *inner, last = self.layers
+        for layer in inner:
+            features = layer(features, context)
+        x = last(features, context)
+        return (x if straight is None else x + straight), features
+
+
+class SecondPass(nn.Module):
+    """Correction of raw latents from the features of the encoder and the reconstruction error.
+
+    The error is that of the frames decoded from the latents of the first pass. The result starts
+    as zero, so that training starts from the first pass alone.
+
+    Args:
+        width: Channels of the encoder's features.
+        latent_dim: Dimensions of the latents.
+        num_blocks: Residual blocks.
+        patch_dim: Channels of the merged pixels.
+        block: Their `time` and `space` in a latent position.
+    """
+
+    def __init__(
+        self, width: int, latent_dim: int, num_blocks: int, patch_dim: int, block: dict[str, int]
+    ) -> None:
+        super().__init__()
+        self.error = SpaceTimePatchEmbed(patch_dim, width, **block)
+        self.blocks = nn.ModuleList([CausalDepthwiseBlock(width) for _ in range(num_blocks)])
+        self.last = CausalConv3d(width, latent_dim, (1, 1, 1))
+        self.linear = LinearEncoder(patch_dim, latent_dim, **block)
+        for parameter in (*self.last.parameters(), *self.linear.parameters()):
+            nn.init.zeros_(parameter)
+
+    def forward(self, features: Tensor, error: Tensor, context: Context) -> Tensor:
+        """Compute what to add to the raw latents.
+
+        Args:
+            features: [B, width, t, h, w].
+            error: Patches of original minus decoded frames [B, patch_dim, T, H, W].
+            context: Inputs that every layer shares.
+        """
+        x = features + self.error(error, context)
+        for layer in self.blocks:
             x = layer(x, context)
-        return x if straight is None else x + straight
+        correction: Tensor = self.last(x, context) + self.linear(error, context)
+        return correction
 
 
 def build_encoder(
@@ -122,6 +168,18 @@ def build_encoder(
     if config.linear_path:
         linear = LinearEncoder(patch_dim, latent_dim, **_block(layers, patch_dim))
     return CausalStack([first, *inner, last], linear)
+
+
+def build_second_pass(
+    config: TokenizerConfig, layers: Sequence[ResolvedLayer], latent_dim: int
+) -> SecondPass | None:
+    """Build the second pass of the encoder, if it has one; the layers are those of the encoder."""
+    if config.second_pass is None:
+        return None
+    patch_dim = config.channels * config.patch_size**2
+    width = layers[-1].dim_out if layers else config.init_dim
+    block = _block(layers, patch_dim, "second_pass")
+    return SecondPass(width, latent_dim, config.second_pass[0], patch_dim, block)
 
 
 def build_decoder(
@@ -141,13 +199,13 @@ def build_decoder(
     return CausalStack([first, *inner, last], linear)
 
 
-def _block(layers: Sequence[ResolvedLayer], patch_dim: int) -> dict[str, int]:
+def _block(
+    layers: Sequence[ResolvedLayer], patch_dim: int, option: str = "linear_path"
+) -> dict[str, int]:
     """Return the size of the block of patches that a latent position covers."""
     time, space = compression(layers)
     if (numbers := patch_dim * time * space**2) > MAX_WIDTH:
-        raise OptionError(
-            "linear_path", f"blocks of {numbers} numbers", f"at most {MAX_WIDTH} numbers"
-        )
+        raise OptionError(option, f"blocks of {numbers} numbers", f"at most {MAX_WIDTH} numbers")
     return {"time": time, "space": space}
 
 

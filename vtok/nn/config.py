@@ -30,7 +30,7 @@ LAYER_LISTS = ("layers", "decoder_layers")
 KERNELS = ("input_conv_kernel_size", "output_conv_kernel_size")
 WEIGHTS = ("lfq_entropy_loss_weight", "lfq_commitment_loss_weight", "lfq_diversity_gamma")
 ADDED = {"stage_plan"}  # keys that the oldest checkpoints lack
-LATER = {"bit_plan", "linear_path"}  # the same, and not stored at their default
+LATER = {"bit_plan", "linear_path", "second_pass"}  # the same, and not stored at their default
 MAX_WIDTH, MAX_KERNEL, MAX_LAYERS, MAX_WEIGHT, MAX_PLANES = 1 << 16, 63, 1000, 10**6, 16
 LARGEST = {
     "num_codebooks": 255, "channels": 64, "init_dim": MAX_WIDTH, "num_stages": 16,
@@ -66,12 +66,14 @@ class TokenizerConfig:
     decoder_init_dim: int | None = None
     bit_plan: tuple[int, ...] | None = None
     linear_path: bool = False
+    second_pass: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         for name in (
             *LAYER_LISTS,
             "stage_plan",
             "bit_plan",
+            "second_pass",
             *KERNELS,
         ):  # JSON has lists in place of tuples
             object.__setattr__(self, name, _as_tuples(getattr(self, name)))
@@ -91,6 +93,14 @@ class TokenizerConfig:
         _require(not mirrored or width is None, "decoder_init_dim", width, "decoder_layers with it")
         linear = self.linear_path
         _require(isinstance(linear, bool), "linear_path", linear, "true or false")
+        second = self.second_pass or None  # a list without numbers, as TOML has no other "none"
+        object.__setattr__(self, "second_pass", second)
+        if second is not None:
+            valid = isinstance(second, tuple) and len(second) == 2
+            valid = valid and _is_integer(second[0], MAX_LAYERS)
+            valid = valid and _is_integer(second[1], self.num_stages)
+            expected = f"blocks, 1 to {MAX_LAYERS}, and stages, 1 to {self.num_stages}"
+            _require(valid, "second_pass", second, expected)
 
     def _check_plans(self) -> None:
         plan = self.stage_plan

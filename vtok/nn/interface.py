@@ -154,7 +154,9 @@ class Tokenizer(nn.Module):
         """Create the state of the encoder or the decoder at the start of a video."""
         return StreamState()
 
-    def encode_latents(self, video: Tensor, state: StreamState | None = None) -> Tensor:
+    def encode_latents(
+        self, video: Tensor, state: StreamState | None = None, *, num_stages: int | None = None
+    ) -> Tensor:
         """Encode a clip [B, 3, T, H, W] in -1..1 of any size and length to latents [B, D, t, h, w].
 
         The clip is padded to whole latent steps and positions by repeating its last frame and its
@@ -164,6 +166,8 @@ class Tokenizer(nn.Module):
             video: The clip. In a stream, only the last call may have a number of frames that is
                 not a whole number of latent steps.
             state: State of the stream, None if the clip is the whole video.
+            num_stages: Largest number of stages that the latents will be quantized to; default:
+                all. Some tokenizers encode faster for few stages.
         """
         return mark(state, self.encode_clip(self.padded(video, state), state))
 

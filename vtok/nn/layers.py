@@ -250,7 +250,8 @@ class SpaceTimePatchEmbed(CausalLayer):
         f is `time` and p is `space`; channels are ordered frame, row, column, channel.
         """
         if context.past(self) is None:
-            x = F.pad(x, (0, 0, 0, 0, self.time - 1, 0), mode="replicate")
+            # not F.pad, which torch.compile cannot compile after a decoder
+            x = torch.cat([x[:, :, :1]] * (self.time - 1) + [x], 2)
         context.remember(self, x.new_zeros(()))
         pattern = "b c (t f) (h p) (w q) -> (b t) h w (f p q c)"
         return channels_first(rearrange(x, pattern, f=self.time, p=self.space, q=self.space))

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from vtok.errors import OptionError, ShapeError, UsageError
-from vtok.nn.build import build_decoder, build_encoder
+from vtok.nn.build import build_decoder, build_encoder, build_second_pass
 from vtok.nn.config import PRESETS, LayerSpec, TokenizerConfig
 from vtok.nn.interface import StreamState, Tokenizer, crop, mark
 from vtok.nn.layers import Context, channels_first
@@ -72,6 +72,9 @@ class VideoTokenizer(Tokenizer):
         linear_path: Add a linear map of each block of pixels to the raw latents, and a linear map
             of the expanded latents to the frames. The networks then start as zero;
             scripts/fit_components.py sets the maps to principal components.
+        second_pass: Number of residual blocks of a second pass of the encoder, which corrects the
+            latents from the error of their reconstruction, and the least number of stages that it
+            runs for; default: no second pass.
 
     Attributes:
         temporal_compression, spatial_compression: Frames and pixels per latent step.
@@ -109,6 +112,7 @@ class VideoTokenizer(Tokenizer):
         decoder_init_dim: int | None = None,
         bit_plan: tuple[int, ...] | None = None,
         linear_path: bool = False,
+        second_pass: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         given = dict(locals())
@@ -118,6 +122,7 @@ class VideoTokenizer(Tokenizer):
         self.quantizer = LFQ(codebook_size, num_codebooks, num_stages, stage_plan, bit_plan)
         self.encoder = build_encoder(config, layers_down, self.quantizer.dim)
         self.decoder = build_decoder(config, layers_up, self.quantizer.dim)
+        self.second_pass = build_second_pass(config, layers_down, self.quantizer.dim)
         self.geometry = geometry_of(config)
         self.temporal_compression = self.geometry.temporal_compression
         self.spatial_compression = self.geometry.spatial_compression
@@ -175,7 +180,7 @@ class VideoTokenizer(Tokenizer):
             video: [B, C, T, H, W] in -1..1, or images [B, C, H, W].
             quantize: Return codes instead of latents.
             cond: Condition vectors [B, dim_cond], for conditioned layers.
-            num_stages: Stages of codes to return; default: all.
+            num_stages: Stages of codes to return, and that the latents are made for; default: all.
             state: State of a stream whose next chunk is `video`. The first chunk has
                 1 + n * temporal_compression frames, later ones n * temporal_compression; only
                 the last one may have any other length.
@@ -187,23 +192,48 @@ class VideoTokenizer(Tokenizer):
         Raises:
             ShapeError: The shape, type or number of stages is wrong.
         """
-        latents = self.encode_latents(video, state, cond)
+        latents = self.encode_latents(video, state, cond, num_stages=num_stages)
         return self.quantizer.latents_to_codes(latents, num_stages) if quantize else latents
 
     def encode_latents(
-        self, video: Tensor, state: StreamState | None = None, cond: Tensor | None = None
+        self,
+        video: Tensor,
+        state: StreamState | None = None,
+        cond: Tensor | None = None,
+        *,
+        num_stages: int | None = None,
     ) -> Tensor:
         """Encode a clip [B, C, T, H, W] to latents [B, D, t, h, w]; see `encode`."""
         clip = self.padded(self._as_clip(video), state)
-        return mark(state, self.encode_clip(clip, state, cond))
+        return mark(state, self.encode_clip(clip, state, cond, num_stages))
 
     def encode_clip(
-        self, clip: Tensor, state: StreamState | None, cond: Tensor | None = None
+        self,
+        clip: Tensor,
+        state: StreamState | None,
+        cond: Tensor | None = None,
+        num_stages: int | None = None,
     ) -> Tensor:
-        """Encode a padded clip; see `Tokenizer`."""
+        """Encode a padded clip; see `Tokenizer` and `encode`."""
+        context = Context(state, cond)
+        raw, features = self.encoder.with_features(self._patches(clip), context)
+        if self.has_second_pass(num_stages):
+            assert self.second_pass is not None
+            with torch.no_grad():  # the error counts as an input, not as a function of the weights
+                latents = self.quantizer.normalize(raw.detach())
+                error = clip - self.decode_latents(latents, state, 0, cond)
+            raw = raw + self.second_pass(features, self._patches(error), context)
+        return self.quantizer.normalize(raw)
+
+    def has_second_pass(self, num_stages: int | None = None) -> bool:
+        """Return whether the encoder takes a second pass for a number of stages; default: all."""
+        second = self.config.second_pass
+        return second is not None and (num_stages is None or num_stages >= second[1])
+
+    def _patches(self, clip: Tensor) -> Tensor:
+        """Merge squares of pixels: [B, C, T, H, W] -> [B, p * p * C, T, H / p, W / p]."""
         p = self.config.patch_size
-        patches = rearrange(clip, "b c t (h p) (w q) -> b t h w (p q c)", p=p, q=p)
-        return self.quantizer.normalize(self.encoder(channels_first(patches), Context(state, cond)))
+        return channels_first(rearrange(clip, "b c t (h p) (w q) -> b t h w (p q c)", p=p, q=p))
 
     def to_codes(self, latents: Tensor, num_stages: int | None = None) -> Tensor:
         """Quantize latents [B, D, t, h, w] to codes, int64 [B, K, t, h, w]; see `Tokenizer`."""

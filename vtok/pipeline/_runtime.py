@@ -274,6 +274,7 @@ def batched(model: LoadedTokenizer, batch: int) -> LoadedTokenizer:
 class _BatchItem(NamedTuple):
     clip: Tensor
     state: StreamState
+    num_stages: int | None
     latents: Future[Tensor]
 
 
@@ -293,12 +294,14 @@ class BatchedTokenizer:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)
 
-    def encode_latents(self, video: Tensor, state: StreamState | None = None) -> Tensor:
+    def encode_latents(
+        self, video: Tensor, state: StreamState | None = None, *, num_stages: int | None = None
+    ) -> Tensor:
         """Encode one clip, see `Tokenizer`; waits `WAIT_SECONDS` at most for others."""
         if state is None or video.shape[0] != 1:
-            return self._tokenizer.encode_latents(video, state)
-        own = _BatchItem(video, state, Future())
-        key = (video.shape, video.dtype, state.started)
+            return self._tokenizer.encode_latents(video, state, num_stages=num_stages)
+        own = _BatchItem(video, state, num_stages, Future())
+        key = (video.shape, video.dtype, state.started, num_stages)
         with self._lock:
             group = self._waiting.setdefault(key, [])
             group.append(own)
@@ -322,7 +325,9 @@ class BatchedTokenizer:
             with self._turn, torch.inference_mode():
                 state = _join_states([one.state for one in group], self._batch)
                 clips = _padded(torch.cat([one.clip for one in group]), self._batch)
-                latents = self._tokenizer.encode_latents(clips, state=state)
+                latents = self._tokenizer.encode_latents(
+                    clips, state=state, num_stages=group[0].num_stages
+                )
                 parts = [part.clone() for part in torch.split(latents, 1)]
                 _split_state(state, [one.state for one in group])
         except Exception as error:

@@ -15,6 +15,7 @@ CPU several windows form a batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from typing import NamedTuple, TypeVar
 
@@ -52,13 +53,11 @@ class Encoder:
         model: tokenizer to encode with.
         num_stages: stages of codes per chunk; all by default.
         observers: follow the frames and chunks; each sees the chunks that the one before returned.
-        to_codes: replaces the quantizer: turns latents [1, D, t, h, w] into codes, for learned
-            tokens.
+        to_codes: replaces the quantizer, from latents [1, D, t, h, w] to codes of learned tokens.
         steps_per_chunk: latent steps in a chunk; by default as many as the entropy coder takes.
-        pipelined: whether model calls may run ahead of the chunk that is consumed; False where
-            single calls are timed.
-        latent_dtype: float16 or float32: of the latents of a tokenizer without codes, which take
-            the place of codes [1, D, t, h, w].
+        fast: whether to leave out the second pass of the encoder, if it has one.
+        pipelined: False runs single model calls when their chunk is consumed, to be timed.
+        latent_dtype: float16 or float32: of latents [1, D, t, h, w] that take the place of codes.
     """
 
     def __init__(
@@ -69,12 +68,14 @@ class Encoder:
         observers: Sequence[Observer] = (),
         to_codes: Callable[[Tensor], Codes] | None = None,
         steps_per_chunk: int | None = None,
+        fast: bool = False,
         pipelined: bool = True,
         latent_dtype: str = "float16",
     ) -> None:
         self._model, self._num_stages, self._observers = model, num_stages, observers
         self._pipelined = pipelined and not any(one.sequential for one in observers)
-        self._latent_dtype = latent_dtype
+        self._latent_dtype, stages = latent_dtype, 1 if fast else num_stages
+        self._encode_latents = partial(model.tokenizer.encode_latents, num_stages=stages)
         self._to_codes, self._steps_per_chunk = to_codes or self._quantize, steps_per_chunk
 
     def encode(self, batches: Iterable[Frames]) -> Iterator[CodeChunk]:
@@ -98,8 +99,7 @@ class Encoder:
 
         Args:
             batches: uint8 [n, H, W, 3], any n, all of one size.
-            function: takes latents [1, D, t, h, w]. It runs in the thread of the model call:
-                torch operations in another thread would compete for the cores.
+            function: takes latents [1, D, t, h, w]; runs in the thread of the model call.
 
         Yields:
             The function's result, and the number of frames that the latents show.
@@ -113,7 +113,7 @@ class Encoder:
         def call(part: EncodeCall, state: StreamState) -> tuple[R, int]:
             with torch.inference_mode():
                 clip = frames_to_clip(part.frames, self._model)
-                return finish(self._model.tokenizer.encode_latents(clip, state), clip, part)
+                return finish(self._encode_latents(clip, state), clip, part)
 
         frames = iter(batches)
         for observer in self._observers:
@@ -133,8 +133,8 @@ class Encoder:
                 filled = (fill(part.frames, plan.frames) for part in group)
                 clips = [frames_to_clip(frames, self._model) for frames in filled]
                 joined = _batch(clips, at_once(group[0]))
-                latents = self._model.tokenizer.encode_latents(joined)
-                parts = zip(torch.split(latents, 1), clips, group, strict=False)
+                latents = torch.split(self._encode_latents(joined), 1)
+                parts = zip(latents, clips, group, strict=False)
                 return [finish(*one) for one in parts]
 
         for group in _batches_of(windows, at_once):

@@ -138,7 +138,8 @@ def encode_reader(
     changes = refiners(model, options.effort, options.hysteresis, stages)
     followers = [*([rate] if rate else []), *changes, *observers, counts]
     steps = header.format.chunk_steps
-    chunks = Encoder(model, stages, observers=followers, steps_per_chunk=steps).encode(reader)
+    encoder = Encoder(model, stages, observers=followers, steps_per_chunk=steps, fast=options.fast)
+    chunks = encoder.encode(reader)
     if options.to == "vtok":
         counts.audio_bytes = write_code_file(stream, header, chunks, options, reader)
     else:
@@ -362,6 +363,7 @@ def _origin(
             **part_metadata(options.part),
             **options.reading.metadata(),
             **({"rate": str(options.rate)} if options.rate else {}),
+            **({"fast": "yes"} if options.fast else {}),
             **({"effort": str(options.effort)} if options.effort else {}),
             **({"hysteresis": f"{options.hysteresis:g}"} if options.hysteresis else {}),
         },

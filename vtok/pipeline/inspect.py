@@ -110,9 +110,8 @@ def inspect_code_file(stream: BinaryIO, name: str) -> Facts:
         "kbps": round(8 * coded / 1000 / max(1e-9, float(frames / shape.fps)), 2),
         **origin_facts(header),
     }
-    facts |= {
-        key: header.metadata[key] for key in ("effort", "hysteresis") if key in header.metadata
-    }
+    choices = ("fast", "effort", "hysteresis")
+    facts |= {key: header.metadata[key] for key in choices if key in header.metadata}
     if "rate" in header.metadata:
         facts["rate"] = header.metadata["rate"]
         if len(index) <= MAX_HEADS:
@@ -332,6 +331,7 @@ def is_encoded(output: Path, source: Path, model: LoadedTokenizer, options: Enco
     return (
         header.format.num_stages == stages_of_model(model, options)
         and header.metadata.get("rate", "") == str(options.rate)
+        and header.metadata.get("fast", "") == ("yes" if options.fast else "")
         and header.metadata.get("effort", "0") == str(options.effort)
         and header.metadata.get("hysteresis", "0") == f"{options.hysteresis:g}"
         and same_part(header, source, model, options)

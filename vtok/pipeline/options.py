@@ -97,6 +97,7 @@ class EncodeOptions(_HasPart):
         num_bits: bits per position, as an alternative to `num_stages`.
         min_psnr: choose the fewest stages per chunk that reach this PSNR in dB.
         max_bpp: choose the most stages per chunk that keep the file to these bits per pixel.
+        fast: leave out the second pass of the encoder.
         effort: gradient steps per model call that improve the latents of the encoder, 0 to 1000.
         hysteresis: how far a latent passes the border of its cell before its code changes from that
             of the step before: 0, at the border, to 1, at the middle of the next cell.
@@ -122,6 +123,7 @@ class EncodeOptions(_HasPart):
     num_bits: int | None = None
     min_psnr: float | None = None
     max_bpp: float | None = None
+    fast: bool = False
     effort: int = 0
     hysteresis: float = 0.0
     depth_range: tuple[float, float] | None = None
@@ -318,6 +320,16 @@ def check_hysteresis(width: float, model: CheckpointInfo | None = None) -> None:
         raise OptionError("hysteresis", f"{width:g}", expected)
 
 
+def check_fast(fast: bool, model: CheckpointInfo) -> None:
+    """Check that a model has a second pass of the encoder to leave out.
+
+    Raises:
+        UsageError: if it has none.
+    """
+    if fast and getattr(model.config, "second_pass", None) is None:
+        raise UsageError(f"`fast` does not apply to {model.name}: its encoder has a single pass")
+
+
 def choose_stages(
     num_stages: int | None, num_bits: int | None, available: int, bits_per_stage: int
 ) -> int:
@@ -356,6 +368,7 @@ def select_stages(options: EncodeOptions, model: CheckpointInfo) -> int:
     """
     geometry, name = model.geometry, model.name
     if geometry.entries is None:
+        check_fast(options.fast, model)
         for field in ("num_stages", "num_bits", "min_psnr", "max_bpp", "effort", "hysteresis"):
             if value := getattr(options, field):
                 raise OptionError(field, value, f"none: {name} has latents and no codes")
@@ -368,6 +381,7 @@ def select_stages(options: EncodeOptions, model: CheckpointInfo) -> int:
             if (value := getattr(options, field)) is not None:
                 raise OptionError(field, f"{value:g}", f"none: {name} has a single stage")
     check_hysteresis(options.hysteresis, model)
+    check_fast(options.fast, model)
     stages, bits = geometry.num_stages, geometry.stored_bits
     return choose_stages(options.num_stages, options.num_bits, stages, bits)
 

@@ -43,7 +43,7 @@ from vtok.tokens.file import (
     token_origin,
     write_token_file,
 )
-from vtok.tokens.model import DEFAULT_TOKENS, TokenModel, load_token_model
+from vtok.tokens.model import DEFAULT_TOKENS, STAGES, TokenModel, load_token_model
 from vtok.video.decoder_process import Decoder
 from vtok.video.reader import VideoReader
 
@@ -123,7 +123,7 @@ def encode_tokens_file(
     ):
         steps = frames = 0
         total = frames_to_come(reader, options)
-        for tokens, shown in Encoder(model.model).map_latents(reader, to_tokens):
+        for tokens, shown in Encoder(model.model, STAGES).map_latents(reader, to_tokens):
             spilled.write(tokens.astype("<f2").tobytes())
             steps, frames = steps + len(tokens), frames + shown
             if progress is not None:
@@ -168,7 +168,7 @@ def encode_token_codes_file(
         header, counts = _header(plain, model, num_tokens), Counts(progress)
         counts.total = frames_to_come(reader, options)
         encoder = Encoder(
-            model.model, to_codes=to_codes, steps_per_chunk=CHUNK_STEPS, observers=[counts]
+            model.model, STAGES, to_codes=to_codes, steps_per_chunk=CHUNK_STEPS, observers=[counts]
         )
         plain_options = replace(options, compress=False)
         chunks = encoder.encode(reader)
@@ -210,7 +210,7 @@ def check_token_options(options: EncodeOptions, *, as_floats: bool = False) -> N
     Raises:
         UsageError: naming them.
     """
-    for field in ("num_stages", "num_bits", "min_psnr", "max_bpp", "effort", "hysteresis"):
+    for field in ("num_stages", "num_bits", "min_psnr", "max_bpp", "fast", "effort", "hysteresis"):
         if getattr(options, field):
             raise UsageError(f"`{field}` does not apply to tokens")
     if as_floats and options.audio == "copy":

@@ -29,6 +29,8 @@ from vtok.tokens.file import CHECKPOINT_FORMAT, TokenOrigin, token_origin
 
 VERSION = 1
 DEFAULT_TOKENS, DEFAULT_LEARNER = 8, "v11"
+STAGES = 1
+"""Stages that latents are made for: tokens say less than one, so a second pass is of no use."""
 TOKEN_WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights" / "tokens"
 
 

@@ -17,7 +17,7 @@ from vtok.pipeline.codec import Encoder
 from vtok.pipeline.encode import frames_to_come, open_reader
 from vtok.pipeline.options import EncodeOptions
 from vtok.pipeline.result import Observer, Progress
-from vtok.tokens.model import DEFAULT_TOKENS, TokenModel, load_token_model
+from vtok.tokens.model import DEFAULT_TOKENS, STAGES, TokenModel, load_token_model
 from vtok.video.frames import Frames, resize_frames
 from vtok.video.images import PICTURE_SUFFIXES
 from vtok.video.reader import VideoReader
@@ -160,7 +160,7 @@ def frames_with_maps(
     def to_maps(latents: Tensor) -> npt.NDArray[np.float32]:
         return model.pipeline.encode_with_maps(latents, num_tokens)[1][0].float().cpu().numpy()
 
-    for maps, count in Encoder(model.model, observers=[held]).map_latents(reader, to_maps):
+    for maps, count in Encoder(model.model, STAGES, observers=[held]).map_latents(reader, to_maps):
         for _ in range(count):
             yield held.waiting.popleft(), maps[-(-number // temporal) - step]
             number += 1

@@ -84,6 +84,7 @@ class TrainingConfig:
         base_stages: number of stages that a clip uses with probability `base_share`.
         base_share: that probability, 0..1.
         all_share: probability that a clip uses all stages, 0..1; other clips use a random number.
+        only_second_pass: train the second pass of the encoder alone, on the weights of `init`.
         adversarial: weight of the adversarial loss; 0 disables it.
         adversarial_from: step at which the adversarial loss starts.
         validate_every: steps between validations.
@@ -130,6 +131,7 @@ class TrainingConfig:
     base_stages: int = 2
     base_share: float = 0.4
     all_share: float = 0.3
+    only_second_pass: bool = False
     adversarial: float = 0.0
     adversarial_from: int = 0
     validate_every: int = 500
@@ -159,7 +161,9 @@ class TrainingConfig:
     def _check_choices(self) -> None:
         for name in ("init", "cache"):
             _require(isinstance(getattr(self, name), str), name, getattr(self, name), "a string")
-        _require(type(self.compile) is bool, "compile", self.compile, "true or false")
+        for name in ("compile", "only_second_pass"):
+            value = getattr(self, name)
+            _require(type(value) is bool, name, value, "true or false")
         for name, known in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
             value = getattr(self, name)
             _require(value in known, name, value, f"one of {', '.join(known)}")
@@ -179,6 +183,10 @@ class TrainingConfig:
         for name, expected in (("dim_cond", None), ("channels", 3)):
             value = getattr(self.tokenizer, name)
             _require(value == expected, f"model.{name}", value, f"{expected}, for training")
+        if self.only_second_pass:
+            second = self.tokenizer.second_pass
+            _require(second is not None, "model.second_pass", None, "one, for only_second_pass")
+            _require(self.init != "", "init", "none", "the checkpoint that gets a second pass")
 
     @property
     def tokenizer(self) -> TokenizerConfig:

@@ -29,6 +29,7 @@ from vtok.training.processes import Processes
 # factor of the random values in the new part of a widened decoder tensor: the decoder then starts
 # close to what it was, and still has gradients for its new inputs
 DECODER_SHARE = 0.3
+SECOND_PASS = "second_pass."  # begins the names of its tensors
 
 Sums = dict[str, Tensor]
 
@@ -41,6 +42,8 @@ def initialize_from(model: VideoTokenizer, name_or_path: str) -> list[str]:
     its random values, times `DECODER_SHARE` in the decoder. Net2Net (arXiv 1511.05641) widens
     hidden units without changing the function; wider latents carry new information instead.
 
+    A second pass of the encoder that the checkpoint lacks stays new: it starts as zero.
+
     Returns:
         The names of the widened tensors.
 
@@ -52,6 +55,8 @@ def initialize_from(model: VideoTokenizer, name_or_path: str) -> list[str]:
     require_own(info, "training from a checkpoint")
     source = loaded.state_dict()
     target = model.state_dict()
+    if not any(name.startswith(SECOND_PASS) for name in source):
+        target = {name: x for name, x in target.items() if not name.startswith(SECOND_PASS)}
     if differing := sorted(set(source) ^ set(target)):
         raise CheckpointError(
             f"{name_or_path}: its layers differ from those of the model to train: "
@@ -87,6 +92,9 @@ class Learner:
         self.config, self.processes = config, processes
         torch.manual_seed(config.seed)
         self.model = VideoTokenizer.from_config(config.tokenizer).to(processes.device)
+        if config.only_second_pass:
+            self.model.encoder.requires_grad_(False)
+            self.model.decoder.requires_grad_(False)
         self.averaged = copy.deepcopy(self.model) if config.ema else None
         self.critic: nn.Module | None = None
         self.optimizers = make_optimizers(self.model, config)

@@ -89,6 +89,8 @@ def make_optimizers(model: VideoTokenizer, config: TrainingConfig) -> Optimizers
     """
     stacks = (model.encoder, model.decoder)
     ends = [stack.layers[i] for stack in stacks for i in (0, -1)]
+    if model.second_pass is not None:
+        ends += [model.second_pass.last, model.second_pass.linear]
     slow = [stack.linear for stack in stacks if stack.linear is not None]
     rates = config.learning_rate, config.adamw_learning_rate
     return split_optimizers(model, ends, *rates, config.weight_decay, slow)

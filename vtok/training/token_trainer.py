@@ -21,7 +21,7 @@ from vtok.errors import CheckpointError, InputError, OptionError, OutputError, U
 from vtok.models.load import LoadedTokenizer
 from vtok.nn.config import TokenConfig
 from vtok.nn.token_pipeline import Lift, TokenPipeline, cell_grid
-from vtok.tokens.model import load_tokens, save_tokens
+from vtok.tokens.model import STAGES, load_tokens, save_tokens
 from vtok.training.clips import ClipSpec
 from vtok.training.loader import ClipLoader
 from vtok.training.metrics import Throughput
@@ -179,7 +179,8 @@ def _save(path: Path, array: npt.NDArray[np.generic]) -> None:
 def encode_clips(model: LoadedTokenizer, clips: Tensor) -> Tensor:
     """Encode clips [B, 3, T, H, W] to latents, float32 [B, D, t, h, w], without gradients."""
     with torch.no_grad():
-        return model.tokenizer.encode_latents(clips.to(model.device)).float()
+        latents = model.tokenizer.encode_latents(clips.to(model.device), num_stages=STAGES)
+        return latents.float()
 
 
 def measure_metric(model: LoadedTokenizer, clips: Tensor) -> Tensor:

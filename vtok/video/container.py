@@ -31,6 +31,7 @@ ALIVE_EVERY = 64  # packets between two calls of on_progress
 DAMAGE = ("partial file", "File ended prematurely", "Packet corrupt")
 # containers with reliable time stamps and key frames after a seek
 SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+_CODE_FILE = b"\x89VTOK\r\n\n"  # first bytes of a code file
 SEEK_MARGIN = Fraction(3)  # seconds before the wanted time to seek to
 MIN_ASPECT = Fraction(1, 8)  # of pixels; smaller ones, and those above 8, are not believed
 
@@ -115,6 +116,9 @@ def read_index(
         OptionError: There is no stream of that number.
         VideoError: The file holds no video known to ffmpeg.
     """
+    with path.open("rb") as file:
+        if file.read(len(_CODE_FILE)) == _CODE_FILE:  # which ffmpeg may take for sound
+            raise VideoError(f"{path}: a code file of vtok, not a video: decode it first")
     level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
     av.logging.set_level(av.logging.INFO)
     av.logging.set_skip_repeated(False)  # the file before may have given the same message
