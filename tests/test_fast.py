@@ -73,7 +73,7 @@ def test_recipe_of_a_data_set(model: LoadedTokenizer) -> None:
 
 def test_fast_is_refused_without_a_second_pass(tmp_path: Path, video: Path) -> None:
     single = load_tiny(tmp_path)
-    for kind in ("encode", "eval"):
+    for kind in ("encode", "eval", "compare", "report"):
         done = vtok(kind, video, "--fast", "--model", single.info.path)
         assert done.exit_code == 2
         assert "--fast does not apply to tiny: its encoder has a single pass" in done.stderr

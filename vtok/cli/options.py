@@ -124,7 +124,7 @@ MaxBpp = Annotated[
 ]
 Fast = Annotated[
     bool,
-    option("--fast", None, "Leave out the second pass of the encoder."),
+    option("--fast", None, "Leave out the second pass of the encoder, of models that have one."),
 ]
 Effort = Annotated[
     int,

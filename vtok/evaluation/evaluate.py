@@ -181,6 +181,7 @@ def stages_of(model: LoadedTokenizer, options: EvalOptions) -> dict[int, int]:
     Raises:
         OptionError: for bits that no number of stages takes, or an option of models with codes.
     """
+    check_fast(options.fast, model.info)
     stages, each, bits = model.geometry.num_stages, model.geometry.stored_bits, options.bits
     if model.geometry.entries is None:
         for field in ("bits", "effort", "hysteresis"):
@@ -189,7 +190,6 @@ def stages_of(model: LoadedTokenizer, options: EvalOptions) -> dict[int, int]:
                 raise OptionError(field, text, f"none: {model.info.name} has latents and no codes")
         return {LATENT_BITS * model.geometry.latent_dim: 1}
     check_hysteresis(options.hysteresis, model.info)
-    check_fast(options.fast, model.info)
     if bits is None:
         doubling = (1 << power for power in range(stages.bit_length()))
         return {each * k: k for k in sorted({*doubling, stages})}

@@ -366,9 +366,9 @@ def select_stages(options: EncodeOptions, model: CheckpointInfo) -> int:
     Raises:
         UsageError: if the model cannot have one of the options.
     """
+    check_fast(options.fast, model)
     geometry, name = model.geometry, model.name
     if geometry.entries is None:
-        check_fast(options.fast, model)
         for field in ("num_stages", "num_bits", "min_psnr", "max_bpp", "effort", "hysteresis"):
             if value := getattr(options, field):
                 raise OptionError(field, value, f"none: {name} has latents and no codes")
@@ -381,7 +381,6 @@ def select_stages(options: EncodeOptions, model: CheckpointInfo) -> int:
             if (value := getattr(options, field)) is not None:
                 raise OptionError(field, f"{value:g}", f"none: {name} has a single stage")
     check_hysteresis(options.hysteresis, model)
-    check_fast(options.fast, model)
     stages, bits = geometry.num_stages, geometry.stored_bits
     return choose_stages(options.num_stages, options.num_bits, stages, bits)
 
