@@ -98,6 +98,19 @@ def test_cut_keeps_only_needed_steps_of_long_chunks(
     assert len(cut(long_chunks, start_frame=first, num_frames=count, max_bytes=least)) <= least
 
 
+def test_segments_in_between_are_copied(model: LoadedTokenizer, long_chunks: bytes) -> None:
+    part = cut(long_chunks, start_frame=150, num_frames=40)
+    joined = join(part, part, part)
+    stored = [list(read(file).stored()) for file in (part, joined)]
+    again = cut(joined, start_frame=1, num_frames=118)
+    count = len(stored[0])
+    middle = list(read(again).stored())[count:-count]
+    assert [chunk.parts for chunk in middle] == [chunk.parts for chunk in stored[0]]
+    assert [chunk.parts for chunk in stored[1]] == 3 * [chunk.parts for chunk in stored[0]]
+    shown = all_frames(long_chunks, model)[150:190]
+    np.testing.assert_array_equal(all_frames(again, model), np.concatenate([shown] * 3)[1:119])
+
+
 def test_version_is_the_lowest_possible(data: bytes) -> None:
     for options in ({}, {"num_stages": 2}, {"duration_seconds": 29 / 25}, {"max_bytes": 10**6}):
         assert read(cut(data, **options)).version == (1, 0)

@@ -98,8 +98,7 @@ def cut(
     """
     header, layout = reader.header, reader.header.format
     reader.limit_stages(layout.num_stages if stages is None else stages)
-    grain = CUT_STEPS if layout.window is None else None
-    ranges = list(find_ranges(reader.index, layout, frames, layout.decoder_lookback, grain))
+    ranges = _find_ranges(reader, frames)
     if frames != (0, reader.index.num_frames):
         shape, (begin, end) = header.transform, find_seconds(reader, frames)
         start = (shape.start or Fraction(0)) + begin or None
@@ -129,6 +128,23 @@ def cut(
             yield some.num_frames, chunk.num_steps, count
         for section in _sections(reader, frames, audio):
             (kept or Kept()).write(writer, section)
+
+
+def _find_ranges(reader: CodeFileReader, frames: tuple[int, int]) -> list[StepRange]:
+    """Find the steps to keep: some of the first and last chunk shown, all of the others.
+
+    Segments in between are copied as stored, even if some of their steps show nothing: coding
+    every segment of a joined file again would take much time and memory.
+    """
+    layout = reader.header.format
+    trimmed, ranges = (
+        list(find_ranges(reader.index, layout, frames, layout.decoder_lookback, grain))
+        for grain in (CUT_STEPS if layout.window is None else None, None)
+    )
+    last = len(ranges) - sum(some.is_ahead for some in ranges) - 1
+    for place in (0, last):
+        ranges[place] = trimmed[place]
+    return ranges
 
 
 def _sections(reader: CodeFileReader, frames: tuple[int, int], audio: bool) -> Iterator[Section]:

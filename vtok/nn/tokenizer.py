@@ -217,16 +217,14 @@ class VideoTokenizer(Tokenizer):
         """Encode a padded clip; see `Tokenizer` and `encode`."""
         context = Context(state, cond)
         raw, features = self.encoder.with_features(self._patches(clip), context)
-        if self.has_second_pass(num_stages):
-            assert self.second_pass is not None
+        if self.second_pass is not None and self._needs_second_pass(num_stages):
             with torch.no_grad():  # the error counts as an input, not as a function of the weights
                 latents = self.quantizer.normalize(raw.detach())
                 error = clip - self.decode_latents(latents, state, 0, cond)
             raw = raw + self.second_pass(features, self._patches(error), context)
         return self.quantizer.normalize(raw)
 
-    def has_second_pass(self, num_stages: int | None = None) -> bool:
-        """Return whether the encoder takes a second pass for a number of stages; default: all."""
+    def _needs_second_pass(self, num_stages: int | None) -> bool:
         second = self.config.second_pass
         return second is not None and (num_stages is None or num_stages >= second[1])
 

@@ -31,7 +31,7 @@ ALIVE_EVERY = 64  # packets between two calls of on_progress
 DAMAGE = ("partial file", "File ended prematurely", "Packet corrupt")
 # containers with reliable time stamps and key frames after a seek
 SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
-_CODE_FILE = b"\x89VTOK\r\n\n"  # first bytes of a code file
+_CODE_FILE = b"\x89VTOK\r\n\n"  # vtok.codefile.records.MAGIC, above this package
 SEEK_MARGIN = Fraction(3)  # seconds before the wanted time to seek to
 MIN_ASPECT = Fraction(1, 8)  # of pixels; smaller ones, and those above 8, are not believed
 
