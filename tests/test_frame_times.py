@@ -133,6 +133,14 @@ def test_arrays_without_times_are_reported(
         assert encode_file(clip, tmp_path / f"a.{to}", model=model, options=options).note == note
 
 
+def test_decoded_arrays_without_times_are_reported(
+    clip: Path, model: LoadedTokenizer, tmp_path: Path
+) -> None:
+    encode_file(clip, tmp_path / "a.vtok", model=model)
+    result = decode_file(tmp_path / "a.vtok", tmp_path / "a.npy", model=model)
+    assert result.note == "times of frames are left out: pictures and arrays hold none"
+
+
 def test_missing_frames_leave_a_gap(model: LoadedTokenizer, tmp_path: Path) -> None:
     ticks = [3000 * number for number in range(60) if number != 21]
     source = make_timed_video(tmp_path / "a.mp4", ticks, BASE)

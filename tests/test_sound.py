@@ -1,6 +1,7 @@
 """Sound of videos: kept in code files as it is, and in sync after encode, cut, cat and decode."""
 
 import io
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,17 @@ def test_a_container_without_the_codec_is_reported(
     result = decode_file(codes, tmp_path / "b.webm", model=model)
     assert result.note == "the sound is left out: webm holds no aac, .mkv does"
     assert not inspect_file(str(tmp_path / "b.webm"))["missing_frames"]
+
+
+@pytest.mark.parametrize("name", ["b.npy", "b_%03d.png"])
+def test_pictures_and_arrays_without_sound_are_reported(
+    codes: Path, model: LoadedTokenizer, tmp_path: Path, name: str
+) -> None:
+    options = DecodeOptions(num_frames=5)
+    result = decode_file(codes, tmp_path / name, model=model, options=options)
+    assert result.note == "the sound is left out: pictures and arrays hold none"
+    silent = replace(options, audio=False, overwrite=True)
+    assert decode_file(codes, tmp_path / name, model=model, options=silent).note is None
 
 
 def test_joined_sounds_of_two_codecs_are_reported(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeGuard
 
 from vtok._times import Part
 from vtok.codefile.header import VideoHeader
@@ -88,14 +89,22 @@ class Extras:
 
     def give(self, writer: FrameWriter) -> None:
         """Set the times of the frames of a video, after all were decoded."""
-        if self._times is None or not isinstance(writer, VideoWriter) or not writer.container:
-            return  # pictures and arrays hold no times
+        if self._times is None:
+            return
+        if not _is_video(writer):
+            self.notes.append("times of frames are left out: pictures and arrays hold none")
+            return
         if writer.container == Y4M:
             self.notes.append("times of frames are left out: y4m has one rate")
             return
         first, end = self._range
         ticks = self._times.at(first, end + 1)
         writer.times = FrameTimes(self._times.time_base, ticks - ticks[0])
+
+
+def _is_video(writer: FrameWriter) -> TypeGuard[VideoWriter]:
+    """Tell a video from a picture and from an array, which hold neither times nor sound."""
+    return isinstance(writer, VideoWriter) and writer.container != ""
 
 
 class FileExtras(Extras):
@@ -121,7 +130,7 @@ class FileExtras(Extras):
 
     def give(self, writer: FrameWriter) -> None:
         """Set times and sound of a video, after all frames were decoded."""
-        if not self.may_exist or not isinstance(writer, VideoWriter) or not writer.container:
+        if not self.may_exist:
             return
         reader = self._reader
         self._range = first, end = self._frames or (0, reader.index.num_frames)
@@ -140,8 +149,12 @@ class FileExtras(Extras):
             return
         self._times = times
         super().give(writer)
-        if sound is not None and can_hold(writer.container, sound.codec):
+        if sound is None:
+            return
+        if not _is_video(writer):
+            self.notes.append("the sound is left out: pictures and arrays hold none")
+        elif can_hold(writer.container, sound.codec):
             writer.sound = sound_between(reader, self._range)
-        elif sound is not None:
+        else:
             shown = "y4m" if writer.container == Y4M else writer.container
             self.notes.append(f"the sound is left out: {shown} holds no {sound.codec}, .mkv does")
