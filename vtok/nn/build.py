@@ -61,10 +61,10 @@ def _autocast_device(x: Tensor) -> str:
 class LinearEncoder(SpaceTimePatchEmbed):
     """Linear map of each block of pixels, never computed in a lower precision than its weights."""
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        """[B, dim, T, H, W] -> [B, dim_out, t, h, w]."""
-        with torch.autocast(_autocast_device(x), enabled=False):
-            return super().forward(x.to(self.project.weight.dtype), context)
+    def embed(self, patches: Tensor, batch: int) -> Tensor:
+        """Map patches; see `SpaceTimePatchEmbed`."""
+        with torch.autocast(_autocast_device(patches), enabled=False):
+            return super().embed(patches.to(self.project.weight.dtype), batch)
 
 
 class LinearDecoder(SpaceTimePatchUnembed):
@@ -147,10 +147,11 @@ class SecondPass(nn.Module):
             error: Patches of original minus decoded frames [B, patch_dim, T, H, W].
             context: Inputs that every layer shares.
         """
-        x = features + self.error(error, context)
+        patches = self.error.patches(error, context)
+        x = features + self.error.embed(patches, error.shape[0])
         for layer in self.blocks:
             x = layer(x, context)
-        correction: Tensor = self.last(x, context) + self.linear(error, context)
+        correction: Tensor = self.last(x, context) + self.linear.embed(patches, error.shape[0])
         return correction
 
 

@@ -258,8 +258,11 @@ class SpaceTimePatchEmbed(CausalLayer):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """[B, dim, 1 + nf, hp, wp] (nf frames in a later chunk) -> [B, dim_out, 1 + n, h, w]."""
-        patches = self.patches(x, context)
-        return as_clip(pointwise(patches, self.project.weight, self.project.bias), x.shape[0])
+        return self.embed(self.patches(x, context), x.shape[0])
+
+    def embed(self, patches: Tensor, batch: int) -> Tensor:
+        """Map the result of `patches`, of `batch` clips -> [B, dim_out, 1 + n, h, w]."""
+        return as_clip(pointwise(patches, self.project.weight, self.project.bias), batch)
 
 
 class SpaceTimePatchUnembed(CausalLayer):

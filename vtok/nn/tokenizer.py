@@ -153,6 +153,9 @@ class VideoTokenizer(Tokenizer):
     def from_preset(cls, name: str) -> VideoTokenizer:
         """Create the architecture of a preset, with random weights.
 
+        It has no second pass of the encoder, which is trained later; the weights of that name
+        may have one.
+
         Raises:
             OptionError: The name is unknown.
         """
@@ -215,13 +218,13 @@ class VideoTokenizer(Tokenizer):
         num_stages: int | None = None,
     ) -> Tensor:
         """Encode a padded clip; see `Tokenizer` and `encode`."""
-        context = Context(state, cond)
-        raw, features = self.encoder.with_features(self._patches(clip), context)
+        context, patches = Context(state, cond), self._patches(clip)
+        raw, features = self.encoder.with_features(patches, context)
         if self.second_pass is not None and self._needs_second_pass(num_stages):
             with torch.no_grad():  # the error counts as an input, not as a function of the weights
                 latents = self.quantizer.normalize(raw.detach())
-                error = clip - self.decode_latents(latents, state, 0, cond)
-            raw = raw + self.second_pass(features, self._patches(error), context)
+                error = patches - self._decode_patches(latents, state, cond)
+            raw = raw + self.second_pass(features, error, context)
         return self.quantizer.normalize(raw)
 
     def _needs_second_pass(self, num_stages: int | None) -> bool:
@@ -282,12 +285,18 @@ class VideoTokenizer(Tokenizer):
         self, latents: Tensor, state: StreamState | None, ahead: int, cond: Tensor | None = None
     ) -> Tensor:
         """Decode latents [B, D, t, h, w] of any float type; see `Tokenizer`."""
+        patches, p = self._decode_patches(latents, state, cond), self.config.patch_size
+        return rearrange(patches, "b (p q c) t h w -> b c t (h p) (w q)", p=p, q=p)
+
+    def _decode_patches(
+        self, latents: Tensor, state: StreamState | None, cond: Tensor | None
+    ) -> Tensor:
+        """Decode latents [B, D, t, h, w] to frames as `_patches` returns them."""
         first = state is None or not state.started
         quantized = latents.contiguous(memory_format=torch.channels_last_3d)
-        patches = self.decoder(quantized, Context(state, cond))
+        patches: Tensor = self.decoder(quantized, Context(state, cond))
         skip = self.temporal_compression - 1 if first else 0  # frames before the first one
-        p = self.config.patch_size
-        return rearrange(patches[:, :, skip:], "b (p q c) t h w -> b c t (h p) (w q)", p=p, q=p)
+        return patches[:, :, skip:]
 
     def reconstruct(
         self, video: Tensor, cond: Tensor | None = None, num_stages: int | None = None
