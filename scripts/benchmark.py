@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Measure the speed of vtok on this machine; claims are ratios of figures of one run.
 
-    scripts/benchmark.py [--threads 2] [--runs 3] [--json FILE]
+    scripts/benchmark.py [--threads 2] [--runs 3] [--dtype float32] [--json FILE]
     scripts/benchmark.py --model NAME [--device cuda] ...    speed and memory of models
 
 Targets are in parentheses. Each row has the CPU milliseconds per frame, child processes included.
@@ -85,20 +85,21 @@ def median_speeds(work: Mapping[str, tuple[int, Callable[[], Any]]], runs: int) 
     }
 
 
-def speeds_of(folder: Path, runs: int, most: int) -> Speeds:
+def speeds_of(folder: Path, runs: int, most: int, dtype: str) -> Speeds:
     """Measure the model, the reader, the writer, and encoding and decoding of files.
 
     Args:
         folder: Folder for files.
         runs: Number of rounds.
         most: Frames of the clip; the 480p clip has about a quarter.
+        dtype: As in `vtok.load`.
     """
     frames = crop_square(read_frames(BEE, str(SIDE)))[:most]
     wide = read_frames(BEE, "480")[: 1 + most // 16 * 4]
     video = folder / "bee.mp4"
     code_file, packed_file, decoded = (folder / name for name in ("a.vtok", "b.vtok", "a.mp4"))
     write_video(video, frames)
-    model, models = load(), ModelCache()
+    model, models = load(dtype=dtype), ModelCache(dtype=dtype)
     models.get("vtok-base")
     chunks = list(Encoder(model).encode([frames]))
     entropy_coded, back = EncodeOptions(overwrite=True), DecodeOptions(overwrite=True)
@@ -114,6 +115,7 @@ def speeds_of(folder: Path, runs: int, most: int) -> Speeds:
 
     work: dict[str, Callable[[], Any]] = {
         "model encode": lambda: list(Encoder(model).encode([frames])),
+        "model encode, --fast": lambda: list(Encoder(model, fast=True).encode([frames])),
         "model decode": lambda: list(Decoder(model, (SIDE, SIDE)).decode(chunks)),
         "reader": lambda: read_and_discard(video, decoder),
         "writer": lambda: write_video(decoded, frames),
@@ -177,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     runs, most = (1, 5) if args.quick else (args.runs, FRAMES)
     with tempfile.TemporaryDirectory(prefix="vtok-speed-") as name:
-        speeds = speeds_of(Path(name), runs, most)
+        speeds = speeds_of(Path(name), runs, most, args.dtype)
     help_seconds = [run_command([*VTOK, "--help"]).seconds for _ in range(runs + 1)]
     figures = {
         "model encode / 5 times real time (1)": speeds["model encode"].rate / 150,
@@ -185,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         **{f"{key} (kMAC/pixel)": value for key, value in operations().items()},
         "vtok --help (s)": statistics.median(help_seconds[1:]),
     }
-    model = load()
+    model = load(dtype=args.dtype)
     machine = facts(args.threads, model.dtype_name) | {
         "capability": torch.backends.cpu.get_cpu_capability(),
         "device": str(model.device),

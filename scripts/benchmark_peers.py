@@ -38,7 +38,8 @@ SIZES = ("256x256", "832x480")
 LENGTHS = (17, 9, 1)  # numbers of frames that need no padding in any of the tokenizers
 OURS = "vtok-base"
 NEEDS = {  # module that a peer needs
-    OURS: "vtok", "magvit2-pytorch": "magvit2_pytorch", "magvit2 in vtok": "magvit2_pytorch",
+    OURS: "vtok", f"{OURS} --fast": "vtok",
+    "magvit2-pytorch": "magvit2_pytorch", "magvit2 in vtok": "magvit2_pytorch",
     "Cosmos 4x8x8": "diffusers", "LTX-Video": "diffusers", "Wan": "diffusers",
     "CogVideoX": "diffusers", "HunyuanVideo": "diffusers",
 }  # fmt: skip

@@ -6,9 +6,10 @@
     scripts/run_docs.py --write    updates the output
 
 Blocks marked `console` hold commands after `$ ` and their output. All blocks of a page run in one
-folder that holds bee.mp4 and examples/. Speeds are not compared. Encoders differ slightly between
-machines, and with them codes, bytes and quality: fractions, and integers of 1,000 and more, may
-differ by 5 %; everything else must be equal.
+folder that holds bee.mp4 and examples/. Speeds are not compared, nor whether a machine encodes in
+float32 or in bfloat16. Encoders differ slightly between machines, and with them codes, bytes and
+quality: fractions, and integers of 1,000 and more, may differ by 5 %; everything else must be
+equal.
 
 `<!-- short: ARGUMENTS -->` on the line above a block is for commands that take minutes: they run
 with these arguments added and must succeed; their output in the page is not compared.
@@ -35,6 +36,7 @@ PAGES = (
     *("docs/quickstart.md", "docs/api.md"),
 )
 SPEED = re.compile(r"\d+(\.\d+)? frames/s")
+NUMBER_TYPE = re.compile(r"\bbfloat16\b")
 NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?![\w.])")
 TOLERANCE = 0.05
 
@@ -87,7 +89,10 @@ def check(page: Path, write: bool) -> str:
     if write:
         page.write_text(new)
         return ""
-    shown, real = (SPEED.sub("N frames/s", text).splitlines() for text in (old, new))
+    shown, real = (
+        NUMBER_TYPE.sub("float32", SPEED.sub("N frames/s", text)).splitlines()
+        for text in (old, new)
+    )
     if len(shown) == len(real):
         real = [a if alike(a, b) else b for a, b in zip(shown, real, strict=True)]
     return "\n".join(difflib.unified_diff(shown, real, page.name, "real", lineterm=""))

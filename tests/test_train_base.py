@@ -20,7 +20,7 @@ FEW = (
 )  # fmt: skip
 
 
-FIRST_PASS = replace(PRESETS["vtok-base"], second_pass=None)
+FIRST_PASS = PRESETS["vtok-base"]
 BOTH_PASSES = replace(FIRST_PASS, second_pass=(2, 3))
 
 

@@ -266,7 +266,8 @@ def test_narrower_checkpoint_is_widened(tmp_path: Path) -> None:
     model = {**tiny_config().model, "stage_plan": (0, 1, 2)}
     wide = VideoTokenizer.from_config(tiny_config(model=model).tokenizer)
     fresh = {name: tensor.clone() for name, tensor in wide.state_dict().items()}
-    widened = initialize_from(wide, str(tmp_path / "narrow.safetensors"))
+    (remark,) = initialize_from(wide, str(tmp_path / "narrow.safetensors"))
+    widened = remark.removeprefix("widened: ").split(", ")
     assert len(widened) == 3  # the encoder's last weight and bias, the decoder's first weight
     old = narrow.state_dict()
     for name, tensor in wide.state_dict().items():
@@ -296,6 +297,10 @@ def test_checkpoint_without_second_pass_starts_one(tmp_path: Path) -> None:
         again = load_checkpoint(tmp_path / "second.safetensors")[0]
         clip = synthetic_clips(0, range(1))
         assert torch.equal(again.encode(clip), learner.model.eval().encode(clip))
+    # and left out where the model has none
+    assert initialize_from(first, str(tmp_path / "second.safetensors")) == [
+        "without its second pass"
+    ]
 
 
 def test_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:

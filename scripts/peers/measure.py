@@ -49,6 +49,15 @@ def vtok_base(dtype: torch.dtype) -> Peer:
     return _ours(VideoTokenizer.from_pretrained("vtok-base").to(dtype))
 
 
+def vtok_base_fast(dtype: torch.dtype) -> Peer:
+    """Load the shipped model without the second pass of its encoder, as `--fast` does."""
+    from vtok import VideoTokenizer
+
+    tokenizer = VideoTokenizer.from_pretrained("vtok-base")
+    tokenizer.second_pass = None
+    return _ours(tokenizer.to(dtype))
+
+
 def magvit2(dtype: torch.dtype) -> Peer:
     """Make magvit2-pytorch with the configuration of its README and random weights."""
     torch.manual_seed(SEED)
@@ -99,6 +108,7 @@ def diffusers(name: str, **arguments: Any) -> Callable[[torch.dtype], Peer]:
 
 PEERS: dict[str, Callable[[torch.dtype], Peer]] = {
     "vtok-base": vtok_base,
+    "vtok-base --fast": vtok_base_fast,
     "magvit2-pytorch": magvit2,
     "magvit2 in vtok": magvit2_imported,
     # the published 4x8x8 model; the default of the class is 8x8x8

@@ -124,7 +124,12 @@ MaxBpp = Annotated[
 ]
 Fast = Annotated[
     bool,
-    option("--fast", None, "Leave out the second pass of the encoder, of models that have one."),
+    option(
+        "--fast",
+        None,
+        "Leave out the second pass of the encoder, of models that have one. vtok-base then encodes "
+        "more than twice as fast, with 0.7 dB less at 72 bits.",
+    ),
 ]
 Effort = Annotated[
     int,
@@ -132,7 +137,7 @@ Effort = Annotated[
         "--effort",
         "N",
         "Gradient steps through the decoder that improve the codes, 0 to 1000. With 8, "
-        "encoding takes about 17 times as long.",
+        "encoding takes about 10 times as long.",
     ),
 ]
 Hysteresis = Annotated[

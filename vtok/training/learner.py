@@ -42,10 +42,11 @@ def initialize_from(model: VideoTokenizer, name_or_path: str) -> list[str]:
     its random values, times `DECODER_SHARE` in the decoder. Net2Net (arXiv 1511.05641) widens
     hidden units without changing the function; wider latents carry new information instead.
 
-    A second pass of the encoder that the checkpoint lacks stays new: it starts as zero.
+    A second pass of the encoder that the checkpoint lacks stays new: it starts as zero. One that
+    the model lacks is left out: it fits the weights it was trained on only.
 
     Returns:
-        The names of the widened tensors.
+        Remarks for the user: what was widened, or left out.
 
     Raises:
         InputError: if there is no such checkpoint.
@@ -53,10 +54,13 @@ def initialize_from(model: VideoTokenizer, name_or_path: str) -> list[str]:
     """
     loaded, info = load_checkpoint(name_or_path)
     require_own(info, "training from a checkpoint")
-    source = loaded.state_dict()
-    target = model.state_dict()
-    if not any(name.startswith(SECOND_PASS) for name in source):
-        target = {name: x for name, x in target.items() if not name.startswith(SECOND_PASS)}
+    source, target = loaded.state_dict(), model.state_dict()
+    remarks = []
+    if not _has_second_pass(source):
+        target = _first_pass(target)
+    elif not _has_second_pass(target):
+        source = _first_pass(source)
+        remarks.append("without its second pass")
     if differing := sorted(set(source) ^ set(target)):
         raise CheckpointError(
             f"{name_or_path}: its layers differ from those of the model to train: "
@@ -74,7 +78,17 @@ def initialize_from(model: VideoTokenizer, name_or_path: str) -> list[str]:
             widened.append(name)
             tensor.mul_(DECODER_SHARE if name.startswith("decoder") else 1.0)
         tensor[tuple(slice(size) for size in values.shape)] = values
-    return widened
+    if widened:
+        remarks.append(f"widened: {', '.join(widened)}")
+    return remarks
+
+
+def _has_second_pass(tensors: Mapping[str, Tensor]) -> bool:
+    return any(name.startswith(SECOND_PASS) for name in tensors)
+
+
+def _first_pass(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: x for name, x in tensors.items() if not name.startswith(SECOND_PASS)}
 
 
 class Learner:

@@ -112,10 +112,10 @@ class Progress:
         learner, init = self.learner, self.config.init
         if not init:
             return "starting from random weights"
-        widened = initialize_from(learner.model, init)
+        remarks = initialize_from(learner.model, init)
         if learner.averaged is not None:
             learner.averaged.load_state_dict(learner.model.state_dict())
-        return f"starting from {init}" + (f", widened: {', '.join(widened)}" if widened else "")
+        return ", ".join((f"starting from {init}", *remarks))
 
     def take_step(self, clips: Sequence[Tensor], indices: Sequence[range]) -> StepTotals:
         """Take a step on micro-batches [B, 3, T, H, W]; one that is not finite changes nothing.
