@@ -73,7 +73,7 @@ def test_vtok_runs_and_missing_peers_are_reported(tmp_path: Path) -> None:
     assert ours["frames"] == 9
     assert ours["both fps"] > 0
     assert ours["peak mb"] > 50
-    assert 5 < ours["encode kMAC/px"] < ours["decode kMAC/px"] < 100
+    assert 5 < ours["decode kMAC/px"] < ours["encode kMAC/px"] < 100  # encoding decodes too
     millions = read_info("vtok-base").num_parameters / 1e6
     assert f"| vtok-base | {millions:.1f} |" in done.stdout
     if "error" in theirs:  # not installed

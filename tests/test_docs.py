@@ -112,6 +112,8 @@ def test_long_blocks_run_with_short_arguments(tmp_path: Path) -> None:
         ("bytes 510,137", "bytes 440,000", False),
         ("PSNR 25.1 dB", "PSNR 28.1 dB", False),
         ("one word", "another word", False),
+        ("av1  -3.98  +245 % bytes", "av1  -4.04  +248 % bytes", True),
+        ("av1  -3.98  +245 % bytes", "av1  -4.04  +298 % bytes", False),
     ],
 )
 def test_tolerance_between_machines(shown: str, real: str, same: bool) -> None:
