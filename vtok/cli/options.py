@@ -137,7 +137,7 @@ Effort = Annotated[
         "--effort",
         "N",
         "Gradient steps through the decoder that improve the codes, 0 to 1000. With 8, "
-        "encoding takes about 10 times as long.",
+        "encoding takes 10 to 20 times as long.",
     ),
 ]
 Hysteresis = Annotated[

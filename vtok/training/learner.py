@@ -55,12 +55,10 @@ def initialize_from(model: VideoTokenizer, name_or_path: str) -> list[str]:
     loaded, info = load_checkpoint(name_or_path)
     require_own(info, "training from a checkpoint")
     source, target = loaded.state_dict(), model.state_dict()
-    remarks = []
-    if not _has_second_pass(source):
-        target = _first_pass(target)
-    elif not _has_second_pass(target):
-        source = _first_pass(source)
-        remarks.append("without its second pass")
+    theirs, ours = info.config.second_pass is not None, model.config.second_pass is not None
+    remarks = ["without its second pass"] if theirs and not ours else []
+    if theirs != ours:
+        source, target = _first_pass(source), _first_pass(target)
     if differing := sorted(set(source) ^ set(target)):
         raise CheckpointError(
             f"{name_or_path}: its layers differ from those of the model to train: "
@@ -81,10 +79,6 @@ def initialize_from(model: VideoTokenizer, name_or_path: str) -> list[str]:
     if widened:
         remarks.append(f"widened: {', '.join(widened)}")
     return remarks
-
-
-def _has_second_pass(tensors: Mapping[str, Tensor]) -> bool:
-    return any(name.startswith(SECOND_PASS) for name in tensors)
 
 
 def _first_pass(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
